@@ -1,0 +1,20 @@
+"""Runtimes that turn arrays into arrays: openvino, onnxruntime, torch, and fake.
+
+Border: knows token ids and logits, nothing of text, tasks or HTTP. Each library is imported in the one file named after it.
+"""
+
+from millis.backends.backend import Backend, BackendSettings, Batch
+from millis.registry import Registry
+
+backends = Registry(
+    "backend",
+    {
+        "fake": "millis.backends.fake:FakeBackend",
+        "onnxruntime": "millis.backends.onnxruntime:OnnxRuntimeBackend",
+        "openvino": "millis.backends.openvino:OpenVinoBackend",
+        "torch": "millis.backends.torch:TorchBackend",
+    },
+    extras={"onnxruntime": "onnxruntime", "torch": "train"},
+)
+
+__all__ = ["Backend", "BackendSettings", "Batch", "backends"]

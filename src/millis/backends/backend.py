@@ -1,0 +1,70 @@
+"""What a backend is: four members, and the settings it is loaded with.
+
+Border: the interface only.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from millis.errors import InvalidValue
+
+Batch = Mapping[str, NDArray[np.int64]]
+"""input_ids and attention_mask, int64 (B, T) each; the mask is 1 on real tokens and 0 on padding."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendSettings:
+    """How a model file is to be loaded.
+
+    Args:
+        device: "cpu", "cuda", "gpu", ...; the backend maps it to a provider or device of its own.
+        threads: threads inside one inference.
+        streams: how many threads may call `run` at once.
+        buckets: static token counts to compile for, ascending; None means any length, unpadded.
+        cache: folder for compiled models, or None to compile anew each time.
+    """
+
+    device: str = "cpu"
+    threads: int = 1
+    streams: int = 1
+    buckets: tuple[int, ...] | None = None
+    cache: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse settings that no backend could mean."""
+        if self.threads < 1 or self.streams < 1:
+            raise InvalidValue(f"threads {self.threads} with streams {self.streams} cannot be: give 1 or more of each.")
+        if self.buckets is not None and (
+            not self.buckets or list(self.buckets) != sorted(set(self.buckets)) or self.buckets[0] < 1
+        ):
+            raise InvalidValue(
+                f"buckets cannot be {self.buckets}: give positive token counts, ascending, each once."
+            )
+
+
+class Backend(Protocol):
+    """One loaded model: arrays in, arrays out."""
+
+    name: str
+
+    def load(self, folder: Path, *, settings: BackendSettings) -> None:
+        """Load the model files in folder and make every bucket ready to run.
+
+        Raises:
+            InvalidValue: the device is not one of this backend's, or is not on this machine.
+            InvalidBundle: a model file is missing or cannot be read.
+        """
+
+    def run(self, batch: Batch) -> dict[str, NDArray[np.float32]]:
+        """Give {"logits": float32 (B, T, K)} for a batch whose T is a bucket (any T when there are none).
+
+        As many callers at once as settings.streams. The arrays returned belong to the caller.
+        """
+
+    def close(self) -> None:
+        """Free what load took; a closed backend may be loaded again."""

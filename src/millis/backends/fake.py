@@ -1,0 +1,50 @@
+"""A backend without a model: deterministic logits from token ids, with a delay to set.
+
+A normal choice for testing servers and for measuring what the server itself costs.
+Border: reads fake.json, {"labels": K, "delay_ms": 0.0}.
+"""
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from millis.backends.backend import BackendSettings, Batch
+from millis.errors import InvalidBundle, InvalidValue
+
+FILE = "fake.json"
+
+
+def write_fake(folder: Path, *, labels: int, delay_ms: float = 0.0) -> None:
+    """Write the files of a fake model with K = labels outputs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / FILE).write_text(json.dumps({"labels": labels, "delay_ms": delay_ms}))
+
+
+class FakeBackend:
+    """Logits that depend on each token id alone, so padding and neighbours cannot matter."""
+
+    name = "fake"
+
+    def load(self, folder: Path, *, settings: BackendSettings) -> None:
+        """Read fake.json; the device is always "cpu"."""
+        if settings.device != "cpu":
+            raise InvalidValue(f"backend fake has no device {settings.device!r}: it knows cpu.")
+        try:
+            content = json.loads((folder / FILE).read_text())
+            self._n_labels, self._delay_s = int(content["labels"]), float(content["delay_ms"]) / 1000
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InvalidBundle(f"{FILE} cannot be read ({type(error).__name__}): make the bundle anew.") from error
+        self._shift = np.arange(self._n_labels, dtype=np.int64) * 7919
+
+    def run(self, batch: Batch) -> dict[str, NDArray[np.float32]]:
+        """Give logits (B, T, K), each row a fixed function of its token id."""
+        if self._delay_s:
+            time.sleep(self._delay_s)
+        mixed = (batch["input_ids"][:, :, None] * 2654435761 + self._shift) % 1009
+        return {"logits": mixed.astype(np.float32) / 100}
+
+    def close(self) -> None:
+        """Nothing is held."""

@@ -1,0 +1,85 @@
+"""OpenVINO: one compiled model per static length, or one for every length.
+
+Border: reads model.xml and model.bin; the one file on the serving path that imports openvino.
+Limits: only the CPU device is tested; gpu, npu and auto are passed on by name.
+"""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino as ov
+from numpy.typing import NDArray
+
+from millis.backends.backend import BackendSettings, Batch
+from millis.errors import InvalidBundle, InvalidValue
+
+FILE = "model.xml"
+_DEVICES = {"cpu": "CPU", "gpu": "GPU", "npu": "NPU", "auto": "AUTO"}
+
+
+class OpenVinoBackend:
+    """Static shapes beat a dynamic one, most of all on short inputs, at the price of one compiled model each."""
+
+    name = "openvino"
+
+    def load(self, folder: Path, *, settings: BackendSettings) -> None:
+        """Compile every bucket, or take it from settings.cache."""
+        core = ov.Core()
+        device = _DEVICES.get(settings.device)
+        there = {name.partition(".")[0] for name in core.available_devices} | {"AUTO"}
+        if device not in there:
+            known = ", ".join(sorted(name for name, one in _DEVICES.items() if one in there))
+            hint = " NVIDIA GPUs need backend onnxruntime or torch." if settings.device == "cuda" else ""
+            raise InvalidValue(f"backend openvino has no device {settings.device!r} here: it has {known}.{hint}")
+        properties: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+        if device == "CPU":
+            # Precision is decided when a rung is made and compared then; the runtime is not to lower it by itself.
+            properties |= {
+                "INFERENCE_NUM_THREADS": settings.threads * settings.streams,
+                "NUM_STREAMS": settings.streams,
+                "INFERENCE_PRECISION_HINT": "f32",
+            }
+        if settings.cache is not None:
+            settings.cache.mkdir(parents=True, exist_ok=True)
+            properties["CACHE_DIR"] = str(settings.cache)
+        self._compiled: dict[int | None, Any] = {}
+        try:
+            for bucket in settings.buckets or (None,):
+                model = core.read_model(folder / FILE)
+                if bucket is not None:
+                    model.reshape({name: [1, bucket] for name in ("input_ids", "attention_mask")})
+                self._compiled[bucket] = core.compile_model(model, device, properties)
+                del model
+        except RuntimeError as error:
+            raise InvalidBundle(
+                f"{FILE} cannot be loaded by OpenVINO: truncated, altered, or not its format. Make the bundle anew."
+            ) from error
+        self._requests = threading.local()
+
+    def run(self, batch: Batch) -> dict[str, NDArray[np.float32]]:
+        """Run a batch; on static shapes row by row."""
+        ids, mask = batch["input_ids"], batch["attention_mask"]
+        bucket = None if None in self._compiled else ids.shape[1]
+        request = self._request(bucket)
+        if bucket is None or len(ids) == 1:
+            return {"logits": request.infer([ids, mask], share_inputs=True, share_outputs=True)[0].copy()}
+        rows = [
+            request.infer([ids[i : i + 1], mask[i : i + 1]], share_inputs=True, share_outputs=True)[0].copy()
+            for i in range(len(ids))
+        ]
+        return {"logits": np.concatenate(rows)}
+
+    def close(self) -> None:
+        """Free the compiled models."""
+        self._compiled.clear()
+        self._requests = threading.local()
+
+    def _request(self, bucket: int | None) -> Any:
+        """Give this thread's own request for a bucket."""
+        held: dict[int | None, Any] = self._requests.__dict__
+        key: Any = f"bucket {bucket}"
+        if key not in held:
+            held[key] = self._compiled[bucket].create_infer_request()
+        return held[key]

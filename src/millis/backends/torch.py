@@ -1,0 +1,55 @@
+"""PyTorch: the reference that every other backend is compared with.
+
+Border: reads a folder in Hugging Face layout; never on the serving path of a bundle that millis makes.
+Limits: only the CPU is tested.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import AutoModelForTokenClassification
+from transformers.utils import logging as transformers_logging
+
+from millis.backends.backend import BackendSettings, Batch
+from millis.errors import InvalidBundle, InvalidValue
+
+
+class TorchBackend:
+    """A token classifier in fp32, as it was trained."""
+
+    name = "torch"
+
+    def load(self, folder: Path, *, settings: BackendSettings) -> None:
+        """Load the weights; threads are the process's, since torch has no others."""
+        there = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+        there += ["mps"] if torch.backends.mps.is_available() else []
+        if settings.device not in there:
+            raise InvalidValue(
+                f"backend torch has no device {settings.device!r} here: it has {', '.join(there)}."
+            )
+        transformers_logging.disable_progress_bar()
+        try:
+            model = AutoModelForTokenClassification.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True
+            )
+        except Exception as error:  # the library's errors have no common base
+            raise InvalidBundle(
+                f"the torch model cannot be loaded ({type(error).__name__}): give a folder with config.json and"
+                " model.safetensors."
+            ) from error
+        torch.set_num_threads(settings.threads)
+        self._device = torch.device(settings.device)
+        self._model = model.eval().to(self._device)
+
+    def run(self, batch: Batch) -> dict[str, NDArray[np.float32]]:
+        """Run one batch without gradients."""
+        with torch.inference_mode():
+            tensors = {name: torch.from_numpy(array).to(self._device) for name, array in batch.items()}
+            logits = self._model(**tensors).logits
+        return {"logits": logits.float().cpu().numpy()}
+
+    def close(self) -> None:
+        """Free the weights."""
+        del self._model

@@ -1,0 +1,13 @@
+"""The unit on disk, NAME.millis: manifest, tokenizer, rungs, certificate, report; and a rung loaded from it.
+
+Border: reads and writes files, runs a loaded rung; no HTTP, no making of models.
+"""
+
+from millis.bundles.bundle import Bundle, open_bundle, save_bundle
+from millis.bundles.manifest import Certificate, Choice, LatencyRow, Manifest, Rung, ServingShape
+from millis.bundles.model import Model, load
+
+__all__ = [
+    "Bundle", "Certificate", "Choice", "LatencyRow", "Manifest", "Model", "Rung", "ServingShape",
+    "load", "open_bundle", "save_bundle",
+]  # fmt: skip

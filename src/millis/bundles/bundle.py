@@ -1,0 +1,218 @@
+"""A bundle on disk: write it whole or not at all, open it only if every file is as the manifest says.
+
+Border: files and hashes. A bundle is written to a temporary folder beside its place and exchanged with what stands
+there in one step, so a crash leaves the old bundle whole.
+Limits: exchanging two folders in one step needs Linux; elsewhere there is an instant with the old one set aside.
+"""
+
+import ctypes
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import msgspec
+
+from millis.bundles.manifest import FORMAT, Certificate, FileEntry, Manifest, Rung
+from millis.errors import InvalidBundle, InvalidValue, RunFailed
+
+MANIFEST = "manifest.json"
+CERTIFICATE = "certificate.json"
+REPORT = "report.html"
+TOKENIZER = "tokenizer.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """An opened bundle: its place and its manifest, every file checked."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def name(self) -> str:
+        """What requests call it."""
+        return self.manifest.name
+
+    @property
+    def certificate(self) -> Certificate | None:
+        """The proof it carries, or None when it was never measured."""
+        if CERTIFICATE not in self.manifest.files:
+            return None
+        return msgspec.json.decode((self.path / CERTIFICATE).read_bytes(), type=Certificate)
+
+    def rung(self, name: str | None = None) -> Rung:
+        """Give a rung by name, or the one that serves.
+
+        Raises:
+            InvalidValue: there is no such rung; the message lists those there are.
+        """
+        wanted = name or self.manifest.rung
+        for rung in self.manifest.rungs:
+            if rung.name == wanted:
+                return rung
+        known = ", ".join(rung.name for rung in self.manifest.rungs)
+        raise InvalidValue(f"bundle {self.name} has no rung {wanted!r}: choose one of {known}.")
+
+    def subject(self) -> dict[str, str]:
+        """Give the hashes of the files that decide an answer or its time."""
+        return {
+            file: entry.sha256
+            for file, entry in self.manifest.files.items()
+            if file not in (CERTIFICATE, REPORT)
+        }
+
+
+def open_bundle(path: str | Path) -> Bundle:
+    """Open a bundle and check every file against its manifest.
+
+    Raises:
+        InvalidBundle: names the file that is missing, truncated, altered, or not of the manifest.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "does not exist"
+        raise InvalidBundle(f"{path} {what}: give the folder NAME.millis that `millis fit -o NAME.millis` writes.")
+    manifest = _read_manifest(folder)
+    for name, entry in manifest.files.items():
+        file = folder / _inside(name)
+        if file.is_symlink() or not file.is_file():
+            raise InvalidBundle(f"{folder.name}: {name} is missing. Copy the bundle again or make it anew.")
+        n_bytes = file.stat().st_size
+        if n_bytes != entry.n_bytes:
+            raise InvalidBundle(
+                f"{folder.name}: {name} has {n_bytes} bytes where the manifest says {entry.n_bytes}: it was truncated or"
+                " altered. Copy the bundle again or make it anew."
+            )
+        if hash_file(file) != entry.sha256:
+            raise InvalidBundle(
+                f"{folder.name}: {name} is not the file that the manifest speaks of (its SHA-256 differs): it was altered."
+                " Copy the bundle again or make it anew."
+            )
+    strange = sorted(
+        str(file.relative_to(folder).as_posix())
+        for file in folder.rglob("*")
+        if not file.is_dir() and file.relative_to(folder).as_posix() not in {*manifest.files, MANIFEST}
+    )
+    if strange:
+        raise InvalidBundle(f"{folder.name}: {strange[0]} is not in the manifest. Take it out of the folder.")
+    return Bundle(folder, manifest)
+
+
+def save_bundle(path: str | Path, *, manifest: Manifest, parts: Mapping[str, Path | bytes]) -> Bundle:
+    """Write a bundle, or leave what stands at path as it is.
+
+    Args:
+        path: where the bundle shall stand; an old bundle there is replaced, anything else is refused.
+        manifest: all but files and seal, which are computed.
+        parts: content by name inside the bundle: bytes, or a file or folder to copy.
+    Raises:
+        InvalidValue: something that is not a bundle stands at path.
+        RunFailed: the disk is full or not writable; nothing was changed.
+    """
+    place = Path(path).absolute()
+    if place.exists() and not (place / MANIFEST).is_file():
+        raise InvalidValue(f"{path} exists and is not a bundle: choose another name or move it away.")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
+    except OSError as error:
+        raise RunFailed(f"cannot write beside {path}: {error.strerror}. Choose another place.") from error
+    try:
+        for name, content in parts.items():
+            _write_part(draft / _inside(name), content)
+        files = {
+            file.relative_to(draft).as_posix(): FileEntry(sha256=hash_file(file), n_bytes=file.stat().st_size)
+            for file in sorted(draft.rglob("*"))
+            if file.is_file()
+        }
+        sealed = _seal(msgspec.structs.replace(manifest, files=files))
+        _write_part(draft / MANIFEST, msgspec.json.format(msgspec.json.encode(sealed), indent=1))
+        draft.chmod(0o755)
+        _exchange(draft, place)
+    except OSError as error:
+        raise RunFailed(
+            f"cannot write {path}: {error.strerror}. What stood there is unchanged; free some space and go on."
+        ) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return Bundle(place, sealed)
+
+
+def certify(bundle: Bundle, *, certificate: Certificate, report: bytes | None = None) -> Bundle:
+    """Write the bundle again with a new certificate (and report), everything else unchanged."""
+    parts: dict[str, Path | bytes] = {name: bundle.path / name for name in bundle.manifest.files}
+    parts[CERTIFICATE] = msgspec.json.format(msgspec.json.encode(certificate), indent=1)
+    if report is not None:
+        parts[REPORT] = report
+    return save_bundle(bundle.path, manifest=bundle.manifest, parts=parts)
+
+
+def hash_file(file: Path) -> str:
+    """Compute a file's SHA-256, in hexadecimal."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    try:
+        manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
+    except FileNotFoundError:
+        raise InvalidBundle(
+            f"{folder.name} has no {MANIFEST}: it is not a bundle, or was not copied whole."
+        ) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidBundle(
+            f"{folder.name}: {MANIFEST} cannot be read ({error}): truncated, altered, or of another version."
+        ) from error
+    if manifest.format != FORMAT:
+        raise InvalidBundle(f"{folder.name} has format {manifest.format}; this version of millis reads {FORMAT}.")
+    if _seal(manifest).seal != manifest.seal:
+        raise InvalidBundle(f"{folder.name}: {MANIFEST} was altered (its seal does not fit). Make the bundle anew.")
+    return manifest
+
+
+def _seal(manifest: Manifest) -> Manifest:
+    body = msgspec.json.encode(msgspec.structs.replace(manifest, seal=""), order="sorted")
+    return msgspec.structs.replace(manifest, seal=hashlib.sha256(body).hexdigest())
+
+
+def _inside(name: str) -> PurePosixPath:
+    """Refuse a name that leads out of the bundle."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or not path.parts:
+        raise InvalidBundle(f"a bundle cannot hold a file named {name!r}: names stay inside its folder.")
+    return path
+
+
+def _write_part(file: Path, content: Path | bytes) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, bytes):
+        with file.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+    elif content.is_dir():
+        shutil.copytree(content, file, dirs_exist_ok=True)
+    else:
+        shutil.copyfile(content, file)
+
+
+def _exchange(draft: Path, place: Path) -> None:
+    """Put draft where place is; afterwards draft is the old bundle, or gone."""
+    if not place.exists():
+        draft.rename(place)
+        return
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None, use_errno=True)
+        at_cwd, exchange = -100, 2
+        if libc.renameat2(at_cwd, os.fsencode(draft), at_cwd, os.fsencode(place), exchange) == 0:
+            return
+    aside = draft.with_name(draft.name + ".old")
+    place.rename(aside)
+    draft.rename(place)
+    shutil.rmtree(aside, ignore_errors=True)

@@ -1,0 +1,133 @@
+"""What a bundle says of itself: manifest.json and certificate.json.
+
+Border: shapes only; unknown keys are errors. Reading and checking files is bundle.py's matter.
+"""
+
+from typing import Any
+
+import msgspec
+
+FORMAT = 1
+
+
+class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class Choice(_Record):
+    """Something chosen for the user, with the reason."""
+
+    what: str
+    choice: str
+    reason: str
+
+
+class Step(_Record):
+    """One step of making a rung, and how far its outputs are from the source model's."""
+
+    step: str
+    seconds: float
+    n_bytes: int
+    max_abs: float | None = None
+    agreement: float | None = None
+    reason: str = ""
+
+
+class LatencyRow(_Record):
+    """Time of one inference at one token count, back to back, in ms."""
+
+    tokens: int
+    p50_ms: float
+    p99_ms: float
+    n: int
+
+
+class FileEntry(_Record):
+    """A file of the bundle as it must be."""
+
+    sha256: str
+    n_bytes: int
+
+
+class Rung(_Record):
+    """One compiled variant of the model.
+
+    Args:
+        folder: where its files stand in the bundle.
+        buckets: static token counts, or None for any length.
+        quality: name, value, reference, drop, low, high in points (low and high bound the drop, 95 %).
+    """
+
+    name: str
+    backend: str
+    precision: str
+    folder: str
+    device: str = "cpu"
+    threads: int = 1
+    buckets: tuple[int, ...] | None = None
+    quality: dict[str, Any] = {}
+    latency: tuple[LatencyRow, ...] = ()
+    choices: tuple[Choice, ...] = ()
+    steps: tuple[Step, ...] = ()
+
+
+class ServingShape(_Record):
+    """How the server lays itself out.
+
+    Args:
+        workers: processes on one port.
+        threads: inference threads in each, which share one copy of the weights; 0 runs each request to its end on
+            the event loop, without a hop.
+    """
+
+    workers: int = 1
+    threads: int = 0
+
+
+class Manifest(_Record):
+    """manifest.json: everything needed to load the bundle, and the hash of every other file.
+
+    Args:
+        task_settings: keyword arguments of the task.
+        rung: name of the rung that serves.
+        seal: SHA-256 of this manifest without its seal.
+    """
+
+    format: int
+    name: str
+    task: str
+    labels: tuple[str, ...]
+    task_settings: dict[str, Any]
+    rungs: tuple[Rung, ...]
+    rung: str
+    contract: dict[str, Any]
+    serving: ServingShape = ServingShape()
+    base: str = ""
+    created: str = ""
+    versions: dict[str, str] = {}
+    choices: tuple[Choice, ...] = ()
+    notes: tuple[str, ...] = ()
+    lengths: tuple[tuple[int, int], ...] = ()
+    files: dict[str, FileEntry] = {}
+    seal: str = ""
+
+
+class Certificate(_Record):
+    """certificate.json: contract, measurement, verdict, and the hashes of the files they speak of.
+
+    Args:
+        measurement: the load generator's result, histogram included.
+        machine: the fingerprint of where it was measured.
+        subject: SHA-256 by file of everything that decides an answer or its time.
+    """
+
+    contract: dict[str, Any]
+    verdict: dict[str, Any]
+    measurement: dict[str, Any]
+    machine: dict[str, Any]
+    rung: str
+    serving: ServingShape
+    command: str
+    created: str
+    versions: dict[str, str]
+    subject: dict[str, str]

@@ -1,0 +1,143 @@
+"""A rung, loaded: text in, answer out, the milliseconds of each stage beside it.
+
+Border: the one place where task and backend meet; the server and Python users run this same code.
+Limits: a Model is for one thread at a time; `share` gives another thread its own over the same weights.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter_ns
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from millis.backends import Backend, BackendSettings, backends
+from millis.bundles.bundle import TOKENIZER, Bundle, open_bundle
+from millis.bundles.cache import compiled_cache
+from millis.bundles.manifest import Rung
+from millis.errors import InvalidValue
+from millis.tasks import Task, tasks
+from millis.tasks.tokenization import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model said of one text, and how long each stage took, in integer nanoseconds."""
+
+    result: dict[str, Any]
+    tokenize_ns: int
+    run_ns: int
+    decode_ns: int
+    n_tokens: int
+
+
+class Model:
+    """A loaded rung.
+
+    Usage:
+        model = millis.load("people.millis")
+        model("EU rejects German call")          # {"entities": [...]}
+        model(["one text", "another"])           # a list of the same
+    """
+
+    def __init__(self, task: Task, backend: Backend, *, rung: Rung, name: str) -> None:
+        self.task = task
+        self.rung = rung
+        self.name = name
+        self._backend = backend
+        self._buckets = rung.buckets
+        self._padded = {
+            bucket: (np.zeros((1, bucket), np.int64), np.zeros((1, bucket), np.int64))
+            for bucket in rung.buckets or ()
+        }
+
+    @overload
+    def __call__(self, text: str) -> dict[str, Any]: ...
+    @overload
+    def __call__(self, text: list[str]) -> list[dict[str, Any]]: ...
+    def __call__(self, text: str | list[str]) -> dict[str, Any] | list[dict[str, Any]]:
+        """Answer one text, or each of a list.
+
+        Raises:
+            InvalidValue: not text, or text that no UTF-8 can carry.
+        """
+        if isinstance(text, list):
+            return [self.answer(one).result for one in text]
+        return self.answer(text).result
+
+    def answer(self, text: str) -> Answer:
+        """Answer one text and account for the time."""
+        if not isinstance(text, str):
+            raise InvalidValue(f"a model takes text, not {type(text).__name__}: give a str or a list of them.")
+        began = perf_counter_ns()
+        windows = self.task.encode(text)
+        encoded = perf_counter_ns()
+        logits = [self.run(window.ids) for window in windows]
+        ran = perf_counter_ns()
+        result = self.task.decode(text, windows, logits)
+        decoded = perf_counter_ns()
+        n_tokens = sum(len(window.ids) for window in windows)
+        return Answer(result, encoded - began, ran - encoded, decoded - ran, n_tokens)
+
+    def run(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Run the network on one window of ids (T,): pad to its bucket, give logits (T, K)."""
+        n = len(ids)
+        if self._buckets is None:
+            batch = {"input_ids": ids[None], "attention_mask": np.ones((1, n), np.int64)}
+            return self._backend.run(batch)["logits"][0]
+        bucket = next(bucket for bucket in self._buckets if bucket >= n)
+        padded, mask = self._padded[bucket]
+        padded[0, :n], padded[0, n:] = ids, 0
+        mask[0, :n], mask[0, n:] = 1, 0
+        return self._backend.run({"input_ids": padded, "attention_mask": mask})["logits"][0, :n]
+
+    def warm(self, *, rounds: int = 3) -> None:
+        """Run every bucket and the example a few times, so that the first request is like the others."""
+        for _ in range(rounds):
+            for bucket in self._buckets or (16, 64):
+                self.run(np.full(bucket, 1, np.int64))
+            self.answer(self.task.example)
+
+    def share(self) -> "Model":
+        """Give another thread a Model over the same weights."""
+        return Model(self.task, self._backend, rung=self.rung, name=self.name)
+
+    def close(self) -> None:
+        """Free the weights."""
+        self._backend.close()
+
+
+def load(
+    path: str | Path | Bundle, *, rung: str | None = None, streams: int = 1, cache: Path | None = None
+) -> Model:
+    """Load a bundle's rung, every file checked first.
+
+    Args:
+        rung: its name, or None for the one that serves.
+        streams: how many threads will share it.
+        cache: folder for compiled models; None for the user's own.
+    Raises:
+        InvalidBundle: a file is missing, truncated or altered.
+    """
+    bundle = path if isinstance(path, Bundle) else open_bundle(path)
+    chosen = bundle.rung(rung)
+    backend: Backend = backends[chosen.backend]()
+    settings = BackendSettings(
+        device=chosen.device,
+        threads=chosen.threads,
+        buckets=chosen.buckets,
+        streams=streams,
+        cache=cache or compiled_cache(bundle, chosen),
+    )
+    backend.load(bundle.path / chosen.folder, settings=settings)
+    return Model(load_task(bundle), backend, rung=chosen, name=bundle.name)
+
+
+def load_task(bundle: Bundle) -> Task:
+    """Make the task that a bundle's manifest names."""
+    manifest = bundle.manifest
+    task: Task = tasks[manifest.task](
+        Tokenizer(bundle.path / TOKENIZER), labels=manifest.labels, **manifest.task_settings
+    )
+    return task

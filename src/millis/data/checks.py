@@ -1,0 +1,113 @@
+"""What the data holds, and what is wrong with it before anything is trained on it.
+
+Border: counts and compares; changes nothing.
+Limits: two texts are the same only when they are equal character by character.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+
+from millis.data.lengths import LengthHistogram
+from millis.data.splits import Splits
+from millis.errors import InvalidData
+
+_BAR_WIDTH = 40
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataReport:
+    """What a check found.
+
+    Args:
+        examples: how many, by part.
+        labels: label -> part -> how many spans, every part named.
+        characters: how long the texts are, by part, in characters.
+        warnings: sentences to show; training can go on.
+    """
+
+    examples: dict[str, int]
+    labels: dict[str, dict[str, int]]
+    characters: dict[str, LengthHistogram]
+    warnings: tuple[str, ...] = ()
+
+    def lines(self) -> tuple[str, ...]:
+        """Write the inventory, the lengths of train and the warnings, to print."""
+        width = max(8, *(len(label) for label in self.labels))
+        parts = list(self.examples)
+        table = [
+            f"{'label':{width}}" + "".join(f"{part:>9}" for part in parts),
+            *(
+                f"{label:{width}}" + "".join(f"{counts[part]:>9}" for part in parts)
+                for label, counts in sorted(self.labels.items())
+            ),
+            f"{'examples':{width}}" + "".join(f"{self.examples[part]:>9}" for part in parts),
+        ]
+        lengths = self.characters["train"]
+        rows = lengths.rows()
+        most = max(count for _, _, count in rows)
+        histogram = [
+            f"characters in train: median {lengths.percentile(50)}, p99 {lengths.percentile(99)}, "
+            f"longest {lengths.longest}",
+            *(
+                f"{low:>6} - {high:<6}{count:>7} {'#' * round(_BAR_WIDTH * count / most)}".rstrip()
+                for low, high, count in rows
+            ),
+        ]
+        return (*table, *histogram, *(f"warning: {warning}" for warning in self.warnings))
+
+
+def check(splits: Splits) -> DataReport:
+    """Count labels and lengths, and compare the parts.
+
+    Raises:
+        InvalidData: train has no span, or dev or test has a label that train never saw; the message names the
+            label, and the first example with it as file:line.
+    """
+    parts = splits.parts()
+    counts = {
+        name: Counter(span.label for example in part for span in example.spans)
+        for name, part in parts.items()
+    }
+    if not counts["train"]:
+        source = next((example.source for example in splits.train if example.source), "train")
+        raise InvalidData(
+            f"{source}: train has {len(splits.train)} examples and no span in any: give labelled examples."
+        )
+    _check_labels(splits, known=set(counts["train"]))
+    return DataReport(
+        examples={name: len(part) for name, part in parts.items()},
+        labels={label: {name: counts[name][label] for name in parts} for label in counts["train"]},
+        characters={
+            name: LengthHistogram.from_lengths(len(example.text) for example in part)
+            for name, part in parts.items()
+        },
+        warnings=_find_leaks(splits),
+    )
+
+
+def _check_labels(splits: Splits, *, known: set[str]) -> None:
+    unseen: dict[str, str] = {}
+    for name, part in (("dev", splits.dev), ("test", splits.test)):
+        for example in part:
+            for span in example.spans:
+                if span.label not in known:
+                    reason = f"{name} has the label {span.label!r}, which train never saw"
+                    unseen.setdefault(span.label, f"{example.source or name}: {reason}")
+    if unseen:
+        raise InvalidData(
+            "\n".join(unseen.values())
+            + f"\ntrain has {', '.join(sorted(known))}: correct the labels, or add examples of them to train."
+        )
+
+
+def _find_leaks(splits: Splits) -> tuple[str, ...]:
+    learnt = {example.text for example in splits.train}
+    warnings = []
+    for name, part in (("dev", splits.dev), ("test", splits.test)):
+        n = sum(example.text in learnt for example in part)
+        if n:
+            warnings.append(
+                f"{n} of {len(part)} {name} examples also stand in train (the same text): the {name} score "
+                "flatters the model; remove them from one side."
+            )
+    return tuple(warnings)

@@ -1,0 +1,111 @@
+"""The rows of a text file, and what is wrong with them.
+
+A reader adds every bad row it meets and ends with `raise_any`, so that a file is read whole or not at all.
+
+Border: bytes to numbered rows; knows nothing of columns or spans.
+Limits: a file is held in memory. UTF-8 only, with or without BOM. A row ends at a line feed, with or without
+a carriage return before it; no other character (U+2028, U+0085, ...) ends one.
+"""
+
+import unicodedata
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
+from dataclasses import dataclass
+from pathlib import Path
+
+from millis.data.examples import SpanExample
+from millis.errors import InvalidData, InvalidValue
+
+Row = tuple[int, str]
+"""Line number, from 1, and the text of the line without its end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What a file holds, and what was left out of it on request.
+
+    Args:
+        examples: one per sentence or row, in file order.
+        notes: sentences to show: what an option left out, with the count.
+    """
+
+    examples: tuple[SpanExample, ...]
+    notes: tuple[str, ...] = ()
+
+
+class BadRows:
+    """What is wrong with a file, row by row.
+
+    Usage:
+        bad = BadRows(path, limit=20)
+        bad.add(7, "2 columns, the first row has 4")
+        bad.raise_any()              # InvalidData: "data/train.conll:7: 2 columns, the first row has 4"
+    """
+
+    def __init__(self, path: Path, *, limit: int) -> None:
+        if limit < 1:
+            raise InvalidValue(f"limit cannot be {limit}: give the number of bad rows to list, 1 or more.")
+        self._path = path
+        self._limit = limit
+        self._rows: list[tuple[int, str]] = []
+
+    def source(self, line: int) -> str:
+        """Name a row as file:line."""
+        return f"{self._path}:{line}"
+
+    def add(self, line: int, reason: str) -> None:
+        """Keep the reason why a row cannot be read."""
+        self._rows.append((line, reason))
+
+    def raise_any(self) -> None:
+        """End the reading when a row was bad.
+
+        Raises:
+            InvalidData: one line per bad row up to the limit, in file order, then how many more.
+        """
+        if self._rows:
+            listed = [f"{self.source(line)}: {reason}" for line, reason in sorted(self._rows)[: self._limit]]
+            n_more = len(self._rows) - len(listed)
+            raise InvalidData("\n".join((*listed, *([f"... and {n_more} more"] if n_more else []))))
+
+
+def read_rows(path: Path, *, bad: BadRows) -> list[Row]:
+    """Read the lines of a UTF-8 file; one that is not UTF-8 is added to bad, and given with U+FFFD in it.
+
+    Raises:
+        InvalidData: no such file, a folder, a file that may not be read, UTF-16, or no byte in it.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise InvalidData(f"{path}: no such file: give the path of a file of labelled text.") from error
+    except IsADirectoryError as error:
+        raise InvalidData(f"{path}: a folder: give the path of one file of labelled text in it.") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "not a path"
+        raise InvalidData(f"{path}: cannot be read ({reason}): give a file that you may read.") from error
+    if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
+        raise InvalidData(f"{path}:1: UTF-16: convert it with `iconv -f UTF-16 -t UTF-8`.")
+    lines = content.removeprefix(BOM_UTF8).split(b"\n")
+    if not any(line.strip() for line in lines):
+        raise no_examples(path)
+    rows: list[Row] = []
+    for number, ended in enumerate(lines, start=1):
+        line = ended.removesuffix(b"\r")
+        try:
+            text = line.decode()
+        except UnicodeDecodeError as error:
+            byte = f"byte {error.start + 1} (0x{line[error.start]:02x})"
+            bad.add(number, f"{byte} is not UTF-8: convert the file, as with `iconv -f LATIN1 -t UTF-8`")
+            text = line.decode(errors="replace")
+        rows.append((number, text))
+    return rows
+
+
+def no_examples(path: Path) -> InvalidData:
+    """Give the error for a file with nothing in it."""
+    return InvalidData(f"{path}:1: the file has no examples: give a file with at least one labelled text.")
+
+
+def is_blank(text: str) -> bool:
+    """Say whether a reader would see nothing: white space, format and control characters only."""
+    return all(letter.isspace() or unicodedata.category(letter) in {"Cc", "Cf"} for letter in text)

@@ -1,0 +1,113 @@
+"""Train, dev and test, carved from train where the user gave none.
+
+Border: moves whole examples; looks at their texts and labels only.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from millis.data.examples import SpanExample
+from millis.errors import InvalidData
+
+SHARE = 0.1
+"""How much of train a carved part takes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Splits:
+    """The three parts of the data.
+
+    Args:
+        train: to learn from.
+        dev: to stop early and to choose by.
+        test: to judge by, once.
+        notes: what was carved, and why.
+    """
+
+    train: tuple[SpanExample, ...]
+    dev: tuple[SpanExample, ...]
+    test: tuple[SpanExample, ...]
+    notes: tuple[str, ...] = ()
+
+    def parts(self) -> dict[str, tuple[SpanExample, ...]]:
+        """Give the parts by name."""
+        return {"train": self.train, "dev": self.dev, "test": self.test}
+
+
+def make_splits(
+    train: Sequence[SpanExample],
+    *,
+    dev: Sequence[SpanExample] | None = None,
+    test: Sequence[SpanExample] | None = None,
+    seed: int,
+) -> Splits:
+    """Give three parts; carve a tenth of train for each that is missing.
+
+    A text that occurs more than once stays on one side, one that stands in a part that was given stays in
+    train, and so does the last text of each label. Texts with entities and texts without are carved alike.
+
+    Args:
+        train: all there is to learn from.
+        dev: its examples, or None to carve them.
+        test: its examples, or None to carve them.
+        seed: decides what is carved, together with the order of train.
+    Raises:
+        InvalidData: a part is given empty, or train is too small to carve from.
+    """
+    given = {"train": train, "dev": dev, "test": test}
+    for name, part in given.items():
+        if part is not None and not part:
+            raise InvalidData(f"{name} has no examples: give at least one, or no {name} to have it carved.")
+    fixed = {example.text for part in (dev, test) for example in part or ()}
+    rest = tuple(train)
+    carved: dict[str, tuple[SpanExample, ...]] = {}
+    notes = []
+    for name in ("test", "dev"):
+        if given[name] is None:
+            n = max(1, round(SHARE * len(train)))
+            generator = random.Random(f"{seed} {name}")  # noqa: S311 - no secret hangs on it
+            texts = _choose_texts(rest, n=n, fixed=fixed, generator=generator)
+            if not texts:
+                raise InvalidData(
+                    f"{len(train)} examples in train are too few to carve {name} from: each label must stand "
+                    f"in another text too. Give more examples, or a file for {name}."
+                )
+            carved[name] = tuple(example for example in rest if example.text in texts)
+            rest = tuple(example for example in rest if example.text not in texts)
+            share = f"{len(carved[name])} of {len(train)} examples"
+            notes.append(f"{name}: {share} carved from train (none was given), by text, seed {seed}.")
+    return Splits(
+        train=rest,
+        dev=carved.get("dev", tuple(dev or ())),
+        test=carved.get("test", tuple(test or ())),
+        notes=tuple(notes),
+    )
+
+
+def _choose_texts(
+    examples: Sequence[SpanExample], *, n: int, fixed: Collection[str], generator: random.Random
+) -> set[str]:
+    """Choose texts that n examples have; fewer where whole texts do not add up, more only for a first one."""
+    sizes = Counter(example.text for example in examples)
+    labels: dict[str, set[str]] = {text: set() for text in sizes}
+    for example in examples:
+        labels[example.text].update(span.label for span in example.spans)
+    left = Counter(label for found in labels.values() for label in found)
+    order = [text for text in sizes if text not in fixed]
+    generator.shuffle(order)
+    n_labelled = sum(sizes[text] for text in sizes if labels[text])
+    n_labelled = min(n_labelled, max(1, round(n * n_labelled / len(examples))))
+    room = {True: n_labelled, False: n - n_labelled}
+    chosen: set[str] = set()
+    for text in order:
+        is_spared = len(chosen) + 1 < len(sizes) and all(left[label] > 1 for label in labels[text])
+        if is_spared and sizes[text] <= room[bool(labels[text])]:
+            chosen.add(text)
+            left.subtract(labels[text])
+            room[bool(labels[text])] -= sizes[text]
+    if not chosen and len(sizes) > 1:
+        spared = [text for text in order if all(left[label] > 1 for label in labels[text])]
+        return {min(spared, key=lambda text: sizes[text])} if spared else set()
+    return chosen

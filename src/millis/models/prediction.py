@@ -1,0 +1,67 @@
+"""Answer many texts with the torch model: the fp32 reference, and what dev scores are made of.
+
+Border: a tagger and a task to answers; no training, no other backend.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from millis.models.taggers import Tagger
+from millis.tasks.task import Task
+
+
+def predict(
+    model: Tagger, *, task: Task, texts: Sequence[str], batch_tokens: int = 2048
+) -> list[dict[str, Any]]:
+    """Answer each text, in order.
+
+    Args:
+        batch_tokens: how many tokens, padding counted, run together; windows of like length do.
+    Cost: all logits are held until the end, 4 * K bytes a token.
+    """
+    by_text = [task.encode(text) for text in texts]
+    windows = [window.ids for of_text in by_text for window in of_text]
+    logits: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(windows)
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            for rows in plan_by_length([len(ids) for ids in windows], batch_tokens=batch_tokens):
+                ids, mask = pad([windows[row] for row in rows], pad_id=model.pad_id)
+                answer = model(ids, mask).float().numpy()
+                for row, of_window in zip(rows, answer, strict=True):
+                    logits[row] = of_window[: len(windows[row])].copy()
+    finally:
+        model.train(was_training)
+    flat = iter(logits)
+    return [
+        task.decode(text, of_text, [next(flat) for _ in of_text])
+        for text, of_text in zip(texts, by_text, strict=True)
+    ]
+
+
+def plan_by_length(lengths: Sequence[int], *, batch_tokens: int) -> Iterator[list[int]]:
+    """Yield the places of lengths in batches, shortest first, each of at most batch_tokens when padded."""
+    batch: list[int] = []
+    for place in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if batch and (len(batch) + 1) * lengths[place] > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(place)
+    if batch:
+        yield batch
+
+
+def pad(rows: Sequence[NDArray[np.int64]], *, pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Fill rows up to the longest of them: ids and mask, int64 (B, T)."""
+    longest = max(len(row) for row in rows)
+    ids = np.full((len(rows), longest), pad_id, np.int64)
+    mask = np.zeros((len(rows), longest), np.int64)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = row
+        mask[i, : len(row)] = 1
+    return torch.from_numpy(ids), torch.from_numpy(mask)

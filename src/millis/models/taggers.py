@@ -1,0 +1,154 @@
+"""Encoders with a head that labels every token: build from a base, save, load.
+
+Border: folders in Hugging Face layout to torch modules and back; training and exporting are done elsewhere.
+Limits: the types in bases.MODEL_TYPES.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save as _to_safetensors
+from transformers import AutoConfig, AutoModelForTokenClassification
+from transformers.utils import logging as transformers_logging
+
+from millis.errors import InvalidBase
+from millis.models.files import write_whole
+
+_HEAD = "classifier."
+_ATTENTION_DROPOUT = {"distilbert": "attention_dropout"}  # the others: attention_probs_dropout_prob
+
+
+class Tagger(torch.nn.Module):
+    """A token classifier as a plain function of arrays.
+
+    Usage:
+        logits = tagger(input_ids, attention_mask)   # int64 (B, T) twice -> float32 (B, T, K)
+
+    Args:
+        network: the transformers model; its weights, configuration and embeddings are reached through it.
+    """
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.network = network
+
+    @property
+    def config(self) -> Any:
+        """The model's configuration, as config.json has it."""
+        return self.network.config
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the K outputs, in order."""
+        return tuple(self.config.id2label[i] for i in range(self.config.num_labels))
+
+    @property
+    def pad_id(self) -> int:
+        """The id that fills a row up."""
+        return int(self.config.pad_token_id or 0)
+
+    @property
+    def longest(self) -> int:
+        """How many tokens an input may have, special tokens included."""
+        offset = self.pad_id + 1 if self.config.model_type in ("roberta", "xlm-roberta") else 0
+        return int(self.config.max_position_embeddings) - offset
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Give logits (B, T, K) for ids and mask, int64 (B, T)."""
+        logits: torch.Tensor = self.network(input_ids=input_ids, attention_mask=attention_mask).logits
+        return logits
+
+
+def build_tagger(base: Path, *, labels: Sequence[str], seed: int) -> Tagger:
+    """Put a new head for labels on a base.
+
+    Args:
+        base: a folder that `find_base` gave.
+        labels: names of the K outputs, in order.
+        seed: of the head's first weights.
+    Raises:
+        InvalidBase: the weights do not load, or are not those of this configuration.
+    Attention has no dropout: the fast CPU kernel knows none. The base's dropout elsewhere stays.
+    """
+    with torch.random.fork_rng(devices=[]), _quietly():
+        torch.manual_seed(seed)
+        network, report = _load(base, config=_configure(base, labels), ignore_mismatched_sizes=True)
+    wrong = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
+    wrong = {key for key in wrong if not key.startswith(_HEAD)}
+    if wrong:
+        raise InvalidBase(
+            f"{base.name} lacks {len(wrong)} of the weights that its config.json asks for, {min(wrong)} among them:"
+            " the two do not belong together. Copy both again from where the base came."
+        )
+    return Tagger(network)
+
+
+def load_tagger(folder: Path) -> Tagger:
+    """Load a tagger that `save_tagger` saved, in fp32, ready to run.
+
+    Raises:
+        InvalidBase: the folder holds no whole tagger.
+    """
+    with _quietly():
+        network, report = _load(folder)
+    if report["missing_keys"] or report["mismatched_keys"]:
+        raise InvalidBase(f"{folder.name} is no trained tagger, its head is missing: give the folder that training wrote.")
+    return Tagger(network).eval()
+
+
+def save_tagger(model: Tagger, folder: Path, *, tokenizer_file: Path) -> None:
+    """Write model.safetensors, config.json and tokenizer.json, each whole or not at all; the weights come last.
+
+    Raises:
+        RunFailed: the disk is full; what stood there before is whole.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {**model.config.to_dict(), "architectures": [type(model.network).__name__], "dtype": "float32"}
+    write_whole(folder / "config.json", lambda out: out.write(json.dumps(config, indent=2, sort_keys=True).encode()))
+    with tokenizer_file.open("rb") as tokenizer:
+        write_whole(folder / "tokenizer.json", lambda out: shutil.copyfileobj(tokenizer, out))
+    tensors = {name: tensor.contiguous() for name, tensor in model.network.state_dict().items()}
+    weights = _to_safetensors(tensors, metadata={"format": "pt"})
+    write_whole(folder / "model.safetensors", lambda out: out.write(weights))
+
+
+def _configure(base: Path, labels: Sequence[str]) -> Any:
+    config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
+    setattr(config, _ATTENTION_DROPOUT.get(config.model_type, "attention_probs_dropout_prob"), 0.0)
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {label: i for i, label in enumerate(labels)}
+    return config
+
+
+def _load(folder: Path, **options: Any) -> tuple[Any, dict[str, Any]]:
+    try:
+        network, report = AutoModelForTokenClassification.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, use_safetensors=True,
+            attn_implementation="sdpa", dtype=torch.float32, output_loading_info=True, **options,
+        )  # fmt: skip
+    except Exception as error:  # the library's errors have no common base
+        raise InvalidBase(
+            f"{folder.name} cannot be loaded as an encoder ({type(error).__name__}):"
+            " give a folder whose config.json and model.safetensors belong together."
+        ) from error
+    return network, report
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep the library's load report and bars off the terminal; what it would say is checked here instead."""
+    verbosity = transformers_logging.get_verbosity()
+    has_bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if has_bars:
+            transformers_logging.enable_progress_bar()

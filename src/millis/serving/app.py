@@ -1,0 +1,250 @@
+"""The routes of a worker: tasks, models, contracts, health, metrics, pages.
+
+Border: HTTP and JSON; answers come from executors. The task route is a bare ASGI callable, since it is the one that a
+contract speaks of; the others are ordinary Starlette routes.
+"""
+
+import gc
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from time import perf_counter_ns
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from millis.bundles import Bundle
+from millis.bundles.model import Answer
+from millis.errors import InvalidRequest, MillisError
+from millis.serving.execution import Executor
+from millis.serving.openapi import describe
+from millis.serving.problems import MEDIA_TYPE, handlers, write_problem
+from millis.serving.requests import Receive, TaskRequest, read_body, read_request
+from millis.serving.settings import Limits
+from millis.telemetry.metrics import STAGES, Metrics, write_metrics
+
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Scope = MutableMapping[str, Any]
+
+_PAGE_TYPES = {".html": "text/html; charset=utf-8", ".css": "text/css", ".js": "text/javascript"}
+_PAGE_HEADERS = {
+    "content-security-policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-cache",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A bundle and the executor that answers for it."""
+
+    bundle: Bundle
+    executor: Executor
+
+
+def make_app(served: Sequence[Served], *, limits: Limits, metrics: Metrics) -> Starlette:
+    """Put routes in front of executors: one task route for each task that a bundle has."""
+    by_task: dict[str, dict[str, Served]] = {}
+    for one in served:
+        by_task.setdefault(one.bundle.manifest.task, {})[one.bundle.name] = one
+    app = Starlette(
+        routes=[
+            *(
+                Route(f"/v1/{task}", _TaskRoute(task, models, limits=limits, metrics=metrics), methods=["POST"])
+                for task, models in by_task.items()
+            ),
+            Route("/v1/models", _json(lambda: _list_models(served))),
+            Route("/contract", _json(lambda: _list_contracts(served))),
+            Route("/openapi.json", _json(lambda: describe(by_task))),
+            Route("/health", _Health(served)),
+            Route("/health/live", _json(lambda: {"status": "alive"})),
+            Route("/metrics", _answer_metrics),
+            Route("/", _page("playground.html")),
+            Route("/page/{file}", _answer_page),
+        ],
+        exception_handlers=handlers(),
+    )
+    app.state.served = served
+    return app
+
+
+def settle_memory() -> None:
+    """Take everything loaded so far out of the collector's sight and make it run rarely, for a quiet tail."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+
+
+class _TaskRoute:
+    """POST /v1/{task}: read, answer, write; account for each stage."""
+
+    def __init__(
+        self, task: str, models: Mapping[str, Served], *, limits: Limits, metrics: Metrics
+    ) -> None:
+        self._route = f"/v1/{task}"
+        self._models = models
+        self._only = next(iter(models.values())) if len(models) == 1 else None
+        self._limits = limits
+        self._metrics = metrics
+        self._encode = msgspec.json.Encoder().encode
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        began = perf_counter_ns()
+        request_id = _request_id(scope)
+        try:
+            body = await read_body(receive, limit=self._limits.body_bytes)
+            request = read_request(body, limits=self._limits)
+            served = self._choose(request)
+            texts = request.input if isinstance(request.input, list) else [request.input]
+            parsed = perf_counter_ns()
+            answers, waited_ns = await served.executor.answer(texts)
+            status = 200
+        except MillisError as error:
+            status, payload = write_problem(error)
+            await _send(send, status, payload, [
+                (b"content-type", MEDIA_TYPE.encode()), (b"x-request-id", request_id),
+            ])  # fmt: skip
+        else:
+            await self._write(send, served, answers, (began, parsed, waited_ns), request_id)
+        self._metrics.count(route=self._route, status=status)
+
+    def _choose(self, request: TaskRequest) -> Served:
+        if request.model is None and self._only is not None:
+            return self._only
+        found = self._models.get(request.model or "")
+        if found is None:
+            known = ", ".join(sorted(self._models))
+            wrong = "no model is named" if request.model is None else "that model is not served here"
+            raise InvalidRequest(f"{wrong}: choose one of {known}.", status=404, slug="unknown-model")
+        return found
+
+    async def _write(
+        self, send: Send, served: Served, answers: Sequence[Answer], times: tuple[int, int, int], request_id: bytes
+    ) -> None:
+        began, parsed, waited_ns = times
+        rung = served.executor.model.rung.name
+        writing = perf_counter_ns()
+        payload = self._encode(
+            {"model": served.bundle.name, "rung": rung, "results": [answer.result for answer in answers]}
+        )
+        wrote = perf_counter_ns()
+        stages_ns = (
+            parsed - began,
+            waited_ns,
+            sum(answer.tokenize_ns for answer in answers),
+            sum(answer.run_ns for answer in answers),
+            sum(answer.decode_ns for answer in answers),
+            wrote - writing,
+        )
+        timing = ", ".join(
+            f"{stage};dur={ns / 1e6:.3f}" for stage, ns in zip(STAGES, stages_ns, strict=True)
+        )
+        await _send(send, 200, payload, [
+            (b"content-type", b"application/json"), (b"server-timing", timing.encode()),
+            (b"x-millis-rung", rung.encode()), (b"x-request-id", request_id),
+        ])  # fmt: skip
+        self._metrics.record(
+            model=served.bundle.name,
+            rung=rung,
+            total_ns=perf_counter_ns() - began,
+            stages_ns=stages_ns,
+            n_tokens=sum(answer.n_tokens for answer in answers),
+        )
+
+
+class _Health:
+    """GET /health: ready means that every model just answered its own example, through the queue of the others."""
+
+    def __init__(self, served: Sequence[Served]) -> None:
+        self._served = served
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        models = {}
+        for one in self._served:
+            began = perf_counter_ns()
+            await one.executor.answer([one.executor.model.task.example])
+            models[one.bundle.name] = {"status": "ready", "ms": round((perf_counter_ns() - began) / 1e6, 3)}
+        payload = msgspec.json.encode({"status": "ready", "models": models})
+        await _send(send, 200, payload, [(b"content-type", b"application/json")])
+
+
+def _list_models(served: Sequence[Served]) -> dict[str, Any]:
+    return {
+        "object": "list",
+        "data": [
+            {
+                "id": one.bundle.name,
+                "object": "model",
+                "owned_by": "millis",
+                "task": one.bundle.manifest.task,
+                "rung": one.executor.model.rung.name,
+                "rungs": [rung.name for rung in one.bundle.manifest.rungs],
+                "labels": sorted({label.partition("-")[2] or label for label in one.bundle.manifest.labels} - {"O"}),
+                "example": one.executor.model.task.example,
+                "contract": one.bundle.manifest.contract,
+            }
+            for one in served
+        ],
+    }
+
+
+def _list_contracts(served: Sequence[Served]) -> dict[str, Any]:
+    listed = []
+    for one in served:
+        certificate = one.bundle.certificate
+        row: dict[str, Any] = {"model": one.bundle.name, "contract": one.bundle.manifest.contract}
+        if certificate is not None:
+            row["verdict"] = certificate.verdict
+            row["certificate"] = certificate
+        listed.append(row)
+    return {"object": "list", "data": listed}
+
+
+def _json(make: Callable[[], Any]) -> Callable[[Request], Awaitable[Response]]:
+    async def answer(request: Request) -> Response:
+        return Response(msgspec.json.encode(make()), media_type="application/json")
+
+    return answer
+
+
+async def _answer_metrics(request: Request) -> Response:
+    text, media_type = write_metrics()
+    return Response(text, media_type=media_type)
+
+
+async def _answer_page(request: Request) -> Response:
+    return await _page(request.path_params["file"])(request)
+
+
+def _page(file: str) -> Callable[[Request], Awaitable[Response]]:
+    async def answer(request: Request) -> Response:
+        suffix = Path(file).suffix
+        found = resources.files("millis.serving") / "page" / Path(file).name
+        if suffix not in _PAGE_TYPES or not found.is_file():
+            raise InvalidRequest("there is no such page: start at /.", status=404, slug="unknown-route")
+        return Response(found.read_bytes(), headers=_PAGE_HEADERS, media_type=_PAGE_TYPES[suffix])
+
+    return answer
+
+
+def _request_id(scope: Scope) -> bytes:
+    """Take the client's own id where it is short and printable, else make one."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and 0 < len(value) <= 128 and value.isascii() and value.decode().isprintable():
+            return bytes(value)
+    return uuid4().hex.encode()
+
+
+async def _send(send: Send, status: int, payload: bytes, headers: list[tuple[bytes, bytes]]) -> None:
+    headers.append((b"content-length", str(len(payload)).encode()))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": payload})
+
+

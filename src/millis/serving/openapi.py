@@ -1,0 +1,107 @@
+"""The description of the interface, /openapi.json, made from the request types that the routes really use.
+
+Border: names and shapes, no values.
+"""
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+import msgspec
+
+from millis.serving.problems import MEDIA_TYPE, Problem
+from millis.serving.requests import TaskRequest
+
+_RESULTS: dict[str, dict[str, Any]] = {
+    "ner": {
+        "type": "object",
+        "required": ["entities"],
+        "properties": {
+            "entities": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "required": ["label", "text", "start", "end", "score"],
+                    "properties": {
+                        "label": {"type": "string"},
+                        "text": {"type": "string"},
+                        "start": {"type": "integer", "description": "first character, in Unicode code points"},
+                        "end": {"type": "integer", "description": "one past the last character"},
+                        "score": {"type": "number", "minimum": 0, "maximum": 1},
+                    },
+                },
+            }
+        },
+    }
+}
+
+_READS = {
+    "/v1/models": "The models that are served.",
+    "/contract": "What each model promises, and the proof of it.",
+    "/health": "Ready: each model answers its own example now.",
+    "/health/live": "Alive: the process answers; nothing is run.",
+    "/openapi.json": "This description.",
+}
+
+
+def describe(by_task: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Describe the routes of a server with these models by task."""
+    _, components = msgspec.json.schema_components([TaskRequest, Problem], ref_template="#/components/schemas/{name}")
+    problem = {
+        "description": "A problem, in a sentence.",
+        "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    }
+    paths: dict[str, Any] = {
+        route: {
+            "get": {
+                "summary": summary,
+                "responses": {
+                    "200": {"description": "OK", "content": {"application/json": {"schema": {"type": "object"}}}}
+                },
+            }
+        }
+        for route, summary in _READS.items()
+    }
+    paths["/metrics"] = {
+        "get": {
+            "summary": "Counts and latencies in Prometheus' format.",
+            "responses": {"200": {"description": "OK", "content": {"text/plain": {"schema": {"type": "string"}}}}},
+        }
+    }
+    for task, models in by_task.items():
+        answer = {
+            "type": "object",
+            "required": ["model", "rung", "results"],
+            "properties": {
+                "model": {"type": "string", "enum": sorted(models)},
+                "rung": {"type": "string"},
+                "results": {"type": "array", "items": _RESULTS.get(task, {"type": "object"})},
+            },
+        }
+        paths[f"/v1/{task}"] = {
+            "post": {
+                "summary": f"Answer one text or a list of them ({task}).",
+                "requestBody": {
+                    "required": True,
+                    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/TaskRequest"}}},
+                },
+                "responses": {
+                    "200": {
+                        "description": "One result per text, in order.",
+                        "headers": {
+                            "Server-Timing": {"schema": {"type": "string"}, "description": "ms by stage"},
+                            "X-Millis-Rung": {"schema": {"type": "string"}},
+                            "X-Request-Id": {"schema": {"type": "string"}},
+                        },
+                        "content": {"application/json": {"schema": answer}},
+                    },
+                    **{status: problem for status in ("400", "404", "405", "413", "422")},
+                },
+            }
+        }
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "millis", "version": version("millis")},
+        "paths": paths,
+        "components": {"schemas": components},
+    }

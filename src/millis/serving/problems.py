@@ -1,0 +1,81 @@
+"""Errors over HTTP as problem details (RFC 9457): a slug, a sentence, a status; never the user's text.
+
+Border: errors in, response bytes out.
+"""
+
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from millis.errors import InvalidRequest, InvalidValue, MillisError
+
+MEDIA_TYPE = "application/problem+json"
+
+Handler = Callable[[Request, Any], Awaitable[Response]]
+
+_SLUGS = {404: "unknown-route", 405: "method-not-allowed"}
+
+
+class Problem(msgspec.Struct, kw_only=True):
+    """What went wrong with a request.
+
+    Args:
+        type: the problem's name, a slug behind a relative address.
+        title: the status in words.
+        detail: what is wrong, what came, what is allowed, what to do.
+    """
+
+    type: str
+    title: str
+    status: int
+    detail: str
+
+
+def write_problem(error: MillisError) -> tuple[int, bytes]:
+    """Give status and body for an error."""
+    status = 422 if isinstance(error, InvalidValue) else error.status
+    return status, _encode(status, error.slug, str(error))
+
+
+async def on_http_exception(request: Request, error: HTTPException) -> Response:
+    """Answer an unknown route or a wrong method."""
+    details = {
+        404: f"there is no route {request.url.path[:100]!r} here: GET /openapi.json lists those there are.",
+        405: f"{request.method[:20]} is not allowed here: see the Allow header.",
+    }
+    slug = _SLUGS.get(error.status_code, "http-error")
+    detail = details.get(error.status_code, error.detail)
+    return Response(
+        _encode(error.status_code, slug, detail),
+        status_code=error.status_code,
+        media_type=MEDIA_TYPE,
+        headers=error.headers,
+    )
+
+
+async def on_millis_error(request: Request, error: MillisError) -> Response:
+    """Answer an error that one of our own rooms raised."""
+    status, body = write_problem(error)
+    return Response(body, status_code=status, media_type=MEDIA_TYPE)
+
+
+async def on_any_error(request: Request, error: Exception) -> Response:
+    """Answer our own bug without a word of what is inside."""
+    problem = InvalidRequest("the server failed on this request; the fault is ours.", status=500, slug="internal")
+    return await on_millis_error(request, problem)
+
+
+def handlers() -> dict[Any, Any]:
+    """Give the handlers that Starlette is to use."""
+    return {HTTPException: on_http_exception, MillisError: on_millis_error, Exception: on_any_error}
+
+
+def _encode(status: int, slug: str, detail: str) -> bytes:
+    return msgspec.json.encode(
+        Problem(type=f"/problems/{slug}", title=HTTPStatus(status).phrase, status=status, detail=detail)
+    )

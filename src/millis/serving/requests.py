@@ -1,0 +1,99 @@
+"""Read a task request: bytes in, texts out, every limit checked.
+
+Border: no model and no event loop but for reading the body.
+"""
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import msgspec
+
+from millis.errors import InvalidRequest
+from millis.serving.settings import Limits
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+
+_DRAIN_BYTES = 64_000_000
+"""An oversized body is read and dropped up to here, so that the client gets to read the refusal."""
+
+
+class TaskRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """What a client asks of a task.
+
+    Args:
+        input: a text, or a list of texts.
+        model: name of a bundle; may be left out when one bundle serves the task.
+    """
+
+    input: str | list[str]
+    model: str | None = None
+
+
+_decoder = msgspec.json.Decoder(TaskRequest)
+
+
+async def read_body(receive: Receive, *, limit: int) -> bytes:
+    """Read a request body of at most limit bytes, in memory that does not grow beyond it.
+
+    Raises:
+        InvalidRequest: 413 when it is larger; 400 when the client went away.
+    """
+    message = await receive()
+    body: bytes = message.get("body", b"")
+    if message["type"] == "http.request" and not message.get("more_body") and len(body) <= limit:
+        return body
+    parts, n_bytes = [body], len(body)
+    while message["type"] == "http.request" and message.get("more_body") and n_bytes <= _DRAIN_BYTES:
+        message = await receive()
+        part: bytes = message.get("body", b"")
+        n_bytes += len(part)
+        if n_bytes <= limit:
+            parts.append(part)
+        else:
+            parts.clear()
+    if message["type"] == "http.disconnect":
+        raise InvalidRequest("the client went away before its body was complete.", slug="disconnected")
+    if n_bytes > limit:
+        raise InvalidRequest(
+            f"the body is larger than the {limit:,} bytes allowed: send fewer or shorter texts.",
+            status=413,
+            slug="body-too-large",
+        )
+    return b"".join(parts)
+
+
+def read_request(body: bytes, *, limits: Limits) -> TaskRequest:
+    """Read a request and check what it asks for.
+
+    Raises:
+        InvalidRequest: 400 for what is not JSON, 422 for JSON of another shape, 413 for too much of it.
+    """
+    try:
+        request = _decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(
+            f'{error}: send {{"input": TEXT or [TEXT, ...], "model": NAME (optional)}}.', status=422, slug="wrong-shape"
+        ) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        reason = str(error) if type(error) is msgspec.DecodeError else "not UTF-8, or nested too deeply"
+        raise InvalidRequest(
+            f'the body is not JSON ({reason}): send {{"input": TEXT or [TEXT, ...]}}.', slug="not-json"
+        ) from error
+    texts = request.input if isinstance(request.input, list) else [request.input]
+    if len(texts) > limits.texts:
+        raise InvalidRequest(
+            f"{len(texts):,} texts came in one request; at most {limits.texts} are allowed: send several requests.",
+            status=413,
+            slug="too-many-texts",
+        )
+    n_characters = sum(map(len, texts))
+    if n_characters > limits.characters:
+        raise InvalidRequest(
+            f"{n_characters:,} characters came in one request; at most {limits.characters:,} are allowed: cut the text.",
+            status=413,
+            slug="too-many-characters",
+        )
+    if not texts or "" in texts:
+        which = f"text {texts.index('')} of the list is empty" if len(texts) > 1 else "there is no text in input"
+        raise InvalidRequest(f"{which}: send at least one character.", status=422, slug="empty-text")
+    return request

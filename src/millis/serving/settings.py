@@ -1,0 +1,71 @@
+"""What an operator can set, checked when built; the parent passes it to its workers as JSON.
+
+Border: values only.
+"""
+
+from typing import Any
+
+import msgspec
+
+from millis.errors import InvalidValue
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a request may ask for.
+
+    Args:
+        body_bytes: size of a request body.
+        texts: texts in one request.
+        characters: characters in one request, all its texts together.
+    """
+
+    body_bytes: int = 1_000_000
+    texts: int = 256
+    characters: int = 50_000
+
+    def __post_init__(self) -> None:
+        """Refuse limits that let nothing through."""
+        if min(self.body_bytes, self.texts, self.characters) < 1:
+            raise InvalidValue("limits of a request cannot be below 1: give positive numbers.")
+
+
+class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where and how a server runs.
+
+    Args:
+        bundles: paths of bundles.
+        port: 0 lets the system choose.
+        workers: processes; None takes the bundle's own layout.
+        threads: inference threads in each worker; None takes the bundle's own layout.
+        grace_s: how long a stop waits for requests that were taken.
+    """
+
+    bundles: tuple[str, ...]
+    host: str = "127.0.0.1"
+    port: int = 8000
+    workers: int | None = None
+    threads: int | None = None
+    grace_s: float = 10.0
+    limits: Limits = Limits()
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be served."""
+        if not self.bundles:
+            raise InvalidValue("nothing to serve: name at least one bundle.")
+        if not 0 <= self.port <= 65535:
+            raise InvalidValue(f"port cannot be {self.port}: give 0 to 65535; 0 lets the system choose.")
+        if self.workers is not None and not 1 <= self.workers <= 256:
+            raise InvalidValue(f"workers cannot be {self.workers}: give 1 to 256.")
+        if self.threads is not None and not 0 <= self.threads <= 64:
+            raise InvalidValue(f"threads cannot be {self.threads}: give 0 (on the event loop) to 64.")
+
+
+def write_settings(settings: ServeSettings) -> str:
+    """Write settings as JSON, for a worker's command line."""
+    return msgspec.json.encode(settings).decode()
+
+
+def read_settings(text: str) -> ServeSettings:
+    """Read what write_settings wrote."""
+    settings: Any = msgspec.json.decode(text, type=ServeSettings)
+    return settings  # type: ignore[no-any-return]

@@ -1,0 +1,215 @@
+"""The parent of a server: binds the port, starts workers, starts a dead one again, stops them in peace.
+
+Border: processes and sockets; it loads no model. Workers inherit one bound socket and listen on it when they are warm.
+Limits: POSIX only (inherited descriptors).
+"""
+
+import os
+import selectors
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+from millis.bundles import Bundle, open_bundle
+from millis.errors import InvalidBundle, InvalidValue, MillisError, RunFailed
+from millis.serving.settings import ServeSettings, write_settings
+
+_START_LIMIT_S = 120.0
+_MAX_EARLY_DEATHS = 5
+_EARLY_S = 2.0
+
+
+@dataclass(slots=True)
+class _Worker:
+    process: subprocess.Popen[bytes]
+    ready: int
+    control: int
+    began: float
+    is_ready: bool = False
+    said: bytes = field(default=b"")
+
+
+class Supervisor:
+    """Workers on one port.
+
+    Usage:
+        with Supervisor(ServeSettings(bundles=("people.millis",), port=0)) as server:
+            server.url                # "http://127.0.0.1:41234", warm and ready
+            server.watch()            # optional: restart dead workers until SIGINT or SIGTERM
+
+    Raises (on entry):
+        InvalidBundle: a bundle cannot be opened, or two have one name.
+        InvalidValue: the port is taken, or the host is not this machine's.
+        RunFailed: a worker could not start; the message is the worker's own.
+    """
+
+    def __init__(self, settings: ServeSettings) -> None:
+        self.settings = settings
+        self.bundles = _open_all(settings.bundles)
+        self.n_workers = settings.workers or max(bundle.manifest.serving.workers for bundle in self.bundles)
+        self.n_restarts = 0
+        self._early_deaths = 0
+        self._workers: list[_Worker] = []
+        self._listener: socket.socket | None = None
+        self._metrics: Path | None = None
+        self._is_stopping = False
+
+    @property
+    def url(self) -> str:
+        """Where the server answers."""
+        assert self._listener is not None
+        host, port = self._listener.getsockname()[:2]
+        return f"http://{'[' + host + ']' if ':' in host else host}:{port}"
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the workers that live."""
+        return [worker.process.pid for worker in self._workers]
+
+    def __enter__(self) -> "Supervisor":
+        self._listener = _bind(self.settings.host, self.settings.port)
+        self._metrics = Path(tempfile.mkdtemp(prefix="millis-metrics-"))
+        try:
+            self._workers = [self._start_worker() for _ in range(self.n_workers)]
+            deadline = time.monotonic() + _START_LIMIT_S
+            while not all(worker.is_ready for worker in self._workers):
+                self._hear(timeout_s=max(deadline - time.monotonic(), 0.0), is_starting=True)
+                if time.monotonic() > deadline:
+                    raise RunFailed(f"the server was not ready after {_START_LIMIT_S:.0f} s: try fewer --workers.")
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def watch(self) -> None:
+        """Keep the workers alive until SIGINT or SIGTERM, then return; leaving the block stops them.
+
+        Raises:
+            RunFailed: workers die as soon as they start, again and again.
+        """
+        wake, alarm = os.pipe()
+        os.set_blocking(alarm, False)
+        before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        before_alarm = signal.set_wakeup_fd(alarm)
+        try:
+            while not self._is_stopping:
+                self._hear(timeout_s=None, wake=wake)
+        finally:
+            signal.set_wakeup_fd(before_alarm)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            os.close(wake)
+            os.close(alarm)
+
+    def stop(self) -> None:
+        """Let every worker finish what it took, then end it."""
+        self._is_stopping = True
+        for worker in self._workers:
+            os.close(worker.control)
+        deadline = time.monotonic() + self.settings.grace_s + 2
+        for worker in self._workers:
+            try:
+                worker.process.wait(timeout=max(deadline - time.monotonic(), 0.1))
+            except subprocess.TimeoutExpired:
+                worker.process.kill()
+                worker.process.wait()
+            os.close(worker.ready)
+        self._workers = []
+        if self._listener is not None:
+            self._listener.close()
+        if self._metrics is not None:
+            shutil.rmtree(self._metrics, ignore_errors=True)
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        self._is_stopping = True
+
+    def _start_worker(self) -> _Worker:
+        assert self._listener is not None
+        ready, ready_end = os.pipe()
+        control_end, control = os.pipe()
+        descriptors = (self._listener.fileno(), ready_end, control_end)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "millis.serving.worker", write_settings(self.settings), *map(str, descriptors),
+             str(self._metrics)],
+            pass_fds=descriptors,
+            stdin=subprocess.DEVNULL,
+            process_group=0,  # Ctrl-C is the parent's to hear
+            env={**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
+        )  # fmt: skip
+        os.close(ready_end)
+        os.close(control_end)
+        return _Worker(process, ready, control, time.monotonic())
+
+    def _hear(self, *, timeout_s: float | None, is_starting: bool = False, wake: int | None = None) -> None:
+        """Wait for a worker to say something or to end; its end closes the pipe it speaks through."""
+        with selectors.DefaultSelector() as selector:
+            for worker in self._workers:
+                selector.register(worker.ready, selectors.EVENT_READ, worker)
+            if wake is not None:
+                selector.register(wake, selectors.EVENT_READ, None)
+            for key, _ in selector.select(timeout_s):
+                if key.data is None:
+                    os.read(key.fd, 64)
+                    continue
+                worker = key.data
+                said = os.read(worker.ready, 4096)
+                if said:
+                    worker.said += said
+                    worker.is_ready = worker.is_ready or worker.said.startswith(b"ready")
+                elif not self._is_stopping:
+                    self._replace(worker, is_starting=is_starting)
+
+    def _replace(self, worker: _Worker, *, is_starting: bool) -> None:
+        """Start a worker in the place of one that ended; give up when it could never work."""
+        code = worker.process.wait()
+        self._workers.remove(worker)
+        os.close(worker.ready)
+        os.close(worker.control)
+        if worker.said.startswith(b"failed"):
+            _, exit_code, reason = worker.said.decode().strip().split(" ", 2)
+            error: MillisError = InvalidBundle(reason) if exit_code == "2" else RunFailed(reason)
+            raise error
+        if is_starting:
+            raise RunFailed(f"a worker ended with code {code} before it was ready: see its last words above.")
+        self._early_deaths = self._early_deaths + 1 if time.monotonic() - worker.began < _EARLY_S else 0
+        if self._early_deaths >= _MAX_EARLY_DEATHS:
+            raise RunFailed(f"workers end as soon as they start (code {code}): see their last words above.")
+        self.n_restarts += 1
+        self._workers.append(self._start_worker())
+
+
+def _open_all(paths: Sequence[str]) -> list[Bundle]:
+    bundles = [open_bundle(path) for path in paths]
+    names = [bundle.name for bundle in bundles]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InvalidBundle(f"two bundles are named {twice[0]}: give one another file name.")
+    return bundles
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        raise InvalidValue(
+            f"cannot listen on {host}:{port}: {error.strerror or error}. Choose another --host or --port (0 lets the"
+            " system choose)."
+        ) from error
+    listener.set_inheritable(True)
+    return listener

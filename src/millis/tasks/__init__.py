@@ -1,0 +1,11 @@
+"""What a model is for: text to arrays, arrays to answers, and which score judges them.
+
+Border: knows tokens, labels and offsets; no model library, no HTTP.
+"""
+
+from millis.registry import Registry
+from millis.tasks.task import Score, Task, Window
+
+tasks = Registry("task", {"ner": "millis.tasks.ner:NerTask"})
+
+__all__ = ["Score", "Task", "Window", "tasks"]

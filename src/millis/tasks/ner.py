@@ -1,0 +1,220 @@
+"""Named-entity recognition: a text in, entities with character offsets out.
+
+A *unit* is the smallest stretch an entity can begin or end at: a run of letters and digits in scripts that put spaces
+between words, a single piece elsewhere (Chinese, Japanese, Thai, punctuation). The model speaks on the first piece of
+each unit; the other pieces carry no target. So labels cannot shift, whatever the tokenizer adds, splits or drops.
+
+Border: knows tokens, labels and offsets, no model library and no HTTP.
+Limits: entities do not nest; one that begins inside a unit is widened to the unit.
+"""
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from millis.data.examples import Span, SpanExample
+from millis.errors import InvalidValue
+from millis.tasks.scoring import score_spans
+from millis.tasks.task import Score, Window
+from millis.tasks.tokenization import Tokenizer
+
+IGNORED = -100
+
+
+class _Unit(NamedTuple):
+    """piece: position of the unit's first piece in the text; start, end: its characters."""
+
+    piece: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """What decode needs of a window: which units it speaks for, and where their first pieces stand in it."""
+
+    units: tuple[_Unit, ...]
+    rows: NDArray[np.int64]
+
+
+def ner_labels(types: Sequence[str]) -> tuple[str, ...]:
+    """Name the model's outputs for entity types: O, then B- and I- of each type, sorted."""
+    return ("O", *(f"{mark}-{kind}" for kind in sorted(set(types)) for mark in "BI"))
+
+
+class NerTask:
+    """Find the entities of a text.
+
+    Args:
+        tokenizer: pieces and offsets.
+        labels: names of the model's outputs, as `ner_labels` gives them.
+        max_tokens: longest window, special tokens included; longer texts are cut into overlapping windows.
+        overlap: tokens that neighbouring windows share.
+        example: a text to warm up on.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        labels: Sequence[str],
+        max_tokens: int = 256,
+        overlap: int = 32,
+        example: str = "Maria Garcia of Northwind wrote from Lisbon.",
+    ) -> None:
+        room = max_tokens - len(tokenizer.prefix) - len(tokenizer.suffix)
+        if room <= overlap or overlap < 0:
+            raise InvalidValue(
+                f"max_tokens {max_tokens} with overlap {overlap} leaves no room for text: "
+                f"give at least {overlap + len(tokenizer.prefix) + len(tokenizer.suffix) + 1} tokens."
+            )
+        self.labels = tuple(labels)
+        self.example = example
+        self.max_tokens = max_tokens
+        self._tokenizer = tokenizer
+        self._room = room
+        self._overlap = overlap
+        self._kinds = [label[2:] if label != "O" else "" for label in self.labels]
+        self._begins = [label.startswith("B-") for label in self.labels]
+        self._ids = {label: i for i, label in enumerate(self.labels)}
+
+    def encode(self, text: str, *, example: SpanExample | None = None) -> tuple[Window, ...]:
+        """Cut a text into windows; with an example, windows carry its targets.
+
+        Returns:
+            windows in order; none for a text without pieces. Each unit is spoken for by exactly one window: the one
+            in which it stands furthest from an edge.
+        """
+        pieces = self._tokenizer.encode(text)
+        units = _find_units(text, pieces.offsets)
+        if not units:
+            return ()
+        targets = self._targets(units, example.spans, n_pieces=len(pieces.ids)) if example else None
+        n_prefix = len(self._tokenizer.prefix)
+        heads = [unit.piece for unit in units]
+        windows = []
+        for start, end, first, last in _plan_windows(len(pieces.ids), room=self._room, overlap=self._overlap):
+            ids = np.array([*self._tokenizer.prefix, *pieces.ids[start:end], *self._tokenizer.suffix], np.int64)
+            spoken = tuple(units[bisect_left(heads, first) : bisect_left(heads, last)])
+            rows = np.array([unit.piece - start + n_prefix for unit in spoken], np.int64)
+            window_targets = None
+            if targets is not None:
+                window_targets = np.full(len(ids), IGNORED, np.int64)
+                window_targets[n_prefix : n_prefix + end - start] = targets[start:end]
+            windows.append(Window(ids=ids, targets=window_targets, places=_Places(spoken, rows)))
+        return tuple(windows)
+
+    def decode(
+        self, text: str, windows: Sequence[Window], logits: Sequence[NDArray[np.float32]]
+    ) -> dict[str, Any]:
+        """Read entities from logits (T, K), one array per window.
+
+        Returns:
+            {"entities": [{"label", "text", "start", "end", "score"}]}, in the order of the text; score is the mean
+            probability of the entity's label over its units, 0 to 1.
+        """
+        entities: list[list[Any]] = []  # kind, start, end, probabilities
+        open_kind = ""
+        for window, rows in zip(windows, logits, strict=True):
+            places: _Places = window.places
+            if not places.units:
+                continue
+            chosen = rows[places.rows]
+            best = chosen.argmax(axis=1)
+            if not best.any() and self.labels[0] == "O":
+                open_kind = ""
+                continue
+            chosen = np.exp(chosen - chosen.max(axis=1, keepdims=True))
+            confidence = (chosen.max(axis=1) / chosen.sum(axis=1)).tolist()
+            for unit, label, probability in zip(places.units, best.tolist(), confidence, strict=True):
+                kind = self._kinds[label]
+                if not kind:
+                    open_kind = ""
+                elif kind != open_kind or self._begins[label]:
+                    entities.append([kind, unit.start, unit.end, [probability]])
+                    open_kind = kind
+                else:
+                    entities[-1][2] = unit.end
+                    entities[-1][3].append(probability)
+        return {
+            "entities": [
+                {"label": kind, "text": text[start:end], "start": start, "end": end,
+                 "score": round(sum(scores) / len(scores), 6)}
+                for kind, start, end, scores in entities
+            ]
+        }  # fmt: skip
+
+    def score(self, examples: Sequence[SpanExample], answers: Sequence[dict[str, Any]]) -> Score:
+        """Compare entities exactly, offsets and label: precision, recall and F1 by label (seqeval)."""
+        return score_spans(
+            [example.spans for example in examples],
+            [
+                tuple(Span(entity["start"], entity["end"], entity["label"]) for entity in answer["entities"])
+                for answer in answers
+            ],
+        )
+
+    def n_widened(self, example: SpanExample) -> int:
+        """Count the spans that cannot be answered exactly, since they begin or end inside a unit."""
+        units = _find_units(example.text, self._tokenizer.encode(example.text).offsets)
+        starts, ends = {unit.start for unit in units}, {unit.end for unit in units}
+        return sum(span.start not in starts or span.end not in ends for span in example.spans)
+
+    def _targets(
+        self, units: Sequence[_Unit], spans: Sequence[Span], *, n_pieces: int
+    ) -> NDArray[np.int64]:
+        """Give each unit's first piece its label id, every other piece IGNORED."""
+        targets = np.full(n_pieces, IGNORED, np.int64)
+        for unit in units:
+            targets[unit.piece] = 0
+        for span in spans:
+            mark = "B"
+            for unit in units:
+                if unit.start < span.end and span.start < unit.end:
+                    label = f"{mark}-{span.label}"
+                    if label not in self._ids:
+                        raise InvalidValue(
+                            f"label {span.label!r} is not one of this model's: {', '.join(sorted(set(self._kinds) - {''}))}."
+                        )
+                    targets[unit.piece] = self._ids[label]
+                    mark = "I"
+        return targets
+
+
+def _find_units(text: str, offsets: Sequence[tuple[int, int]]) -> list[_Unit]:
+    """Join neighbouring pieces where a run of letters or digits goes on across them."""
+    units: list[_Unit] = []
+    last_end = -1
+    for piece, (start, end) in enumerate(offsets):
+        while start < end and text[start].isspace():  # SentencePiece counts the space before a word in
+            start += 1
+        if start == end:
+            continue
+        if start == last_end and _runs_on(text[start - 1]) and _runs_on(text[start]):
+            units[-1] = _Unit(units[-1].piece, units[-1].start, end)
+        elif start >= last_end:
+            units.append(_Unit(piece, start, end))
+        else:  # byte-level pieces can share a character: it belongs to the first
+            units[-1] = _Unit(units[-1].piece, units[-1].start, max(end, last_end))
+        last_end = units[-1].end
+    return units
+
+
+def _runs_on(character: str) -> bool:
+    """Say whether a character belongs to a word in a script that puts spaces between words."""
+    is_spaceless = "\u0e00" <= character < "\u1e00" or character >= "\u2e80"
+    return not is_spaceless and character.isalnum()
+
+
+def _plan_windows(n: int, *, room: int, overlap: int) -> list[tuple[int, int, int, int]]:
+    """Lay windows over n pieces: (start, end) of each, and (first, last) of the pieces it speaks for."""
+    starts = [0]
+    while starts[-1] + room < n:
+        starts.append(min(starts[-1] + room - overlap, n - room))
+    ends = [min(start + room, n) for start in starts]
+    cuts = [0, *((start + end) // 2 for start, end in zip(starts[1:], ends[:-1], strict=True)), n]
+    return [(starts[i], ends[i], cuts[i], cuts[i + 1]) for i in range(len(starts))]

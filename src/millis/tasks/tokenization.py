@@ -1,0 +1,58 @@
+"""Text to pieces: token ids with the characters each one stands for.
+
+Border: wraps the `tokenizers` library, the one file that imports it; windows and labels are the task's matter.
+Limits: reads tokenizer.json only; truncation and padding set in it are switched off.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import Tokenizer as _Tokenizer
+
+from millis.errors import InvalidBase, InvalidValue
+
+
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """The pieces of a text without special tokens: ids, and offsets in code points, half-open."""
+
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+
+
+class Tokenizer:
+    """A tokenizer.json, ready to use.
+
+    Args:
+        file: path of tokenizer.json.
+    Raises:
+        InvalidBase: the file is missing or is not a tokenizer.
+    """
+
+    def __init__(self, file: Path) -> None:
+        try:
+            self._tokenizer = _Tokenizer.from_file(str(file))
+        except Exception as error:  # the library raises bare Exception
+            raise InvalidBase(f"{file.name} cannot be read as a tokenizer: {error}. Give a tokenizer.json.") from error
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        probe = self._tokenizer.encode("a")
+        inner = [i for i, is_special in enumerate(probe.special_tokens_mask) if not is_special]
+        self.prefix: list[int] = probe.ids[: inner[0]]
+        self.suffix: list[int] = probe.ids[inner[-1] + 1 :]
+        self.n_vocabulary: int = self._tokenizer.get_vocab_size()
+
+    def encode(self, text: str) -> Pieces:
+        """Cut a text into pieces.
+
+        Raises:
+            InvalidValue: the text holds half of a surrogate pair, which no UTF-8 can carry.
+        """
+        try:
+            encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        except (TypeError, UnicodeEncodeError) as error:
+            raise InvalidValue(
+                f"the text is not valid Unicode: {'a lone surrogate' if isinstance(text, str) else type(text).__name__}"
+                " came where characters are expected. Send well-formed text."
+            ) from error
+        return Pieces(encoding.ids, encoding.offsets)

@@ -1,0 +1,60 @@
+"""Read and write quantities that carry a unit: durations, rates, sizes.
+
+Border: text in, floats out; the unit stands in each function's name.
+"""
+
+import math
+import re
+
+from millis.errors import InvalidValue
+
+_DURATION = re.compile(r"^\s*([0-9]*\.?[0-9]+)\s*(us|µs|ms|s|sec|m|min|h)\s*$")
+_MILLISECONDS = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3, "sec": 1e3, "m": 6e4, "min": 6e4, "h": 3.6e6}
+_RATE = re.compile(r"^\s*([0-9]*\.?[0-9]+)\s*(?:/\s*s|per\s*s|rps)?\s*$")
+
+
+def read_duration_ms(value: str | float, *, name: str = "duration", unit: str | None = None) -> float:
+    """Read a duration such as "5 ms", "1.5s" or "30m" as milliseconds.
+
+    Args:
+        value: text with a unit, or a number.
+        name: what to call it in an error.
+        unit: the unit of a number without one; without it such a number is an error.
+    Raises:
+        InvalidValue: no unit, an unknown unit, or not a positive finite number.
+    """
+    text = f"{value} {unit}" if unit and re.fullmatch(r"\s*[0-9.]+\s*", str(value)) else str(value)
+    match = _DURATION.match(text)
+    milliseconds = float(match[1]) * _MILLISECONDS[match[2]] if match else math.nan
+    if not (math.isfinite(milliseconds) and milliseconds > 0):
+        raise InvalidValue(
+            f"{name} cannot be {value!r}: give a positive number with a unit (us, ms, s, m, h), like '5 ms'."
+        )
+    return milliseconds
+
+
+def read_rate_per_s(value: str | float, *, name: str = "rate") -> float:
+    """Read a rate such as "100", "100/s" or "100 rps" as requests per second.
+
+    Raises:
+        InvalidValue: not a positive finite number.
+    """
+    match = _RATE.match(str(value))
+    rate = float(match[1]) if match else math.nan
+    if not (math.isfinite(rate) and rate > 0):
+        raise InvalidValue(f"{name} cannot be {value!r}: give requests per second, like '100/s'.")
+    return rate
+
+
+def write_ms(milliseconds: float) -> str:
+    """Write milliseconds so that three digits count."""
+    if milliseconds >= 60_000:
+        return f"{milliseconds / 60_000:.1f} min"
+    if milliseconds >= 10_000:
+        return f"{milliseconds / 1000:.1f} s"
+    return f"{milliseconds:.3g} ms" if milliseconds < 1000 else f"{milliseconds:.0f} ms"
+
+
+def write_bytes(n_bytes: int) -> str:
+    """Write a size in decimal megabytes or kilobytes."""
+    return f"{n_bytes / 1e6:.1f} MB" if n_bytes >= 100_000 else f"{n_bytes / 1e3:.1f} kB"

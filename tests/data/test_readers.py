@@ -1,0 +1,64 @@
+"""Files that are no labelled text at all."""
+
+from pathlib import Path
+
+import pytest
+
+from millis.data.readers import read_examples
+from millis.errors import InvalidData
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\n \n", b"\xef\xbb\xbf", b"\r\n", b"-DOCSTART- O\n\n"])
+@pytest.mark.parametrize("layout", ["auto", "conll"])
+def test_a_file_without_examples_is_refused_by_name(tmp_path: Path, content: bytes, layout: str) -> None:
+    path = tmp_path / "empty.conll"
+    path.write_bytes(content)
+    with pytest.raises(InvalidData) as caught:
+        read_examples(path, layout=layout)
+    assert str(caught.value).startswith(f"{path}:1: the file has no examples")
+
+
+def test_a_folder_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(InvalidData, match="a folder: give the path of one file") as caught:
+        read_examples(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["missing.conll", "missing/a.conll", "nul\0.conll", "n" * 300])
+def test_a_path_that_leads_nowhere_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InvalidData):
+        read_examples(tmp_path / name)
+
+
+def test_bytes_that_are_not_utf8_are_named_by_line_with_all_other_bad_rows(tmp_path: Path) -> None:
+    path = tmp_path / "latin1.conll"
+    path.write_bytes("a\tO\nZürich\tB-LOC\nb\nMalmö\tB-LOC\n".encode("latin-1"))
+    with pytest.raises(InvalidData) as caught:
+        read_examples(path)
+    convert = "convert the file, as with `iconv -f LATIN1 -t UTF-8`"
+    assert str(caught.value).replace(f"{path}:", "").split("\n") == [
+        f"2: byte 2 (0xfc) is not UTF-8: {convert}",
+        "3: 1 column, but the file's first row (line 1) has 2",
+        f"4: byte 5 (0xf6) is not UTF-8: {convert}",
+    ]
+
+
+def test_utf16_is_recognised(tmp_path: Path) -> None:
+    path = tmp_path / "a.conll"
+    path.write_bytes("a\tO\n".encode("utf-16"))
+    with pytest.raises(InvalidData, match="iconv -f UTF-16"):
+        read_examples(path)
+
+
+def test_a_token_that_looks_like_json_does_not_make_a_file_json(tmp_path: Path) -> None:
+    path = tmp_path / "a.conll"
+    path.write_text("{\tO\nOslo\tB-LOC\n}\tO\n")
+    assert read_examples(path)[0].text == "{ Oslo }"
+
+
+def test_layout_by_name_overrules_what_a_file_looks_like(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text("Oslo\tB-LOC\n")
+    assert len(read_examples(path, layout="conll")) == 1
+    with pytest.raises(InvalidData, match="write one JSON object a line"):
+        read_examples(path)
