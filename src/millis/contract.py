@@ -1,51 +1,54 @@
 """What is promised, and whether a measurement keeps it.
 
     Contract   a percentile and its bound, a rate, a floor of quality, a device, a bound on memory
-    Verdict    kept, broken, undecided or void, clause by clause, with what decided it
+    Verdict    kept, broken, undecided or void, clause by clause, with the numbers that decided it
 
-Border: numbers in, verdict out; measures nothing.
+Border: numbers in, verdict out; measures nothing and imports no runtime.
+Limits: quality is judged by its value on the test set at hand; its interval is shown, it does not decide.
 """
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
 
 import msgspec
 
 from millis.errors import InvalidValue
 from millis.units import read_duration_ms, read_rate_per_s, write_ms
 
-DOUBT = 0.01
-"""One-sided: a verdict is wrong at most this often."""
+Status = Literal["kept", "broken", "undecided", "void"]
 
-_ALLOWED = (
-    ("bound_ms", 1e-3, 3.6e6),
-    ("rate_per_s", 0.01, 1e5),
-    ("max_drop", 0.0, 100.0),
-    ("floor", 0.0, 100.0),
-    ("memory_mb", 1.0, 1e7),
-)
+DOUBT = 0.01
+"""One-sided: how often at most a contract that stands exactly at its bound is called kept (or broken)."""
+
+_LIMIT = DOUBT * (1 + 1e-9)
+"""Allows for rounding: one request that misses a p99 has a chance of exactly 1 %."""
+
+_PERCENTILES = (50.0, 95.0, 99.0)
+_ALLOWED = (("max_drop", 0.0, 100.0), ("floor", 0.0, 100.0), ("memory_mb", 1.0, 1e9))
+_MOST_REQUESTS = 10**9
 
 
 @dataclass(frozen=True, slots=True, init=False)
 class Contract:
-    """A promise: `percentile` % of requests within `bound_ms` at `rate_per_s`, at no worse than this quality.
+    """A promise: percentile % of the requests within bound_ms at rate_per_s, at no worse than this quality.
 
     Usage:
         Contract(p99="5 ms", max_drop=1.0)
         Contract(p95="2 ms", rate="200/s", floor=85)
 
     Args:
-        p50, p95, p99: exactly one of them, as "5 ms" or a number of ms, measured by the client from the scheduled
-            arrival; kept as percentile and bound_ms.
+        p50, p95, p99: exactly one of them, as "5 ms" or a number of ms, seen by the client and counted from
+            the scheduled arrival; kept as percentile and bound_ms.
         rate: requests per second, arriving at random (Poisson); kept as rate_per_s.
         max_drop: points of quality that may be lost against the uncompressed model.
-        floor: points of quality that must be reached.
+        floor: points of quality, 0 to 100, that must be reached.
         device: where it runs.
         memory_mb: resident memory of all workers together, in decimal megabytes.
 
     Raises:
-        InvalidValue: none or several percentiles, or a quantity that cannot be.
+        InvalidValue: no percentile or several, or a quantity that cannot be.
     """
 
     percentile: float
@@ -68,10 +71,12 @@ class Contract:
         device: str = "cpu",
         memory_mb: float | None = None,
     ) -> None:
-        given = [(q, bound) for q, bound in ((50.0, p50), (95.0, p95), (99.0, p99)) if bound is not None]
+        bounds = zip(_PERCENTILES, (p50, p95, p99), strict=True)
+        given = [(percentile, bound) for percentile, bound in bounds if bound is not None]
         if len(given) != 1:
             raise InvalidValue(
-                f"a contract bounds one percentile, but {len(given)} came: give one of p50, p95, p99, like p99='5 ms'."
+                f"a contract bounds one percentile, but {len(given)} came:"
+                " give one of p50, p95, p99, like p99='5 ms'."
             )
         percentile, bound = given[0]
         values: dict[str, Any] = {
@@ -84,20 +89,39 @@ class Contract:
             "memory_mb": memory_mb,
         }
         for name, low, high in _ALLOWED:
-            if values[name] is not None and not low <= values[name] <= high:
-                raise InvalidValue(f"{name} cannot be {values[name]}: give a number from {low:g} to {high:g}.")
+            value = values[name]
+            if value is not None and not (_is_number(value) and low <= value <= high):
+                raise InvalidValue(f"{name} cannot be {value!r}: give a number from {low:g} to {high:g}.")
+        if not device:
+            raise InvalidValue("device cannot be empty: give a name like 'cpu' or 'cuda'.")
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> "Contract":
-        """Read a contract back from what `record` gave."""
-        rest = {name: record.get(name) for name in ("max_drop", "floor", "memory_mb")}
-        bound = {f"p{record['percentile']:g}": record["bound_ms"]}
-        return cls(**bound, rate=record["rate_per_s"], device=record.get("device", "cpu"), **rest)
+        """Build a contract from the plain values that `record` gives.
+
+        Raises:
+            InvalidValue: a key that no contract has, one that is missing, or a quantity that cannot be.
+        """
+        known = {field.name for field in fields(cls)}
+        unknown, missing = sorted(set(record) - known), sorted({"percentile", "bound_ms"} - set(record))
+        if unknown or missing:
+            raise InvalidValue(
+                f"this is no contract: it has {', '.join(unknown) or 'nothing'} too much and lacks"
+                f" {', '.join(missing) or 'nothing'}; give percentile and bound_ms, and besides them only"
+                f" {', '.join(sorted(known))}."
+            )
+        rest = dict(record)
+        percentile, bound_ms = rest.pop("percentile"), rest.pop("bound_ms")
+        if percentile not in _PERCENTILES:
+            raise InvalidValue(f"percentile cannot be {percentile!r}: give 50, 95 or 99.")
+        if "rate_per_s" in rest:
+            rest["rate"] = rest.pop("rate_per_s")
+        return cls(**{f"p{percentile:g}": bound_ms}, **rest)
 
     def record(self) -> dict[str, Any]:
-        """Give the contract as plain values, for JSON."""
+        """Give the contract as plain values, for JSON; `from_record` takes them back."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -110,140 +134,210 @@ class Contract:
 
 
 class Clause(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One part of a verdict: kept, broken, undecided or void, and the numbers that decided it."""
+    """One part of a verdict: what was seen, what was allowed, and how that was judged."""
 
     name: str
-    status: str
+    status: Status
     detail: str
     value: float | None = None
     bound: float | None = None
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Kept only when every clause is; broken when any is; void when the measuring failed; else undecided."""
+    """Kept only when every clause is; else the worst of them: void, broken, undecided."""
 
-    status: str
+    status: Status
     clauses: tuple[Clause, ...]
 
     def lines(self) -> tuple[str, ...]:
         """Write the verdict for a terminal."""
-        return (
-            f"contract {self.status.upper()}",
-            *(f"  {clause.name}: {clause.status} ({clause.detail})" for clause in self.clauses),
-        )
+        width = max((len(clause.name) for clause in self.clauses), default=0)
+        rows = (f"  {clause.name:<{width}}  {clause.status:<9}  {clause.detail}" for clause in self.clauses)
+        return (f"contract {self.status.upper()}", *rows)
 
 
-def judge(clauses: list[Clause]) -> Verdict:
-    """Join clauses into a verdict."""
-    statuses = [clause.status for clause in clauses]
-    status = next((one for one in ("void", "broken", "undecided") if one in statuses), "kept")
-    return Verdict(status=status, clauses=tuple(clauses))
+def judge(clauses: Sequence[Clause]) -> Verdict:
+    """Join clauses, one at least, into a verdict."""
+    assert clauses
+    statuses = {clause.status for clause in clauses}
+    worst: tuple[Status, ...] = ("void", "broken", "undecided", "kept")
+    return Verdict(status=next(one for one in worst if one in statuses), clauses=tuple(clauses))
 
 
 def judge_latency(
-    contract: Contract, *, n_requests: int, n_misses: int, seen_ms: float, void: str | None = None
+    contract: Contract,
+    *,
+    n_requests: int,
+    n_misses: int,
+    seen_ms: float | None = None,
+    void: str | None = None,
 ) -> Clause:
     """Judge the latency clause by the exact binomial test, one-sided at 99 %.
 
+    Kept when a server that stands exactly at its bound has so few misses at most once in a hundred runs;
+    broken when it has so many at most once in a hundred; else undecided.
+
     Args:
+        contract: whose percentile and bound are judged.
+        n_requests: all that were due, answered or not.
         n_misses: requests that were late, refused, failed or never answered.
-        seen_ms: the percentile as it was seen, for the sentence.
-        void: why the measurement says nothing, if so.
+        seen_ms: the percentile as it was seen, for the reader.
+        void: why the measurement says nothing, if it does not.
     """
-    share = 1 - contract.percentile / 100
-    at_most = _tail_below(n_misses, n_requests, share)
-    at_least = _tail_above(n_misses, n_requests, share)
-    status = "kept" if at_most <= DOUBT else "broken" if at_least <= DOUBT else "undecided"
-    chance = at_most if status == "kept" else at_least
-    detail = (
-        f"{n_misses} of {n_requests} requests missed {write_ms(contract.bound_ms)}; allowed to say kept:"
-        f" {most_misses(contract.percentile, n_requests)}; chance of this by luck {chance:.2g};"
-        f" p{contract.percentile:g} seen {write_ms(seen_ms)}"
-    )
+    assert 0 <= n_misses <= n_requests
+    name = f"p{contract.percentile:g}"
     if void is not None:
-        status, detail = "void", void
-    elif status == "undecided":
-        detail += "; measure longer (--seconds or --requests)"
-    return Clause(
-        name=f"p{contract.percentile:g} latency", status=status, detail=detail, value=seen_ms, bound=contract.bound_ms
-    )
+        return Clause(name=name, status="void", detail=void, value=seen_ms, bound=contract.bound_ms)
+    status, chance = _decide(n_misses, n_requests, contract.percentile)
+    most = most_misses(contract.percentile, n_requests=n_requests)
+    allowed = f"at most {most} say kept" if most is not None else "too few requests to say kept"
+    parts = [f"{n_misses} of {n_requests} requests missed {write_ms(contract.bound_ms)} ({allowed})"]
+    parts += [f"seen {write_ms(seen_ms)}"] if seen_ms is not None else []
+    parts += [f"by luck {chance:.2g}"] if status != "undecided" else [_advise(contract, n_misses, n_requests)]
+    return Clause(name=name, status=status, detail=", ".join(parts), value=seen_ms, bound=contract.bound_ms)
 
 
 def judge_quality(
     contract: Contract, *, quality: float, reference: float, interval: tuple[float, float]
 ) -> list[Clause]:
-    """Judge the quality clauses on the test set.
+    """Judge the drop and the floor on the test set, as far as they were promised.
 
     Args:
-        quality: points of the rung.
+        contract: whose max_drop and floor are judged.
+        quality: points, 0 to 100.
         reference: points of the uncompressed model on the same examples.
-        interval: 95 % bounds of the drop in points, paired over examples; shown, not judged by.
+        interval: bounds of the drop in points, paired over the examples.
     """
     clauses = []
     drop = reference - quality
     if contract.max_drop is not None:
+        detail = (
+            f"{drop:.2f} points lost of {reference:.2f} (paired {interval[0]:.2f} to {interval[1]:.2f}),"
+            f" at most {contract.max_drop:g} allowed"
+        )
+        status = _compare(drop, at_most=contract.max_drop)
         clauses.append(
-            Clause(
-                name="quality drop",
-                status="kept" if drop <= contract.max_drop else "broken",
-                detail=f"{drop:.2f} points lost of {reference:.2f} (paired 95 %: {interval[0]:.2f} to {interval[1]:.2f});"
-                f" allowed {contract.max_drop:g}",
-                value=drop,
-                bound=contract.max_drop,
-            )
+            Clause(name="quality drop", status=status, detail=detail, value=drop, bound=contract.max_drop)
         )
     if contract.floor is not None:
+        detail = f"{quality:.2f} points, at least {contract.floor:g} promised"
+        status = _compare(-quality, at_most=-contract.floor)
         clauses.append(
-            Clause(
-                name="quality floor",
-                status="kept" if quality >= contract.floor else "broken",
-                detail=f"{quality:.2f} points; at least {contract.floor:g} wanted",
-                value=quality,
-                bound=contract.floor,
-            )
+            Clause(name="quality floor", status=status, detail=detail, value=quality, bound=contract.floor)
         )
     return clauses
 
 
 def judge_memory(contract: Contract, *, memory_mb: float) -> list[Clause]:
-    """Judge the memory clause, if there is one."""
+    """Judge the memory clause, if it was promised.
+
+    Args:
+        contract: whose memory_mb is judged.
+        memory_mb: resident memory of all workers together, in decimal megabytes.
+    """
     if contract.memory_mb is None:
         return []
-    status = "kept" if memory_mb <= contract.memory_mb else "broken"
-    detail = f"{memory_mb:.0f} MB resident in all workers; allowed {contract.memory_mb:g} MB"
+    detail = f"{memory_mb:.0f} MB resident in all workers, at most {contract.memory_mb:g} allowed"
+    status = _compare(memory_mb, at_most=contract.memory_mb)
     return [Clause(name="memory", status=status, detail=detail, value=memory_mb, bound=contract.memory_mb)]
 
 
-def most_misses(percentile: float, n_requests: int) -> int:
-    """Give the most misses among n requests that still say kept; -1 when no number of requests so small can."""
-    misses = -1
-    while misses < n_requests and _tail_below(misses + 1, n_requests, 1 - percentile / 100) <= DOUBT:
-        misses += 1
-    return misses
+def most_misses(percentile: float, *, n_requests: int) -> int | None:
+    """Give the most misses among n_requests that still say kept; None when not even no miss does."""
+    if _decide(0, n_requests, percentile)[0] != "kept":
+        return None
+    return _first(lambda misses: _decide(misses, n_requests, percentile)[0] != "kept", high=n_requests) - 1
 
 
-def requests_to_decide(percentile: float, *, n_misses: int = 0) -> int:
-    """Give the fewest requests that say kept with this many misses."""
-    n = n_misses + 1
-    while most_misses(percentile, n) < n_misses:
-        n = math.ceil(n * 1.01)
-    while n > n_misses + 1 and most_misses(percentile, n - 1) >= n_misses:
-        n -= 1
-    return n
+def requests_to_decide(percentile: float, *, n_misses: int = 0, miss_share: float = 0.0) -> int:
+    """Give how many requests it takes to say kept (or broken, when that is what they would say).
+
+    Exactly the fewest when miss_share is 0; else near it, since misses come whole.
+
+    Args:
+        percentile: the contract's.
+        n_misses: misses to allow for, whatever the number of requests.
+        miss_share: share of the requests that miss, on top.
+
+    Raises:
+        InvalidValue: miss_share is not in 0..1, or too near the share that the percentile allows.
+    """
+    if not 0 <= miss_share <= 1:
+        raise InvalidValue(f"miss_share cannot be {miss_share}: give a share from 0 to 1.")
+    wanted, whole = ("kept", math.ceil) if miss_share < _share(percentile) else ("broken", math.floor)
+
+    def is_decided(n: int) -> bool:
+        return _decide(min(n_misses + whole(miss_share * n), n), n, percentile)[0] == wanted
+
+    high = 1
+    while not is_decided(high):
+        high *= 2
+        if high > _MOST_REQUESTS:
+            raise InvalidValue(
+                f"no number of requests decides p{percentile:g} when {miss_share:.4%} of them miss, since"
+                f" {_share(percentile):.4%} may: move the bound."
+            )
+    return _first(is_decided, high=high)
 
 
-def _tail_below(k: int, n: int, p: float) -> float:
-    """P(X <= k) for X ~ Binomial(n, p)."""
-    return min(sum(_mass(i, n, p) for i in range(k + 1)), 1.0)
+def _advise(contract: Contract, n_misses: int, n_requests: int) -> str:
+    """Say how long to measure so that these misses decide, as far as that can be told."""
+    try:
+        n = requests_to_decide(contract.percentile, miss_share=n_misses / n_requests if n_requests else 0.0)
+    except InvalidValue:
+        return "right at the bound: move it"
+    return f"measure some {n} requests to decide" if n > n_requests else "measure longer to decide"
 
 
-def _tail_above(k: int, n: int, p: float) -> float:
-    """P(X >= k) for X ~ Binomial(n, p)."""
-    return max(1.0 - _tail_below(k - 1, n, p), 0.0)
+def _compare(value: float, *, at_most: float) -> Status:
+    """Compare quantities that are no chances; 1e-9 is rounding."""
+    return "kept" if value <= at_most + 1e-9 else "broken"
 
 
-def _mass(i: int, n: int, p: float) -> float:
-    if p <= 0:
-        return float(i == 0)
-    log = math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1)
-    return math.exp(log + i * math.log(p) + (n - i) * math.log1p(-p))
+def _decide(n_misses: int, n_requests: int, percentile: float) -> tuple[Status, float]:
+    """Give the status, and the chance of this many misses or a rarer number at the bound."""
+    share = _share(percentile)
+    at_most = _tail(n_misses, n_requests, share)
+    at_least = _tail(n_requests - n_misses, n_requests, 1 - share)
+    if at_most <= _LIMIT:
+        return "kept", at_most
+    return ("broken", at_least) if at_least <= _LIMIT else ("undecided", min(at_most, at_least))
+
+
+def _share(percentile: float) -> float:
+    return (100 - percentile) / 100
+
+
+def _tail(k: int, n: int, p: float) -> float:
+    """P(X <= k) for X ~ Binomial(n, p), 0 < p < 1, without cancellation where it is small.
+
+    Above the mean the other tail is summed; it is P(Y <= n - k - 1) for Y ~ Binomial(n, 1 - p).
+    """
+    if k < 0:
+        return 0.0
+    if k >= n:
+        return 1.0
+    if k > n * p:
+        return 1.0 - _tail(n - k - 1, n, 1 - p)
+    log = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+    log += k * math.log(p) + (n - k) * math.log1p(-p)
+    total = term = 1.0  # in units of the mass at k; below the mean each term is smaller than the last
+    for i in range(k, 0, -1):
+        term *= i * (1 - p) / ((n - i + 1) * p)
+        total += term
+        if term < total * 1e-17:
+            break
+    return min(math.exp(log + math.log(total)), 1.0)
+
+
+def _first(holds: Callable[[int], bool], *, high: int) -> int:
+    """Find the first number up to high for which it holds, given that it goes on holding."""
+    low = 0
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle + 1, high)
+    return low
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

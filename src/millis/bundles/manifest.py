@@ -71,6 +71,16 @@ class Rung(_Record):
     steps: tuple[Step, ...] = ()
 
 
+class Tried(_Record):
+    """A candidate of the search, as far as it got, in ms at the contract's percentile and points on dev."""
+
+    name: str
+    predicted_ms: float
+    measured_ms: float | None
+    quality: float
+    is_chosen: bool = False
+
+
 class ServingShape(_Record):
     """How the server lays itself out.
 
@@ -107,6 +117,7 @@ class Manifest(_Record):
     versions: dict[str, str] = {}
     choices: tuple[Choice, ...] = ()
     notes: tuple[str, ...] = ()
+    tried: tuple[Tried, ...] = ()
     lengths: tuple[tuple[int, int], ...] = ()
     files: dict[str, FileEntry] = {}
     seal: str = ""

@@ -1,7 +1,7 @@
 """What a machine is, as far as it decides speed.
 
-Border: reads /proc and package metadata; no host name, no path, imports no runtime.
-Limits: flags and the processor's name are read on Linux; elsewhere they are what `platform` knows.
+Border: reads /proc, cgroups and package metadata; no host name, no path, imports no runtime.
+Limits: the processor's name and flags, and a container's limits, are read on Linux; elsewhere what `platform` knows.
 """
 
 import hashlib
@@ -12,90 +12,130 @@ from pathlib import Path
 
 import msgspec
 
-_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8", "amx_bf16", "asimd", "asimddp", "i8mm")
-_PACKAGES = ("millis", "openvino", "onnxruntime", "torch", "nncf", "tokenizers", "numpy", "starlette", "uvicorn")
+_FLAGS = (
+    "avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8", "amx_bf16",
+    "asimddp", "i8mm", "bf16", "sve",
+)  # fmt: skip
+_SERVING = ("millis", "numpy", "openvino", "starlette", "tokenizers", "uvicorn")
+_OPTIONAL = ("nncf", "onnxruntime", "torch")
+_CGROUP = Path("/sys/fs/cgroup")
+_ABSENT = "absent"
 
 
-class Fingerprint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Fingerprint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """A machine and the versions on it.
 
     Args:
-        flags: the processor's instruction sets that matter to inference.
-        versions: of the packages that matter, where installed.
+        cpu: the processor's name as the system gives it.
+        flags: the instruction sets of the processor that matter to inference.
+        cores: logical cores that this process may run on.
+        quota_cores: how many cores' worth of time a container may use, None without such a limit.
+        memory_mb: decimal megabytes, or the container's limit when that is less.
+        system: operating system, its release and the architecture; told, but not compared.
+        versions: of Python and of the packages that matter, where installed.
     """
 
     cpu: str
     flags: tuple[str, ...]
     cores: int
-    memory_gib: int
+    quota_cores: float | None = None
+    memory_mb: int
     system: str
-    python: str
     versions: dict[str, str]
 
     @property
     def digest(self) -> str:
-        """Hash what changes speed, shortly."""
-        return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()[:12]
+        """Hash what changes speed and what every serving install has, in 12 hexadecimal digits."""
+        versions = {name: self.versions.get(name, _ABSENT) for name in ("python", *_SERVING)}
+        told = msgspec.json.encode((self._compared(), versions), order="sorted")
+        return hashlib.sha256(told).hexdigest()[:12]
 
     def differences(self, other: "Fingerprint") -> list[str]:
-        """Say in what another fingerprint differs from this one."""
-        told = []
-        for name in ("cpu", "flags", "cores", "memory_gib", "system", "python"):
-            mine, theirs = getattr(self, name), getattr(other, name)
-            if mine != theirs:
-                told.append(f"{name}: {_plain(mine)} here, {_plain(theirs)} there")
-        for name in sorted({*self.versions, *other.versions}):
-            mine, theirs = self.versions.get(name, "absent"), other.versions.get(name, "absent")
-            if mine != theirs and "absent" not in (mine, theirs):
-                told.append(f"{name} {mine} here, {theirs} there")
-        return told
+        """Say in what another machine differs from this one, as far as it changes speed.
+
+        A package that only one of the two has is no difference: it did not make the other's times.
+        """
+        mine, theirs = self._compared(), other._compared()
+        shared = sorted(set(self.versions) & set(other.versions))
+        mine |= {name: self.versions[name] for name in shared}
+        theirs |= {name: other.versions[name] for name in shared}
+        return [f"{name}: {mine[name]} here, {theirs[name]} there" for name in mine if mine[name] != theirs[name]]
 
     def __str__(self) -> str:
         """Describe the machine in a line."""
-        return f"{self.cpu}, {self.cores} cores ({' '.join(self.flags) or 'no vector flags known'}), {self.memory_gib} GiB"
+        quota = f" (limited to {self.quota_cores:g})" if self.quota_cores is not None else ""
+        flags = " ".join(self.flags) or "no vector flags known"
+        return f"{self.cpu}, {self.cores} cores{quota}, {flags}, {self.memory_mb / 1000:.1f} GB, {self.system}"
+
+    def _compared(self) -> dict[str, str]:
+        """Give what is compared besides versions; memory to a gigabyte, since kernels keep some for themselves."""
+        return {
+            "cpu": self.cpu,
+            "flags": " ".join(self.flags) or "none",
+            "cores": str(self.cores),
+            "quota": "none" if self.quota_cores is None else f"{self.quota_cores:g} cores",
+            "memory": f"{round(self.memory_mb / 1000)} GB",
+        }
 
 
 def fingerprint() -> Fingerprint:
     """Take the fingerprint of this machine, now."""
     described = _read_cpuinfo()
-    flags = set(described.get("flags", described.get("Features", "")).split())
-    pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    flags = set((described.get("flags") or described.get("Features") or "").split())
     return Fingerprint(
-        cpu=described.get("model name", platform.processor() or platform.machine()),
+        cpu=described.get("model name") or platform.processor() or platform.machine(),
         flags=tuple(flag for flag in _FLAGS if flag in flags),
         cores=n_cores(),
-        memory_gib=round(pages / 2**30),
-        system=f"{platform.system()} {platform.machine()}",
-        python=platform.python_version(),
-        versions=_versions(),
+        quota_cores=_read_quota(),
+        memory_mb=_read_memory_mb(),
+        system=f"{platform.system()} {platform.release()} {platform.machine()}",
+        versions={"python": platform.python_version(), **_versions()},
     )
 
 
 def n_cores() -> int:
-    """Count the cores that this process may use."""
+    """Count the logical cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def _read_cpuinfo() -> dict[str, str]:
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return {}
+    text = _read(Path("/proc/cpuinfo")) or ""
     rows = (line.partition(":") for line in text.split("\n\n")[0].splitlines())
     return {name.strip(): value.strip() for name, _, value in rows}
 
 
+def _read_quota() -> float | None:
+    """Read the time limit of a container (cgroup v2 or v1), in cores."""
+    words = (_read(_CGROUP / "cpu.max") or "").split()
+    if not words:
+        words = [_read(_CGROUP / "cpu" / f"cpu.cfs_{name}_us") or "" for name in ("quota", "period")]
+    try:
+        quota, period = (int(word) for word in words)
+    except ValueError:  # no such file, or "max"
+        return None
+    return round(quota / period, 2) if quota > 0 and period > 0 else None
+
+
+def _read_memory_mb() -> int:
+    n_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = _read(_CGROUP / "memory.max") or _read(_CGROUP / "memory" / "memory.limit_in_bytes") or ""
+    return (min(n_bytes, int(limit)) if limit.isdigit() else n_bytes) // 1_000_000
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return None
+
+
 def _versions() -> dict[str, str]:
     found = {}
-    for package in _PACKAGES:
+    for package in (*_SERVING, *_OPTIONAL):
         try:
             found[package] = version(package)
         except PackageNotFoundError:
             continue
     return found
-
-
-def _plain(value: object) -> str:
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)

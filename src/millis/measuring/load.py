@@ -1,289 +1,371 @@
-"""The open-loop load generator, in a process of its own: `python -m millis.measuring.load` with a plan on stdin.
+"""The open-loop load generator, in a process of its own: `python -m millis.measuring.load`.
 
-Requests are due at Poisson arrivals fixed beforehand, and each latency counts from the moment it was due, so a server
-that stalls is charged for every request it delays. One thread, raw sockets, keep-alive HTTP/1.1. It waits in select(),
-whose time-out is exact to the microsecond (epoll's is rounded to a millisecond), and never spins: the core it would
+Reads a plan (JSON) on standard input, writes what it saw (JSON) on standard output, progress (JSON lines) on standard
+error. Requests are due at Poisson arrivals fixed beforehand, and each latency counts from the moment its request was
+due, so a server that stalls is charged for every request that it delays. One thread that waits in select(), whose
+time-out is exact to the microsecond (epoll's is rounded to a millisecond), and never spins: the core that it would
 burn is the server's.
-Border: bytes and clocks; it knows no model. Progress goes to stderr as "done total" lines, the result to stdout as JSON.
-Limits: http:// only; answers need a Content-Length; at most 900 connections (select's limit is 1,024).
-Source: coordinated omission, as in wrk2 (G. Tene); the exchange of roles with load.c is checked in benchmarks/.
+
+Border: bytes and clocks; it knows no model and judges nothing (bench.py sums up).
+Limits: POST over http:// only; select() carries descriptors below 1,024, hence at most 900 connections; some 600
+bytes of memory per request. A latency ends when this process has taken the answer's last bytes, so the time it takes
+to wake up is in it, as it would be for any client.
+Source: latency from the scheduled arrival as in wrk2 (G. Tene, coordinated omission). benchmarks/load_agreement.py
+compares it with a generator written in C.
 """
 
 import gc
-import os
 import random
 import select
 import socket
 import sys
-from collections import deque
-from dataclasses import dataclass, field
-from time import monotonic_ns, perf_counter_ns
+from collections import Counter, deque
+from collections.abc import Iterable
+from contextlib import suppress
+from errno import EADDRNOTAVAIL, EMFILE, ENFILE, ENOBUFS, ENOMEM
+from pathlib import Path
+from time import perf_counter_ns
 
 import msgspec
 
-_RECEIVE_BYTES = 1 << 18
-_PROGRESS_NS = 250_000_000
+from millis.errors import InvalidValue
+from millis.measuring.connection import Address, Connection
+
+MOST_CONNECTIONS = 900
+
+_OUR_FAULT = (EADDRNOTAVAIL, EMFILE, ENFILE, ENOBUFS, ENOMEM)
+_START_NS = 20_000_000
+_PROGRESS_NS = 500_000_000
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What to offer.
 
     Args:
-        bodies: request bodies, taken in turn.
-        connections: opened at the start; more are opened, up to most, when all are busy.
+        head: request line and headers, without Content-Length and the empty line.
+        bodies: request bodies (base64 in JSON); sent in an order drawn from seed, then in the same order again.
+        connections: opened at the start; more, up to most_connections, when all are busy.
+        timeout_s: how long after the last arrival answers are waited for.
+        warmup: requests sent one after another before the clock starts; not counted.
+
+    Raises:
+        InvalidValue: a setting out of its bounds.
     """
 
     host: str
     port: int
-    path: str
-    bodies: tuple[str, ...]
+    head: str
+    bodies: tuple[bytes, ...]
     rate_per_s: float
     n_requests: int
     seed: int
-    headers: tuple[tuple[str, str], ...] = ()
-    connections: int = 16
-    most_connections: int = 900
-    timeout_s: float = 10.0
-    warmup: int = 50
+    connections: int
+    most_connections: int
+    timeout_s: float
+    warmup: int
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be offered."""
+        for name, value, low, high in (
+            ("rate_per_s", self.rate_per_s, 1e-3, 1e5),
+            ("the number of requests", self.n_requests, 1, 1e8),
+            ("the number of bodies", len(self.bodies), 1, 1e7),
+            ("most_connections", self.most_connections, 1, MOST_CONNECTIONS),
+            ("connections", self.connections, 1, self.most_connections),
+            ("timeout_s", self.timeout_s, 1e-3, 3600),
+            ("warmup", self.warmup, 0, 1e6),
+        ):
+            if not low <= value <= high:
+                raise InvalidValue(f"{name} cannot be {value:g}: give {low:g} to {high:g}.")
 
 
-class Raw(msgspec.Struct, kw_only=True):
+class Raw(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """What was seen, request by request.
 
     Args:
-        ok_ms: latencies of 2xx answers, from the scheduled arrival.
-        late_ms: how long after it was due the generator woke for each request.
+        seconds: from the start of the arrivals to the last answer, or to the end of waiting.
+        ok_ns: latencies of 2xx answers, from the scheduled arrival.
+        late_ns: for each request, how long after it was due and a connection was there it was sent.
         statuses: answers by status.
-        n_failed: connections that broke or answers that cannot be read.
-        n_unanswered: due, but without an answer when time was up.
-        timings: Server-Timing values, and rungs: answers by X-Millis-Rung.
+        failures: requests whose connection could not be opened, broke, or answered what is not HTTP, by reason.
+        n_unsent: requests for which this machine had no descriptor, port or memory.
+        n_waited: requests that found every connection busy.
+        n_connections: opened in all.
+        timings: Server-Timing values of 2xx answers, as they came.
+        rungs: 2xx answers by X-Millis-Rung.
     """
 
     seconds: float
-    ok_ms: list[float]
-    late_ms: list[float]
+    ok_ns: list[int]
+    late_ns: list[int]
     statuses: dict[int, int]
-    n_failed: int
-    n_unanswered: int
+    failures: dict[str, int]
+    n_unsent: int
+    n_waited: int
     n_connections: int
-    timings: dict[str, list[float]]
+    timings: list[str]
     rungs: dict[str, int]
 
 
-@dataclass(slots=True)
-class _Connection:
-    socket: socket.socket
-    due_ns: int = 0
-    buffer: bytearray = field(default_factory=bytearray)
+class Progress(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """A line on standard error: how many requests are done, or why it ended."""
+
+    done: int = 0
+    total: int = 0
+    error: str = ""
 
 
-class _Generator:
+class NoAnswerError(Exception):
+    """The target does not answer, so there is nothing to measure."""
+
+
+class Generator:
     """The state of one run: who is idle, who is busy, what came back."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, *, address: Address) -> None:
         self._plan = plan
-        self._address = socket.getaddrinfo(plan.host, plan.port, type=socket.SOCK_STREAM)[0]
-        self._requests = [_write_request(plan, body.encode()) for body in plan.bodies]
-        self._idle: deque[_Connection] = deque()
-        self._busy: dict[int, _Connection] = {}
-        self._heads: list[bytes] = []
-        self.ok_ns: list[int] = []
-        self.late_ns: list[int] = []
-        self.statuses: dict[int, int] = {}
-        self.n_failed = 0
-        self.n_connections = 0
+        self._address = address
+        order = random.Random(plan.seed).sample(plan.bodies, k=len(plan.bodies))  # noqa: S311 - no secret
+        self._requests = [f"{plan.head}Content-Length: {len(body)}\r\n\r\n".encode() + body for body in order]
+        self._open: dict[int, Connection] = {}
+        self._writing: dict[int, Connection] = {}
+        self._idle: deque[Connection] = deque()
+        self._waiting: deque[tuple[int, int]] = deque()  # (number, due_ns) of requests without a connection
+        self._n_opened = 0
+        self._last_error = ""
+        self._forget()
 
     def warm_up(self) -> None:
-        """Open the first connections and send some requests one after another, uncounted."""
-        for _ in range(self._plan.connections):
-            self._idle.append(self._dial())
-        for i in range(self._plan.warmup):
-            self._send(self._idle.popleft(), self._requests[i % len(self._requests)], due_ns=perf_counter_ns())
-            deadline = perf_counter_ns() + int(self._plan.timeout_s * 1e9)
-            while self._busy and perf_counter_ns() < deadline:
-                self._receive(0.1)
-        if self._busy or (self._plan.warmup and self.n_failed == self._plan.warmup):
-            raise ConnectionError("the server did not answer the warm-up requests")
-        self._heads, self.ok_ns, self.statuses, self.n_failed = [], [], {}, 0
+        """Open the first connections and send some requests one after another, uncounted.
 
-    def run(self) -> float:
-        """Offer the whole plan; give the seconds from the first arrival due to the last answer."""
+        Raises:
+            NoAnswerError: a connection cannot be opened, or nothing is answered in time.
+        """
         plan = self._plan
-        chance = random.Random(plan.seed)  # noqa: S311 - arrivals, not secrets
-        due: list[int] = []
-        at = perf_counter_ns() + 20_000_000
-        began = at
-        for _ in range(plan.n_requests):
-            at += int(chance.expovariate(plan.rate_per_s) * 1e9)
-            due.append(at)
-        end = at + int(plan.timeout_s * 1e9)
-        waiting: deque[tuple[int, int]] = deque()  # (which, due) without a connection yet
-        i, told = 0, monotonic_ns()
-        while i < len(due) or waiting or self._busy:
-            now = perf_counter_ns()
-            if now > end:
-                break
-            while i < len(due) and due[i] <= now:
-                self.late_ns.append(now - due[i])
-                waiting.append((i, due[i]))
-                i += 1
-            while waiting and (connection := self._take()) is not None:
-                k, due_ns = waiting.popleft()
-                self._send(connection, self._requests[k % len(self._requests)], due_ns=due_ns)
-            next_ns = due[i] if i < len(due) else end
-            self._receive(max(min((next_ns - perf_counter_ns()) / 1e9, 0.1), 0.0))
-            if monotonic_ns() - told > _PROGRESS_NS:
-                told = monotonic_ns()
-                sys.stderr.write(f"{len(self.ok_ns)} {plan.n_requests}\n")
-                sys.stderr.flush()
-        return (perf_counter_ns() - began) / 1e9
+        for _ in range(plan.connections):
+            self._dial()
+        end_ns = self._time_out()
+        while len(self._idle) < plan.connections:
+            if len(self._open) < plan.connections:
+                raise NoAnswerError(self._last_error)
+            self._turn_before(end_ns)
+        for number in range(plan.warmup):
+            self._waiting.append((number, perf_counter_ns()))
+            end_ns = self._time_out()
+            while self._n_done <= number:
+                self._dispatch()
+                self._turn_before(end_ns)
+        if plan.warmup and not self._statuses:
+            raise NoAnswerError(self._last_error)
+        self._forget()
 
-    def result(self, seconds: float) -> Raw:
-        """Put together what was seen."""
-        answered = sum(self.statuses.values()) + self.n_failed
-        timings, rungs = _read_heads(self._heads)
+    def run(self) -> Raw:
+        """Offer the whole plan and give what was seen."""
+        plan = self._plan
+        start = perf_counter_ns() + _START_NS
+        due = draw_arrivals(plan, start_ns=start)
+        end = due[-1] + int(plan.timeout_s * 1e9)
+        number, tell_at = 0, start
+        while self._n_done < len(due) and (now := perf_counter_ns()) < end:
+            while number < len(due) and due[number] <= now:
+                self._waiting.append((number, due[number]))
+                number += 1
+            self._dispatch()
+            self._turn(due[number] if number < len(due) else end)
+            if now >= tell_at:
+                tell_at = now + _PROGRESS_NS
+                _tell(Progress(done=self._n_done, total=plan.n_requests))
         return Raw(
-            seconds=seconds,
-            ok_ms=[ns / 1e6 for ns in self.ok_ns],
-            late_ms=[ns / 1e6 for ns in self.late_ns],
-            statuses=self.statuses,
-            n_failed=self.n_failed,
-            n_unanswered=max(self._plan.n_requests - answered, 0),
-            n_connections=self.n_connections,
-            timings=timings,
-            rungs=rungs,
+            seconds=(perf_counter_ns() - start) / 1e9,
+            ok_ns=self._ok_ns,
+            late_ns=self._late_ns,
+            statuses=self._statuses,
+            failures=self._failures,
+            n_unsent=self._n_unsent,
+            n_waited=self._n_waited + len(self._waiting),
+            n_connections=self._n_opened,
+            timings=[value.decode("latin-1") for value in _values(self._headers, b"server-timing")],
+            rungs=Counter(value.decode("latin-1") for value in _values(self._headers, b"x-millis-rung")),
         )
 
-    def _dial(self) -> _Connection:
-        family, kind, protocol, _, address = self._address
-        opened = socket.socket(family, kind, protocol)
-        opened.settimeout(self._plan.timeout_s)
-        opened.connect(address)
-        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        opened.setblocking(False)
-        self.n_connections += 1
-        return _Connection(opened)
+    def close(self) -> None:
+        """Close every connection."""
+        for connection in self._open.values():
+            connection.close()
 
-    def _take(self) -> _Connection | None:
-        """Give the connection that has been idle longest, a new one when none is, None when there are too many."""
-        if self._idle:
-            return self._idle.popleft()
-        if len(self._busy) >= self._plan.most_connections:
-            return None
-        try:
-            return self._dial()
-        except OSError:
-            self.n_failed += 1
-            return None
+    def _forget(self) -> None:
+        self._ok_ns: list[int] = []
+        self._late_ns: list[int] = []
+        self._headers: list[list[tuple[bytes, bytes]]] = []
+        self._statuses: Counter[int] = Counter()
+        self._failures: Counter[str] = Counter()
+        self._n_unsent = self._n_waited = self._n_done = 0
 
-    def _send(self, connection: _Connection, request: bytes, *, due_ns: int) -> None:
-        connection.due_ns = due_ns
-        connection.buffer.clear()
-        try:
-            sent = connection.socket.send(request)
-            if sent < len(request):
-                connection.socket.setblocking(True)
-                connection.socket.sendall(request[sent:])
-                connection.socket.setblocking(False)
-        except OSError:
-            self._drop(connection)
-            return
-        self._busy[connection.socket.fileno()] = connection
+    def _time_out(self) -> int:
+        return perf_counter_ns() + int(self._plan.timeout_s * 1e9)
 
-    def _receive(self, wait_s: float) -> None:
-        readable, _, _ = select.select(list(self._busy), (), (), wait_s)
-        for descriptor in readable:
-            connection = self._busy.pop(descriptor)
+    def _turn_before(self, end_ns: int) -> None:
+        if perf_counter_ns() >= end_ns:
+            raise NoAnswerError(f"no answer within {self._plan.timeout_s:g} s")
+        self._turn(end_ns)
+
+    def _dispatch(self) -> None:
+        """Give each request that is due the connection that has been idle longest, or a new one."""
+        while self._waiting and (self._idle or len(self._open) < self._plan.most_connections):
+            number, due_ns = self._waiting.popleft()
+            connection = self._idle.popleft() if self._idle else None
             try:
-                part = connection.socket.recv(_RECEIVE_BYTES)
-            except BlockingIOError:
-                self._busy[descriptor] = connection
+                connection = connection or self._dial()
+                now = perf_counter_ns()
+                self._n_waited += connection.ready_ns > due_ns
+                self._late_ns.append(now - max(due_ns, connection.ready_ns))
+                connection.send(self._requests[number % len(self._requests)], due_ns=due_ns)
+            except OSError as error:
+                self._count_failure(error)
+                if connection is not None:
+                    self._drop(connection)
                 continue
-            except OSError:
-                part = b""
-            if not part:
-                self._drop(connection)
-                continue
-            connection.buffer += part
-            self._finish(connection, descriptor)
+            if connection.is_writing:
+                self._writing[connection.number] = connection
 
-    def _finish(self, connection: _Connection, descriptor: int) -> None:
-        """Count an answer if it is whole, else wait for the rest."""
-        buffer = connection.buffer
-        end = buffer.find(b"\r\n\r\n")
-        length = _content_length(buffer, end) if end >= 0 else None
-        if end >= 0 and length is None:
-            self._drop(connection)
-            return
-        if end < 0 or len(buffer) < end + 4 + (length or 0):
-            self._busy[descriptor] = connection
-            return
-        now = perf_counter_ns()
-        status = int(buffer[9:12])
-        self.statuses[status] = self.statuses.get(status, 0) + 1
-        if 200 <= status < 300:
-            self.ok_ns.append(now - connection.due_ns)
-            self._heads.append(bytes(buffer[:end]))
-        if b"\r\nconnection: close" in buffer[:end].lower():
-            connection.socket.close()
-        else:
+    def _turn(self, until_ns: int) -> None:
+        """Wait until a socket is ready or the time has come, and serve the sockets that are."""
+        wait_s = max(until_ns - perf_counter_ns(), 0) / 1e9
+        readable, writable, _ = select.select(self._open, self._writing, (), wait_s)
+        for ready, serve in ((writable, self._write), (readable, self._read)):
+            for number in ready:
+                connection = self._open.get(number)
+                if connection is None:
+                    continue
+                try:
+                    serve(connection)
+                except OSError as error:
+                    if connection.is_busy:
+                        self._count_failure(error)
+                    self._last_error = _reason(error)
+                    self._drop(connection)
+
+    def _write(self, connection: Connection) -> None:
+        was_open = connection.is_open
+        connection.write()
+        if not connection.is_writing:
+            del self._writing[connection.number]
+        if not was_open and not connection.is_busy:
+            connection.ready_ns = perf_counter_ns()
             self._idle.append(connection)
 
-    def _drop(self, connection: _Connection) -> None:
-        self.n_failed += 1
-        connection.socket.close()
+    def _read(self, connection: Connection) -> None:
+        # A closed descriptor's number may have gone to a spare connection within this turn.
+        data = connection.receive() if connection.is_open else None
+        now = perf_counter_ns()  # before parsing: that is our time, not the server's
+        if data is None or not connection.parse(data):
+            return
+        if not connection.is_busy:
+            self._drop(connection)  # it sent more than was asked for
+            return
+        self._n_done += 1
+        self._statuses[connection.status] += 1
+        if 200 <= connection.status < 300:
+            self._ok_ns.append(now - connection.due_ns)
+            self._headers.append(connection.headers)
+        connection.is_busy, connection.ready_ns = False, now
+        if connection.is_reusable:
+            self._idle.append(connection)
+        else:
+            self._drop(connection)
+
+    def _count_failure(self, error: OSError) -> None:
+        """Count a request that will have no answer."""
+        self._n_done += 1
+        if error.errno in _OUR_FAULT:
+            self._n_unsent += 1
+        else:
+            self._failures[_reason(error)] += 1
+        self._last_error = _reason(error)
+
+    def _dial(self) -> Connection:
+        connection = Connection(self._address)
+        self._n_opened += 1
+        self._open[connection.number] = self._writing[connection.number] = connection
+        return connection
+
+    def _drop(self, connection: Connection) -> None:
+        """Close a connection; while there are few, a spare one is opened so that the next request finds it."""
+        connection.close()
+        del self._open[connection.number]
+        self._writing.pop(connection.number, None)
+        with suppress(ValueError):
+            self._idle.remove(connection)
+        if connection.is_open and len(self._open) < self._plan.connections:
+            with suppress(OSError):  # the request that then finds none will dial for itself, and be counted
+                self._dial()
 
 
-def _write_request(plan: Plan, body: bytes) -> bytes:
-    headers = {"Host": f"{plan.host}:{plan.port}", "Content-Type": "application/json", **dict(plan.headers)}
-    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    return f"POST {plan.path} HTTP/1.1\r\n{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+def draw_arrivals(plan: Plan, *, start_ns: int) -> list[int]:
+    """Draw when each request is due, in ns from the clock's zero: a Poisson process, the same for the same seed."""
+    chance = random.Random(plan.seed)  # noqa: S311 - no secret
+    due, at = [], float(start_ns)
+    for _ in range(plan.n_requests):
+        at += chance.expovariate(plan.rate_per_s) * 1e9
+        due.append(int(at))
+    return due
 
 
-def _content_length(buffer: bytearray, end: int) -> int | None:
-    head = bytes(buffer[:end]).lower()
-    at = head.find(b"\r\ncontent-length:")
-    if at < 0:
-        return None
-    stop = head.find(b"\r\n", at + 2)
+def _values(heads: list[list[tuple[bytes, bytes]]], name: bytes) -> Iterable[bytes]:
+    return (value for head in heads for key, value in head if key == name)
+
+
+def _reason(error: OSError) -> str:
+    """Say an error in the system's words."""
+    words = error.strerror or str(error) or type(error).__name__
+    return words[:1].lower() + words[1:]
+
+
+def _resolve(plan: Plan) -> Address:
+    """Look the host up, once, and take its first address that can be connected to.
+
+    Raises:
+        NoAnswerError: there is none.
+    """
     try:
-        return int(head[at + 17 : stop if stop >= 0 else len(head)])
-    except ValueError:
-        return None
+        found = socket.getaddrinfo(plan.host, plan.port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise NoAnswerError(f"the host cannot be looked up ({_reason(error)})") from error
+    reason = ""
+    for family, _, _, _, target in found:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.settimeout(plan.timeout_s)
+            try:
+                probe.connect(target)
+            except OSError as error:
+                reason = _reason(error)
+                continue
+        return family, target
+    raise NoAnswerError(reason)
 
 
-def _read_heads(heads: list[bytes]) -> tuple[dict[str, list[float]], dict[str, int]]:
-    """Collect Server-Timing values by stage, and answers by rung, after the run."""
-    timings: dict[str, list[float]] = {}
-    rungs: dict[str, int] = {}
-    for head in heads:
-        for line in head.decode("latin-1").split("\r\n")[1:]:
-            name, _, value = line.partition(":")
-            if name.lower() == "server-timing":
-                for entry in value.split(","):
-                    stage, _, ms = entry.strip().partition(";dur=")
-                    if ms.replace(".", "", 1).isdigit():
-                        timings.setdefault(stage, []).append(float(ms))
-            elif name.lower() == "x-millis-rung":
-                rungs[value.strip()] = rungs.get(value.strip(), 0) + 1
-    return timings, rungs
+def _tell(progress: Progress) -> None:
+    sys.stderr.write(msgspec.json.encode(progress).decode() + "\n")
+    sys.stderr.flush()
 
 
 def main() -> int:
-    """Run the plan on stdin; on failure, one sentence on stderr and exit code 1."""
+    """Run the plan on standard input; 0 when it was run, 1 (and the reason on standard error) when it could not."""
     plan = msgspec.json.decode(sys.stdin.buffer.read(), type=Plan)
+    with suppress(OSError):  # Linux only; without it waking up takes some 50 us more, which the lateness shows
+        Path("/proc/self/timerslack_ns").write_text("1")
     try:
-        generator = _Generator(plan)
+        generator = Generator(plan, address=_resolve(plan))
         generator.warm_up()
         gc.collect()
         gc.freeze()
         gc.disable()
-        seconds = generator.run()
-    except (OSError, IndexError) as error:
-        sys.stderr.write(f"failed {error or type(error).__name__}\n")
+        raw = generator.run()
+        generator.close()
+    except (NoAnswerError, OSError) as error:
+        _tell(Progress(error=_reason(error) if isinstance(error, OSError) else str(error)))
         return 1
-    os.close(sys.stderr.fileno())  # the parent reads progress to its end before it reads the result
-    sys.stdout.buffer.write(msgspec.json.encode(generator.result(seconds)))
+    sys.stdout.buffer.write(msgspec.json.encode(raw))
     return 0
 
 

@@ -1,7 +1,7 @@
 """Write HTML and SVG so that text is always escaped.
 
-Border: strings in, `Markup` out; knows no tags and no looks. Only `Markup` passes unescaped, and only `element` and `join`
-make it (and files of our own, wrapped by hand).
+Border: strings in, `Markup` out; knows no looks. Only `Markup` passes unescaped; `element` and `join` make
+it, and files of our own are wrapped by hand.
 """
 
 from collections.abc import Iterable
@@ -23,9 +23,10 @@ def element(tag: str, *children: Child, **attributes: str | float | bool | None)
     """Write one element.
 
     Args:
+        tag: its name.
         children: text, escaped; or markup, as it stands; None is left out.
-        attributes: a trailing underscore is dropped and others become hyphens (`class_`, `stroke_width`); None and False
-            leave the attribute out, True gives it bare; numbers are rounded to 2 places.
+        attributes: a trailing underscore is dropped and others become hyphens (`class_`, `stroke_width`);
+            None and False leave the attribute out, True gives it bare; numbers are rounded to 2 places.
     """
     written = "".join(_attribute(name, value) for name, value in attributes.items())
     if tag in _VOID and not children:
@@ -36,7 +37,9 @@ def element(tag: str, *children: Child, **attributes: str | float | bool | None)
 def join(children: Iterable[Child]) -> Markup:
     """Put pieces one after the other, escaping what is text."""
     return Markup(
-        "".join(child if isinstance(child, Markup) else escape(child) for child in children if child is not None)
+        "".join(
+            child if isinstance(child, Markup) else escape(child) for child in children if child is not None
+        )
     )
 
 

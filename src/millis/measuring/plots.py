@@ -1,14 +1,16 @@
 """Draw the report's plots as SVG: latency histogram, quality against latency, time by stage, lengths.
 
-Border: numbers in, markup out; colours are classes that the page's sheet gives meaning to. Every plot is 480 units wide, so
-that its text stays readable on a phone. Limits: labels that would cover another one are left out; tables hold all numbers.
+Border: numbers in, markup out; colours are classes that the page's sheet gives meaning to. Every plot is
+480 units wide, so that its text stays readable on a phone.
+Limits: labels that would cover another one are left out; the report's tables hold all numbers.
 """
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from millis.measuring.markup import Markup, element, join
+from millis.measuring.markup import Markup, element
 
 WIDTH = 480
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 30, 40
@@ -47,28 +49,25 @@ def draw_latency(
     """Draw latencies on a logarithmic axis, with the contract's bound and the percentiles as lines.
 
     Args:
-        bins: (ms, count), any spacing; gathered here into bars of one width on the axis.
+        bins: (upper edge in ms, count), ascending.
+        bound_ms: the contract's bound; bins wholly beyond it are shown as late.
+        percentiles: ms by name.
+        title: what a screen reader says of the plot.
         axes: names of the two axes.
     """
-    counted = [(ms, count) for ms, count in bins if ms > 0 and count > 0]
-    seen = [ms for ms, _ in counted] + [ms for ms in (bound_ms, *percentiles.values()) if ms]
-    if not counted:
+    bars = _edges(bins)
+    if not bars:
         return Markup("")
-    low, high = min(seen) / 1.1, max(seen) * 1.15
-    n_bars = 72
-    counts = [0] * n_bars
-    for ms, count in counted:
-        counts[min(int(n_bars * math.log(ms / low) / math.log(high / low)), n_bars - 1)] += count
-    height, x, edge = 300, _log_scale(low, high), (WIDTH - _LEFT - _RIGHT) / n_bars
-    y = _linear_scale(0, max(counts), height)
-    bars = []
-    for i, count in enumerate(counts):
-        if count:
-            middle_ms = low * (high / low) ** ((i + 0.5) / n_bars)
-            top = min(y(count), y(0) - 1.5)  # one late request in ten thousand must still be seen
-            is_late = bound_ms is not None and middle_ms > bound_ms
-            bars.append(element("rect", x=_LEFT + i * edge, y=top, width=edge * 0.88, height=y(0) - top,
-                                class_="bar late" if is_late else "bar"))  # fmt: skip
+    marked = [ms for ms in (bound_ms, *percentiles.values()) if ms]
+    low, high = min(bars[0][0], *marked, bars[0][1]), max(bars[-1][1], *marked, 0) * 1.12
+    height, x, most = 300, _log_scale(low, high), max(count for _, _, count in bars)
+    y = _linear_scale(0, most, height)
+    shapes = []
+    for left, right, count in bars:
+        top = min(y(count), y(0) - 1.5)  # one late request in ten thousand must still be seen
+        is_late = bound_ms is not None and left >= bound_ms
+        width, kind = max(x(right) - x(left) - 1, 1), "bar late" if is_late else "bar"
+        shapes.append(element("rect", x=x(left), y=top, width=width, height=y(0) - top, class_=kind))
     labels = _Labels()
     lines = [_mark(x(bound_ms), f"{_number(bound_ms)} ms", "bound", height, labels)] if bound_ms else []
     lines += [
@@ -77,35 +76,54 @@ def draw_latency(
         if ms > 0
     ]
     return _figure(height, title, _x_axis(x, _log_ticks(low, high), height, axes[0]),
-                   _y_axis(y, _ticks(0, max(counts)), axes[1]), *bars, *lines)  # fmt: skip
+                   _y_axis(y, _ticks(0, most), axes[1]), *shapes, *lines)  # fmt: skip
+
+
+def _edges(bins: Sequence[tuple[float, int]]) -> list[tuple[float, float, int]]:
+    """Give (lower edge, upper edge, count) of the bins that hold something."""
+    edges = [edge for edge, _ in bins if edge > 0]
+    if not edges:
+        return []
+    below = edges[0] ** 2 / edges[1] if len(edges) > 1 else edges[0] / 1.2
+    counts = [count for edge, count in bins if edge > 0]
+    return [row for row in zip([below, *edges], edges, counts, strict=False) if row[2] > 0]
 
 
 def draw_candidates(
     points: Sequence[Point], *, bound_ms: float | None, floor: float | None, title: str, axes: tuple[str, str]
 ) -> Markup:
-    """Draw quality against p99: measured filled, predicted hollow, the chosen one ringed, the Pareto front as a line."""
-    drawn = [point for point in points if point.p99_ms > 0]
+    """Draw quality against p99: measured filled, predicted hollow, the chosen ringed, the best joined."""
+    drawn = [point for point in points if point.p99_ms > 0 and math.isfinite(point.quality)]
     if not drawn:
         return Markup("")
-    seen = [ms for point in drawn for ms in (point.measured, point.predicted) if ms] + [bound_ms or drawn[0].p99_ms]
+    seen = [ms for point in drawn for ms in (point.measured, point.predicted) if ms] + [
+        bound_ms or drawn[0].p99_ms
+    ]
     qualities = [point.quality for point in drawn] + ([floor] if floor is not None else [])
     margin = max((max(qualities) - min(qualities)) * 0.12, 0.2)
     height, x = 340, _log_scale(min(seen) / 1.25, max(seen) * 1.35)
     low, high = min(qualities) - margin, max(qualities) + margin
     y = _linear_scale(low, high, height)
     labels = _Labels()
-    for point in drawn:
-        labels.block(x(point.p99_ms), y(point.quality), 6)
+    for ms, quality in [(ms, one.quality) for one in drawn for ms in (one.measured, one.predicted) if ms]:
+        labels.take((x(ms) - 6, y(quality) - 6, x(ms) + 6, y(quality) + 6))
     lines = [_mark(x(bound_ms), f"{_number(bound_ms)} ms", "bound", height, labels)] if bound_ms else []
+    if bound_ms:
+        labels.take((x(bound_ms) - 2, _TOP, x(bound_ms) + 2, height - _BOTTOM))
     if floor is not None:
         lines.append(element("line", x1=_LEFT, x2=WIDTH - _RIGHT, y1=y(floor), y2=y(floor), class_="floor"))
+        labels.take((_LEFT, y(floor) - 1, WIDTH - _RIGHT, y(floor) + 1))
     front = pareto_front(drawn)
     path = " ".join(f"{x(point.p99_ms):.1f},{y(point.quality):.1f}" for point in front)
     shapes = [element("polyline", points=path, class_="front")]
     names = []
     for point in sorted(drawn, key=lambda point: (not point.is_chosen, point not in front)):
         shapes.append(_draw_point(point, x, y))
-        names.append(labels.place(point.name, x(point.p99_ms), y(point.quality), class_="chosen" if point.is_chosen else "name"))
+        names.append(
+            labels.place(
+                point.name, x(point.p99_ms), y(point.quality), class_="chosen" if point.is_chosen else "name"
+            )
+        )
     return _figure(height, title, _x_axis(x, _log_ticks(min(seen) / 1.25, max(seen) * 1.35), height, axes[0]),
                    _y_axis(y, _ticks(low, high), axes[1]), *lines, *shapes, *names)  # fmt: skip
 
@@ -132,8 +150,9 @@ def draw_stages(rows: Sequence[tuple[str, dict[str, float]]], *, title: str, axi
         shapes.append(element("text", name, x=_LEFT - 8, y=top + 20, class_="name end"))
         for stage, ms in stages.items():
             left, right = x(start), x(start + ms)
-            shapes.append(element("rect", element("title", f"{stage} {_number(ms)} ms"), x=left, y=top,
-                                  width=max(right - left - 0.8, 0.8), height=30, class_=f"stage {_slug(stage)}"))  # fmt: skip
+            width, tip = max(right - left - 0.8, 0.8), element("title", f"{stage} {_number(ms)} ms")
+            kind = f"stage {slug(stage)}"
+            shapes.append(element("rect", tip, x=left, y=top, width=width, height=30, class_=kind))
             start += ms
     return _figure(height, title, _x_axis(x, _ticks(0, longest), height, axis), *shapes)
 
@@ -145,6 +164,9 @@ def draw_lengths(
 
     Args:
         counts: (tokens, count of texts).
+        buckets: token counts, ascending.
+        title: what a screen reader says of the plot.
+        axes: names of the two axes.
     """
     if not counts:
         return Markup("")
@@ -166,33 +188,45 @@ def draw_lengths(
                    _y_axis(y, _ticks(0, max(grouped.values())), axes[1]), *bars, *lines)  # fmt: skip
 
 
+def draw_gauge(share: float, *, reference: float | None = None) -> Markup:
+    """Draw a thin bar for a share of 0 to 1, with a tick where the reference stands."""
+    tick = None
+    if reference is not None:
+        at = 100 * min(max(reference, 0), 1)
+        tick = element("line", x1=at, x2=at, y1=0, y2=8, class_="bound")
+    return element(
+        "svg", element("rect", x=0, y=2, width=100, height=4, class_="grid"),
+        element("rect", x=0, y=2, width=100 * min(max(share, 0), 1), height=4, class_="bar"), tick,
+        viewBox="0 0 100 8", preserveAspectRatio="none", aria_hidden="true", class_="gauge",
+    )  # fmt: skip
+
+
 class _Labels:
     """Places taken by text, so that no label covers another."""
 
     def __init__(self) -> None:
         self._taken: list[tuple[float, float, float, float]] = []
 
-    def block(self, x: float, y: float, radius: float) -> None:
-        self._taken.append((x - radius, y - radius, x + radius, y + radius))
+    def take(self, box: tuple[float, float, float, float]) -> None:
+        self._taken.append(box)
 
     def is_free(self, box: tuple[float, float, float, float]) -> bool:
         left, top, right, bottom = box
         return not any(
-            left < other[2] and other[0] < right and top < other[3] and other[1] < bottom for other in self._taken
+            left < other[2] and other[0] < right and top < other[3] and other[1] < bottom
+            for other in self._taken
         )
 
     def place(self, text: str, x: float, y: float, *, class_: str) -> Markup | None:
-        """Write a label beside a point, on the first side that is free and inside; None when there is none."""
+        """Write a label beside a point, on the first side that is free and inside; None when none is."""
         width = _text_width(text)
-        for anchor, left, baseline in (
-            ("start", x + 9, y + 4), ("end", x - 9 - width, y + 4),
-            ("middle", x - width / 2, y - 11), ("middle", x - width / 2, y + 20),
-        ):  # fmt: skip
+        beside = [(x + gap, y + 4) for gap in (12, 20, 28)] + [(x - gap - width, y + 4) for gap in (12, 20, 28)]
+        lefts = (x - width / 2, x - 6, x + 6 - width)
+        for left, baseline in (*beside, *((left, y + dy) for dy in (-14, 23) for left in lefts)):
             box = (left, baseline - 11, left + width, baseline + 3)
             if self.is_free(box) and left > _LEFT and left + width < WIDTH - 2:
-                self._taken.append(box)
-                at = {"start": left, "middle": x, "end": left + width}[anchor]
-                return element("text", text, x=at, y=baseline, class_=f"{class_} {anchor}")
+                self.take(box)
+                return element("text", text, x=left + width / 2, y=baseline, class_=f"{class_} middle")
         return None
 
 
@@ -200,7 +234,11 @@ def _draw_point(point: Point, x: Callable[[float], float], y: Callable[[float], 
     middle = y(point.quality)
     shapes: list[Markup] = []
     if point.predicted and point.measured:
-        shapes.append(element("line", x1=x(point.predicted), x2=x(point.measured), y1=middle, y2=middle, class_="missed"))
+        shapes.append(
+            element(
+                "line", x1=x(point.predicted), x2=x(point.measured), y1=middle, y2=middle, class_="missed"
+            )
+        )
     if point.predicted:
         shapes.append(element("circle", cx=x(point.predicted), cy=middle, r=4.5, class_="predicted"))
     if point.measured:
@@ -216,19 +254,24 @@ def _mark(x: float, text: str, class_: str, height: float, labels: _Labels, *, l
     width, baseline = _text_width(text), _TOP - 12 + 15 * level
     top = baseline + 4 if level == 0 else baseline - 10
     name = None
-    for left, anchor, at in ((x - width / 2, "middle", x), (x + 5, "start", x + 5), (x - 5 - width, "end", x - 5)):
+    for left, anchor, at in (
+        (x - width / 2, "middle", x),
+        (x + 5, "start", x + 5),
+        (x - 5 - width, "end", x - 5),
+    ):
         box = (left, baseline - 11, left + width, baseline + 3)
         wanted = anchor == "middle" if level == 0 else anchor != "middle"
         if wanted and labels.is_free(box) and left > 2 and left + width < WIDTH - 2:
-            labels.block(x, baseline, 1)
-            labels._taken.append(box)
+            labels.take(box)
             name = element("text", text, x=at, y=baseline, class_=f"{class_} {anchor}")
             break
     return element("g", element("line", x1=x, x2=x, y1=top, y2=height - _BOTTOM, class_=class_), name)
 
 
 def _figure(height: float, title: str, *shapes: Markup | None) -> Markup:
-    return element("svg", element("title", title), *shapes, viewBox=f"0 0 {WIDTH} {height}", role="img", class_="plot")
+    return element(
+        "svg", element("title", title), *shapes, viewBox=f"0 0 {WIDTH} {height}", role="img", class_="plot"
+    )
 
 
 def _x_axis(x: Callable[[float], float], ticks: Sequence[float], height: float, name: str) -> Markup:
@@ -241,8 +284,12 @@ def _x_axis(x: Callable[[float], float], ticks: Sequence[float], height: float, 
 
 
 def _y_axis(y: Callable[[float], float], ticks: Sequence[float], name: str) -> Markup:
-    grid = [element("line", x1=_LEFT, x2=WIDTH - _RIGHT, y1=y(tick), y2=y(tick), class_="grid") for tick in ticks]
-    numbers = [element("text", _number(tick), x=_LEFT - 8, y=y(tick) + 4, class_="tick end") for tick in ticks]
+    grid = [
+        element("line", x1=_LEFT, x2=WIDTH - _RIGHT, y1=y(tick), y2=y(tick), class_="grid") for tick in ticks
+    ]
+    numbers = [
+        element("text", _number(tick), x=_LEFT - 8, y=y(tick) + 4, class_="tick end") for tick in ticks
+    ]
     return element("g", *grid, *numbers, element("text", name, x=2, y=11, class_="tick"))
 
 
@@ -271,7 +318,7 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """Give 1, 2, 5 of each power of ten between low and high; only the powers when there are more than three."""
+    """Give 1, 2, 5 of each power of ten between low and high; only the powers when there are many."""
     factors = (1, 2, 5) if high / low < 2000 else (1,)
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     return [tick for power in powers for factor in factors if low <= (tick := factor * 10.0**power) <= high]
@@ -290,18 +337,6 @@ def _text_width(text: str) -> float:
     return sum(2 * _CHARACTER * 0.9 if ord(character) > 0x2E80 else _CHARACTER for character in text)
 
 
-def _slug(text: str) -> str:
-    return "".join(character for character in text.lower() if character.isascii() and character.isalnum()) or "other"
-
-
-def draw_gauge(share: float, *, reference: float | None = None) -> Markup:
-    """Draw a thin bar for a share of 0 to 1, with a tick where the reference stands."""
-    tick = None
-    if reference is not None:
-        at = 100 * min(max(reference, 0), 1)
-        tick = element("line", x1=at, x2=at, y1=0, y2=8, class_="bound")
-    return element(
-        "svg", element("rect", x=0, y=2, width=100, height=4, class_="grid"),
-        element("rect", x=0, y=2, width=100 * min(max(share, 0), 1), height=4, class_="bar"), join([tick]),
-        viewBox="0 0 100 8", preserveAspectRatio="none", aria_hidden="true", class_="gauge",
-    )  # fmt: skip
+def slug(text: str) -> str:
+    """Give a class name for a stage: its letters and digits."""
+    return re.sub(r"[^a-z0-9]", "", text.lower()) or "other"

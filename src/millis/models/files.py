@@ -1,6 +1,7 @@
 """Write a file whole or not at all.
 
-Border: bytes to one path; knows nothing about models. A reader, and a run after a crash, sees the old file or the new.
+Border: bytes to one path; knows nothing about models. A reader, and a run after a crash, sees the old file or
+the new one.
 """
 
 import errno
@@ -50,6 +51,6 @@ def is_disk_full(error: BaseException | None) -> bool:
 def disk_full(path: Path) -> RunFailed:
     """Word the failure."""
     return RunFailed(
-        f"the disk is full: {path.name} could not be written to {path.parent}; what was saved before is whole."
-        " Free some space and run the same command again: it goes on from the last checkpoint."
+        f"the disk is full: {path.name} could not be written to {path.parent}; what was saved before is"
+        " whole. Free some space and run the same command again: it goes on from the last checkpoint."
     )

@@ -23,7 +23,7 @@ _HEAD = "classifier."
 _ATTENTION_DROPOUT = {"distilbert": "attention_dropout"}  # the others: attention_probs_dropout_prob
 
 
-class Tagger(torch.nn.Module):
+class Tagger(torch.nn.Module):  # type: ignore[misc]  # mypy does not follow torch
     """A token classifier as a plain function of arrays.
 
     Usage:
@@ -82,8 +82,8 @@ def build_tagger(base: Path, *, labels: Sequence[str], seed: int) -> Tagger:
     wrong = {key for key in wrong if not key.startswith(_HEAD)}
     if wrong:
         raise InvalidBase(
-            f"{base.name} lacks {len(wrong)} of the weights that its config.json asks for, {min(wrong)} among them:"
-            " the two do not belong together. Copy both again from where the base came."
+            f"{base.name} lacks {len(wrong)} of the weights that its config.json asks for, {min(wrong)} among"
+            " them: the two do not belong together. Copy both again from where the base came."
         )
     return Tagger(network)
 
@@ -97,19 +97,25 @@ def load_tagger(folder: Path) -> Tagger:
     with _quietly():
         network, report = _load(folder)
     if report["missing_keys"] or report["mismatched_keys"]:
-        raise InvalidBase(f"{folder.name} is no trained tagger, its head is missing: give the folder that training wrote.")
-    return Tagger(network).eval()
+        raise InvalidBase(
+            f"{folder.name} is no trained tagger, its head is missing: give the folder that training wrote."
+        )
+    tagger = Tagger(network)
+    tagger.eval()
+    return tagger
 
 
 def save_tagger(model: Tagger, folder: Path, *, tokenizer_file: Path) -> None:
-    """Write model.safetensors, config.json and tokenizer.json, each whole or not at all; the weights come last.
+    """Write config.json, tokenizer.json and model.safetensors, each whole or not at all, the weights last.
 
     Raises:
         RunFailed: the disk is full; what stood there before is whole.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = {**model.config.to_dict(), "architectures": [type(model.network).__name__], "dtype": "float32"}
-    write_whole(folder / "config.json", lambda out: out.write(json.dumps(config, indent=2, sort_keys=True).encode()))
+    write_whole(
+        folder / "config.json", lambda out: out.write(json.dumps(config, indent=2, sort_keys=True).encode())
+    )
     with tokenizer_file.open("rb") as tokenizer:
         write_whole(folder / "tokenizer.json", lambda out: shutil.copyfileobj(tokenizer, out))
     tensors = {name: tensor.contiguous() for name, tensor in model.network.state_dict().items()}

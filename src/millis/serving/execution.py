@@ -95,7 +95,7 @@ class ThreadExecutor:
             wait = perf_counter_ns() - put
             try:
                 answers = [model.answer(text) for text in texts]
-            except BaseException as error:  # noqa: BLE001 - whatever it is belongs to the request, not to the thread
+            except BaseException as error:
                 _settle(loop, future, error)
             else:
                 _settle(loop, future, (answers, wait))

@@ -95,7 +95,7 @@ def describe(by_task: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
                         },
                         "content": {"application/json": {"schema": answer}},
                     },
-                    **{status: problem for status in ("400", "404", "405", "413", "422")},
+                    **dict.fromkeys(("400", "404", "405", "413", "422"), problem),
                 },
             }
         }

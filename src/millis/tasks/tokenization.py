@@ -56,3 +56,13 @@ class Tokenizer:
                 " came where characters are expected. Send well-formed text."
             ) from error
         return Pieces(encoding.ids, encoding.offsets)
+
+    def whole_words(self, n: int) -> list[str]:
+        """Give n words that are one piece each, the same ones every time."""
+        words: list[str] = []
+        for piece in sorted(self._tokenizer.get_vocab()):
+            word = piece.lstrip("▁Ġ")
+            if 3 <= len(word) <= 10 and word.isascii() and word.isalpha() and len(self.encode(word).ids) == 1:
+                words.append(word)
+        step = max(len(words) // n, 1)
+        return words[::step][:n] or ["a"]

@@ -1,0 +1,60 @@
+"""`millis fit`: labelled text to a proven bundle."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from millis.cli.output import Json, write_result
+from millis.contract import Contract
+from millis.units import read_duration_ms
+
+
+def command(
+    train: Annotated[Path, typer.Option(help="Labelled text to learn from: CoNLL columns or JSON lines with spans.")],
+    base: Annotated[str, typer.Option(help="Folder in Hugging Face layout, package:NAME, or a hub id.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Where the bundle shall stand, NAME.millis.")],
+    dev: Annotated[Path | None, typer.Option(help="To choose by; carved from train when missing.")] = None,
+    test: Annotated[Path | None, typer.Option(help="To judge by; carved from train when missing.")] = None,
+    task: Annotated[str, typer.Option(help="What the model is for.")] = "ner",
+    p50: Annotated[str | None, typer.Option(help="Bound on the median, like '2 ms'.")] = None,
+    p95: Annotated[str | None, typer.Option(help="Bound on p95.")] = None,
+    p99: Annotated[str | None, typer.Option(help="Bound on p99, like '5 ms'.")] = None,
+    rate: Annotated[str, typer.Option(help="Requests per second at which the bound must hold.")] = "50/s",
+    max_drop: Annotated[float | None, typer.Option(help="Points of F1 that may be lost.")] = 1.0,
+    floor: Annotated[float | None, typer.Option(help="Points of F1 that must be reached.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, or what a backend knows (untested: cuda, gpu, npu).")] = "cpu",
+    memory_mb: Annotated[float | None, typer.Option(help="Bound on memory of all workers, MB.")] = None,
+    within: Annotated[str | None, typer.Option(help="Stop trying after so long, like 30m.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over train, at most.")] = None,
+    seed: Annotated[int, typer.Option(help="Decides the order, the dropout and what is carved.")] = 7,
+    layout: Annotated[str, typer.Option(help="auto, conll or spans.")] = "auto",
+    scheme: Annotated[str, typer.Option(help="auto, iob1, bio, bioes, bilou or bmes.")] = "auto",
+    ends: Annotated[str, typer.Option(help="Span ends: exclusive or inclusive.")] = "exclusive",
+    overlaps: Annotated[str, typer.Option(help="Overlapping spans: error, or longest to keep the longest.")] = "error",
+    blanks: Annotated[str, typer.Option(help="Rows with an empty token: error, or skip.")] = "error",
+    as_json: Json = False,
+) -> None:
+    """Fine-tune, compress, compile and measure until the contract holds, then prove it.
+
+    Exit codes: 0 kept, 2 bad input, 3 nothing kept it (the best stands at --out), 4 undecided, 130 interrupted (the
+    same command goes on).
+    """
+    from millis.searching.fitting import FitSettings, run_fit
+
+    contract = Contract(
+        p50=p50, p95=p95, p99=p99, rate=rate, max_drop=max_drop, floor=floor, device=device, memory_mb=memory_mb
+    )
+    settings = FitSettings(
+        base=base, out=out, train=train, dev=dev, test=test, task=task, layout=layout, scheme=scheme, ends=ends,
+        overlaps=overlaps, blanks=blanks, epochs=epochs, seed=seed,
+        within_ms=None if within is None else read_duration_ms(within, name="within", unit="s"),
+    )  # fmt: skip
+    bundle = run_fit(contract, settings)
+    certificate = bundle.certificate
+    write_result(
+        {"bundle": str(bundle.path), "contract": bundle.manifest.contract, "certificate": certificate,
+         "quality": bundle.rung().quality, "report": str(bundle.path / "report.html")},
+        lines=[f"bundle {bundle.path}", f"report {bundle.path / 'report.html'}", f"next: millis serve {bundle.path}"],
+        is_json=as_json,
+    )  # fmt: skip

@@ -1,0 +1,80 @@
+"""`millis inspect`: what is in a bundle, and why."""
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from millis.bundles import Bundle, Rung, open_bundle
+from millis.cli.output import Json, write_result
+from millis.contract import Contract
+from millis.units import write_bytes
+
+_UNTESTED = "untested: millis has been tested on cpu only"
+
+
+def command(
+    bundle: Annotated[Path, typer.Argument(help="NAME.millis")],
+    as_json: Json = False,
+) -> None:
+    """Show a bundle: contract, verdict, rungs with their times, quality and bytes, and why each choice was made."""
+    opened = open_bundle(bundle)
+    manifest = opened.manifest
+    document = msgspec.to_builtins(manifest, str_keys=True)
+    document["certificate"] = msgspec.to_builtins(opened.certificate, str_keys=True)
+    for rung, row in zip(manifest.rungs, document["rungs"], strict=True):
+        row["n_bytes"] = _rung_bytes(opened, rung)
+        row["is_tested_device"] = rung.device == "cpu"
+    write_result(document, lines=_lines(opened), is_json=as_json)
+
+
+def _lines(opened: Bundle) -> list[str]:
+    manifest = opened.manifest
+    total = sum(entry.n_bytes for entry in manifest.files.values())
+    labels = sorted({label.partition("-")[2] for label in manifest.labels} - {""})
+    lines = [
+        f"{opened.name}: {manifest.task}, {write_bytes(total)}, made {manifest.created} from {manifest.base}",
+        f"contract  {Contract.from_record(manifest.contract)}",
+        f"labels    {', '.join(labels)}",
+        f"layout    {manifest.serving.workers} worker(s), {manifest.serving.threads} inference thread(s) each (0: event loop)",
+    ]
+    certificate = opened.certificate
+    if certificate is None:
+        lines.append("proof     none yet: millis prove")
+    else:
+        lines.append(f"proof     {certificate.verdict['status'].upper()} on {certificate.machine['cpu']}, {certificate.created}")
+        lines += [f"          {clause['name']}: {clause['detail']}" for clause in certificate.verdict["clauses"]]
+    for rung in manifest.rungs:
+        lines += _rung_lines(opened, rung)
+    for choice in manifest.choices:
+        lines.append(f"why       {choice.what}: {choice.choice} ({choice.reason})")
+    return [*lines, *(f"note      {note}" for note in manifest.notes)]
+
+
+def _rung_lines(opened: Bundle, rung: Rung) -> list[str]:
+    serves = " (serves)" if rung.name == opened.manifest.rung else ""
+    device = rung.device if rung.device == "cpu" else f"{rung.device}, {_UNTESTED}"
+    lines = [
+        f"rung      {rung.name}{serves}: {rung.backend} {rung.precision} on {device}, {rung.threads} thread(s),"
+        f" {write_bytes(_rung_bytes(opened, rung))}"
+    ]
+    if rung.quality:
+        quality = rung.quality
+        lines.append(
+            f"          {quality['name']} {quality['value']:.2f}, {quality['drop']:+.2f} lost of {quality['reference']:.2f}"
+            f" (95 %: {quality['low']:+.2f} to {quality['high']:+.2f}; {quality['n']} test examples)"
+        )
+    lines += [f"          {row.tokens:4d} tokens  p50 {row.p50_ms:7.3f}  p99 {row.p99_ms:7.3f} ms" for row in rung.latency]
+    for step in rung.steps:
+        difference = "" if step.agreement is None else f", agrees on {100 * step.agreement:.2f} % of tokens"
+        difference += "" if step.max_abs is None else f", logits within {step.max_abs:.3g}"
+        lines.append(f"step      {step.step}: {write_bytes(step.n_bytes)}{difference}")
+    lines += [f"why       {choice.what}: {choice.choice} ({choice.reason})" for choice in rung.choices]
+    return lines
+
+
+def _rung_bytes(opened: Bundle, rung: Rung) -> int:
+    return sum(
+        entry.n_bytes for name, entry in opened.manifest.files.items() if name.startswith(f"{rung.folder}/")
+    )

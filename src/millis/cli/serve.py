@@ -1,0 +1,47 @@
+"""`millis serve`: answer over HTTP."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from millis.cli.output import Json, write_result
+
+
+def command(
+    bundles: Annotated[list[Path], typer.Argument(help="NAME.millis, one or more.")],
+    host: Annotated[str, typer.Option(help="Address to listen on; loopback unless you name another.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 lets the system choose.")] = 8000,
+    workers: Annotated[int | None, typer.Option(help="Processes; the bundle's own layout when missing.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Inference threads in each process, 0 for the event loop; the bundle's when missing.")
+    ] = None,
+    grace: Annotated[float, typer.Option(help="Seconds that a stop waits for requests it took.")] = 10.0,
+    max_body_bytes: Annotated[int, typer.Option(help="Largest request body.")] = 1_000_000,
+    max_texts: Annotated[int, typer.Option(help="Most texts in one request.")] = 256,
+    max_characters: Annotated[int, typer.Option(help="Most characters in one request.")] = 50_000,
+    as_json: Json = False,
+) -> None:
+    """Answer over HTTP until Ctrl-C or SIGTERM; what was taken is finished first.
+
+    Prints where it answers once every worker is warm. There are no keys yet: anybody who reaches the port may ask.
+    """
+    from millis.serving.settings import Limits, ServeSettings
+    from millis.serving.supervisor import Supervisor
+
+    settings = ServeSettings(
+        bundles=tuple(map(str, bundles)), host=host, port=port, workers=workers, threads=threads, grace_s=grace,
+        limits=Limits(body_bytes=max_body_bytes, texts=max_texts, characters=max_characters),
+    )  # fmt: skip
+    with Supervisor(settings) as server:
+        names = [bundle.name for bundle in server.bundles]
+        tasks = sorted({bundle.manifest.task for bundle in server.bundles})
+        write_result(
+            {"url": server.url, "models": names, "workers": server.pids},
+            lines=[
+                f"ready: {server.url} serves {', '.join(names)} with {server.n_workers} worker(s)",
+                f"  try {server.url}/ in a browser, or POST {server.url}/v1/{tasks[0]}; Ctrl-C stops",
+            ],
+            is_json=as_json,
+        )
+        server.watch()

@@ -1,0 +1,73 @@
+"""How far one backend's outputs are from another's, on the same ids.
+
+Border: runs loaded backends; decides only whether a conversion that should be exact was.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from millis.backends import Backend, BackendSettings, backends
+from millis.errors import RunFailed
+
+EXACT_MAX_ABS = 1e-2
+EXACT_AGREEMENT = 0.999
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """Outputs of two models, token by token.
+
+    Args:
+        max_abs: largest difference of a logit.
+        agreement: share of tokens whose largest logit is the same, 0 to 1.
+    """
+
+    max_abs: float
+    agreement: float
+    n_tokens: int
+
+
+@contextmanager
+def loaded(backend: str, folder: Path, *, settings: BackendSettings | None = None) -> Iterator[Backend]:
+    """Load model files for as long as the block runs."""
+    one: Backend = backends[backend]()
+    one.load(folder, settings=settings or BackendSettings())
+    try:
+        yield one
+    finally:
+        one.close()
+
+
+def run_all(backend: Backend, ids: Sequence[NDArray[np.int64]]) -> list[NDArray[np.float32]]:
+    """Run windows one by one, unpadded: logits (T, K) of each."""
+    return [
+        backend.run({"input_ids": one[None], "attention_mask": np.ones((1, len(one)), np.int64)})["logits"][0] for one in ids
+    ]
+
+
+def compare(source: Sequence[NDArray[np.float32]], logits: Sequence[NDArray[np.float32]]) -> Difference:
+    """Compare logits (T, K) of the same windows."""
+    pairs = list(zip(source, logits, strict=True))
+    n_tokens = sum(len(want) for want, _ in pairs)
+    same = sum(int((want.argmax(axis=1) == got.argmax(axis=1)).sum()) for want, got in pairs)
+    largest = max(float(np.abs(want - got).max()) for want, got in pairs)
+    return Difference(max_abs=largest, agreement=same / n_tokens, n_tokens=n_tokens)
+
+
+def require_exact(difference: Difference, *, step: str) -> None:
+    """Refuse a conversion that changed what the model computes.
+
+    Raises:
+        RunFailed: logits differ by more than EXACT_MAX_ABS, or labels agree on less than EXACT_AGREEMENT.
+    """
+    if difference.max_abs > EXACT_MAX_ABS or difference.agreement < EXACT_AGREEMENT:
+        raise RunFailed(
+            f"{step} changed the model: logits differ by up to {difference.max_abs:.3g} (allowed {EXACT_MAX_ABS:g}) and"
+            f" {100 * difference.agreement:.2f} % of {difference.n_tokens} tokens keep their label. This export is not"
+            " used; report it with the base and the versions that `millis inspect` prints."
+        )

@@ -1,0 +1,68 @@
+"""torch to ONNX: the model as a function of token ids, or of the embeddings of these ids.
+
+Border: writes one file; the caller compares. The tracing exporter is used, since it gives the graph that NNCF and
+OpenVINO know how to fuse.
+Limits: token classifiers of the types that models/ builds; batch and length stay free.
+"""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from millis.models.taggers import Tagger, load_tagger
+
+_OPSET = 17
+
+
+class _OfEmbeddings(torch.nn.Module):
+    """The same network behind its word embeddings."""
+
+    def __init__(self, tagger: Tagger) -> None:
+        super().__init__()
+        self.network = tagger.network
+
+    def forward(self, inputs_embeds: torch.Tensor, attention_mask: torch.Tensor) -> Any:
+        """Give logits (B, T, K) for embeddings (B, T, D) and mask (B, T)."""
+        return self.network(inputs_embeds=inputs_embeds, attention_mask=attention_mask).logits
+
+
+def load_for_export(folder: Path) -> Tagger:
+    """Load a tagger in fp32 with plain attention, which every runtime can fuse."""
+    tagger = load_tagger(folder).eval().float()
+    tagger.network.set_attn_implementation("eager")
+    return tagger
+
+
+def export_ids(tagger: Tagger, file: Path) -> None:
+    """Write the model as a function of input_ids and attention_mask, int64 (B, T)."""
+    ids = torch.randint(5, 50, (2, 12))
+    _export(tagger, (ids, torch.ones_like(ids)), names=("input_ids", "attention_mask"), file=file)
+
+
+def export_embeddings(tagger: Tagger, file: Path) -> torch.Tensor:
+    """Write the model as a function of inputs_embeds, float32 (B, T, D); give the table it takes them from, (V, D)."""
+    table: torch.Tensor = tagger.network.get_input_embeddings().weight.detach()
+    ids = torch.randint(5, min(50, len(table)), (2, 12))
+    _export(
+        _OfEmbeddings(tagger), (table[ids], torch.ones_like(ids)), names=("inputs_embeds", "attention_mask"), file=file
+    )
+    return table
+
+
+def _export(module: torch.nn.Module, example: tuple[torch.Tensor, ...], *, names: tuple[str, ...], file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    free = {0: "B", 1: "T"}
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")  # the tracer warns of every Python branch; the comparison decides
+        torch.onnx.export(
+            module,
+            example,
+            str(file),
+            dynamo=False,
+            opset_version=_OPSET,
+            input_names=list(names),
+            output_names=["logits"],
+            dynamic_axes=dict.fromkeys((*names, "logits"), free),
+        )

@@ -1,0 +1,22 @@
+"""ONNX to OpenVINO IR, the word embeddings set apart.
+
+One compiled model per length would hold the embedding table once each, most of its bytes; so the graph begins behind
+the table, and the backend looks the rows up itself, from one memory-mapped file that all lengths and workers share.
+Border: writes model.xml, model.bin, embeddings.npy.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+from numpy.typing import NDArray
+
+from millis.backends.openvino import EMBEDDINGS, FILE
+
+
+def convert_onnx(file: Path, folder: Path, *, table: NDArray[np.floating]) -> None:
+    """Write the IR of an ONNX file of embeddings, in fp32, and the table beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model = ov.Core().read_model(file)
+    ov.save_model(model, folder / FILE, compress_to_fp16=False)
+    np.save(folder / EMBEDDINGS, np.ascontiguousarray(table))

@@ -1,0 +1,136 @@
+"""Weights and activations to eight bits, and layers back to floats where quality would fall below its floor.
+
+    quantize_openvino   static scales from calibration data (NNCF), for OpenVINO
+    quantize_onnx       weights static, activations scaled per call (ONNX Runtime), for processors without VNNI
+
+Border: model folder in, model folder out. `loss` tells how many points a folder loses against fp32; it runs the
+compiled model, since what saturates or rounds is the runtime, not the file.
+"""
+
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from millis.backends.openvino import EMBEDDINGS, FILE
+from millis.bundles import Choice
+from millis.telemetry.progress import say
+
+Loss = Callable[[Path], float]
+
+
+def quantize_openvino(
+    source: Path,
+    out: Path,
+    *,
+    calibration: Sequence[NDArray[np.int64]],
+    loss: Loss | None = None,
+    max_drop: float | None = None,
+) -> tuple[Choice, ...]:
+    """Quantise an OpenVINO folder to int8 by NNCF; halve the embedding table to fp16.
+
+    Args:
+        calibration: windows of token ids, (T,) each.
+        loss, max_drop: while loss(out) exceeds max_drop, layers go back to fp32, the last ones first.
+    Returns:
+        what was chosen, and why.
+    Source: NNCF post-training quantisation with SmoothQuant and bias correction; Jacob et al. 2018, arXiv:1712.05877.
+    """
+    import nncf
+    import openvino as ov
+
+    logging.getLogger("nncf").setLevel(logging.ERROR)
+    table = np.load(source / EMBEDDINGS, mmap_mode="r")
+
+    def batch(ids: NDArray[np.int64]) -> dict[str, Any]:
+        return {
+            "inputs_embeds": table[ids][None].astype(np.float32), "attention_mask": np.ones((1, len(ids)), np.int64),
+        }  # fmt: skip
+
+    def quantize(kept: Sequence[str]) -> None:
+        model = ov.Core().read_model(source / FILE)
+        ignored = nncf.IgnoredScope(names=list(kept)) if kept else None
+        quantized = nncf.quantize(
+            model, nncf.Dataset(list(calibration), batch), model_type=nncf.ModelType.TRANSFORMER,
+            subset_size=len(calibration), ignored_scope=ignored,
+        )  # fmt: skip
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir(parents=True)
+        ov.save_model(quantized, out / FILE, compress_to_fp16=False)
+        np.save(out / EMBEDDINGS, table.astype(np.float16))
+
+    layers = [
+        node.get_friendly_name() for node in ov.Core().read_model(source / FILE).get_ordered_ops()
+        if node.get_type_name() == "MatMul"
+    ]  # fmt: skip
+    return _revert(quantize, layers, out=out, loss=loss, max_drop=max_drop)
+
+
+def quantize_onnx(
+    source: Path,
+    out: Path,
+    *,
+    loss: Loss | None = None,
+    max_drop: float | None = None,
+) -> tuple[Choice, ...]:
+    """Quantise an ONNX folder to int8 with scales of activations taken per call.
+
+    Args:
+        loss, max_drop: while loss(out) exceeds max_drop, layers go back to fp32, the last ones first.
+    Returns:
+        what was chosen, and why.
+    """
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    def quantize(kept: Sequence[str]) -> None:
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir(parents=True)
+        quantize_dynamic(
+            source / "model.onnx", out / "model.onnx", weight_type=QuantType.QInt8, nodes_to_exclude=list(kept)
+        )
+
+    layers = [
+        node.name for node in onnx.load(source / "model.onnx", load_external_data=False).graph.node if node.op_type == "MatMul"
+    ]
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)  # its advice to preprocess, on every call
+    try:
+        return _revert(quantize, layers, out=out, loss=loss, max_drop=max_drop)
+    finally:
+        root.setLevel(level)
+
+
+def _revert(
+    quantize: Callable[[Sequence[str]], None],
+    layers: Sequence[str],
+    *,
+    out: Path,
+    loss: Loss | None,
+    max_drop: float | None,
+) -> tuple[Choice, ...]:
+    """Quantise all, then give back floats from the end, twice as many layers each time, until the floor holds."""
+    quantize(())
+    if loss is None or max_drop is None:
+        return ()
+    lost = loss(out)
+    n_kept, first = 0, lost
+    while lost > max_drop and n_kept < len(layers):
+        n_kept = min(max(2 * n_kept, 1), len(layers))
+        say(f"int8 loses {lost:.2f} points where {max_drop:g} are allowed: {n_kept} of {len(layers)} layers go back to fp32")
+        quantize(layers[len(layers) - n_kept :])
+        lost = loss(out)
+    if not n_kept:
+        return ()
+    return (
+        Choice(
+            what="layers kept in fp32",
+            choice=f"the last {n_kept} of {len(layers)}",
+            reason=f"int8 throughout lost {first:.2f} points on dev, {max_drop:g} are allowed; now {lost:.2f}",
+        ),
+    )

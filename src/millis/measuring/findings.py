@@ -1,0 +1,106 @@
+"""What a report is told: plain values, every part of which may be absent.
+
+Border: shapes only; unknown keys are errors. Drawing them is report.py's matter.
+"""
+
+from typing import Any
+
+import msgspec
+
+from millis.bundles.manifest import Choice, Step
+from millis.contract import Verdict
+
+
+class Latency(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Latencies through HTTP.
+
+    Args:
+        bins: (upper edge in ms, count), ascending; a bin begins where the one before ends.
+        percentiles: ms by name, such as {"p50": 2.1, "p99": 6.4}.
+    """
+
+    bins: tuple[tuple[float, int], ...] = ()
+    bound_ms: float | None = None
+    percentiles: dict[str, float] = {}
+
+
+class Candidate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A model that was considered.
+
+    Args:
+        p99_ms: as measured through HTTP, None when it was not.
+        predicted_p99_ms: as predicted before, None when it was not.
+        quality: points, None when it was not scored.
+    """
+
+    name: str
+    p99_ms: float | None = None
+    predicted_p99_ms: float | None = None
+    quality: float | None = None
+    note: str = ""
+    is_chosen: bool = False
+
+
+class BucketTime(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Time of one inference of a rung at a bucket (None: any length)."""
+
+    rung: str
+    bucket: int | None = None
+    p50_ms: float
+    p99_ms: float
+
+
+class Lengths(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long texts are: (tokens, count of texts), and the buckets chosen from that."""
+
+    counts: tuple[tuple[int, int], ...] = ()
+    buckets: tuple[int, ...] = ()
+
+
+class Quality(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How good the chosen rung is, in points.
+
+    Args:
+        name: "F1".
+        reference: points of the uncompressed model on the same examples.
+        interval: 95 % bounds of the drop.
+        by_label: precision, recall, f1 and support by label, as `Score.by_label` has them.
+        reference_by_label: the same of the uncompressed model.
+    """
+
+    name: str = "F1"
+    value: float
+    reference: float | None = None
+    drop: float | None = None
+    interval: tuple[float, float] | None = None
+    by_label: dict[str, dict[str, float]] = {}
+    reference_by_label: dict[str, dict[str, float]] = {}
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything a report page can show.
+
+    Args:
+        created: date and time, as they are to be read.
+        contract: as `Contract` has it, builtin values.
+        machine: what the fingerprint says, by name.
+        stages: ms by percentile ("p50", "p99"), by stage in order.
+        command: what was run.
+    """
+
+    title: str
+    created: str = ""
+    verdict: Verdict | None = None
+    contract: dict[str, Any] = {}
+    machine: dict[str, Any] = {}
+    versions: dict[str, str] = {}
+    latency: Latency | None = None
+    candidates: tuple[Candidate, ...] = ()
+    stages: dict[str, dict[str, float]] = {}
+    table: tuple[BucketTime, ...] = ()
+    lengths: Lengths | None = None
+    quality: Quality | None = None
+    steps: tuple[Step, ...] = ()
+    choices: tuple[Choice, ...] = ()
+    notes: tuple[str, ...] = ()
+    command: str = ""

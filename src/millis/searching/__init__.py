@@ -1,0 +1,29 @@
+"""The loop: propose, build, measure, judge, record, until the contract holds or the time is up.
+
+Border: the top of the making rooms; what it measures is what is served. `prove` and `evaluate` need no training library.
+
+    fitting     labelled text to a proven bundle
+    candidates  which variants are worth building, and how long each will take by prediction
+    building    training, export, quantising: the parts of a bundle, each compared with its source
+    proving     a bundle behind a real server under the contract's load, and the verdict
+    relaxing    what to ask for instead, when nothing keeps the contract
+    ledger      what was done, so that a killed search goes on
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from millis.searching.fitting import fit
+    from millis.searching.proving import evaluate, prove
+
+_HOMES = {"evaluate": "proving", "fit": "fitting", "prove": "proving"}
+
+__all__ = ["evaluate", "fit", "prove"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the part that is asked for; proving alone loads no training library."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'millis.searching' has no attribute {name!r}")
+    return getattr(import_module(f"millis.searching.{_HOMES[name]}"), name)

@@ -1,0 +1,190 @@
+"""The parts of a bundle: a reference trained in fp32, and variants compiled from it.
+
+Border: calls the making rooms in order; each step ends by comparing its outputs with the source model (compiling).
+What was finished is found again in the run folder, so a killed search goes on.
+"""
+
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from millis.backends import Backend, BackendSettings
+from millis.bundles import Choice
+from millis.bundles.manifest import Step
+from millis.compiling.comparing import compare, loaded, require_exact, run_all
+from millis.compiling.onnx import export_embeddings, export_ids, load_for_export
+from millis.compiling.openvino import convert_onnx
+from millis.compressing.quantize import quantize_onnx, quantize_openvino
+from millis.data.examples import SpanExample
+from millis.data.splits import Splits
+from millis.errors import RunFailed
+from millis.measuring.fingerprint import n_cores
+from millis.models.prediction import predict
+from millis.models.taggers import load_tagger
+from millis.searching.candidates import Variant
+from millis.searching.ledger import Ledger
+from millis.tasks import Score, Task
+from millis.telemetry.progress import say
+from millis.training.loop import train
+from millis.training.settings import TrainSettings
+
+_CALIBRATION = 200
+_COMPARED = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """The model as it was trained, and how good it is before anything is taken away."""
+
+    folder: Path
+    dev: Score
+    test: Score
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artifact:
+    """What building needs to know of the case."""
+
+    folder: Path
+    task: Task
+    splits: Splits
+    tokenizer_file: Path
+    max_drop: float | None
+    ledger: Ledger
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """Model files for a backend, and how they came about."""
+
+    folder: Path
+    steps: tuple[Step, ...]
+    choices: tuple[Choice, ...] = ()
+
+
+def train_reference(
+    base: Path,
+    *,
+    task: Task,
+    splits: Splits,
+    folder: Path,
+    tokenizer_file: Path,
+    epochs: int | None,
+    seed: int,
+) -> Reference:
+    """Fine-tune the base (or go on with it), and score the best epoch in fp32 on dev and test."""
+    settings = TrainSettings(seed=seed, **({} if epochs is None else {"epochs": epochs}))
+    trained = train(
+        base, task=task, train=splits.train, dev=splits.dev, folder=folder / "training", settings=settings,
+        tokenizer_file=tokenizer_file,
+    )  # fmt: skip
+    model = load_tagger(trained.best)
+    scores = [
+        task.score(part, predict(model, task=task, texts=[example.text for example in part]))
+        for part in (splits.dev, splits.test)
+    ]
+    return Reference(folder=trained.best, dev=scores[0], test=scores[1])
+
+
+def build_artifact(variant: Variant, *, case: Artifact, reference: Path) -> Built:
+    """Make the model files of a variant, or take them from the run folder when they were finished there.
+
+    Raises:
+        RunFailed: an export changed what the model computes, or the disk is full.
+    """
+    key = f"{variant.backend}-{variant.precision}"
+    folder = case.folder / "artifacts" / key
+    known = case.ledger.find("artifact", key)
+    if known is not None and folder.is_dir():
+        return Built(
+            folder=folder,
+            steps=tuple(msgspec.convert(step, type=Step) for step in known["steps"]),
+            choices=tuple(msgspec.convert(choice, type=Choice) for choice in known["choices"]),
+        )
+    shutil.rmtree(folder, ignore_errors=True)
+    say(f"building {key}")
+    make = _quantize if variant.precision == "int8" else _export
+    try:
+        built = make(variant, folder=folder, case=case, reference=reference)
+    except OSError as error:
+        raise RunFailed(f"{key} cannot be written: {error.strerror}. Free some space; the same command goes on.") from error
+    case.ledger.add("artifact", key, {"steps": built.steps, "choices": built.choices})
+    return built
+
+
+def _export(variant: Variant, *, folder: Path, case: Artifact, reference: Path) -> Built:
+    """Convert the reference, and refuse a conversion that changed it."""
+    began = time.monotonic()
+    tagger = load_for_export(reference)
+    if variant.backend == "onnxruntime":
+        export_ids(tagger, folder / "model.onnx")
+    else:
+        draft = case.folder / "artifacts" / "embeddings.onnx"
+        table = export_embeddings(tagger, draft)
+        convert_onnx(draft, folder, table=table.numpy())
+        draft.unlink()
+    step = _compare(f"torch to {variant.backend}", variant, folder, case=case, reference=reference, began=began)
+    return Built(folder=folder, steps=(step,))
+
+
+def _quantize(variant: Variant, *, folder: Path, case: Artifact, reference: Path) -> Built:
+    """Quantise the backend's own fp32 files, layers going back while dev loses too much."""
+    source = build_artifact(replace(variant, precision="fp32"), case=case, reference=reference)
+    began = time.monotonic()
+    examples = case.splits.dev
+    with loaded(variant.backend, source.folder) as backend:
+        wanted = _score(case, examples, backend).value
+
+    def loss(candidate: Path) -> float:
+        with loaded(variant.backend, candidate) as backend:
+            return wanted - _score(case, examples, backend).value
+
+    if variant.backend == "openvino":
+        choices = quantize_openvino(
+            source.folder, folder, calibration=_windows(case, case.splits.train, n=_CALIBRATION), loss=loss, max_drop=case.max_drop
+        )
+    else:
+        choices = quantize_onnx(source.folder, folder, loss=loss, max_drop=case.max_drop)
+    step = _compare(f"{variant.backend} fp32 to int8", variant, folder, case=case, reference=reference, began=began)
+    return Built(folder=folder, steps=(*source.steps, step), choices=choices)
+
+
+def _compare(
+    name: str, variant: Variant, folder: Path, *, case: Artifact, reference: Path, began: float
+) -> Step:
+    """Compare a folder with the torch source on dev windows; what should be exact must be."""
+    ids = _windows(case, case.splits.dev, n=_COMPARED)
+    with loaded("torch", reference, settings=BackendSettings(threads=n_cores())) as source:
+        wanted = run_all(source, ids)
+    with loaded(variant.backend, folder) as backend:
+        difference = compare(wanted, run_all(backend, ids))
+    if variant.precision == "fp32":
+        require_exact(difference, step=name)
+    say(f"{name}: {100 * difference.agreement:.2f} % of {difference.n_tokens} tokens agree with torch, logits within {difference.max_abs:.3g}")
+    return Step(
+        step=name,
+        seconds=round(time.monotonic() - began, 1),
+        n_bytes=sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
+        max_abs=difference.max_abs,
+        agreement=difference.agreement,
+    )
+
+
+def _windows(case: Artifact, examples: Sequence[SpanExample], *, n: int) -> list[NDArray[np.int64]]:
+    """Give windows of up to n examples, spread over the file."""
+    step = max(len(examples) // n, 1)
+    return [window.ids for example in examples[::step][:n] for window in case.task.encode(example.text)]
+
+
+def _score(case: Artifact, examples: Sequence[SpanExample], backend: Backend) -> Score:
+    answers = []
+    for example in examples:
+        windows = case.task.encode(example.text)
+        answers.append(case.task.decode(example.text, windows, run_all(backend, [window.ids for window in windows])))
+    return case.task.score(examples, answers)

@@ -1,0 +1,101 @@
+"""Which variants are worth building, and what a client would see of each by prediction.
+
+Border: arithmetic on latency tables; builds and measures nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from millis.bundles import LatencyRow, ServingShape
+
+OVERHEAD_MS = 0.9
+"""Socket, parse, tokenize, decode, write: a JSON echo plus text work; only ranks, since every candidate pays it."""
+
+_ARRIVALS = 20_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """A way of running the model: a runtime at a precision, with or without static lengths.
+
+    Args:
+        threads: inside one inference.
+    """
+
+    backend: str
+    precision: str
+    is_bucketed: bool
+    threads: int = 1
+
+    @property
+    def name(self) -> str:
+        """Name the rung."""
+        threads = f"-{self.threads}t" if self.threads > 1 else ""
+        return f"{self.backend}-{self.precision}{threads}{'' if self.is_bucketed else '-dynamic'}"
+
+
+def propose(*, cores: int, device: str) -> tuple[Variant, ...]:
+    """List the variants to build: every runtime at every precision it can have here."""
+    if device != "cpu":
+        return (
+            Variant(backend="onnxruntime", precision="fp32", is_bucketed=False),
+            Variant(backend="openvino", precision="int8", is_bucketed=True),
+        )
+    single = (
+        Variant(backend="openvino", precision="int8", is_bucketed=True),
+        Variant(backend="onnxruntime", precision="int8", is_bucketed=False),
+        Variant(backend="openvino", precision="fp32", is_bucketed=True),
+        Variant(backend="onnxruntime", precision="fp32", is_bucketed=False),
+    )
+    return single if cores < 2 else (*single, *_threaded(single[:2], cores=cores))
+
+
+def _threaded(variants: Sequence[Variant], *, cores: int) -> tuple[Variant, ...]:
+    """Give the same with two threads inside one inference."""
+    return tuple(
+        Variant(backend=one.backend, precision=one.precision, is_bucketed=one.is_bucketed, threads=min(cores, 2))
+        for one in variants
+    )
+
+
+def shapes_for(variant: Variant, *, cores: int) -> tuple[ServingShape, ...]:
+    """List the ways to lay out a server: processes side by side, or one process whose threads share the weights."""
+    lanes = max(cores // variant.threads, 1)
+    if lanes == 1:
+        return (ServingShape(workers=1, threads=0),)
+    return (ServingShape(workers=1, threads=lanes), ServingShape(workers=lanes, threads=0))
+
+
+def predict_percentile_ms(
+    table: Sequence[LatencyRow],
+    *,
+    lengths: Sequence[int],
+    rate_per_s: float,
+    shape: ServingShape,
+    percentile: float,
+    seed: int = 7,
+) -> float:
+    """Predict what a client sees at a percentile: queue the real lengths behind each other at the real rate.
+
+    Threads of one process take from one queue; processes have a queue each, and a connection picks one blindly.
+    Source: Lindley's recursion, with service times drawn from the table's p50 and p99 at the length of a random text.
+    """
+    chance = np.random.default_rng(seed)
+    tokens = np.array([row.tokens for row in table])
+    drawn = chance.choice(np.array(lengths), _ARRIVALS)
+    place = np.minimum(np.searchsorted(tokens, drawn), len(tokens) - 1)
+    typical = np.array([row.p50_ms for row in table])[place]
+    slow = np.array([row.p99_ms for row in table])[place]
+    service = np.where(chance.random(_ARRIVALS) < 0.9, typical, (typical + slow) / 2) + OVERHEAD_MS
+    arrivals = np.cumsum(chance.exponential(1000 / rate_per_s, _ARRIVALS))
+    lanes = max(shape.threads, 1) * shape.workers
+    pinned = chance.integers(0, lanes, _ARRIVALS)
+    free = [0.0] * lanes
+    seen = np.empty(_ARRIVALS)
+    for i in range(_ARRIVALS):
+        lane = min(range(lanes), key=free.__getitem__) if shape.workers == 1 else int(pinned[i])
+        free[lane] = max(free[lane], float(arrivals[i])) + float(service[i])
+        seen[i] = free[lane] - arrivals[i]
+    return float(np.percentile(seen, percentile))

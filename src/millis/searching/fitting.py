@@ -1,0 +1,436 @@
+"""Labelled text to a proven bundle: the whole loop, recorded step by step in a run folder.
+
+Border: decides and records; the rooms below do the work.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from millis.bundles import Bundle, Choice, Manifest, Rung, ServingShape, load, open_bundle, save_bundle
+from millis.bundles.bundle import TOKENIZER, hash_file
+from millis.bundles.manifest import Tried
+from millis.contract import Contract, Verdict
+from millis.data.checks import check
+from millis.data.examples import SpanExample
+from millis.data.lengths import LengthHistogram, choose_buckets
+from millis.data.readers import read_labelled
+from millis.data.splits import Splits, make_splits
+from millis.errors import ContractBroken, InvalidValue
+from millis.measuring.fingerprint import fingerprint, n_cores
+from millis.measuring.quality import bound_drop, measure_quality
+from millis.measuring.table import measure_table
+from millis.models.bases import find_base
+from millis.searching.bodies import bodies_of_texts
+from millis.searching.building import Artifact, Built, build_artifact, train_reference
+from millis.searching.candidates import Variant, predict_percentile_ms, propose, shapes_for
+from millis.searching.ledger import Ledger
+from millis.searching.proving import judge_served, measure_served, plan_requests, write_proof
+from millis.searching.relaxing import Point, relax
+from millis.tasks import Score
+from millis.tasks.ner import NerTask, ner_labels
+from millis.tasks.tokenization import Tokenizer
+from millis.telemetry.progress import say
+
+LONGEST_WINDOW = 256
+_OVERLAP = 32
+_N_BUCKETS = 8
+_PROBE_REQUESTS = 400
+_MOST_PROBES = 4
+_EXAMPLE = "Maria Garcia of Northwind wrote from Lisbon about her order."
+_CHINESE_EXAMPLE = "张伟昨天从上海给北京的联合电子公司写了信。"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitSettings:
+    """What is asked of a fit, beside the contract.
+
+    Args:
+        base: folder, hub id or package:NAME.
+        out: where the bundle shall stand.
+        layout, scheme, ends, overlaps, blanks: how the files are to be read (data.readers).
+        within_ms: stop trying further candidates after so long; the best so far is proven.
+        epochs: of training, at most; None takes the training room's own.
+    """
+
+    base: str
+    out: Path
+    train: Path
+    dev: Path | None = None
+    test: Path | None = None
+    task: str = "ner"
+    layout: str = "auto"
+    scheme: str = "auto"
+    ends: str = "exclusive"
+    overlaps: str = "error"
+    blanks: str = "error"
+    within_ms: float | None = None
+    epochs: int | None = None
+    seed: int = 7
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Case:
+    """What stays the same through the whole search."""
+
+    settings: FitSettings
+    contract: Contract
+    splits: Splits
+    task: NerTask
+    tokenizer_file: Path
+    lengths: tuple[int, ...]
+    buckets: tuple[int, ...]
+    folder: Path
+    ledger: Ledger
+    deadline: float
+    notes: tuple[str, ...]
+
+    def has_time(self) -> bool:
+        return time.monotonic() < self.deadline
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Candidate:
+    """A rung that exists, in one layout of the server."""
+
+    rung: Rung
+    built: Built
+    shape: ServingShape
+    quality: float
+    drop: float
+    predicted_ms: float
+    measured_ms: float | None = None
+
+    @property
+    def name(self) -> str:
+        layout = f"{self.shape.threads} threads" if self.shape.threads else f"{self.shape.workers} workers"
+        return f"{self.rung.name}, {layout}"
+
+
+def fit(
+    train: str | Path,
+    *,
+    base: str,
+    out: str | Path,
+    contract: Contract,
+    dev: str | Path | None = None,
+    test: str | Path | None = None,
+    **rest: Any,
+) -> Bundle:
+    """Fine-tune, compress, compile, measure and prove, until the contract holds.
+
+    Args:
+        train, dev, test: labelled files; dev and test are carved from train when missing.
+        base: folder in Hugging Face layout, hub id, or package:NAME.
+        out: where the bundle shall stand.
+        rest: the other fields of FitSettings (epochs, seed, within_ms, layout, ends, ...).
+    Returns:
+        the bundle, its certificate kept.
+    Raises:
+        ContractBroken: nothing kept it; see run_fit.
+    """
+    unknown = sorted(set(rest) - set(FitSettings.__dataclass_fields__))
+    if unknown:
+        raise InvalidValue(f"fit has no setting {unknown[0]!r}: it has {', '.join(FitSettings.__dataclass_fields__)}.")
+    settings = FitSettings(
+        base=base, out=Path(out), train=Path(train), dev=Path(dev) if dev else None, test=Path(test) if test else None, **rest
+    )
+    return run_fit(contract, settings)
+
+
+def run_fit(contract: Contract, settings: FitSettings) -> Bundle:
+    """Fine-tune, compress, compile, measure and prove, until the contract holds.
+
+    Returns:
+        the bundle, its certificate kept.
+
+    Raises:
+        ContractBroken: nothing kept it; the best rung stands at out all the same, with the nearest feasible points and
+            the cheapest relaxation in the message.
+        InvalidData, InvalidBase, InvalidValue: the input cannot be used; nothing was written.
+        Interrupted: Ctrl-C; the same command goes on from the run folder.
+    """
+    began = time.monotonic()
+    case = _prepare(contract, settings, began=began)
+    reference = train_reference(
+        find_base(settings.base), task=case.task, splits=case.splits, folder=case.folder, tokenizer_file=case.tokenizer_file,
+        epochs=settings.epochs, seed=settings.seed,
+    )  # fmt: skip
+    say(f"reference (torch fp32): {reference.test.name} {reference.test.value:.2f} on test\n{reference.test.report}")
+    candidates = _build_all(case, reference_dev=reference.dev, reference_folder=reference.folder)
+    chosen, tried = _probe(case, candidates)
+    bundle, verdict = _conclude(case, chosen, tried, reference_test=reference.test)
+    for line in verdict.lines():
+        say(line)
+    say(f"loop done in {time.monotonic() - began:.0f} s: {bundle.path}")
+    if verdict.status != "kept":
+        points = [_point(candidate) for candidate in tried]
+        advice = "\n".join(relax(points, contract=contract, lengths=case.lengths))
+        raise ContractBroken(
+            f"no candidate is proven to keep '{contract}' here (the best is {verdict.status}); it stands at"
+            f" {settings.out}.\n{advice}"
+        )
+    return bundle
+
+
+def _prepare(contract: Contract, settings: FitSettings, *, began: float) -> _Case:
+    """Read and check the data, choose windows and buckets, open the ledger."""
+    if settings.task != "ner":
+        raise InvalidValue(f"task cannot be {settings.task!r}: this version fits ner.")
+    if settings.out.exists() and not (settings.out / "manifest.json").is_file():
+        raise InvalidValue(f"{settings.out} exists and is not a bundle: choose another -o.")
+    splits, read_notes = _read(settings)
+    report = check(splits)
+    for line in (*read_notes, *splits.notes, *report.lines()):
+        say(line)
+    base = find_base(settings.base)
+    tokenizer = Tokenizer(base / TOKENIZER)
+    n_special = len(tokenizer.prefix) + len(tokenizer.suffix)
+    lengths = tuple(len(tokenizer.encode(example.text).ids) + n_special for example in splits.train)
+    longest = _longest_window(lengths)
+    windowed = tuple(min(length, longest) for length in lengths)
+    labels = ner_labels([span.label for example in splits.train for span in example.spans])
+    example = _shown_example(splits.train)
+    task = NerTask(tokenizer, labels=labels, max_tokens=longest, overlap=_OVERLAP, example=example)
+    n_widened = sum(task.n_widened(example) for example in splits.test)
+    notes = (*read_notes, *splits.notes, *report.warnings)
+    if n_widened:
+        notes += (f"{n_widened} entities of test begin or end inside a word and cannot be answered exactly",)
+    folder = settings.out.with_name(settings.out.name.removesuffix(".millis") + ".run")
+    inputs = [
+        hash_file(base / TOKENIZER), settings.base, settings.seed, settings.epochs, contract.max_drop, contract.floor,
+        contract.device, [[(e.text, [(s.start, s.end, s.label) for s in e.spans]) for e in part] for part in splits.parts().values()],
+        msgspec.to_builtins(fingerprint()),
+    ]  # fmt: skip
+    return _Case(
+        settings=settings, contract=contract, splits=splits, task=task, tokenizer_file=base / TOKENIZER, lengths=windowed,
+        buckets=choose_buckets(windowed, count=_N_BUCKETS, maximum=longest), folder=folder,
+        ledger=Ledger(folder, inputs=inputs), notes=notes,
+        deadline=began + settings.within_ms / 1000 if settings.within_ms else float("inf"),
+    )  # fmt: skip
+
+
+def _read(settings: FitSettings) -> tuple[Splits, tuple[str, ...]]:
+    notes: list[str] = []
+
+    def read(path: Path | None) -> tuple[SpanExample, ...] | None:
+        if path is None:
+            return None
+        reading = read_labelled(
+            path, layout=settings.layout, scheme=settings.scheme, ends=settings.ends, overlaps=settings.overlaps,
+            blanks=settings.blanks,
+        )  # fmt: skip
+        notes.extend(f"{path.name}: {note}" for note in reading.notes)
+        return reading.examples
+
+    train, dev, test = read(settings.train), read(settings.dev), read(settings.test)
+    return make_splits(train or (), dev=dev, test=test, seed=settings.seed), tuple(notes)
+
+
+def _build_all(case: _Case, *, reference_dev: Score, reference_folder: Path) -> list[_Candidate]:
+    """Build every variant, score it on dev, time it; what breaks the floor goes no further, and says so."""
+    candidates: list[_Candidate] = []
+    for variant in propose(cores=n_cores(), device=case.contract.device):
+        if not case.has_time() and candidates:
+            say(f"{variant.name}: not built, the time is up")
+            continue
+        built = build_artifact(variant, case=_artifact_case(case), reference=reference_folder)
+        rung, quality, drop = _measure_rung(case, variant, built, reference_dev=reference_dev)
+        for shape in shapes_for(variant, cores=n_cores()):
+            predicted_ms = predict_percentile_ms(
+                rung.latency, lengths=case.lengths, rate_per_s=case.contract.rate_per_s, shape=shape,
+                percentile=case.contract.percentile,
+            )  # fmt: skip
+            candidates.append(
+                _Candidate(
+                    rung=rung, built=built, shape=shape, quality=quality, drop=drop, predicted_ms=predicted_ms
+                )
+            )
+    return candidates
+
+
+def _artifact_case(case: _Case) -> Artifact:
+    return Artifact(
+        folder=case.folder, task=case.task, splits=case.splits, tokenizer_file=case.tokenizer_file,
+        max_drop=case.contract.max_drop, ledger=case.ledger,
+    )  # fmt: skip
+
+
+def _measure_rung(
+    case: _Case, variant: Variant, built: Built, *, reference_dev: Score
+) -> tuple[Rung, float, float]:
+    """Score a rung on dev and fill its latency table, or take both from the ledger."""
+    known = case.ledger.find("rung", variant.name)
+    if known is not None:
+        say(f"{variant.name}: as measured before")
+        return msgspec.convert(known["rung"], type=Rung), known["quality"], known["drop"]
+    buckets = case.buckets if variant.is_bucketed else None
+    rung = Rung(
+        name=variant.name, backend=variant.backend, precision=variant.precision, folder=f"rungs/{variant.name}",
+        device=case.contract.device, threads=variant.threads, buckets=buckets, choices=built.choices, steps=built.steps,
+    )  # fmt: skip
+    draft = _save_draft(case, rung, built)
+    model = load(draft, cache=case.folder / "cache")
+    try:
+        score = measure_quality(model, case.splits.dev, name=f"{variant.name}: dev")
+        rung = msgspec.structs.replace(rung, latency=measure_table(model, case.buckets))
+    finally:
+        model.close()
+    drop = reference_dev.value - score.value
+    middle = rung.latency[len(rung.latency) // 2]
+    say(
+        f"{variant.name}: {score.name} {score.value:.2f} on dev ({drop:+.2f} lost), {middle.p50_ms:.2f} ms at"
+        f" {middle.tokens} tokens"
+    )
+    case.ledger.add("rung", variant.name, {"rung": rung, "quality": score.value, "drop": drop})
+    return rung, score.value, drop
+
+
+def _probe(case: _Case, candidates: list[_Candidate]) -> tuple[_Candidate, list[_Candidate]]:
+    """Measure the likeliest candidates behind a real server, briefly, and choose the best of them."""
+    contract = case.contract
+    allowed = float("inf") if contract.max_drop is None else contract.max_drop
+    good = [one for one in candidates if one.drop <= allowed] or [min(candidates, key=lambda one: one.drop)]
+    by_promise = sorted(good, key=lambda one: one.predicted_ms)
+    tried: list[_Candidate] = []
+    bodies = bodies_of_texts([example.text for example in case.splits.dev], seed=case.settings.seed)
+    for candidate in by_promise[:_MOST_PROBES]:
+        if tried and not case.has_time():
+            say("the time is up: the best so far goes to the proof")
+            break
+        key = f"{candidate.name} at {contract.rate_per_s:g}/s"
+        known = case.ledger.find("probe", key)
+        if known is None:
+            draft = _save_draft(case, candidate.rung, candidate.built, shape=candidate.shape)
+            served = measure_served(
+                draft, contract=contract, bodies=bodies, n_requests=_PROBE_REQUESTS, name=f"{candidate.name}: probe"
+            )
+            known = {"measured_ms": served.load.latency.p99_ms if contract.percentile == 99 else served.load.latency.p50_ms}
+            case.ledger.add("probe", key, known)
+        tried.append(replace(candidate, measured_ms=known["measured_ms"]))
+        say(
+            f"{candidate.name}: p{contract.percentile:g} {known['measured_ms']:.2f} ms over HTTP, predicted"
+            f" {candidate.predicted_ms:.2f}"
+        )
+    chosen = min(tried, key=lambda one: one.measured_ms or one.predicted_ms)
+    return chosen, [*tried, *(one for one in candidates if (one.name not in {other.name for other in tried}))]
+
+
+def _conclude(
+    case: _Case, chosen: _Candidate, tried: Sequence[_Candidate], *, reference_test: Score
+) -> tuple[Bundle, Verdict]:
+    """Score the chosen rung on test, write the bundle, prove it, write certificate and report."""
+    draft = _save_draft(case, chosen.rung, chosen.built, shape=chosen.shape)
+    model = load(draft, cache=case.folder / "cache")
+    try:
+        score = measure_quality(model, case.splits.test, name="test")
+    finally:
+        model.close()
+    drop, low, high = bound_drop(reference_test, score)
+    quality: dict[str, Any] = {
+        "name": score.name, "value": score.value, "reference": reference_test.value, "drop": drop, "low": low, "high": high,
+        "n": len(case.splits.test), "by_label": score.by_label, "reference_by_label": reference_test.by_label,
+    }  # fmt: skip
+    say(f"{chosen.rung.name}: {score.name} {score.value:.2f} on test\n{score.report}")
+    rung = msgspec.structs.replace(chosen.rung, quality=quality)
+    bundle = _save(case, case.settings.out, rung, chosen, tried)
+    bodies = bodies_of_texts([example.text for example in case.splits.test], seed=case.settings.seed)
+    served = measure_served(
+        bundle, contract=case.contract, bodies=bodies, name="proof",
+        n_requests=plan_requests(case.contract, seconds=None, n_requests=None),
+    )  # fmt: skip
+    verdict = judge_served(bundle, contract=case.contract, served=served)
+    return write_proof(bundle, contract=case.contract, served=served, verdict=verdict), verdict
+
+
+def _save_draft(case: _Case, rung: Rung, built: Built, *, shape: ServingShape | None = None) -> Bundle:
+    """Write a bundle of one rung into the run folder, to load and to serve it as it will be."""
+    manifest = _manifest(case, rung, shape=shape or ServingShape(), name="draft")
+    return save_bundle(
+        case.folder / "drafts" / f"{rung.name}.millis",
+        manifest=manifest,
+        parts={TOKENIZER: case.tokenizer_file, rung.folder: built.folder},
+    )
+
+
+def _save(case: _Case, out: Path, rung: Rung, chosen: _Candidate, tried: Sequence[_Candidate]) -> Bundle:
+    others = [one for one in tried if one.name != chosen.name and one.measured_ms is not None]
+    beaten = ", ".join(f"{one.name} {one.measured_ms:.2f} ms" for one in others) or "no other was measured"
+    choices = (
+        Choice(
+            what="rung and layout",
+            choice=chosen.name,
+            reason=f"p{case.contract.percentile:g} {chosen.measured_ms:.2f} ms over HTTP at"
+            f" {case.contract.rate_per_s:g}/s, {chosen.drop:+.2f} points lost on dev; {beaten}",
+        ),
+        Choice(
+            what="buckets",
+            choice=" ".join(map(str, rung.buckets)) if rung.buckets else "none",
+            reason="fewest padded tokens over train's lengths" if rung.buckets else "this runtime takes any length unpadded",
+        ),
+        Choice(
+            what="longest window",
+            choice=f"{case.task.max_tokens} tokens",
+            reason=f"longest text of train has {max(case.lengths)}; longer ones are cut into windows that overlap by {_OVERLAP}",
+        ),
+    )
+    rows = tuple(
+        Tried(
+            name=one.name, predicted_ms=one.predicted_ms, measured_ms=one.measured_ms, quality=one.quality,
+            is_chosen=one.name == chosen.name,
+        )
+        for one in tried
+    )  # fmt: skip
+    name = out.name.removesuffix(".millis")
+    manifest = _manifest(case, rung, shape=chosen.shape, choices=choices, name=name, tried=rows)
+    bundle = save_bundle(
+        out, manifest=manifest, parts={TOKENIZER: case.tokenizer_file, rung.folder: chosen.built.folder}
+    )
+    return open_bundle(bundle.path)
+
+
+def _manifest(
+    case: _Case,
+    rung: Rung,
+    *,
+    shape: ServingShape,
+    name: str,
+    choices: tuple[Choice, ...] = (),
+    tried: tuple[Tried, ...] = (),
+) -> Manifest:
+    counted = LengthHistogram.from_lengths(case.lengths)
+    return Manifest(
+        format=1, name=name, task=case.settings.task, labels=case.task.labels,
+        task_settings={"max_tokens": case.task.max_tokens, "overlap": _OVERLAP, "example": case.task.example},
+        rungs=(rung,), rung=rung.name, contract=case.contract.record(), serving=shape, base=_base_name(case.settings.base),
+        created=datetime.now(UTC).isoformat(timespec="seconds"), versions=fingerprint().versions, choices=choices,
+        notes=case.notes, tried=tried, lengths=counted.counts,
+    )  # fmt: skip
+
+
+def _base_name(base: str) -> str:
+    return base if base.startswith("package:") else Path(base).name
+
+
+def _longest_window(lengths: Sequence[int]) -> int:
+    """Take in 99.9 % of the texts whole, within reason: a multiple of 8, 64 to LONGEST_WINDOW."""
+    reach = LengthHistogram.from_lengths(lengths).percentile(99.9)
+    return min(max(-(-reach // 8) * 8, 64), LONGEST_WINDOW)
+
+
+def _shown_example(examples: Sequence[SpanExample]) -> str:
+    """Give a text to warm up on and to show, in the script of the data; none of the data itself."""
+    n_chinese = sum(any("\u4e00" <= character <= "\u9fff" for character in example.text) for example in examples)
+    return _CHINESE_EXAMPLE if 2 * n_chinese > len(examples) else _EXAMPLE
+
+
+def _point(candidate: _Candidate) -> Point:
+    return Point(
+        name=candidate.name, quality=candidate.quality, drop=candidate.drop, predicted_ms=candidate.predicted_ms,
+        measured_ms=candidate.measured_ms, table=candidate.rung.latency, shape=candidate.shape,
+    )  # fmt: skip

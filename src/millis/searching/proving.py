@@ -1,0 +1,188 @@
+"""A bundle behind a real server, under the contract's load, and what the contract says of it.
+
+Border: starts a server on loopback, offers load from another process, judges, writes the certificate.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from millis.bundles import Bundle, Certificate, ServingShape, load, open_bundle
+from millis.bundles.bundle import certify
+from millis.contract import (
+    Clause,
+    Contract,
+    Verdict,
+    judge,
+    judge_latency,
+    judge_memory,
+    judge_quality,
+    requests_to_decide,
+)
+from millis.data.examples import SpanExample
+from millis.errors import InvalidValue
+from millis.measuring.bench import LoadResult, offer_load
+from millis.measuring.fingerprint import fingerprint
+from millis.measuring.quality import measure_quality
+from millis.searching.bodies import bodies_of_lengths
+from millis.searching.reporting import report_proof
+from millis.serving.settings import ServeSettings
+from millis.serving.supervisor import Supervisor
+from millis.tasks import Score
+from millis.telemetry.progress import say
+
+_PROOF_S = 20.0
+_FEWEST = 1_000
+
+
+class Served(NamedTuple):
+    """A load that was offered to a server of ours."""
+
+    load: LoadResult
+    memory_mb: float
+    shape: ServingShape
+
+
+class Proof(NamedTuple):
+    """A bundle with its new certificate, and the verdict in it."""
+
+    bundle: Bundle
+    verdict: Verdict
+    load: LoadResult
+
+
+def measure_served(
+    bundle: Bundle,
+    *,
+    contract: Contract,
+    bodies: Sequence[bytes],
+    n_requests: int,
+    shape: ServingShape | None = None,
+    name: str = "prove",
+) -> Served:
+    """Serve a bundle on a free port of loopback and offer it the contract's load."""
+    shape = shape or bundle.manifest.serving
+    settings = ServeSettings(bundles=(str(bundle.path),), port=0, workers=shape.workers, threads=shape.threads)
+    with Supervisor(settings) as server:
+        result = offer_load(
+            f"{server.url}/v1/{bundle.manifest.task}",
+            bodies=bodies,
+            rate_per_s=contract.rate_per_s,
+            n_requests=n_requests,
+            bound_ms=contract.bound_ms,
+            warmup=200,
+            name=name,
+        )
+        memory_mb = sum(_resident_mb(pid) for pid in server.pids)
+    return Served(result, memory_mb, shape)
+
+
+def judge_served(bundle: Bundle, *, contract: Contract, served: Served) -> Verdict:
+    """Judge every clause of a contract: latency and memory as just measured, quality as the manifest records it."""
+    load_result = served.load
+    clauses: list[Clause] = [
+        judge_latency(
+            contract,
+            n_requests=load_result.n_requests,
+            n_misses=load_result.n_misses or 0,
+            seen_ms=_seen_ms(load_result, contract.percentile),
+            void=load_result.void,
+        )
+    ]
+    quality = bundle.rung().quality
+    if quality:
+        clauses += judge_quality(
+            contract,
+            quality=quality["value"],
+            reference=quality["reference"],
+            interval=(quality["low"], quality["high"]),
+        )
+    return judge([*clauses, *judge_memory(contract, memory_mb=served.memory_mb)])
+
+
+def prove(
+    path: str | Path,
+    *,
+    rate_per_s: float | None = None,
+    seconds: float | None = None,
+    n_requests: int | None = None,
+    bodies: Sequence[bytes] | None = None,
+) -> Proof:
+    """Measure a bundle's contract again, here, through HTTP, and write the new certificate into it.
+
+    Args:
+        rate_per_s: another rate than the contract's; the certificate then states that rate.
+        seconds, n_requests: how long; by default 20 s and at least enough requests to decide.
+        bodies: JSON bodies to send; by default texts made up to the lengths of the bundle's data.
+
+    Raises:
+        InvalidBundle: a file of the bundle is missing, truncated or altered.
+    """
+    bundle = open_bundle(path)
+    contract = Contract.from_record(bundle.manifest.contract | ({"rate_per_s": rate_per_s} if rate_per_s else {}))
+    if bodies is None:
+        bodies = bodies_of_lengths(bundle)
+        say("bodies: texts made up to the lengths of the bundle's data (--bodies FILE for your own)")
+    n = plan_requests(contract, seconds=seconds, n_requests=n_requests)
+    served = measure_served(bundle, contract=contract, bodies=bodies, n_requests=n)
+    verdict = judge_served(bundle, contract=contract, served=served)
+    return Proof(write_proof(bundle, contract=contract, served=served, verdict=verdict), verdict, served.load)
+
+
+def plan_requests(contract: Contract, *, seconds: float | None, n_requests: int | None) -> int:
+    """Say how many requests to send: as asked, or 20 s and enough to say kept with some misses."""
+    if seconds is not None and n_requests is not None:
+        raise InvalidValue("seconds and requests cannot both be given: choose one of them.")
+    if n_requests is not None:
+        return n_requests
+    if seconds is not None:
+        return max(round(seconds * contract.rate_per_s), 1)
+    enough = requests_to_decide(contract.percentile, n_misses=2)
+    return max(round(_PROOF_S * contract.rate_per_s), enough, _FEWEST)
+
+
+def write_proof(bundle: Bundle, *, contract: Contract, served: Served, verdict: Verdict) -> Bundle:
+    """Write certificate and report of a measurement into the bundle."""
+    machine = fingerprint()
+    certificate = Certificate(
+        contract=contract.record(),
+        verdict=msgspec.to_builtins(verdict),
+        measurement=msgspec.to_builtins(served.load, str_keys=True) | {"memory_mb": round(served.memory_mb, 1)},
+        machine=msgspec.to_builtins(machine),
+        rung=bundle.manifest.rung,
+        serving=served.shape,
+        command=f"millis prove {bundle.path.name} --rate {contract.rate_per_s:g} --requests {served.load.n_requests}",
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions=machine.versions,
+        subject=bundle.subject(),
+    )
+    page = report_proof(bundle, certificate=certificate, load=served.load)
+    return certify(bundle, certificate=certificate, report=page)
+
+
+def evaluate(path: str | Path, examples: Sequence[SpanExample], *, rung: str | None = None) -> Score:
+    """Score a bundle's rung on labelled examples, in this process."""
+    model = load(path, rung=rung)
+    try:
+        return measure_quality(model, examples, name="evaluate")
+    finally:
+        model.close()
+
+
+def _seen_ms(result: LoadResult, percentile: float) -> float:
+    seen = result.latency
+    return {50.0: seen.p50_ms, 95.0: seen.p95_ms, 99.0: seen.p99_ms}[percentile]
+
+
+def _resident_mb(pid: int) -> float:
+    """Read a process's resident memory; 0 where the system does not tell."""
+    try:
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) * 1024 / 1e6
+    except OSError:
+        pass
+    return 0.0

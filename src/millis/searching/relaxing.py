@@ -1,0 +1,91 @@
+"""What to ask for instead, when nothing keeps the contract: the nearest points, and the cheapest relaxation.
+
+Border: arithmetic on what was measured and predicted; measures nothing.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from millis.bundles import LatencyRow, ServingShape
+from millis.contract import Contract
+from millis.searching.candidates import predict_percentile_ms
+from millis.units import write_ms
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """A candidate as far as it got: measured_ms is what a client saw, predicted_ms what the table says."""
+
+    name: str
+    quality: float
+    drop: float
+    predicted_ms: float
+    measured_ms: float | None
+    table: tuple[LatencyRow, ...]
+    shape: ServingShape
+
+
+def relax(points: Sequence[Point], *, contract: Contract, lengths: Sequence[int]) -> tuple[str, ...]:
+    """Write the nearest feasible points and what would have to give, cheapest first, with numbers."""
+    told = [
+        f"{point.name}: p{contract.percentile:g}"
+        f" {'measured ' + write_ms(point.measured_ms) if point.measured_ms is not None else 'predicted ' + write_ms(point.predicted_ms)},"
+        f" quality {point.quality:.2f} ({point.drop:+.2f} lost)"
+        for point in sorted(points, key=lambda one: one.measured_ms or one.predicted_ms)
+    ]
+    good = [point for point in points if _is_good(point, contract)]
+    ways = []
+    if good:
+        best = min(good, key=lambda one: one.measured_ms or one.predicted_ms)
+        seen_ms = best.measured_ms if best.measured_ms is not None else best.predicted_ms
+        ways.append(f"p{contract.percentile:g} <= {write_ms(_round_up(seen_ms * 1.1))} at the same rate and quality")
+        ways += _relax_load(best, contract=contract, lengths=lengths)
+    faster = [point for point in points if point not in good and (point.measured_ms or point.predicted_ms) <= contract.bound_ms]
+    if faster:
+        best = min(faster, key=lambda one: one.drop)
+        ways.append(f"{best.drop:.1f} points of quality instead of {contract.max_drop or 0:g} ({best.name})")
+    return (*("nearest: " + line for line in told), *("instead: " + way for way in ways))
+
+
+def _is_good(point: Point, contract: Contract) -> bool:
+    return (contract.max_drop is None or point.drop <= contract.max_drop) and (
+        contract.floor is None or point.quality >= contract.floor
+    )
+
+
+def _relax_load(point: Point, *, contract: Contract, lengths: Sequence[int]) -> list[str]:
+    """Try a lower rate, shorter texts, one more core: what the queue predicts, scaled to what was measured."""
+    scale = point.measured_ms / point.predicted_ms if point.measured_ms else 1.0
+    shape = point.shape
+
+    def seen(*, rate: float = contract.rate_per_s, longest: int | None = None, lanes: int = 0) -> float:
+        kept = [length for length in lengths if longest is None or length <= longest] or [min(lengths)]
+        grown = ServingShape(
+            workers=shape.workers + (lanes if shape.workers > 1 or not shape.threads else 0),
+            threads=shape.threads + (lanes if shape.threads else 0),
+        )
+        return scale * predict_percentile_ms(
+            point.table, lengths=kept, rate_per_s=rate, shape=grown, percentile=contract.percentile
+        )
+
+    ways = []
+    rate = next((r for r in _falling(contract.rate_per_s) if seen(rate=r) <= contract.bound_ms), None)
+    if rate is not None:
+        ways.append(f"{rate:g} requests/s instead of {contract.rate_per_s:g} (predicted)")
+    buckets = sorted({row.tokens for row in point.table}, reverse=True)
+    longest = next((tokens for tokens in buckets if seen(longest=tokens) <= contract.bound_ms), None)
+    if longest is not None and longest < max(lengths):
+        ways.append(f"texts of at most {longest} tokens (predicted)")
+    if seen(lanes=1) <= contract.bound_ms:
+        ways.append("one more core (predicted)")
+    return ways
+
+
+def _falling(rate: float) -> list[float]:
+    return [float(f"{rate * share:.2g}") for share in (0.8, 0.6, 0.4, 0.2, 0.1)]
+
+
+def _round_up(milliseconds: float) -> float:
+    digit = 10 ** (math.floor(math.log10(milliseconds)) - 1)
+    return math.ceil(milliseconds / digit) * digit

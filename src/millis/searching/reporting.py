@@ -1,0 +1,75 @@
+"""What a bundle's report page is told, from its manifest and its certificate.
+
+Border: gathers; measuring/report.py draws.
+"""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from millis.bundles import Bundle, Certificate
+from millis.contract import Verdict
+from millis.measuring.bench import LoadResult
+from millis.measuring.findings import BucketTime, Candidate, Latency, Lengths, Quality, Report
+from millis.measuring.histograms import Histogram
+from millis.measuring.report import write_report
+
+
+def report_proof(bundle: Bundle, *, certificate: Certificate, load: LoadResult) -> bytes:
+    """Draw the report of a bundle with this certificate."""
+    manifest, rung = bundle.manifest, bundle.rung()
+    seen = load.latency
+    report = Report(
+        title=bundle.name,
+        created=certificate.created,
+        verdict=msgspec.convert(certificate.verdict, type=Verdict),
+        contract=certificate.contract,
+        machine={key: _plain(value) for key, value in certificate.machine.items() if key != "versions"},
+        versions=certificate.versions,
+        latency=Latency(
+            bins=tuple(Histogram(load.histogram).bins()),
+            bound_ms=certificate.contract["bound_ms"],
+            percentiles={"p50": seen.p50_ms, "p90": seen.p90_ms, "p95": seen.p95_ms, "p99": seen.p99_ms},
+        ),
+        candidates=tuple(
+            Candidate(
+                name=one.name, p99_ms=one.measured_ms, predicted_p99_ms=one.predicted_ms, quality=one.quality,
+                is_chosen=one.is_chosen,
+            )
+            for one in manifest.tried
+        ),
+        stages={name: {"p50": row.p50_ms, "p99": row.p99_ms} for name, row in load.stages.items()},
+        table=tuple(
+            BucketTime(rung=rung.name, bucket=row.tokens, p50_ms=row.p50_ms, p99_ms=row.p99_ms) for row in rung.latency
+        ),
+        lengths=Lengths(counts=manifest.lengths, buckets=rung.buckets or ()),
+        quality=_quality(rung.quality),
+        steps=rung.steps,
+        choices=(*manifest.choices, *rung.choices),
+        notes=manifest.notes,
+        command=certificate.command,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        page = Path(folder) / "report.html"
+        write_report(page, report=report)
+        return page.read_bytes()
+
+
+def _quality(found: dict[str, Any]) -> Quality | None:
+    if not found:
+        return None
+    return Quality(
+        name=found["name"],
+        value=found["value"],
+        reference=found["reference"],
+        drop=found["drop"],
+        interval=(found["low"], found["high"]),
+        by_label=found.get("by_label", {}),
+        reference_by_label=found.get("reference_by_label", {}),
+    )
+
+
+def _plain(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -1,0 +1,112 @@
+"""What can be chosen about training, and what is chosen for the user, with the reason.
+
+Border: values and the processor's flags; imports no torch.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from millis.errors import InvalidValue
+
+AUTOCASTS = ("auto", "bf16", "off")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainSettings:
+    """How to train; checked when built.
+
+    Args:
+        epochs: how many at most.
+        patience: stop when the dev score has not risen for so many epochs; None never stops early.
+        learning_rate: its peak; None chooses it by the width of the base.
+        batch_size: windows per step, at most.
+        batch_tokens: tokens per step, padding counted, at most: the memory bound. A longer window runs alone.
+        warmup_share: of all steps, 0 to 1, over which the rate rises; then it falls in a line to zero.
+        weight_decay: of weight matrices; biases, norms and embeddings have none.
+        max_gradient_norm: gradients are scaled down to this norm.
+        seed: of the head, the order and the dropout.
+        autocast: "bf16" trains in bfloat16, "off" in float32, "auto" in bfloat16 where the processor has it.
+        checkpoint_every_s: pause between checkpoints; longer where writing one takes a twentieth of it.
+    Raises:
+        InvalidValue: a value outside its range; the message names the range.
+    """
+
+    epochs: int = 6
+    patience: int | None = 2
+    learning_rate: float | None = None
+    batch_size: int = 32
+    batch_tokens: int = 8192
+    warmup_share: float = 0.1
+    weight_decay: float = 0.01
+    max_gradient_norm: float = 1.0
+    seed: int = 7
+    autocast: str = "auto"
+    checkpoint_every_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "batch_tokens"):
+            _check(name, getattr(self, name), lowest=1, is_whole=True)
+        _check("seed", self.seed, lowest=0, is_whole=True)
+        if self.patience is not None:
+            _check("patience", self.patience, lowest=1, is_whole=True)
+        if self.learning_rate is not None:
+            _check("learning_rate", self.learning_rate, lowest=0, is_open=True, highest=1)
+        _check("warmup_share", self.warmup_share, lowest=0, highest=1)
+        _check("weight_decay", self.weight_decay, lowest=0, highest=1)
+        _check("max_gradient_norm", self.max_gradient_norm, lowest=0, is_open=True)
+        _check("checkpoint_every_s", self.checkpoint_every_s, lowest=0)
+        if self.autocast not in AUTOCASTS:
+            raise InvalidValue(f"autocast cannot be {self.autocast!r}: choose one of {', '.join(AUTOCASTS)}.")
+
+
+def choose_learning_rate(settings: TrainSettings, *, width: int) -> tuple[float, str]:
+    """Give the peak learning rate, and why: as set, or narrower bases bear more."""
+    if settings.learning_rate is not None:
+        return settings.learning_rate, f"learning rate {settings.learning_rate:g}: as set"
+    rate = min(1e-3, 5e-5 * (768 / width) ** 2)
+    return rate, f"learning rate {rate:g}: chosen for a base that is {width} wide (5e-5 at 768)"
+
+
+def choose_precision(settings: TrainSettings) -> tuple[bool, str]:
+    """Say whether to train in bfloat16, and why."""
+    if settings.autocast == "bf16":
+        return True, "bf16: as set"
+    if settings.autocast == "off":
+        return False, "fp32: as set"
+    has = sorted(_flags() & {"avx512_bf16", "amx_bf16"})
+    if has:
+        return True, f"bf16: this processor has {' and '.join(has)}"
+    return False, "fp32: this processor has neither avx512_bf16 nor amx_bf16"
+
+
+def _flags() -> set[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return set()
+    return next((set(line.split()) for line in lines if line.startswith("flags")), set())
+
+
+def _check(
+    name: str,
+    value: float,
+    *,
+    lowest: float,
+    highest: float = math.inf,
+    is_whole: bool = False,
+    is_open: bool = False,
+) -> None:
+    is_number = isinstance(value, int if is_whole else (int, float)) and not isinstance(value, bool)
+    if (
+        is_number
+        and math.isfinite(value)
+        and lowest <= value <= highest
+        and not (is_open and value == lowest)
+    ):
+        return
+    kind = "a whole number" if is_whole else "a number"
+    bounds = f"{'above' if is_open else 'from'} {lowest:g}" + (
+        f" to {highest:g}" if highest < math.inf else ""
+    )
+    raise InvalidValue(f"{name} cannot be {value!r}: give {kind} {bounds}.")

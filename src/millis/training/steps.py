@@ -1,0 +1,156 @@
+"""The steps of a run: what each computes, and the state that the next one starts from.
+
+Border: torch; no files, no clock, no decision when to stop. The same state and plan give the same weights.
+Source: AdamW, Loshchilov & Hutter 2019, arXiv:1711.05101; warm-up and linear decay as in Devlin et al. 2019,
+arXiv:1810.04805, appendix A.2.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from millis.data.examples import SpanExample
+from millis.errors import InvalidValue
+from millis.models.prediction import predict
+from millis.models.taggers import Tagger, build_tagger
+from millis.tasks.task import Score, Task, Window
+from millis.training.batches import IGNORED, make_batch, padding_share, plan_epoch
+from millis.training.settings import TrainSettings, choose_learning_rate, choose_precision
+from millis.training.vocabulary import UsedRows
+
+
+class Steps:
+    """A tagger, its optimizer, and every batch of every epoch.
+
+    Args:
+        base: the folder to start from.
+        windows: with targets.
+    Raises:
+        InvalidValue: a window is longer than the base can read.
+        InvalidBase: the base does not load, or is not the tokenizer's.
+    """
+
+    def __init__(
+        self, base: Path, *, labels: Sequence[str], windows: Sequence[Window], settings: TrainSettings
+    ) -> None:
+        self._settings = settings
+        self._tagger = build_tagger(base, labels=labels, seed=settings.seed).train()
+        lengths = np.array([len(window.ids) for window in windows], np.int64)
+        if lengths.max() > self._tagger.longest:
+            raise InvalidValue(
+                f"a window has {lengths.max()} tokens and the base reads {self._tagger.longest}:"
+                f" cut windows with max_tokens={self._tagger.longest} or less."
+            )
+        self._rows = UsedRows(self._tagger, windows)
+        self._windows = [self._rows.renumber(window) for window in windows]
+        self.plans = [
+            plan_epoch(
+                lengths, batch_size=settings.batch_size, batch_tokens=settings.batch_tokens,
+                seed=settings.seed, epoch=epoch,
+            )
+            for epoch in range(settings.epochs)
+        ]  # fmt: skip
+        self.n_steps = sum(len(plan) for plan in self.plans)
+        padding = padding_share(lengths, self.plans[0])
+        self.mean_tokens = float(lengths.mean()) / (1 - padding)
+        """Tokens that a window costs on average, padding counted."""
+        self.learning_rate, rate_reason = choose_learning_rate(
+            settings, width=int(self._tagger.config.hidden_size)
+        )
+        self.is_bf16, precision_reason = choose_precision(settings)
+        self._optimizer = _make_optimizer(self._tagger, settings=settings)
+        self.reasons = (
+            precision_reason,
+            rate_reason,
+            f"batches of like length, up to {settings.batch_size}:"
+            f" {100 * padding:.1f} % of their tokens are padding",
+            f"{self._rows.n} of {self._rows.n_all} embedding rows trained: training text uses no others",
+        )
+
+    def step(self, epoch: int, batch: int, *, step: int) -> tuple[float, float]:
+        """Take one step; give its loss and learning rate. A loss that is not finite changes no weights."""
+        windows = [self._windows[place] for place in self.plans[epoch][batch]]
+        ids, mask, targets = make_batch(windows, pad_id=self._tagger.pad_id)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.is_bf16):
+            logits = self._tagger(ids, mask)
+        loss = torch.nn.functional.cross_entropy(
+            logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED
+        )
+        value = float(loss.detach())
+        rate = self.learning_rate * rate_share(
+            step, n_steps=self.n_steps, warmup_share=self._settings.warmup_share
+        )
+        if np.isfinite(value):
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self._tagger.parameters(), self._settings.max_gradient_norm)
+            for group in self._optimizer.param_groups:
+                group["lr"] = rate
+            self._optimizer.step()
+            self._optimizer.zero_grad(set_to_none=True)
+        return value, rate
+
+    def score(self, task: Task, examples: Sequence[SpanExample]) -> Score:
+        """Score the tagger, whole, in fp32."""
+        return task.score(
+            examples, predict(self._tagger, task=task, texts=[example.text for example in examples])
+        )
+
+    @contextmanager
+    def whole_tagger(self) -> Iterator[Tagger]:
+        """Give the tagger with all its embedding rows while the block runs."""
+        with self._rows.whole():
+            yield self._tagger
+
+    def state(self) -> dict[str, Any]:
+        """Give all that the next step depends on, apart from its number."""
+        return {
+            "tagger": self._tagger.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "random": torch.get_rng_state(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take up what `state` gave, in a process that may be another."""
+        self._tagger.load_state_dict(state["tagger"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["random"])
+
+
+def rate_share(step: int, *, n_steps: int, warmup_share: float) -> float:
+    """Give the share of the peak learning rate at a step from 0: up in a line, then down, never 0."""
+    n_warmup = min(round(warmup_share * n_steps), n_steps - 1)
+    if step < n_warmup:
+        return (step + 1) / (n_warmup + 1)
+    return (n_steps - step) / (n_steps - n_warmup)
+
+
+@contextmanager
+def torch_state(seed: int) -> Iterator[None]:
+    """Seed torch and give it every core while the block runs; then put both back."""
+    threads = torch.get_num_threads()
+    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        torch.set_num_threads(n_cores)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+
+
+def _make_optimizer(tagger: Tagger, *, settings: TrainSettings) -> torch.optim.AdamW:
+    """Make AdamW without decay of biases, norms and embeddings: unused rows must stay as they are."""
+    decayed: list[torch.nn.Parameter] = []
+    plain: list[torch.nn.Parameter] = []
+    for name, weights in tagger.named_parameters():
+        (decayed if weights.ndim >= 2 and "embeddings." not in name else plain).append(weights)
+    groups = [
+        {"params": decayed, "weight_decay": settings.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=0.0, fused=True)

@@ -1,0 +1,72 @@
+"""The generator's arrivals, and its process as a program of its own."""
+
+import base64
+import json
+import socket
+import statistics
+import subprocess
+import sys
+import threading
+from itertools import pairwise
+
+import pytest
+
+from millis.errors import InvalidValue
+from millis.measuring.load import Plan, draw_arrivals
+
+
+def plan(**changes: object) -> Plan:
+    settings = {
+        "host": "127.0.0.1", "port": 1, "head": "POST / HTTP/1.1\r\nHost: x\r\n", "bodies": (b"1",),
+        "rate_per_s": 100.0, "n_requests": 20_000, "seed": 7, "connections": 1, "most_connections": 4, "timeout_s": 1.0, "warmup": 1,
+    }  # fmt: skip
+    return Plan(**(settings | changes))  # type: ignore[arg-type]
+
+
+def test_arrivals_are_poisson_at_the_rate() -> None:
+    due = draw_arrivals(plan(), start_ns=0)
+    gaps_ms = [(later - sooner) / 1e6 for sooner, later in pairwise(due)]
+    assert statistics.mean(gaps_ms) == pytest.approx(10, rel=0.03)
+    assert statistics.stdev(gaps_ms) == pytest.approx(10, rel=0.03)  # an exponential's spread is its mean
+    assert min(gaps_ms) >= 0
+
+
+def test_arrivals_are_the_same_for_the_same_seed_only() -> None:
+    assert draw_arrivals(plan(), start_ns=5) == draw_arrivals(plan(), start_ns=5)
+    assert draw_arrivals(plan(), start_ns=5) != draw_arrivals(plan(seed=8), start_ns=5)
+
+
+def test_a_plan_that_cannot_be_is_refused() -> None:
+    with pytest.raises(InvalidValue, match="connections cannot be 5"):
+        plan(connections=5)
+
+
+def test_it_reads_a_plan_and_writes_a_result_and_progress_as_json() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=_answer_all, args=(listening,), daemon=True).start()
+        asked = {
+            "host": "127.0.0.1", "port": listening.getsockname()[1], "head": "POST /a HTTP/1.1\r\nHost: x\r\n",
+            "bodies": [base64.b64encode(b'"one"').decode()], "rate_per_s": 50, "n_requests": 40, "seed": 1,
+            "connections": 1, "most_connections": 1, "timeout_s": 5, "warmup": 1,
+        }  # fmt: skip
+        command = [sys.executable, "-m", "millis.measuring.load"]
+        ran = subprocess.run(command, input=json.dumps(asked).encode(), capture_output=True, check=True)
+    seen = json.loads(ran.stdout)
+    assert seen["statuses"] == {"200": 40}
+    assert len(seen["ok_ns"]) == len(seen["late_ns"]) == 40
+    progress = [json.loads(line) for line in ran.stderr.splitlines()]
+    assert progress
+    assert all(line["total"] == 40 for line in progress)
+
+
+def _answer_all(listening: socket.socket) -> None:
+    """Answer 200 to each request of each connection, one connection after the other."""
+    while True:
+        try:
+            connection, _ = listening.accept()
+        except OSError:
+            return
+        with connection:
+            while data := connection.recv(65536):
+                assert data.endswith(b'Content-Length: 5\r\n\r\n"one"')
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
