@@ -4,8 +4,8 @@
 
 Compiles load.c (Poisson arrivals, epoll_pwait2, latency from the scheduled arrival, as ours), starts one echo under
 uvicorn (uvloop, httptools, one worker), and takes turns on it, the order changing from round to round, since the speed
-of a machine drifts within seconds. Prints the median over rounds of p50, p95 and p99 of both, and the median ratio with its
-range; keeps one JSON line in benchmarks/results/load_agreement.jsonl.
+of a machine drifts within seconds. Prints the median over rounds of p50, p95 and p99 of both, and the median ratio with
+its range; keeps one JSON line in benchmarks/results/load_agreement.jsonl.
 
 Known limits: needs gcc and Linux. load.c keeps 16 connections and queues above them, ours opens more: on an echo that
 is never late the two are the same. load.c has no warm-up, so a round is run first and thrown away.

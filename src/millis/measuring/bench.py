@@ -4,6 +4,7 @@ Border: starts the generator (load.py) and reads its result; judges nothing (con
 Limits: as the generator's; POST of JSON over http:// only.
 """
 
+import math
 import re
 import signal
 import subprocess
@@ -119,8 +120,7 @@ def offer_load(
         n_requests: how many.
         bound_ms: count the requests that miss it.
         seed: of the arrivals and of the order.
-        connections: opened at the start; more, up to most_connections, when all are busy.
-        most_connections: at most 900.
+        connections: opened at the start; more, up to most_connections (at most 900), when all are busy.
         headers: sent with each request, besides or instead of Host and Content-Type.
         timeout_s: how long after the last arrival answers are waited for.
         warmup: requests sent one after another before the clock starts; not counted.
@@ -136,8 +136,6 @@ def offer_load(
         RunFailed: nobody answers there, no request had a 2xx answer, or the generator died.
     """
     parts = _read_url(url)
-    if (seconds is None) == (n_requests is None):
-        raise InvalidValue(f"seconds {seconds} with n_requests {n_requests} cannot be: give exactly one of them.")
     if bound_ms is not None and not 0 < bound_ms <= timeout_s * 1000:
         raise InvalidValue(
             f"bound_ms cannot be {bound_ms:g} where answers are waited for {timeout_s:g} s:"
@@ -149,7 +147,7 @@ def offer_load(
         head=_write_head(parts, headers),
         bodies=tuple(bodies),
         rate_per_s=rate_per_s,
-        n_requests=n_requests if n_requests is not None else round(rate_per_s * (seconds or 0)),
+        n_requests=_count(rate_per_s, seconds=seconds, n_requests=n_requests),
         seed=seed,
         connections=connections,
         most_connections=most_connections,
@@ -200,6 +198,17 @@ def _read_url(url: str) -> SplitResult:
             " percent-encoded, like http://127.0.0.1:8000/v1/ner."
         )
     return parts
+
+
+def _count(rate_per_s: float, *, seconds: float | None, n_requests: int | None) -> int:
+    if (seconds is None) == (n_requests is None):
+        raise InvalidValue(f"seconds {seconds} with n_requests {n_requests} cannot be: give exactly one of them.")
+    if n_requests is not None:
+        return n_requests
+    n = rate_per_s * (seconds or 0.0)
+    if not math.isfinite(n):
+        raise InvalidValue(f"{seconds} s at {rate_per_s}/s cannot be offered: give two positive numbers.")
+    return round(n)
 
 
 def _write_head(parts: SplitResult, headers: Sequence[tuple[str, str]]) -> str:

@@ -85,11 +85,12 @@ class Raw(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     Args:
         seconds: from the start of the arrivals to the last answer, or to the end of waiting.
         ok_ns: latencies of 2xx answers, from the scheduled arrival.
-        late_ns: for each request, how long after it was due and a connection was there it was sent.
+        late_ns: for each request sent, how long after it could have been: after it was due or, when all connections
+            were busy, after one was free.
         statuses: answers by status.
         failures: requests whose connection could not be opened, broke, or answered what is not HTTP, by reason.
         n_unsent: requests for which this machine had no descriptor, port or memory.
-        n_waited: requests that found every connection busy.
+        n_waited: requests that found every connection busy, and no more allowed.
         n_connections: opened in all.
         timings: Server-Timing values of 2xx answers, as they came.
         rungs: 2xx answers by X-Millis-Rung.
@@ -182,7 +183,7 @@ class Generator:
             statuses=self._statuses,
             failures=self._failures,
             n_unsent=self._n_unsent,
-            n_waited=self._n_waited + len(self._waiting),
+            n_waited=self._n_waited,
             n_connections=self._n_opened,
             timings=[value.decode("latin-1") for value in _values(self._headers, b"server-timing")],
             rungs=Counter(value.decode("latin-1") for value in _values(self._headers, b"x-millis-rung")),
@@ -200,6 +201,7 @@ class Generator:
         self._statuses: Counter[int] = Counter()
         self._failures: Counter[str] = Counter()
         self._n_unsent = self._n_waited = self._n_done = 0
+        self._last_waited = -1  # the highest number of a request that found all connections busy
 
     def _time_out(self) -> int:
         return perf_counter_ns() + int(self._plan.timeout_s * 1e9)
@@ -217,8 +219,8 @@ class Generator:
             try:
                 connection = connection or self._dial()
                 now = perf_counter_ns()
-                self._n_waited += connection.ready_ns > due_ns
-                self._late_ns.append(now - max(due_ns, connection.ready_ns))
+                could_ns = connection.ready_ns if number <= self._last_waited else due_ns
+                self._late_ns.append(now - max(due_ns, could_ns))
                 connection.send(self._requests[number % len(self._requests)], due_ns=due_ns)
             except OSError as error:
                 self._count_failure(error)
@@ -227,6 +229,10 @@ class Generator:
                 continue
             if connection.is_writing:
                 self._writing[connection.number] = connection
+        if self._waiting:
+            first, last = self._waiting[0][0], self._waiting[-1][0]
+            self._n_waited += last - max(self._last_waited, first - 1)
+            self._last_waited = last
 
     def _turn(self, until_ns: int) -> None:
         """Wait until a socket is ready or the time has come, and serve the sockets that are."""
