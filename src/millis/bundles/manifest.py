@@ -10,11 +10,7 @@ import msgspec
 FORMAT = 1
 
 
-class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    pass
-
-
-class Choice(_Record):
+class Choice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Something chosen for the user, with the reason."""
 
     what: str
@@ -22,7 +18,7 @@ class Choice(_Record):
     reason: str
 
 
-class Step(_Record):
+class Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One step of making a rung, and how far its outputs are from the source model's."""
 
     step: str
@@ -33,7 +29,7 @@ class Step(_Record):
     reason: str = ""
 
 
-class LatencyRow(_Record):
+class LatencyRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Time of one inference at one token count, back to back, in ms."""
 
     tokens: int
@@ -42,14 +38,14 @@ class LatencyRow(_Record):
     n: int
 
 
-class FileEntry(_Record):
+class FileEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A file of the bundle as it must be."""
 
     sha256: str
     n_bytes: int
 
 
-class Rung(_Record):
+class Rung(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One compiled variant of the model.
 
     Args:
@@ -71,7 +67,7 @@ class Rung(_Record):
     steps: tuple[Step, ...] = ()
 
 
-class Tried(_Record):
+class Tried(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A candidate of the search, as far as it got, in ms at the contract's percentile and points on dev."""
 
     name: str
@@ -81,7 +77,7 @@ class Tried(_Record):
     is_chosen: bool = False
 
 
-class ServingShape(_Record):
+class ServingShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How the server lays itself out.
 
     Args:
@@ -94,7 +90,7 @@ class ServingShape(_Record):
     threads: int = 0
 
 
-class Manifest(_Record):
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """manifest.json: everything needed to load the bundle, and the hash of every other file.
 
     Args:
@@ -123,7 +119,7 @@ class Manifest(_Record):
     seal: str = ""
 
 
-class Certificate(_Record):
+class Certificate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """certificate.json: contract, measurement, verdict, and the hashes of the files they speak of.
 
     Args:

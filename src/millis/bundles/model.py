@@ -85,12 +85,14 @@ class Model:
         n = len(ids)
         if self._buckets is None:
             batch = {"input_ids": ids[None], "attention_mask": np.ones((1, n), np.int64)}
-            return self._backend.run(batch)["logits"][0]
+            whole: NDArray[np.float32] = self._backend.run(batch)["logits"][0]
+            return whole
         bucket = next(bucket for bucket in self._buckets if bucket >= n)
         padded, mask = self._padded[bucket]
         padded[0, :n], padded[0, n:] = ids, 0
         mask[0, :n], mask[0, n:] = 1, 0
-        return self._backend.run({"input_ids": padded, "attention_mask": mask})["logits"][0, :n]
+        logits: NDArray[np.float32] = self._backend.run({"input_ids": padded, "attention_mask": mask})["logits"][0, :n]
+        return logits
 
     def warm(self, *, rounds: int = 3) -> None:
         """Run every bucket and the example a few times, so that the first request is like the others."""

@@ -7,7 +7,6 @@ import sys
 from importlib import import_module
 from typing import Any
 
-import click
 import typer
 from typer.core import TyperGroup
 
@@ -20,11 +19,11 @@ _COMMANDS = ("ask", "bench", "demo", "evaluate", "fit", "inspect", "prove", "ser
 class _LazyGroup(TyperGroup):
     """Import a command's file when it is asked for."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: Any) -> list[str]:
         """Give the names of all commands."""
         return list(_COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> Any:
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Import a command, or None when there is none of this name."""
         if cmd_name not in _COMMANDS:
             return None

@@ -1,6 +1,6 @@
 """`millis ask`: one question to a bundle, or to a server."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,8 +16,9 @@ def command(
     """Ask a bundle (in this process) or a running server, and show the answer with its milliseconds."""
     if not text:
         raise InvalidValue("the text is empty: give at least one character.")
+    answer: dict[str, Any]
     if target.startswith(("http://", "https://")):
-        answer, timing = _ask_server(target, text)
+        answer, timing = ask_server(target, text)
     else:
         from millis.bundles import load
 
@@ -39,7 +40,7 @@ def command(
     )
 
 
-def _ask_server(url: str, text: str) -> tuple[dict[str, list[dict[str, list[dict[str, str]]]]], str]:
+def ask_server(url: str, text: str) -> tuple[dict[str, Any], str]:
     """Ask the first task that a server has."""
     import json
     from urllib.error import HTTPError, URLError

@@ -12,7 +12,7 @@ from millis.units import read_duration_ms, read_rate_per_s
 
 def command(
     url: Annotated[str, typer.Argument(help="Where to POST, like http://127.0.0.1:8000/v1/ner.")],
-    bodies: Annotated[Path, typer.Option(help="JSON bodies, one a line, sent in turn.")],
+    bodies: Annotated[Path, typer.Option(help="JSON bodies, one a line, in an order fixed by the seed.")],
     rate: Annotated[str, typer.Option(help="Requests per second, arriving at random (Poisson).")] = "50/s",
     seconds: Annotated[str, typer.Option(help="How long, like 30.")] = "10",
     bound: Annotated[str | None, typer.Option(help="Count the requests that miss it, like '15 ms'.")] = None,

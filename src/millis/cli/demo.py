@@ -1,12 +1,11 @@
 """`millis demo`: the whole loop on the data in the box, then a live server to ask."""
 
-import json
 from pathlib import Path
 from typing import Annotated
-from urllib.request import Request, urlopen
 
 import typer
 
+from millis.cli.ask import ask_server
 from millis.cli.output import Json, write_result
 from millis.contract import Contract
 from millis.telemetry.progress import say
@@ -44,7 +43,7 @@ def command(
     certificate = bundle.certificate
     assert certificate is not None
     with Supervisor(ServeSettings(bundles=(str(bundle.path),), port=port)) as server:
-        answer, timing = _ask(server.url, _QUESTION)
+        answer, timing = ask_server(server.url, _QUESTION)
         entities = answer["results"][0]["entities"]
         write_result(
             {"verdict": certificate.verdict, "bundle": str(bundle.path), "report": str(bundle.path / "report.html"),
@@ -66,9 +65,3 @@ def command(
             say("the server stays up: Ctrl-C stops it")
             server.watch()
 
-
-def _ask(url: str, text: str) -> tuple[dict[str, list[dict[str, list[dict[str, str]]]]], str]:
-    body = json.dumps({"input": text}).encode()
-    request = Request(f"{url}/v1/ner", body, {"Content-Type": "application/json"})  # noqa: S310 - our own server
-    with urlopen(request, timeout=30) as response:  # noqa: S310
-        return json.load(response), response.headers["Server-Timing"]

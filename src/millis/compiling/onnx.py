@@ -30,7 +30,8 @@ class _OfEmbeddings(torch.nn.Module):
 
 def load_for_export(folder: Path) -> Tagger:
     """Load a tagger in fp32 with plain attention, which every runtime can fuse."""
-    tagger = load_tagger(folder).eval().float()
+    tagger = load_tagger(folder)
+    tagger.eval().float()
     tagger.network.set_attn_implementation("eager")
     return tagger
 

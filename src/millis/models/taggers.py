@@ -23,7 +23,7 @@ _HEAD = "classifier."
 _ATTENTION_DROPOUT = {"distilbert": "attention_dropout"}  # the others: attention_probs_dropout_prob
 
 
-class Tagger(torch.nn.Module):  # type: ignore[misc]  # mypy does not follow torch
+class Tagger(torch.nn.Module):
     """A token classifier as a plain function of arrays.
 
     Usage:

@@ -79,7 +79,7 @@ def train_reference(
     seed: int,
 ) -> Reference:
     """Fine-tune the base (or go on with it), and score the best epoch in fp32 on dev and test."""
-    settings = TrainSettings(seed=seed, **({} if epochs is None else {"epochs": epochs}))
+    settings = TrainSettings(seed=seed) if epochs is None else TrainSettings(seed=seed, epochs=epochs)
     trained = train(
         base, task=task, train=splits.train, dev=splits.dev, folder=folder / "training", settings=settings,
         tokenizer_file=tokenizer_file,

@@ -88,4 +88,4 @@ def _falling(rate: float) -> list[float]:
 
 def _round_up(milliseconds: float) -> float:
     digit = 10 ** (math.floor(math.log10(milliseconds)) - 1)
-    return math.ceil(milliseconds / digit) * digit
+    return float(math.ceil(milliseconds / digit) * digit)

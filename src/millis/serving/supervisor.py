@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from millis.serving.settings import ServeSettings, write_settings
 _START_LIMIT_S = 120.0
 _MAX_EARLY_DEATHS = 5
 _EARLY_S = 2.0
+_LOOK_S = 0.1
 
 
 @dataclass(slots=True)
@@ -100,22 +102,23 @@ class Supervisor:
         Raises:
             RunFailed: workers die as soon as they start, again and again.
         """
-        wake, alarm = os.pipe()
-        os.set_blocking(alarm, False)
-        before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-        before_alarm = signal.set_wakeup_fd(alarm)
+        stop = threading.Event()
+        before = {
+            number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)
+        }
         try:
-            while not self._is_stopping:
-                self._hear(timeout_s=None, wake=wake)
+            self.watch_until(stop)
         finally:
-            signal.set_wakeup_fd(before_alarm)
             for number, handler in before.items():
                 signal.signal(number, handler)
-            os.close(wake)
-            os.close(alarm)
+
+    def watch_until(self, stop: threading.Event) -> None:
+        """Keep the workers alive until stop is set; may run on any thread."""
+        while not stop.is_set():
+            self._hear(timeout_s=_LOOK_S)
 
     def stop(self) -> None:
-        """Let every worker finish what it took, then end it."""
+        """Let every worker finish what it took, then end it; stopping again does nothing."""
         self._is_stopping = True
         for worker in self._workers:
             os.close(worker.control)
@@ -130,11 +133,9 @@ class Supervisor:
         self._workers = []
         if self._listener is not None:
             self._listener.close()
+            self._listener = None
         if self._metrics is not None:
             shutil.rmtree(self._metrics, ignore_errors=True)
-
-    def _on_signal(self, number: int, frame: object) -> None:
-        self._is_stopping = True
 
     def _start_worker(self) -> _Worker:
         assert self._listener is not None
@@ -153,17 +154,12 @@ class Supervisor:
         os.close(control_end)
         return _Worker(process, ready, control, time.monotonic())
 
-    def _hear(self, *, timeout_s: float | None, is_starting: bool = False, wake: int | None = None) -> None:
+    def _hear(self, *, timeout_s: float, is_starting: bool = False) -> None:
         """Wait for a worker to say something or to end; its end closes the pipe it speaks through."""
         with selectors.DefaultSelector() as selector:
             for worker in self._workers:
                 selector.register(worker.ready, selectors.EVENT_READ, worker)
-            if wake is not None:
-                selector.register(wake, selectors.EVENT_READ, None)
             for key, _ in selector.select(timeout_s):
-                if key.data is None:
-                    os.read(key.fd, 64)
-                    continue
                 worker = key.data
                 said = os.read(worker.ready, 4096)
                 if said:

@@ -37,12 +37,16 @@ def bar(name: str, *, total: float) -> Iterator[Advance]:
         )
         with Progress(*columns, console=Console(stderr=True)) as progress:
             row = progress.add_task(name, total=total, note="")
-            yield lambda done, note="": progress.update(row, completed=done, note=note)
+
+            def update(done: float, note: str) -> None:
+                progress.update(row, completed=done, note=note)
+
+            yield update
         return
     started = time.monotonic()
     last = started
 
-    def advance(done: float, note: str = "") -> None:
+    def advance(done: float, note: str) -> None:
         nonlocal last
         now = time.monotonic()
         if now - last < _LINE_EVERY_S or done <= 0:

@@ -1,0 +1,5 @@
+"""`python -m millis`: the command line."""
+
+from millis.cli import main
+
+main()

@@ -1,0 +1,146 @@
+"""A bundle is whole, or it is refused by the name of the file that is wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from making import make_fake_bundle
+
+import millis
+from millis.bundles import Certificate, open_bundle, save_bundle
+from millis.bundles.bundle import certify
+from millis.bundles.manifest import ServingShape
+from millis.errors import InvalidBundle, InvalidValue, RunFailed
+
+
+def test_a_saved_bundle_opens_and_answers(tmp_path: Path) -> None:
+    bundle = make_fake_bundle(tmp_path)
+    assert open_bundle(bundle.path).manifest == bundle.manifest
+    model = millis.load(bundle.path)
+    alone = model("maria garcia of northwind wrote")
+    assert model(["x", "maria garcia of northwind wrote"])[1] == alone
+    assert set(alone) == {"entities"}
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "rungs/fake/fake.json"])
+@pytest.mark.parametrize("harm", ["truncate", "alter", "remove"])
+def test_a_file_that_was_harmed_is_refused_by_name(tmp_path: Path, name: str, harm: str) -> None:
+    file = make_fake_bundle(tmp_path).path / name
+    content = file.read_bytes()
+    if harm == "truncate":
+        file.write_bytes(content[:-3])
+    elif harm == "alter":
+        file.write_bytes(content[:-3] + b"xyz")
+    else:
+        file.unlink()
+    with pytest.raises(InvalidBundle, match=name):
+        open_bundle(tmp_path / "fake.millis")
+
+
+@pytest.mark.parametrize("harm", ["truncate", "alter", "unknown key", "other format"])
+def test_a_manifest_that_was_harmed_is_refused(tmp_path: Path, harm: str) -> None:
+    file = make_fake_bundle(tmp_path).path / "manifest.json"
+    document = json.loads(file.read_text())
+    if harm == "truncate":
+        file.write_bytes(file.read_bytes()[:100])
+    elif harm == "alter":
+        file.write_text(json.dumps(document | {"rung": "other"}))
+    elif harm == "unknown key":
+        file.write_text(json.dumps(document | {"speed": "high"}))
+    else:
+        file.write_text(json.dumps(document | {"format": 99}))
+    with pytest.raises(InvalidBundle, match=r"manifest|format 99"):
+        open_bundle(tmp_path / "fake.millis")
+
+
+def test_a_file_that_the_manifest_does_not_know_is_refused(tmp_path: Path) -> None:
+    bundle = make_fake_bundle(tmp_path)
+    (bundle.path / "payload.pkl").write_bytes(b"?")
+    with pytest.raises(InvalidBundle, match=r"payload\.pkl"):
+        open_bundle(bundle.path)
+
+
+def test_names_that_lead_out_of_the_bundle_are_refused(tmp_path: Path) -> None:
+    bundle = make_fake_bundle(tmp_path)
+    for name in ("../evil", "/evil", "rungs/../../evil"):
+        with pytest.raises(InvalidBundle, match="inside"):
+            save_bundle(tmp_path / "other.millis", manifest=bundle.manifest, parts={name: b"x"})
+    assert sorted(p.name for p in tmp_path.glob("*evil*")) == []
+
+
+def test_what_is_no_bundle_is_refused_and_left_alone(tmp_path: Path) -> None:
+    bundle = make_fake_bundle(tmp_path)
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "diary.txt").write_text("dear")
+    with pytest.raises(InvalidValue, match="not a bundle"):
+        save_bundle(tmp_path / "notes", manifest=bundle.manifest, parts={"a": b"x"})
+    for wrong in (tmp_path / "notes", tmp_path / "nowhere", tmp_path / "notes" / "diary.txt"):
+        with pytest.raises(InvalidBundle):
+            open_bundle(wrong)
+    assert (tmp_path / "notes" / "diary.txt").read_text() == "dear"
+
+
+def test_a_new_certificate_replaces_the_old_and_nothing_else(tmp_path: Path) -> None:
+    bundle = make_fake_bundle(tmp_path)
+    before = bundle.subject()
+    certificate = Certificate(
+        contract=bundle.manifest.contract, verdict={"status": "kept", "clauses": []}, measurement={}, machine={},
+        rung="fake", serving=ServingShape(), command="", created="", versions={}, subject=before,
+    )  # fmt: skip
+    proven = open_bundle(certify(bundle, certificate=certificate, report=b"<html>").path)
+    assert proven.certificate == certificate
+    assert proven.subject() == before
+    assert sorted(path.name for path in tmp_path.glob(".*")) == [], "no temporary folder is left"
+
+
+def test_a_writer_killed_at_any_moment_leaves_the_old_bundle_whole(tmp_path: Path) -> None:
+    bundle = make_fake_bundle(tmp_path)
+    program = (
+        "import sys; from pathlib import Path; from millis.bundles import open_bundle, save_bundle\n"
+        "bundle = open_bundle(sys.argv[1])\n"
+        "parts = {name: bundle.path / name for name in bundle.manifest.files}\n"
+        "print('go', flush=True)\n"
+        "while True: save_bundle(bundle.path, manifest=bundle.manifest, parts=parts)\n"
+    )
+    for wait_s in (0.0, 0.011, 0.037, 0.09):
+        writer = subprocess.Popen([sys.executable, "-c", program, str(bundle.path)], stdout=subprocess.PIPE)
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        time.sleep(wait_s)
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+        assert open_bundle(bundle.path).manifest == bundle.manifest
+
+
+def test_a_full_disk_leaves_the_old_bundle_whole(tmp_path: Path) -> None:
+    if os.geteuid() != 0 or sys.platform != "linux":
+        pytest.skip("needs root on Linux, to mount a disk of a few kilobytes")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "none", str(disk)], check=False).returncode:
+        pytest.skip("this machine mounts no tmpfs")
+    try:
+        bundle = make_fake_bundle(disk)
+        parts: dict[str, Path | bytes] = {name: bundle.path / name for name in bundle.manifest.files}
+        with pytest.raises(RunFailed, match="unchanged"):
+            save_bundle(bundle.path, manifest=bundle.manifest, parts=parts | {"big": b"x" * 2_000_000})
+        assert open_bundle(bundle.path).manifest == bundle.manifest
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_an_unknown_rung_lists_the_known(tmp_path: Path) -> None:
+    with pytest.raises(InvalidValue, match="choose one of fake"):
+        millis.load(make_fake_bundle(tmp_path).path, rung="gpu")
+
+
+def test_padding_to_a_bucket_changes_no_answer(tmp_path: Path) -> None:
+    padded = millis.load(make_fake_bundle(tmp_path, name="padded", buckets=(8, 16, 32)).path)
+    plain = millis.load(make_fake_bundle(tmp_path, name="plain").path)
+    for text in ("maria", "maria garcia of northwind wrote from lisbon", " ".join(["eu rejects german call"] * 20)):
+        assert padded(text) == plain(text)

@@ -1,0 +1,80 @@
+"""Small real things to test with: a tokenizer, bundles on the fake backend, a running server.
+
+Border: used by tests only; makes files in the folders that it is given.
+"""
+
+import json
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+from millis.backends.fake import write_fake
+from millis.bundles import Bundle, Manifest, Rung, ServingShape, save_bundle
+from millis.contract import Contract
+from millis.tasks.ner import ner_labels
+
+WORDS = (
+    "maria garcia of northwind wrote from lisbon about order her the a to in is at and eu rejects german call"
+    " x y z hello world one two three , . ! ? un ##believ ##able schwarz ##enegger"
+).split()
+LABELS = ner_labels(["ORG", "PER"])
+
+
+def make_tokenizer(folder: Path) -> Path:
+    """Write a small BERT-like tokenizer.json: lower case, punctuation and CJK split, unknown words in one piece."""
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *dict.fromkeys(WORDS)]
+    tokenizer = Tokenizer(models.WordPiece({word: i for i, word in enumerate(vocabulary)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder / "tokenizer.json"
+
+
+def make_fake_bundle(
+    folder: Path,
+    *,
+    name: str = "fake",
+    delay_ms: float = 0.0,
+    workers: int = 1,
+    threads: int = 0,
+    buckets: tuple[int, ...] | None = None,
+) -> Bundle:
+    """Write a bundle whose model is the fake backend."""
+    files = folder / f"{name}-files"
+    write_fake(files, labels=len(LABELS), delay_ms=delay_ms)
+    rung = Rung(name="fake", backend="fake", precision="fp32", folder="rungs/fake", buckets=buckets)
+    manifest = Manifest(
+        format=1, name=name, task="ner", labels=LABELS,
+        task_settings={"max_tokens": 32, "overlap": 8, "example": "maria garcia wrote from lisbon"},
+        rungs=(rung,), rung="fake", contract=Contract(p99="50 ms", rate=50).record(),
+        serving=ServingShape(workers=workers, threads=threads), lengths=((8, 3), (16, 1)),
+    )  # fmt: skip
+    return save_bundle(
+        folder / f"{name}.millis",
+        manifest=manifest,
+        parts={"tokenizer.json": make_tokenizer(folder / f"{name}-tokenizer"), "rungs/fake": files},
+    )
+
+
+def write_conll(file: Path, sentences: Sequence[Sequence[tuple[str, str]]]) -> Path:
+    """Write sentences of (token, tag)."""
+    file.write_text("\n".join("".join(f"{token}\t{tag}\n" for token, tag in rows) for rows in sentences), encoding="utf-8")
+    return file
+
+
+def ask_raw(port: int, payload: bytes, *, timeout_s: float = 10.0) -> bytes:
+    """Send bytes to a port and read one answer (or what comes until the peer closes)."""
+    with socket.create_connection(("127.0.0.1", port), timeout=timeout_s) as peer:
+        peer.sendall(payload)
+        return peer.recv(1 << 16)
+
+
+def body(text: object) -> bytes:
+    """Write a request body."""
+    return json.dumps({"input": text}).encode()

@@ -1,0 +1,257 @@
+"""The server through its front door: real processes, real sockets."""
+
+import concurrent.futures
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+from making import ask_raw, body, make_fake_bundle
+
+import millis
+from millis.errors import InvalidBundle, InvalidValue
+from millis.serving.settings import Limits, ServeSettings
+from millis.serving.supervisor import Supervisor
+
+TEXT = "maria garcia of northwind wrote 😀 from 上海"
+
+
+def port_of(server: Supervisor) -> int:
+    return int(server.url.rsplit(":", 1)[1])
+
+
+def assert_problem(response: httpx.Response, status: int) -> None:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    problem = response.json()
+    assert set(problem) == {"type", "title", "status", "detail"}
+    assert problem["status"] == status
+    assert len(problem["detail"]) > 20
+
+
+def assert_serves(server: Supervisor) -> None:
+    response = httpx.post(f"{server.url}/v1/ner", json={"input": TEXT})
+    assert response.status_code == 200
+
+
+def test_an_answer_accounts_for_its_milliseconds(server: Supervisor) -> None:
+    response = httpx.post(f"{server.url}/v1/ner", json={"input": TEXT}, headers={"X-Request-Id": "mine"})
+    assert response.status_code == 200
+    answer = response.json()
+    assert answer["model"] == "fake"
+    assert len(answer["results"]) == 1
+    for one in answer["results"][0]["entities"]:
+        assert TEXT[one["start"] : one["end"]] == one["text"]
+    stages = [entry.split(";dur=")[0] for entry in response.headers["server-timing"].split(", ")]
+    assert stages == ["parse", "queue", "tokenize", "run", "decode", "write"]
+    assert response.headers["x-millis-rung"] == "fake"
+    assert response.headers["x-request-id"] == "mine"
+
+
+def test_served_answers_equal_loaded_answers_alone_and_among_others(server: Supervisor) -> None:
+    model = millis.load(server.bundles[0])
+    texts = [f"{TEXT} {'eu rejects german call ' * (i % 30)}{i}" for i in range(200)]
+    wanted = model(texts)
+    with httpx.Client(base_url=server.url) as client, concurrent.futures.ThreadPoolExecutor(16) as pool:
+        got = list(pool.map(lambda text: client.post("/v1/ner", json={"input": text}).json()["results"][0], texts))
+        listed = client.post("/v1/ner", json={"input": texts[:50]}).json()["results"]
+    assert got == wanted
+    assert listed == wanted[:50]
+
+
+@pytest.mark.parametrize(
+    ("content", "status"),
+    [
+        (b"", 400), (b"{", 400), (b"not json", 400), (b'{"input": NaN}', 400), (b"\xff\xfe", 400), (b'{"input": "\xff"}', 400),
+        (b'{"input": "\\ud800"}', 400), (b"[" * 100_000, 422), (b'{"input": ' + b"[" * 100_000, 422), (b"null", 422), (b"[]", 422),
+        (b"{}", 422), (b'{"input": 3}', 422), (b'{"input": [1]}', 422), (b'{"input": null}', 422), (b'{"input": {}}', 422),
+        (b'{"text": "a"}', 422), (b'{"input": "a", "top_k": 3}', 422), (b'{"input": "a", "model": 3}', 422),
+        (b'{"input": ""}', 422), (b'{"input": []}', 422), (b'{"input": ["a", ""]}', 422),
+        (b'{"input": "a", "model": "other"}', 404), (json.dumps({"input": "x" * 50_001}).encode(), 413),
+        (json.dumps({"input": ["x"] * 10_000}).encode(), 413), (b'{"input": "' + b"x" * 10_000_000 + b'"}', 413),
+    ],
+)  # fmt: skip
+def test_bad_input_gets_a_problem_and_the_next_request_is_served(
+    server: Supervisor, content: bytes, status: int
+) -> None:
+    assert_problem(httpx.post(f"{server.url}/v1/ner", content=content, timeout=30), status)
+    assert_serves(server)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["\u0000", "a\u0000b", "😀" * 100, "مرحبا بالعالم", "\u202eabc", " ", "\t\n", "\U0010ffff", "é" * 1000, "上海" * 500, "a" * 50_000],
+)  # fmt: skip
+def test_strange_text_gets_an_answer(server: Supervisor, text: str) -> None:
+    response = httpx.post(f"{server.url}/v1/ner", json={"input": text}, timeout=30)
+    assert response.status_code == 200
+    assert len(response.json()["results"]) == 1
+
+
+def test_unknown_routes_and_wrong_methods_are_problems(server: Supervisor) -> None:
+    assert_problem(httpx.get(f"{server.url}/v2/nothing"), 404)
+    assert_problem(httpx.get(f"{server.url}/page/../../etc/passwd"), 404)
+    assert_problem(httpx.get(f"{server.url}/page/app.py"), 404)
+    wrong = httpx.put(f"{server.url}/v1/ner", json={"input": "a"})
+    assert_problem(wrong, 405)
+    assert "POST" in wrong.headers["allow"]
+    assert_serves(server)
+
+
+def test_what_is_not_http_is_answered_and_harms_nobody(server: Supervisor) -> None:
+    assert b"400" in ask_raw(port_of(server), b"\x16\x03\x01\x02\x00\r\n\r\n")
+    assert b"400" in ask_raw(port_of(server), b"POST /v1/ner HTTP/1.1\r\nHost: a\r\nContent-Length: -5\r\n\r\n")
+    assert_serves(server)
+
+
+def test_a_client_that_leaves_in_the_middle_of_its_body_harms_nobody(server: Supervisor) -> None:
+    import socket
+
+    for _ in range(20):
+        with socket.create_connection(("127.0.0.1", port_of(server))) as peer:
+            peer.sendall(b"POST /v1/ner HTTP/1.1\r\nHost: a\r\nContent-Length: 500\r\n\r\n{")
+    assert_serves(server)
+
+
+def test_the_descriptions_say_what_is_served(server: Supervisor) -> None:
+    models = httpx.get(f"{server.url}/v1/models").json()
+    assert models["data"][0]["id"] == "fake"
+    assert models["data"][0]["labels"] == ["ORG", "PER"]
+    contracts = httpx.get(f"{server.url}/contract").json()["data"]
+    assert contracts[0]["contract"]["bound_ms"] == 50.0
+    description = httpx.get(f"{server.url}/openapi.json").json()
+    assert description["openapi"].startswith("3.1")
+    assert set(description["paths"]["/v1/ner"]["post"]["responses"]) >= {"200", "400", "413", "422"}
+    for route in description["paths"]:
+        assert httpx.request("POST" if route == "/v1/ner" else "GET", f"{server.url}{route}", json=None).status_code != 404
+
+
+def test_health_runs_a_real_inference(server: Supervisor) -> None:
+    health = httpx.get(f"{server.url}/health").json()
+    assert health["status"] == "ready"
+    assert health["models"]["fake"]["ms"] > 0
+    assert httpx.get(f"{server.url}/health/live").json() == {"status": "alive"}
+
+
+def test_metrics_count_answers_over_all_workers(tmp_path: Path) -> None:
+    bundle = make_fake_bundle(tmp_path, workers=2)
+    with Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0)) as server:
+        for _ in range(20):
+            httpx.post(f"{server.url}/v1/ner", json={"input": TEXT})
+        httpx.post(f"{server.url}/v1/ner", content=b"{")
+        text = httpx.get(f"{server.url}/metrics").text
+    assert 'millis_requests_total{route="/v1/ner",status="200"} 20.0' in text
+    assert 'millis_requests_total{route="/v1/ner",status="400"} 1.0' in text
+    assert 'le="0.05"' in text, "the contract's bound is an edge of the histogram"
+    assert "maria" not in text
+
+
+def test_a_killed_worker_is_replaced_and_the_others_go_on(tmp_path: Path) -> None:
+    bundle = make_fake_bundle(tmp_path, workers=2)
+    with Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0)) as server:
+        stop = threading.Event()
+        watcher = threading.Thread(target=server.watch_until, args=(stop,))
+        watcher.start()
+        try:
+            first, second = server.pids
+            os.kill(first, signal.SIGKILL)
+            deadline = time.monotonic() + 20
+            while server.n_restarts == 0 or len(server.pids) < 2:
+                assert time.monotonic() < deadline
+                assert httpx.post(f"{server.url}/v1/ner", json={"input": TEXT}).status_code == 200
+            assert second in server.pids
+            assert first not in server.pids
+        finally:
+            stop.set()
+            watcher.join()
+
+
+def test_a_stop_finishes_what_was_taken(tmp_path: Path) -> None:
+    bundle = make_fake_bundle(tmp_path, delay_ms=400, threads=2)
+    with Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0)) as server:
+        url = server.url
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            asked = [pool.submit(httpx.post, f"{url}/v1/ner", json={"input": TEXT}, timeout=20) for _ in range(2)]
+            deadline = time.monotonic() + 10
+            while "millis" not in httpx.get(f"{url}/metrics").text and time.monotonic() < deadline:
+                if any(one.done() for one in asked):
+                    break
+                if all(one.running() for one in asked):
+                    break
+            time.sleep(0.15)
+            server.stop()
+            assert [one.result().status_code for one in asked] == [200, 200]
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{url}/health")
+
+
+def test_threads_share_one_model_and_give_the_same_answers(tmp_path: Path) -> None:
+    bundle = make_fake_bundle(tmp_path, threads=3, buckets=(8, 16, 32))
+    texts = [f"{TEXT} {i} {'order ' * (i % 20)}" for i in range(60)]
+    wanted = millis.load(bundle)(texts)
+    with Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0)) as server, httpx.Client(base_url=server.url) as client:
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            got = list(pool.map(lambda text: client.post("/v1/ner", json={"input": text}).json()["results"][0], texts))
+        timing = client.post("/v1/ner", json={"input": TEXT}).headers["server-timing"]
+    assert got == wanted
+    assert "queue;dur=" in timing
+
+
+def test_several_bundles_are_served_by_name(tmp_path: Path) -> None:
+    paths = tuple(str(make_fake_bundle(tmp_path, name=name).path) for name in ("one", "two"))
+    with Supervisor(ServeSettings(bundles=paths, port=0)) as server:
+        assert httpx.post(f"{server.url}/v1/ner", json={"input": "a", "model": "two"}).json()["model"] == "two"
+        assert_problem(httpx.post(f"{server.url}/v1/ner", json={"input": "a"}), 404)
+        assert_problem(httpx.post(f"{server.url}/v1/ner", json={"input": "a", "model": "three"}), 404)
+
+
+def test_what_cannot_be_served_is_refused_before_a_port_is_taken(tmp_path: Path) -> None:
+    bundle = make_fake_bundle(tmp_path)
+    same = str(bundle.path)
+    with pytest.raises(InvalidBundle, match="two bundles"):
+        Supervisor(ServeSettings(bundles=(same, same)))
+    with pytest.raises(InvalidValue, match="nothing to serve"):
+        ServeSettings(bundles=())
+    with pytest.raises(InvalidValue, match="port"):
+        ServeSettings(bundles=(same,), port=70_000)
+    with Supervisor(ServeSettings(bundles=(same,), port=0)) as server:
+        taken = int(server.url.rsplit(":", 1)[1])
+        with pytest.raises(InvalidValue, match="cannot listen"), Supervisor(ServeSettings(bundles=(same,), port=taken)):
+            pass
+    (bundle.path / "tokenizer.json").write_text("{}")
+    with pytest.raises(InvalidBundle, match=r"tokenizer\.json"):
+        Supervisor(ServeSettings(bundles=(same,)))
+
+
+def test_limits_are_the_operators_to_set(tmp_path: Path) -> None:
+    settings = ServeSettings(
+        bundles=(str(make_fake_bundle(tmp_path).path),), port=0, limits=Limits(body_bytes=200, texts=2, characters=50)
+    )
+    with Supervisor(settings) as server:
+        assert_problem(httpx.post(f"{server.url}/v1/ner", content=b" " * 201), 413)
+        assert_problem(httpx.post(f"{server.url}/v1/ner", content=body(["a"] * 3)), 413)
+        assert_problem(httpx.post(f"{server.url}/v1/ner", content=body("x" * 51)), 413)
+        assert httpx.post(f"{server.url}/v1/ner", content=body("x" * 50)).status_code == 200
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    bundle = make_fake_bundle(tmp_path)
+    parent = subprocess.Popen(
+        [sys.executable, "-m", "millis", "serve", str(bundle.path), "--port", "0", "--json"], stdout=subprocess.PIPE
+    )
+    assert parent.stdout is not None
+    told = json.loads(parent.stdout.readline())
+    assert httpx.get(f"{told['url']}/health").status_code == 200
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}").exists() for pid in told["workers"]):
+        assert time.monotonic() < deadline, "a worker outlived its parent"
+        time.sleep(0.02)
