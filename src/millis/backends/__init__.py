@@ -1,6 +1,7 @@
 """Runtimes that turn arrays into arrays: openvino, onnxruntime, torch, and fake.
 
-Border: knows token ids and logits, nothing of text, tasks or HTTP. Each library is imported in the one file named after it.
+Border: knows token ids and logits, nothing of text, tasks or HTTP. Each library is imported in the one file named
+after it. What every backend must do is in conformance.py.
 """
 
 from millis.backends.backend import Backend, BackendSettings, Batch

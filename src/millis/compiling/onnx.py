@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from millis.compiling.writing import writing
 from millis.models.taggers import Tagger, load_tagger
 
 _OPSET = 17
@@ -53,9 +54,8 @@ def export_embeddings(tagger: Tagger, file: Path) -> torch.Tensor:
 
 
 def _export(module: torch.nn.Module, example: tuple[torch.Tensor, ...], *, names: tuple[str, ...], file: Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
     free = {0: "B", 1: "T"}
-    with warnings.catch_warnings(), torch.inference_mode():
+    with writing(file), warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")  # the tracer warns of every Python branch; the comparison decides
         torch.onnx.export(
             module,

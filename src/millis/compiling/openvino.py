@@ -12,11 +12,17 @@ import openvino as ov
 from numpy.typing import NDArray
 
 from millis.backends.openvino import EMBEDDINGS, FILE
+from millis.compiling.writing import writing
 
 
 def convert_onnx(file: Path, folder: Path, *, table: NDArray[np.floating]) -> None:
-    """Write the IR of an ONNX file of embeddings, in fp32, and the table beside it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    model = ov.Core().read_model(file)
-    ov.save_model(model, folder / FILE, compress_to_fp16=False)
-    np.save(folder / EMBEDDINGS, np.ascontiguousarray(table))
+    """Write the IR of an ONNX file of embeddings, in fp32, and the table beside it.
+
+    Raises:
+        RunFailed: the ONNX file cannot be read, or the folder cannot be written; the folder is gone then.
+    """
+    with writing(folder):
+        folder.mkdir(exist_ok=True)
+        model = ov.Core().read_model(file)
+        ov.save_model(model, folder / FILE, compress_to_fp16=False)
+        np.save(folder / EMBEDDINGS, np.ascontiguousarray(table))

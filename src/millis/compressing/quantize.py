@@ -9,7 +9,9 @@ compiled model, since what saturates or rounds is the runtime, not the file.
 
 import logging
 import shutil
+import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from numpy.typing import NDArray
 
 from millis.backends.openvino import EMBEDDINGS, FILE
 from millis.bundles import Choice
+from millis.compiling.writing import writing
 from millis.telemetry.progress import say
 
 Loss = Callable[[Path], float]
@@ -38,6 +41,8 @@ def quantize_openvino(
         loss, max_drop: while loss(out) exceeds max_drop, layers go back to fp32, the last ones first.
     Returns:
         what was chosen, and why.
+    Raises:
+        RunFailed: the library could not write or read its files; a full disk, mostly.
     Source: NNCF post-training quantisation with SmoothQuant and bias correction; Jacob et al. 2018, arXiv:1712.05877.
     """
     import nncf
@@ -54,14 +59,16 @@ def quantize_openvino(
     def quantize(kept: Sequence[str]) -> None:
         model = ov.Core().read_model(source / FILE)
         ignored = nncf.IgnoredScope(names=list(kept)) if kept else None
-        quantized = nncf.quantize(
-            model, nncf.Dataset(list(calibration), batch), model_type=nncf.ModelType.TRANSFORMER,
-            subset_size=len(calibration), ignored_scope=ignored,
-        )  # fmt: skip
+        with redirect_stdout(sys.stderr):  # its bars
+            quantized = nncf.quantize(
+                model, nncf.Dataset(list(calibration), batch), model_type=nncf.ModelType.TRANSFORMER,
+                subset_size=len(calibration), ignored_scope=ignored,
+            )  # fmt: skip
         shutil.rmtree(out, ignore_errors=True)
-        out.mkdir(parents=True)
-        ov.save_model(quantized, out / FILE, compress_to_fp16=False)
-        np.save(out / EMBEDDINGS, table.astype(np.float16))
+        with writing(out):
+            out.mkdir()
+            ov.save_model(quantized, out / FILE, compress_to_fp16=False)
+            np.save(out / EMBEDDINGS, table.astype(np.float16))
 
     layers = [
         node.get_friendly_name() for node in ov.Core().read_model(source / FILE).get_ordered_ops()
@@ -83,20 +90,28 @@ def quantize_onnx(
         loss, max_drop: while loss(out) exceeds max_drop, layers go back to fp32, the last ones first.
     Returns:
         what was chosen, and why.
+    Raises:
+        RunFailed: the library could not write or read its files; a full disk, mostly.
+    A scale per output channel: on the demo's tagger (AVX2, 6,432 tokens) 98.8 % of labels agree with fp32 and F1 is
+    85.2, with one scale per matrix 97.3 % and 84.4; fp32 has 85.0. Seven-bit weights (reduce_range) gained nothing
+    beside it and lost 4.8 points without it. Cost: 1 % of the time.
     """
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     def quantize(kept: Sequence[str]) -> None:
         shutil.rmtree(out, ignore_errors=True)
-        out.mkdir(parents=True)
-        quantize_dynamic(
-            source / "model.onnx", out / "model.onnx", weight_type=QuantType.QInt8, nodes_to_exclude=list(kept)
-        )
+        with writing(out):
+            out.mkdir()
+            quantize_dynamic(
+                source / "model.onnx", out / "model.onnx", weight_type=QuantType.QInt8, per_channel=True,
+                nodes_to_exclude=list(kept),
+            )  # fmt: skip
 
     layers = [
-        node.name for node in onnx.load(source / "model.onnx", load_external_data=False).graph.node if node.op_type == "MatMul"
-    ]
+        node.name for node in onnx.load(source / "model.onnx", load_external_data=False).graph.node
+        if node.op_type == "MatMul"
+    ]  # fmt: skip
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)  # its advice to preprocess, on every call
@@ -122,7 +137,10 @@ def _revert(
     n_kept, first = 0, lost
     while lost > max_drop and n_kept < len(layers):
         n_kept = min(max(2 * n_kept, 1), len(layers))
-        say(f"int8 loses {lost:.2f} points where {max_drop:g} are allowed: {n_kept} of {len(layers)} layers go back to fp32")
+        say(
+            f"int8 loses {lost:.2f} points where {max_drop:g} are allowed:"
+            f" {n_kept} of {len(layers)} layers go back to fp32"
+        )
         quantize(layers[len(layers) - n_kept :])
         lost = loss(out)
     if not n_kept:

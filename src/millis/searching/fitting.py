@@ -41,7 +41,7 @@ LONGEST_WINDOW = 256
 _OVERLAP = 32
 _N_BUCKETS = 8
 _PROBE_REQUESTS = 400
-_MOST_PROBES = 4
+_MOST_PROBES = 3
 _EXAMPLE = "Maria Garcia of Northwind wrote from Lisbon about her order."
 _CHINESE_EXAMPLE = "张伟昨天从上海给北京的联合电子公司写了信。"
 

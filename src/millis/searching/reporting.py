@@ -29,7 +29,7 @@ def report_proof(bundle: Bundle, *, certificate: Certificate, load: LoadResult) 
         machine={key: _plain(value) for key, value in certificate.machine.items() if key != "versions"},
         versions=certificate.versions,
         latency=Latency(
-            bins=tuple(Histogram(load.histogram).bins()),
+            bins=tuple(Histogram(load.histogram).bins(per_decade=40)),
             bound_ms=certificate.contract["bound_ms"],
             percentiles={"p50": seen.p50_ms, "p90": seen.p90_ms, "p95": seen.p95_ms, "p99": seen.p99_ms},
         ),

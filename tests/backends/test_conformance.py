@@ -1,0 +1,22 @@
+"""Every registered backend behaves the same, with static lengths and without."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from millis.backends import BackendSettings, backends
+from millis.backends.conformance import CHECKS, LENGTHS
+
+SETTINGS = {"any length": BackendSettings(), "buckets": BackendSettings(buckets=LENGTHS)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+@pytest.mark.parametrize("name", list(backends))
+def test_a_registered_backend_conforms(
+    name: str, settings: BackendSettings, check: Callable[..., None], files: dict[str, Path]
+) -> None:
+    assert name in files, f"backend {name} has no model files to be tested with: write them in tests/backends/tiny.py"
+    check(backends[name], files[name], settings=settings)
