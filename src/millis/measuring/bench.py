@@ -72,6 +72,10 @@ class LoadResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     histogram: str
     void: str | None = None
 
+    def percentile_ms(self, percentile: float) -> float:
+        """Give any percentile of the latencies of 2xx answers."""
+        return Histogram(self.histogram).percentile_ms(percentile)
+
     def lines(self) -> tuple[str, ...]:
         """Write the run as a table for a terminal."""
         told = [

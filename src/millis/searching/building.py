@@ -36,6 +36,7 @@ from millis.training.settings import TrainSettings
 
 _CALIBRATION = 200
 _COMPARED = 100
+_PADDING = 3  # an export that lost its mask shows only beside padding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,7 +164,7 @@ def _compare(
     with loaded("torch", reference, settings=BackendSettings(threads=n_cores())) as source:
         wanted = run_all(source, ids)
     with loaded(variant.backend, folder) as backend:
-        difference = compare(wanted, run_all(backend, ids))
+        difference = compare(wanted, run_all(backend, ids, padding=_PADDING if variant.precision == "fp32" else 0))
     if variant.precision == "fp32":
         require_exact(difference, step=name)
     say(f"{name}: {100 * difference.agreement:.2f} % of {difference.n_tokens} tokens agree with torch, logits within {difference.max_abs:.3g}")

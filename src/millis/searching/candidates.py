@@ -36,27 +36,18 @@ class Variant:
         return f"{self.backend}-{self.precision}{threads}{'' if self.is_bucketed else '-dynamic'}"
 
 
-def propose(*, cores: int, device: str) -> tuple[Variant, ...]:
-    """List the variants to build: every runtime at every precision it can have here."""
+def propose(*, device: str) -> tuple[Variant, ...]:
+    """List the variants to build: every runtime at every precision it can have, one thread in an inference."""
     if device != "cpu":
         return (
             Variant(backend="onnxruntime", precision="fp32", is_bucketed=False),
             Variant(backend="openvino", precision="int8", is_bucketed=True),
         )
-    single = (
+    return (
         Variant(backend="openvino", precision="int8", is_bucketed=True),
         Variant(backend="onnxruntime", precision="int8", is_bucketed=False),
         Variant(backend="openvino", precision="fp32", is_bucketed=True),
         Variant(backend="onnxruntime", precision="fp32", is_bucketed=False),
-    )
-    return single if cores < 2 else (*single, *_threaded(single[:2], cores=cores))
-
-
-def _threaded(variants: Sequence[Variant], *, cores: int) -> tuple[Variant, ...]:
-    """Give the same with two threads inside one inference."""
-    return tuple(
-        Variant(backend=one.backend, precision=one.precision, is_bucketed=one.is_bucketed, threads=min(cores, 2))
-        for one in variants
     )
 
 

@@ -88,7 +88,7 @@ def judge_served(bundle: Bundle, *, contract: Contract, served: Served) -> Verdi
             contract,
             n_requests=load_result.n_requests,
             n_misses=load_result.n_misses or 0,
-            seen_ms=_seen_ms(load_result, contract.percentile),
+            seen_ms=load_result.percentile_ms(contract.percentile),
             void=load_result.void,
         )
     ]
@@ -170,11 +170,6 @@ def evaluate(path: str | Path, examples: Sequence[SpanExample], *, rung: str | N
         return measure_quality(model, examples, name="evaluate")
     finally:
         model.close()
-
-
-def _seen_ms(result: LoadResult, percentile: float) -> float:
-    seen = result.latency
-    return {50.0: seen.p50_ms, 95.0: seen.p95_ms, 99.0: seen.p99_ms}[percentile]
 
 
 def _resident_mb(pid: int) -> float:

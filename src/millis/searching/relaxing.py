@@ -12,6 +12,8 @@ from millis.contract import Contract
 from millis.searching.candidates import predict_percentile_ms
 from millis.units import write_ms
 
+_MOST_POINTS = 6
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
@@ -25,23 +27,28 @@ class Point:
     table: tuple[LatencyRow, ...]
     shape: ServingShape
 
+    @property
+    def seen_ms(self) -> float:
+        """As measured, or as predicted where it was not."""
+        return self.predicted_ms if self.measured_ms is None else self.measured_ms
+
 
 def relax(points: Sequence[Point], *, contract: Contract, lengths: Sequence[int]) -> tuple[str, ...]:
     """Write the nearest feasible points and what would have to give, cheapest first, with numbers."""
+    nearest = sorted(points, key=lambda one: one.seen_ms)[:_MOST_POINTS]
     told = [
-        f"{point.name}: p{contract.percentile:g}"
-        f" {'measured ' + write_ms(point.measured_ms) if point.measured_ms is not None else 'predicted ' + write_ms(point.predicted_ms)},"
-        f" quality {point.quality:.2f} ({point.drop:+.2f} lost)"
-        for point in sorted(points, key=lambda one: one.measured_ms or one.predicted_ms)
+        f"{point.name}: p{contract.percentile:g} {'predicted' if point.measured_ms is None else 'measured'}"
+        f" {write_ms(point.seen_ms)}, quality {point.quality:.2f} ({point.drop:+.2f} lost)"
+        for point in nearest
     ]
     good = [point for point in points if _is_good(point, contract)]
     ways = []
     if good:
-        best = min(good, key=lambda one: one.measured_ms or one.predicted_ms)
-        seen_ms = best.measured_ms if best.measured_ms is not None else best.predicted_ms
-        ways.append(f"p{contract.percentile:g} <= {write_ms(_round_up(seen_ms * 1.1))} at the same rate and quality")
+        best = min(good, key=lambda one: (one.measured_ms is None, one.seen_ms))
+        if best.seen_ms * 1.1 > contract.bound_ms:
+            ways.append(f"p{contract.percentile:g} <= {write_ms(_round_up(best.seen_ms * 1.1))} at the same rate and quality")
         ways += _relax_load(best, contract=contract, lengths=lengths)
-    faster = [point for point in points if point not in good and (point.measured_ms or point.predicted_ms) <= contract.bound_ms]
+    faster = [point for point in points if point not in good and point.seen_ms <= contract.bound_ms]
     if faster:
         best = min(faster, key=lambda one: one.drop)
         ways.append(f"{best.drop:.1f} points of quality instead of {contract.max_drop or 0:g} ({best.name})")

@@ -1,0 +1,97 @@
+"""The arithmetic of the search: predictions, ledgers, relaxations, made-up bodies."""
+
+import json
+from pathlib import Path
+
+import pytest
+from making import make_fake_bundle
+
+from millis.bundles import LatencyRow, ServingShape
+from millis.contract import Contract
+from millis.errors import InvalidValue
+from millis.searching.bodies import bodies_of_lengths
+from millis.searching.candidates import predict_percentile_ms, propose, shapes_for
+from millis.searching.ledger import Ledger
+from millis.searching.proving import plan_requests
+from millis.searching.relaxing import Point, relax
+from millis.tasks.tokenization import Tokenizer
+
+TABLE = tuple(LatencyRow(tokens=t, p50_ms=t / 4, p99_ms=t / 3, n=20) for t in (8, 16, 32, 64))
+LENGTHS = [8] * 50 + [16] * 30 + [32] * 15 + [64] * 5
+
+
+def predict(rate: float, shape: ServingShape, *, percentile: float = 99.0) -> float:
+    return predict_percentile_ms(TABLE, lengths=LENGTHS, rate_per_s=rate, shape=shape, percentile=percentile)
+
+
+def test_a_busier_server_is_predicted_slower() -> None:
+    shape = ServingShape(workers=1, threads=2)
+    assert predict(1, shape) < predict(100, shape) < predict(300, shape)
+    assert predict(100, shape, percentile=50.0) < predict(100, shape)
+
+
+def test_an_idle_server_is_predicted_to_take_its_service_time() -> None:
+    seen = predict(0.1, ServingShape(workers=1, threads=1), percentile=50.0)
+    assert 8 / 4 < seen < 16 / 4 + 2
+
+
+def test_one_queue_is_predicted_faster_than_two() -> None:
+    assert predict(150, ServingShape(workers=1, threads=2)) < predict(150, ServingShape(workers=2, threads=0))
+
+
+def test_every_candidate_has_a_name_of_its_own_and_fits_the_cores() -> None:
+    for cores in (1, 2, 8):
+        variants = propose(device="cpu")
+        assert len({variant.name for variant in variants}) == len(variants)
+        for variant in variants:
+            for shape in shapes_for(variant, cores=cores):
+                assert shape.workers * max(shape.threads, 1) * variant.threads <= cores
+
+
+def test_a_ledger_finds_what_was_done_for_the_same_inputs_only(tmp_path: Path) -> None:
+    Ledger(tmp_path, inputs=["a"]).add("probe", "x", {"ms": 1})
+    again = Ledger(tmp_path, inputs=["a"])
+    assert again.find("probe", "x") == {"ms": 1}
+    assert again.find("probe", "y") is None
+    assert Ledger(tmp_path, inputs=["b"]).find("probe", "x") is None
+
+
+def test_a_ledger_cut_short_by_a_crash_keeps_its_whole_lines(tmp_path: Path) -> None:
+    Ledger(tmp_path, inputs=1).add("probe", "x", {"ms": 1})
+    with (tmp_path / "ledger.jsonl").open("a") as stream:
+        stream.write('{"what": "probe", "key": "y", "inp')
+    again = Ledger(tmp_path, inputs=1)
+    assert again.find("probe", "x") == {"ms": 1}
+    again.add("probe", "z", {"ms": 3})
+    assert Ledger(tmp_path, inputs=1).find("probe", "z") == {"ms": 3}
+
+
+def test_an_impossible_contract_gets_points_and_relaxations_with_numbers() -> None:
+    shape = ServingShape(workers=1, threads=2)
+    slow = Point(name="good", quality=86, drop=0.2, predicted_ms=20, measured_ms=22, table=TABLE, shape=shape)
+    rough = Point(name="rough", quality=80, drop=6.0, predicted_ms=4, measured_ms=5, table=TABLE, shape=shape)
+    told = relax([slow, rough], contract=Contract(p99="6 ms", rate=100, max_drop=1.0), lengths=LENGTHS)
+    text = "\n".join(told)
+    assert "nearest: rough: p99 measured 5 ms" in text
+    assert "instead: p99 <= 25 ms" in text
+    assert "6.0 points of quality instead of 1 (rough)" in text
+    assert "texts of at most 16 tokens" in text or "texts of at most 8 tokens" in text
+
+
+def test_made_up_bodies_have_the_lengths_of_the_data(tmp_path: Path) -> None:
+    bundle = make_fake_bundle(tmp_path)
+    bodies = bodies_of_lengths(bundle, n=400)
+    assert bodies == bodies_of_lengths(bundle, n=400)
+    tokenizer = Tokenizer(bundle.path / "tokenizer.json")
+    lengths = [len(tokenizer.encode(json.loads(body)["input"]).ids) + 2 for body in bodies]
+    assert set(lengths) == {8, 16}
+    assert 0.6 < lengths.count(8) / 400 < 0.9
+
+
+def test_a_proof_sends_enough_to_decide_unless_told_how_many() -> None:
+    contract = Contract(p99="5 ms", rate=10)
+    assert plan_requests(contract, seconds=None, n_requests=None) >= 838
+    assert plan_requests(contract, seconds=3, n_requests=None) == 30
+    assert plan_requests(contract, seconds=None, n_requests=7) == 7
+    with pytest.raises(InvalidValue, match="both"):
+        plan_requests(contract, seconds=1, n_requests=1)
