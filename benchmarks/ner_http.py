@@ -1,4 +1,4 @@
-"""The same fine-tuned model served four ways on the same box, in one interleaved run over HTTP, open loop.
+r"""The same fine-tuned model served four ways on the same box, in one interleaved run over HTTP, open loop.
 
     python benchmarks/ner_http.py --bundle wnut.millis [--rounds 3] [--seconds 10] [--proof 10000]
 
@@ -33,6 +33,7 @@ from typing import Any
 import httpx
 import msgspec
 import numpy as np
+
 from common import ROOT, free_port, keep, serve
 from millis.bundles import open_bundle
 from millis.compiling.onnx import export_ids, load_for_export

@@ -26,7 +26,7 @@ from millis.serving.settings import ServeSettings
 from millis.serving.supervisor import Supervisor
 from millis.tasks.ner import ner_labels
 
-WORDS = "the order of a customer in this town has not come and nobody at our desk knows where it went".split()
+WORDS = ["the", "order", "of", "a", "customer", "in", "this", "town", "has", "not", "come", "and", "nobody", "at", "our", "desk", "knows", "where", "it", "went"]
 BODIES = [json.dumps({"input": " ".join(WORDS[(i + k) % len(WORDS)] for k in range(8 + i % 52))}).encode() for i in range(200)]
 
 

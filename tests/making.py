@@ -15,6 +15,7 @@ from millis.bundles import Bundle, Manifest, Rung, ServingShape, save_bundle
 from millis.contract import Contract
 from millis.tasks.ner import ner_labels
 
+ROOT = Path(__file__).resolve().parents[1]
 WORDS = (
     "maria garcia of northwind wrote from lisbon about order her the a to in is at and eu rejects german call"
     " x y z hello world one two three , . ! ? un ##believ ##able schwarz ##enegger"

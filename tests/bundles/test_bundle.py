@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
-from making import make_fake_bundle
 
 import millis
+from making import make_fake_bundle
 from millis.bundles import Certificate, open_bundle, save_bundle
 from millis.bundles.bundle import certify
 from millis.bundles.manifest import ServingShape

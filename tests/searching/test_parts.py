@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from making import make_fake_bundle
 
+from making import make_fake_bundle
 from millis.bundles import LatencyRow, ServingShape
 from millis.contract import Contract
 from millis.errors import InvalidValue

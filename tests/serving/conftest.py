@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from making import make_fake_bundle
 
+from making import make_fake_bundle
 from millis.serving.settings import ServeSettings
 from millis.serving.supervisor import Supervisor
 

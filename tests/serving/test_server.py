@@ -10,9 +10,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from making import ask_raw, body, make_fake_bundle
 
 import millis
+from making import ask_raw, body, make_fake_bundle
 from millis.errors import InvalidBundle, InvalidValue
 from millis.serving.settings import Limits, ServeSettings
 from millis.serving.supervisor import Supervisor

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from making import LABELS, make_tokenizer
 
+from making import LABELS, make_tokenizer
 from millis.data.examples import Span, SpanExample
 from millis.errors import InvalidValue
 from millis.tasks.ner import IGNORED, NerTask

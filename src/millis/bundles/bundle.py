@@ -60,11 +60,7 @@ class Bundle:
 
     def subject(self) -> dict[str, str]:
         """Give the hashes of the files that decide an answer or its time."""
-        return {
-            file: entry.sha256
-            for file, entry in self.manifest.files.items()
-            if file not in (CERTIFICATE, REPORT)
-        }
+        return {file: entry.sha256 for file, entry in self.manifest.files.items() if file not in (CERTIFICATE, REPORT)}
 
 
 def open_bundle(path: str | Path) -> Bundle:
@@ -85,13 +81,13 @@ def open_bundle(path: str | Path) -> Bundle:
         n_bytes = file.stat().st_size
         if n_bytes != entry.n_bytes:
             raise InvalidBundle(
-                f"{folder.name}: {name} has {n_bytes} bytes where the manifest says {entry.n_bytes}: it was truncated or"
-                " altered. Copy the bundle again or make it anew."
+                f"{folder.name}: {name} has {n_bytes} bytes where the manifest says {entry.n_bytes}: it was truncated"
+                " or altered. Copy the bundle again or make it anew."
             )
         if hash_file(file) != entry.sha256:
             raise InvalidBundle(
-                f"{folder.name}: {name} is not the file that the manifest speaks of (its SHA-256 differs): it was altered."
-                " Copy the bundle again or make it anew."
+                f"{folder.name}: {name} is not the file that the manifest speaks of (its SHA-256 differs): it was"
+                " altered. Copy the bundle again or make it anew."
             )
     strange = sorted(
         str(file.relative_to(folder).as_posix())
@@ -162,9 +158,7 @@ def _read_manifest(folder: Path) -> Manifest:
     try:
         manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
     except FileNotFoundError:
-        raise InvalidBundle(
-            f"{folder.name} has no {MANIFEST}: it is not a bundle, or was not copied whole."
-        ) from None
+        raise InvalidBundle(f"{folder.name} has no {MANIFEST}: it is not a bundle, or was not copied whole.") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidBundle(
             f"{folder.name}: {MANIFEST} cannot be read ({error}): truncated, altered, or of another version."

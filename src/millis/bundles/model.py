@@ -48,8 +48,7 @@ class Model:
         self._backend = backend
         self._buckets = rung.buckets
         self._padded = {
-            bucket: (np.zeros((1, bucket), np.int64), np.zeros((1, bucket), np.int64))
-            for bucket in rung.buckets or ()
+            bucket: (np.zeros((1, bucket), np.int64), np.zeros((1, bucket), np.int64)) for bucket in rung.buckets or ()
         }
 
     @overload
@@ -110,9 +109,7 @@ class Model:
         self._backend.close()
 
 
-def load(
-    path: str | Path | Bundle, *, rung: str | None = None, streams: int = 1, cache: Path | None = None
-) -> Model:
+def load(path: str | Path | Bundle, *, rung: str | None = None, streams: int = 1, cache: Path | None = None) -> Model:
     """Load a bundle's rung, every file checked first.
 
     Args:

@@ -27,7 +27,9 @@ def command(
         said = model.answer(text)
         model.close()
         answer = {"model": model.name, "rung": model.rung.name, "results": [said.result]}
-        timing = f"tokenize {said.tokenize_ns / 1e6:.2f}, run {said.run_ns / 1e6:.2f}, decode {said.decode_ns / 1e6:.2f} ms"
+        timing = (
+            f"tokenize {said.tokenize_ns / 1e6:.2f}, run {said.run_ns / 1e6:.2f}, decode {said.decode_ns / 1e6:.2f} ms"
+        )
     entities = answer["results"][0].get("entities", [])
     write_result(
         answer,

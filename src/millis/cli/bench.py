@@ -28,7 +28,9 @@ def command(
     """
     from millis.measuring.bench import offer_load, read_bodies
 
-    headers = [(name.strip(), value.strip()) for name, found, value in (one.partition(":") for one in header or []) if found]
+    headers = [
+        (name.strip(), value.strip()) for name, found, value in (one.partition(":") for one in header or []) if found
+    ]
     if len(headers) != len(header or []):
         raise InvalidValue("a header needs a colon: give it as 'Name: value'.")
     result = offer_load(

@@ -29,7 +29,8 @@ def command(
     will be; bring your own data with `millis fit`.
     """
     from millis.data.demo import write_demo
-    from millis.searching.fitting import FitSettings, run_fit
+    from millis.searching.case import FitSettings
+    from millis.searching.fitting import run_fit
     from millis.serving.settings import ServeSettings
     from millis.serving.supervisor import Supervisor
 
@@ -57,11 +58,11 @@ def command(
                 f"  {timing}",
                 f"report    {bundle.path / 'report.html'}",
                 f"playground {server.url}/" if keep else f"serve it  millis serve {bundle.path}",
-                "The corpus is synthetic. Your own: millis fit --train yours.conll --base FOLDER --p99 '10 ms' -o yours.millis",
+                "The corpus is synthetic. Bring your own:",
+                "  millis fit --train yours.conll --base FOLDER --p99 '20 ms' -o yours.millis",
             ],
             is_json=as_json,
         )  # fmt: skip
         if keep:
             say("the server stays up: Ctrl-C stops it")
             server.watch()
-

@@ -40,7 +40,8 @@ def command(
     Exit codes: 0 kept, 2 bad input, 3 nothing kept it (the best stands at --out), 4 undecided, 130 interrupted (the
     same command goes on).
     """
-    from millis.searching.fitting import FitSettings, run_fit
+    from millis.searching.case import FitSettings
+    from millis.searching.fitting import run_fit
 
     contract = Contract(
         p50=p50, p95=p95, p99=p99, rate=rate, max_drop=max_drop, floor=floor, device=device, memory_mb=memory_mb

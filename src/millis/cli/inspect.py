@@ -37,13 +37,15 @@ def _lines(opened: Bundle) -> list[str]:
         f"{opened.name}: {manifest.task}, {write_bytes(total)}, made {manifest.created} from {manifest.base}",
         f"contract  {Contract.from_record(manifest.contract)}",
         f"labels    {', '.join(labels)}",
-        f"layout    {manifest.serving.workers} worker(s), {manifest.serving.threads} inference thread(s) each (0: event loop)",
+        f"layout    {manifest.serving.workers} worker(s), {manifest.serving.threads} thread(s) each (0: event loop)",
     ]
     certificate = opened.certificate
     if certificate is None:
         lines.append("proof     none yet: millis prove")
     else:
-        lines.append(f"proof     {certificate.verdict['status'].upper()} on {certificate.machine['cpu']}, {certificate.created}")
+        lines.append(
+            f"proof     {certificate.verdict['status'].upper()} on {certificate.machine['cpu']}, {certificate.created}"
+        )
         lines += [f"          {clause['name']}: {clause['detail']}" for clause in certificate.verdict["clauses"]]
     for rung in manifest.rungs:
         lines += _rung_lines(opened, rung)
@@ -62,10 +64,13 @@ def _rung_lines(opened: Bundle, rung: Rung) -> list[str]:
     if rung.quality:
         quality = rung.quality
         lines.append(
-            f"          {quality['name']} {quality['value']:.2f}, {quality['drop']:+.2f} lost of {quality['reference']:.2f}"
-            f" (95 %: {quality['low']:+.2f} to {quality['high']:+.2f}; {quality['n']} test examples)"
+            f"          {quality['name']} {quality['value']:.2f}, {quality['drop']:+.2f} lost"
+            f" of {quality['reference']:.2f} (95 %: {quality['low']:+.2f} to {quality['high']:+.2f};"
+            f" {quality['n']} test examples)"
         )
-    lines += [f"          {row.tokens:4d} tokens  p50 {row.p50_ms:7.3f}  p99 {row.p99_ms:7.3f} ms" for row in rung.latency]
+    lines += [
+        f"          {row.tokens:4d} tokens  p50 {row.p50_ms:7.3f}  p99 {row.p99_ms:7.3f} ms" for row in rung.latency
+    ]
     for step in rung.steps:
         difference = "" if step.agreement is None else f", agrees on {100 * step.agreement:.2f} % of tokens"
         difference += "" if step.max_abs is None else f", logits within {step.max_abs:.3g}"
@@ -75,6 +80,4 @@ def _rung_lines(opened: Bundle, rung: Rung) -> list[str]:
 
 
 def _rung_bytes(opened: Bundle, rung: Rung) -> int:
-    return sum(
-        entry.n_bytes for name, entry in opened.manifest.files.items() if name.startswith(f"{rung.folder}/")
-    )
+    return sum(entry.n_bytes for name, entry in opened.manifest.files.items() if name.startswith(f"{rung.folder}/"))

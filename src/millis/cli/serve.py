@@ -14,7 +14,8 @@ def command(
     port: Annotated[int, typer.Option(help="0 lets the system choose.")] = 8000,
     workers: Annotated[int | None, typer.Option(help="Processes; the bundle's own layout when missing.")] = None,
     threads: Annotated[
-        int | None, typer.Option(help="Inference threads in each process, 0 for the event loop; the bundle's when missing.")
+        int | None,
+        typer.Option(help="Inference threads in each process, 0 for the event loop; the bundle's when missing."),
     ] = None,
     grace: Annotated[float, typer.Option(help="Seconds that a stop waits for requests it took.")] = 10.0,
     max_body_bytes: Annotated[int, typer.Option(help="Largest request body.")] = 1_000_000,

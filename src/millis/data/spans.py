@@ -52,7 +52,7 @@ class _Given(NamedTuple):
     surface: str | None
 
 
-class _Bad(Exception):  # noqa: N818 - never leaves this file
+class _Bad(Exception):
     """Why a row cannot be read."""
 
 

@@ -40,6 +40,7 @@ class LoadResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         n_unanswered: due, but without an answer when time was up.
         n_unsent: requests for which the generator's machine had no descriptor, port or memory.
         n_waited: requests that found every connection busy, and no more allowed; their wait is in the latency.
+        is_first: whether the generator ran before others when something was due (root may).
         n_misses: over bound_ms, refused, failed or unanswered; None without a bound.
         latency: of 2xx answers, from the scheduled arrival.
         lateness: how late the generator sent what was due and had a connection.
@@ -61,6 +62,7 @@ class LoadResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     n_unsent: int
     n_waited: int
     n_connections: int
+    is_first: bool
     statuses: dict[int, int]
     failures: dict[str, int]
     bound_ms: float | None
@@ -298,6 +300,7 @@ def _sum_up(raw: Raw, *, plan: Plan, url: str, bound_ms: float | None) -> LoadRe
         n_unsent=raw.n_unsent,
         n_waited=raw.n_waited,
         n_connections=raw.n_connections,
+        is_first=raw.is_first,
         statuses=raw.statuses,
         failures=raw.failures,
         bound_ms=bound_ms,

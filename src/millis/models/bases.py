@@ -66,6 +66,13 @@ def find_base(name: str) -> Path:
     return folder if (folder / "tokenizer.json").is_file() else _with_tokenizer(folder)
 
 
+def longest_input(folder: Path) -> int:
+    """Give how many tokens a base takes, special tokens included, from its config.json."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    offset = int(config.get("pad_token_id") or 0) + 1 if config["model_type"] in ("roberta", "xlm-roberta") else 0
+    return int(config.get("max_position_embeddings", 512)) - offset
+
+
 def weights_files(folder: Path) -> tuple[Path, ...]:
     """List the weights files of a base: one file, or the shards that an index names, sorted.
 

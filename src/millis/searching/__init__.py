@@ -1,6 +1,6 @@
 """The loop: propose, build, measure, judge, record, until the contract holds or the time is up.
 
-Border: the top of the making rooms; what it measures is what is served. `prove` and `evaluate` need no training library.
+Border: the top of the making rooms; what it measures is what is served. `prove` needs no training library.
 
     fitting     labelled text to a proven bundle
     candidates  which variants are worth building, and how long each will take by prediction

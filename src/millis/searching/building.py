@@ -114,7 +114,9 @@ def build_artifact(variant: Variant, *, case: Artifact, reference: Path) -> Buil
     try:
         built = make(variant, folder=folder, case=case, reference=reference)
     except OSError as error:
-        raise RunFailed(f"{key} cannot be written: {error.strerror}. Free some space; the same command goes on.") from error
+        raise RunFailed(
+            f"{key} cannot be written: {error.strerror}. Free some space; the same command goes on."
+        ) from error
     case.ledger.add("artifact", key, {"steps": built.steps, "choices": built.choices})
     return built
 
@@ -148,7 +150,11 @@ def _quantize(variant: Variant, *, folder: Path, case: Artifact, reference: Path
 
     if variant.backend == "openvino":
         choices = quantize_openvino(
-            source.folder, folder, calibration=_windows(case, case.splits.train, n=_CALIBRATION), loss=loss, max_drop=case.max_drop
+            source.folder,
+            folder,
+            calibration=_windows(case, case.splits.train, n=_CALIBRATION),
+            loss=loss,
+            max_drop=case.max_drop,
         )
     else:
         choices = quantize_onnx(source.folder, folder, loss=loss, max_drop=case.max_drop)
@@ -156,9 +162,7 @@ def _quantize(variant: Variant, *, folder: Path, case: Artifact, reference: Path
     return Built(folder=folder, steps=(*source.steps, step), choices=choices)
 
 
-def _compare(
-    name: str, variant: Variant, folder: Path, *, case: Artifact, reference: Path, began: float
-) -> Step:
+def _compare(name: str, variant: Variant, folder: Path, *, case: Artifact, reference: Path, began: float) -> Step:
     """Compare a folder with the torch source on dev windows; what should be exact must be."""
     ids = _windows(case, case.splits.dev, n=_COMPARED)
     with loaded("torch", reference, settings=BackendSettings(threads=n_cores())) as source:
@@ -167,7 +171,10 @@ def _compare(
         difference = compare(wanted, run_all(backend, ids, padding=_PADDING if variant.precision == "fp32" else 0))
     if variant.precision == "fp32":
         require_exact(difference, step=name)
-    say(f"{name}: {100 * difference.agreement:.2f} % of {difference.n_tokens} tokens agree with torch, logits within {difference.max_abs:.3g}")
+    say(
+        f"{name}: {100 * difference.agreement:.2f} % of {difference.n_tokens} tokens agree with torch,"
+        f" logits within {difference.max_abs:.3g}"
+    )
     return Step(
         step=name,
         seconds=round(time.monotonic() - began, 1),

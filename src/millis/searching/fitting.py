@@ -13,14 +13,10 @@ from typing import Any
 import msgspec
 
 from millis.bundles import Bundle, Choice, Manifest, Rung, ServingShape, load, open_bundle, save_bundle
-from millis.bundles.bundle import TOKENIZER, hash_file
+from millis.bundles.bundle import TOKENIZER
 from millis.bundles.manifest import Tried
 from millis.contract import Contract, Verdict
-from millis.data.checks import check
-from millis.data.examples import SpanExample
-from millis.data.lengths import LengthHistogram, choose_buckets
-from millis.data.readers import read_labelled
-from millis.data.splits import Splits, make_splits
+from millis.data.lengths import LengthHistogram
 from millis.errors import ContractBroken, InvalidValue, MeasurementVoid
 from millis.measuring.fingerprint import fingerprint, n_cores
 from millis.measuring.quality import bound_drop, measure_quality
@@ -29,71 +25,16 @@ from millis.models.bases import find_base
 from millis.searching.bodies import bodies_of_texts
 from millis.searching.building import Artifact, Built, build_artifact, train_reference
 from millis.searching.candidates import Variant, predict_percentile_ms, propose, shapes_for
-from millis.searching.ledger import Ledger
+from millis.searching.case import OVERLAP, Case, FitSettings, prepare
 from millis.searching.proving import judge_served, measure_served, plan_requests, write_proof
 from millis.searching.relaxing import Point, relax
 from millis.tasks import Score
-from millis.tasks.ner import NerTask, ner_labels
-from millis.tasks.tokenization import Tokenizer
 from millis.telemetry.progress import say
 from millis.units import write_ms
 
-LONGEST_WINDOW = 256
-_OVERLAP = 32
-_N_BUCKETS = 8
 _PROBE_REQUESTS = 400
 _MOST_PROBES = 3
 _MOST_PROOFS = 3
-_EXAMPLE = "Maria Garcia of Northwind wrote from Lisbon about her order."
-_CHINESE_EXAMPLE = "张伟昨天从上海给北京的联合电子公司写了信。"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FitSettings:
-    """What is asked of a fit, beside the contract.
-
-    Args:
-        base: folder, hub id or package:NAME.
-        out: where the bundle shall stand.
-        layout, scheme, ends, overlaps, blanks: how the files are to be read (data.readers).
-        within_ms: stop trying further candidates after so long; the best so far is proven.
-        epochs: of training, at most; None takes the training room's own.
-    """
-
-    base: str
-    out: Path
-    train: Path
-    dev: Path | None = None
-    test: Path | None = None
-    task: str = "ner"
-    layout: str = "auto"
-    scheme: str = "auto"
-    ends: str = "exclusive"
-    overlaps: str = "error"
-    blanks: str = "error"
-    within_ms: float | None = None
-    epochs: int | None = None
-    seed: int = 7
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Case:
-    """What stays the same through the whole search."""
-
-    settings: FitSettings
-    contract: Contract
-    splits: Splits
-    task: NerTask
-    tokenizer_file: Path
-    lengths: tuple[int, ...]
-    buckets: tuple[int, ...]
-    folder: Path
-    ledger: Ledger
-    deadline: float
-    notes: tuple[str, ...]
-
-    def has_time(self) -> bool:
-        return time.monotonic() < self.deadline
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +87,12 @@ def fit(
     if unknown:
         raise InvalidValue(f"fit has no setting {unknown[0]!r}: it has {', '.join(FitSettings.__dataclass_fields__)}.")
     settings = FitSettings(
-        base=base, out=Path(out), train=Path(train), dev=Path(dev) if dev else None, test=Path(test) if test else None, **rest
+        base=base,
+        out=Path(out),
+        train=Path(train),
+        dev=Path(dev) if dev else None,
+        test=Path(test) if test else None,
+        **rest,
     )
     return run_fit(contract, settings)
 
@@ -165,10 +111,10 @@ def run_fit(contract: Contract, settings: FitSettings) -> Bundle:
         Interrupted: Ctrl-C; the same command goes on from the run folder.
     """
     began = time.monotonic()
-    case = _prepare(contract, settings, began=began)
+    case = prepare(contract, settings, began=began)
     reference = train_reference(
-        find_base(settings.base), task=case.task, splits=case.splits, folder=case.folder, tokenizer_file=case.tokenizer_file,
-        epochs=settings.epochs, seed=settings.seed,
+        find_base(settings.base), task=case.task, splits=case.splits, folder=case.folder,
+        tokenizer_file=case.tokenizer_file, epochs=settings.epochs, seed=settings.seed,
     )  # fmt: skip
     say(f"reference (torch fp32): {reference.test.name} {reference.test.value:.2f} on test\n{reference.test.report}")
     candidates = _build_all(case, reference_dev=reference.dev, reference_folder=reference.folder)
@@ -181,66 +127,13 @@ def run_fit(contract: Contract, settings: FitSettings) -> Bundle:
         advice = "\n".join(relax([_point(one) for one in tried], contract=contract, lengths=case.lengths))
         error = ContractBroken if verdict.status == "broken" else MeasurementVoid
         raise error(
-            f"no candidate is proven to keep '{contract}' here; the best stands at {settings.out}, {verdict.status}.\n{advice}"
+            f"no candidate is proven to keep '{contract}' here; the best stands at {settings.out},"
+            f" {verdict.status}.\n{advice}"
         )
     return bundle
 
 
-def _prepare(contract: Contract, settings: FitSettings, *, began: float) -> _Case:
-    """Read and check the data, choose windows and buckets, open the ledger."""
-    if settings.task != "ner":
-        raise InvalidValue(f"task cannot be {settings.task!r}: this version fits ner.")
-    if settings.out.exists() and not (settings.out / "manifest.json").is_file():
-        raise InvalidValue(f"{settings.out} exists and is not a bundle: choose another -o.")
-    splits, read_notes = _read(settings)
-    report = check(splits)
-    for line in (*read_notes, *splits.notes, *report.lines()):
-        say(line)
-    base = find_base(settings.base)
-    tokenizer = Tokenizer(base / TOKENIZER)
-    n_special = len(tokenizer.prefix) + len(tokenizer.suffix)
-    lengths = tuple(len(tokenizer.encode(example.text).ids) + n_special for example in splits.train)
-    longest = _longest_window(lengths)
-    windowed = tuple(min(length, longest) for length in lengths)
-    labels = ner_labels([span.label for example in splits.train for span in example.spans])
-    example = _shown_example(splits.train)
-    task = NerTask(tokenizer, labels=labels, max_tokens=longest, overlap=_OVERLAP, example=example)
-    n_widened = sum(task.n_widened(example) for example in splits.test)
-    notes = (*read_notes, *splits.notes, *report.warnings)
-    if n_widened:
-        notes += (f"{n_widened} entities of test begin or end inside a word and cannot be answered exactly",)
-    folder = settings.out.with_name(settings.out.name.removesuffix(".millis") + ".run")
-    inputs = [
-        hash_file(base / TOKENIZER), settings.base, settings.seed, settings.epochs, contract.max_drop, contract.floor,
-        contract.device, [[(e.text, [(s.start, s.end, s.label) for s in e.spans]) for e in part] for part in splits.parts().values()],
-        msgspec.to_builtins(fingerprint()),
-    ]  # fmt: skip
-    return _Case(
-        settings=settings, contract=contract, splits=splits, task=task, tokenizer_file=base / TOKENIZER, lengths=windowed,
-        buckets=choose_buckets(windowed, count=_N_BUCKETS, maximum=longest), folder=folder,
-        ledger=Ledger(folder, inputs=inputs), notes=notes,
-        deadline=began + settings.within_ms / 1000 if settings.within_ms else float("inf"),
-    )  # fmt: skip
-
-
-def _read(settings: FitSettings) -> tuple[Splits, tuple[str, ...]]:
-    notes: list[str] = []
-
-    def read(path: Path | None) -> tuple[SpanExample, ...] | None:
-        if path is None:
-            return None
-        reading = read_labelled(
-            path, layout=settings.layout, scheme=settings.scheme, ends=settings.ends, overlaps=settings.overlaps,
-            blanks=settings.blanks,
-        )  # fmt: skip
-        notes.extend(f"{path.name}: {note}" for note in reading.notes)
-        return reading.examples
-
-    train, dev, test = read(settings.train), read(settings.dev), read(settings.test)
-    return make_splits(train or (), dev=dev, test=test, seed=settings.seed), tuple(notes)
-
-
-def _build_all(case: _Case, *, reference_dev: Score, reference_folder: Path) -> list[_Candidate]:
+def _build_all(case: Case, *, reference_dev: Score, reference_folder: Path) -> list[_Candidate]:
     """Build every variant, score it on dev, time it; then the likeliest one with two threads in an inference."""
     candidates: list[_Candidate] = []
     for variant in propose(device=case.contract.device):
@@ -252,15 +145,17 @@ def _build_all(case: _Case, *, reference_dev: Score, reference_folder: Path) -> 
         good = [one for one in candidates if _keeps_quality(one, case.contract)] or candidates
         best = min(good, key=lambda one: one.predicted_ms)
         doubled = replace(best.variant, threads=2)
-        candidates += _build_one(case, doubled, reference_dev=reference_dev, reference_folder=reference_folder, like=best)
+        candidates += _build_one(
+            case, doubled, reference_dev=reference_dev, reference_folder=reference_folder, like=best
+        )
     return candidates
 
 
 def _build_one(
-    case: _Case, variant: Variant, *, reference_dev: Score, reference_folder: Path, like: _Candidate | None = None
+    case: Case, variant: Variant, *, reference_dev: Score, reference_folder: Path, like: _Candidate | None = None
 ) -> list[_Candidate]:
     """Make one rung, in each layout of the server; one that is like another has its quality."""
-    built = build_artifact(variant, case=_artifact_case(case), reference=reference_folder)
+    built = build_artifact(variant, case=_artifact_case(case, reference_dev=reference_dev), reference=reference_folder)
     rung, quality = _measure_rung(case, variant, built, quality=like.quality if like else None)
     drop = reference_dev.value - quality
     middle = rung.latency[len(rung.latency) // 2]
@@ -277,14 +172,18 @@ def _build_one(
     ]  # fmt: skip
 
 
-def _artifact_case(case: _Case) -> Artifact:
+def _artifact_case(case: Case, *, reference_dev: Score) -> Artifact:
+    """Say what building may lose: the contract's drop, and no more than leads down to its floor."""
+    contract = case.contract
+    allowed = [] if contract.max_drop is None else [contract.max_drop]
+    allowed += [] if contract.floor is None else [max(reference_dev.value - contract.floor, 0.0)]
     return Artifact(
         folder=case.folder, task=case.task, splits=case.splits, tokenizer_file=case.tokenizer_file,
-        max_drop=case.contract.max_drop, ledger=case.ledger,
+        max_drop=min(allowed, default=None), ledger=case.ledger,
     )  # fmt: skip
 
 
-def _measure_rung(case: _Case, variant: Variant, built: Built, *, quality: float | None) -> tuple[Rung, float]:
+def _measure_rung(case: Case, variant: Variant, built: Built, *, quality: float | None) -> tuple[Rung, float]:
     """Fill a rung's latency table and score it on dev unless its quality is known; or take both from the ledger."""
     known = case.ledger.find("rung", variant.name)
     if known is not None:
@@ -305,7 +204,7 @@ def _measure_rung(case: _Case, variant: Variant, built: Built, *, quality: float
     return rung, quality
 
 
-def _probe(case: _Case, candidates: list[_Candidate]) -> list[_Candidate]:
+def _probe(case: Case, candidates: list[_Candidate]) -> list[_Candidate]:
     """Measure the likeliest candidates behind a real server, briefly; give all, those to prove first in front.
 
     Candidates that keep the quality on dev come by their time over HTTP, then those only predicted, then the rest.
@@ -334,7 +233,7 @@ def _keeps_quality(candidate: _Candidate, contract: Contract) -> bool:
     )
 
 
-def _probe_one(case: _Case, candidate: _Candidate, *, bodies: Sequence[bytes]) -> float:
+def _probe_one(case: Case, candidate: _Candidate, *, bodies: Sequence[bytes]) -> float:
     key = f"{candidate.name} at {case.contract.rate_per_s:g}/s"
     known = case.ledger.find("probe", key)
     if known is None:
@@ -347,18 +246,21 @@ def _probe_one(case: _Case, candidate: _Candidate, *, bodies: Sequence[bytes]) -
     return float(known["measured_ms"])
 
 
-def _prove_best(
-    case: _Case, tried: Sequence[_Candidate], *, reference_test: Score
-) -> tuple[Bundle, Verdict]:
+def _prove_best(case: Case, tried: Sequence[_Candidate], *, reference_test: Score) -> tuple[Bundle, Verdict]:
     """Prove candidates in order until one keeps the contract; when none does, leave the first where it stood."""
     proven: list[tuple[_Candidate, Verdict]] = []
     for candidate in tried[:_MOST_PROOFS]:
         if proven and not case.has_time():
             break
         bundle, verdict = _conclude(case, candidate, tried, reference_test=reference_test)
+        if verdict.status == "void":
+            say(f"{candidate.name}: measured again, since nothing was: {verdict.clauses[0].detail}")
+            bundle, verdict = _conclude(case, candidate, tried, reference_test=reference_test)
         if verdict.status == "kept":
             return bundle, verdict
-        say(f"{candidate.name}: {verdict.status}; " + "; ".join(c.detail for c in verdict.clauses if c.status != "kept"))
+        say(
+            f"{candidate.name}: {verdict.status}; " + "; ".join(c.detail for c in verdict.clauses if c.status != "kept")
+        )
         proven.append((candidate, verdict))
     if len(proven) == 1:
         return open_bundle(case.settings.out), proven[0][1]
@@ -366,7 +268,7 @@ def _prove_best(
 
 
 def _conclude(
-    case: _Case, chosen: _Candidate, tried: Sequence[_Candidate], *, reference_test: Score
+    case: Case, chosen: _Candidate, tried: Sequence[_Candidate], *, reference_test: Score
 ) -> tuple[Bundle, Verdict]:
     """Score the chosen rung on test, write the bundle, prove it, write certificate and report."""
     draft = _save_draft(case, chosen.rung, chosen.built, shape=chosen.shape)
@@ -377,8 +279,9 @@ def _conclude(
         model.close()
     drop, low, high = bound_drop(reference_test, score)
     quality: dict[str, Any] = {
-        "name": score.name, "value": score.value, "reference": reference_test.value, "drop": drop, "low": low, "high": high,
-        "n": len(case.splits.test), "by_label": score.by_label, "reference_by_label": reference_test.by_label,
+        "name": score.name, "value": score.value, "reference": reference_test.value, "drop": drop, "low": low,
+        "high": high, "n": len(case.splits.test), "by_label": score.by_label,
+        "reference_by_label": reference_test.by_label,
     }  # fmt: skip
     say(f"{chosen.rung.name}: {score.name} {score.value:.2f} on test\n{score.report}")
     rung = msgspec.structs.replace(chosen.rung, quality=quality)
@@ -392,7 +295,7 @@ def _conclude(
     return write_proof(bundle, contract=case.contract, served=served, verdict=verdict), verdict
 
 
-def _save_draft(case: _Case, rung: Rung, built: Built, *, shape: ServingShape | None = None) -> Bundle:
+def _save_draft(case: Case, rung: Rung, built: Built, *, shape: ServingShape | None = None) -> Bundle:
     """Write a bundle of one rung into the run folder, to load and to serve it as it will be."""
     manifest = _manifest(case, rung, shape=shape or ServingShape(), name="draft")
     return save_bundle(
@@ -402,7 +305,7 @@ def _save_draft(case: _Case, rung: Rung, built: Built, *, shape: ServingShape | 
     )
 
 
-def _save(case: _Case, out: Path, rung: Rung, chosen: _Candidate, tried: Sequence[_Candidate]) -> Bundle:
+def _save(case: Case, out: Path, rung: Rung, chosen: _Candidate, tried: Sequence[_Candidate]) -> Bundle:
     others = [one for one in tried if one.name != chosen.name and one.measured_ms is not None]
     beaten = ", ".join(f"{one.name} {one.measured_ms:.2f} ms" for one in others) or "no other was measured"
     choices = (
@@ -415,12 +318,14 @@ def _save(case: _Case, out: Path, rung: Rung, chosen: _Candidate, tried: Sequenc
         Choice(
             what="buckets",
             choice=" ".join(map(str, rung.buckets)) if rung.buckets else "none",
-            reason="fewest padded tokens over train's lengths" if rung.buckets else "this runtime takes any length unpadded",
+            reason="fewest padded tokens over train's lengths"
+            if rung.buckets
+            else "this runtime takes any length unpadded",
         ),
         Choice(
             what="longest window",
             choice=f"{case.task.max_tokens} tokens",
-            reason=f"longest text of train has {max(case.lengths)}; longer ones are cut into windows that overlap by {_OVERLAP}",
+            reason=f"takes in 99.9 % of train whole; longer texts are cut into windows that overlap by {OVERLAP}",
         ),
     )
     rows = tuple(
@@ -439,7 +344,7 @@ def _save(case: _Case, out: Path, rung: Rung, chosen: _Candidate, tried: Sequenc
 
 
 def _manifest(
-    case: _Case,
+    case: Case,
     rung: Rung,
     *,
     shape: ServingShape,
@@ -450,8 +355,9 @@ def _manifest(
     counted = LengthHistogram.from_lengths(case.lengths)
     return Manifest(
         format=1, name=name, task=case.settings.task, labels=case.task.labels,
-        task_settings={"max_tokens": case.task.max_tokens, "overlap": _OVERLAP, "example": case.task.example},
-        rungs=(rung,), rung=rung.name, contract=case.contract.record(), serving=shape, base=_base_name(case.settings.base),
+        task_settings={"max_tokens": case.task.max_tokens, "overlap": OVERLAP, "example": case.task.example},
+        rungs=(rung,), rung=rung.name, contract=case.contract.record(), serving=shape,
+        base=_base_name(case.settings.base),
         created=datetime.now(UTC).isoformat(timespec="seconds"), versions=fingerprint().versions, choices=choices,
         notes=case.notes, tried=tried, lengths=counted.counts,
     )  # fmt: skip
@@ -459,18 +365,6 @@ def _manifest(
 
 def _base_name(base: str) -> str:
     return base if base.startswith("package:") else Path(base).name
-
-
-def _longest_window(lengths: Sequence[int]) -> int:
-    """Take in 99.9 % of the texts whole, within reason: a multiple of 8, 64 to LONGEST_WINDOW."""
-    reach = LengthHistogram.from_lengths(lengths).percentile(99.9)
-    return min(max(-(-reach // 8) * 8, 64), LONGEST_WINDOW)
-
-
-def _shown_example(examples: Sequence[SpanExample]) -> str:
-    """Give a text to warm up on and to show, in the script of the data; none of the data itself."""
-    n_chinese = sum(any("\u4e00" <= character <= "\u9fff" for character in example.text) for example in examples)
-    return _CHINESE_EXAMPLE if 2 * n_chinese > len(examples) else _EXAMPLE
 
 
 def _point(candidate: _Candidate) -> Point:

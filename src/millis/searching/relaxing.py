@@ -46,7 +46,9 @@ def relax(points: Sequence[Point], *, contract: Contract, lengths: Sequence[int]
     if good:
         best = min(good, key=lambda one: (one.measured_ms is None, one.seen_ms))
         if best.seen_ms * 1.1 > contract.bound_ms:
-            ways.append(f"p{contract.percentile:g} <= {write_ms(_round_up(best.seen_ms * 1.1))} at the same rate and quality")
+            ways.append(
+                f"p{contract.percentile:g} <= {write_ms(_round_up(best.seen_ms * 1.1))} at the same rate and quality"
+            )
         ways += _relax_load(best, contract=contract, lengths=lengths)
     faster = [point for point in points if point not in good and point.seen_ms <= contract.bound_ms]
     if faster:

@@ -90,9 +90,7 @@ def settle_memory() -> None:
 class _TaskRoute:
     """POST /v1/{task}: read, answer, write; account for each stage."""
 
-    def __init__(
-        self, task: str, models: Mapping[str, Served], *, limits: Limits, metrics: Metrics
-    ) -> None:
+    def __init__(self, task: str, models: Mapping[str, Served], *, limits: Limits, metrics: Metrics) -> None:
         self._route = f"/v1/{task}"
         self._models = models
         self._only = next(iter(models.values())) if len(models) == 1 else None
@@ -148,9 +146,7 @@ class _TaskRoute:
             sum(answer.decode_ns for answer in answers),
             wrote - writing,
         )
-        timing = ", ".join(
-            f"{stage};dur={ns / 1e6:.3f}" for stage, ns in zip(STAGES, stages_ns, strict=True)
-        )
+        timing = ", ".join(f"{stage};dur={ns / 1e6:.3f}" for stage, ns in zip(STAGES, stages_ns, strict=True))
         await _send(send, 200, payload, [
             (b"content-type", b"application/json"), (b"server-timing", timing.encode()),
             (b"x-millis-rung", rung.encode()), (b"x-request-id", request_id),
@@ -251,5 +247,3 @@ async def _send(send: Send, status: int, payload: bytes, headers: list[tuple[byt
     headers.append((b"content-length", str(len(payload)).encode()))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": payload})
-
-

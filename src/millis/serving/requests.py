@@ -89,7 +89,7 @@ def read_request(body: bytes, *, limits: Limits) -> TaskRequest:
     n_characters = sum(map(len, texts))
     if n_characters > limits.characters:
         raise InvalidRequest(
-            f"{n_characters:,} characters came in one request; at most {limits.characters:,} are allowed: cut the text.",
+            f"{n_characters:,} characters came in one request; {limits.characters:,} are allowed: cut the text.",
             status=413,
             slug="too-many-characters",
         )

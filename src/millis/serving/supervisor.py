@@ -103,9 +103,7 @@ class Supervisor:
             RunFailed: workers die as soon as they start, again and again.
         """
         stop = threading.Event()
-        before = {
-            number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)
-        }
+        before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             self.watch_until(stop)
         finally:

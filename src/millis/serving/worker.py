@@ -1,8 +1,8 @@
 """One process of a server: load, warm, listen, answer until told to stop.
 
-Run by the supervisor as `python -m millis.serving.worker SETTINGS SOCKET READY CONTROL METRICS`: settings as JSON, three
-inherited file descriptors, a folder. It listens only when it is warm; it says "ready" on READY; it stops in peace when
-CONTROL closes, which is what happens when the parent dies.
+Run by the supervisor as `python -m millis.serving.worker SETTINGS SOCKET READY CONTROL METRICS`: settings as JSON,
+three inherited file descriptors, a folder. It listens only when it is warm; it says "ready" on READY; it stops in peace
+when CONTROL closes, which is what happens when the parent dies.
 Border: process matters; answers come from the app.
 """
 
@@ -31,9 +31,7 @@ def make_executor(bundle: Bundle, *, threads: int | None) -> Executor:
     return ThreadExecutor(model, n=n) if n else LoopExecutor(model)
 
 
-def run_worker(
-    settings: ServeSettings, *, listener: socket.socket, ready: int, control: int, metrics: Path
-) -> None:
+def run_worker(settings: ServeSettings, *, listener: socket.socket, ready: int, control: int, metrics: Path) -> None:
     """Serve on an already bound socket until SIGTERM or until control closes."""
     served = []
     for path in settings.bundles:

@@ -108,9 +108,7 @@ class NerTask:
             windows.append(Window(ids=ids, targets=window_targets, places=_Places(spoken, rows)))
         return tuple(windows)
 
-    def decode(
-        self, text: str, windows: Sequence[Window], logits: Sequence[NDArray[np.float32]]
-    ) -> dict[str, Any]:
+    def decode(self, text: str, windows: Sequence[Window], logits: Sequence[NDArray[np.float32]]) -> dict[str, Any]:
         """Read entities from logits (T, K), one array per window.
 
         Returns:
@@ -164,9 +162,7 @@ class NerTask:
         starts, ends = {unit.start for unit in units}, {unit.end for unit in units}
         return sum(span.start not in starts or span.end not in ends for span in example.spans)
 
-    def _targets(
-        self, units: Sequence[_Unit], spans: Sequence[Span], *, n_pieces: int
-    ) -> NDArray[np.int64]:
+    def _targets(self, units: Sequence[_Unit], spans: Sequence[Span], *, n_pieces: int) -> NDArray[np.int64]:
         """Give each unit's first piece its label id, every other piece IGNORED."""
         targets = np.full(n_pieces, IGNORED, np.int64)
         for unit in units:
@@ -178,7 +174,8 @@ class NerTask:
                     label = f"{mark}-{span.label}"
                     if label not in self._ids:
                         raise InvalidValue(
-                            f"label {span.label!r} is not one of this model's: {', '.join(sorted(set(self._kinds) - {''}))}."
+                            f"label {span.label!r} is not one of this model's:"
+                            f" {', '.join(sorted(set(self._kinds) - {''}))}."
                         )
                     targets[unit.piece] = self._ids[label]
                     mark = "I"

@@ -23,8 +23,7 @@ def score_spans(expected: Sequence[Sequence[Span]], answered: Sequence[Sequence[
         raise MissingExtra("scoring needs seqeval, which is not installed: pip install 'millis[train]'.") from error
     sequences = [_as_sequences(want, got) for want, got in zip(expected, answered, strict=True)]
     per_example = tuple(
-        (len(set(want) & set(got)), len(set(got)), len(set(want)))
-        for want, got in zip(expected, answered, strict=True)
+        (len(set(want) & set(got)), len(set(got)), len(set(want))) for want, got in zip(expected, answered, strict=True)
     )
     if not any(answers + wanted for _, answers, wanted in per_example):
         return Score(value=0.0, name="F1", per_example=per_example, report="no entity expected, none answered\n")

@@ -59,9 +59,7 @@ class Task(Protocol):
     def encode(self, text: str, *, example: SpanExample | None = None) -> tuple[Window, ...]:
         """Cut a text into windows a model can take; with an example's spans, windows carry targets."""
 
-    def decode(
-        self, text: str, windows: Sequence[Window], logits: Sequence[NDArray[np.float32]]
-    ) -> dict[str, Any]:
+    def decode(self, text: str, windows: Sequence[Window], logits: Sequence[NDArray[np.float32]]) -> dict[str, Any]:
         """Read the answer for a text from logits (T, K), one array per window."""
 
     def score(self, examples: Sequence[SpanExample], answers: Sequence[dict[str, Any]]) -> Score:

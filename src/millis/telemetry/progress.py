@@ -32,7 +32,10 @@ def bar(name: str, *, total: float) -> Iterator[Advance]:
     """
     if sys.stderr.isatty():
         columns = (
-            TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
         )
         with Progress(*columns, console=Console(stderr=True)) as progress:

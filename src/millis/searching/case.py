@@ -1,0 +1,148 @@
+"""What a fit is asked, and what stays the same through the whole of it: data, task, lengths, ledger.
+
+Border: reads and checks; builds and measures nothing.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from millis.bundles.bundle import MANIFEST, TOKENIZER, hash_file
+from millis.contract import Contract
+from millis.data.checks import check
+from millis.data.examples import SpanExample
+from millis.data.lengths import LengthHistogram, choose_buckets
+from millis.data.readers import read_labelled
+from millis.data.splits import Splits, make_splits
+from millis.errors import InvalidValue
+from millis.measuring.fingerprint import fingerprint
+from millis.models.bases import find_base, longest_input
+from millis.searching.ledger import Ledger
+from millis.tasks.ner import NerTask, ner_labels
+from millis.tasks.tokenization import Tokenizer
+from millis.telemetry.progress import say
+
+LONGEST_WINDOW = 256
+OVERLAP = 32
+_N_BUCKETS = 8
+_EXAMPLE = "Maria Garcia of Northwind wrote from Lisbon about her order."
+_CHINESE_EXAMPLE = "张伟昨天从上海给北京的联合电子公司写了信。"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitSettings:
+    """What is asked of a fit, beside the contract.
+
+    Args:
+        base: folder, hub id or package:NAME.
+        out: where the bundle shall stand.
+        layout, scheme, ends, overlaps, blanks: how the files are to be read (data.readers).
+        within_ms: stop trying further candidates after so long; the best so far is proven.
+        epochs: of training, at most; None takes the training room's own.
+    """
+
+    base: str
+    out: Path
+    train: Path
+    dev: Path | None = None
+    test: Path | None = None
+    task: str = "ner"
+    layout: str = "auto"
+    scheme: str = "auto"
+    ends: str = "exclusive"
+    overlaps: str = "error"
+    blanks: str = "error"
+    within_ms: float | None = None
+    epochs: int | None = None
+    seed: int = 7
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """What stays the same through the whole search."""
+
+    settings: FitSettings
+    contract: Contract
+    splits: Splits
+    task: NerTask
+    tokenizer_file: Path
+    lengths: tuple[int, ...]
+    buckets: tuple[int, ...]
+    folder: Path
+    ledger: Ledger
+    deadline: float
+    notes: tuple[str, ...]
+
+    def has_time(self) -> bool:
+        """Say whether further candidates may be tried."""
+        return time.monotonic() < self.deadline
+
+
+def prepare(contract: Contract, settings: FitSettings, *, began: float) -> Case:
+    """Read and check the data, choose windows and buckets, open the ledger."""
+    if settings.task != "ner":
+        raise InvalidValue(f"task cannot be {settings.task!r}: this version fits ner.")
+    if settings.out.exists() and not (settings.out / MANIFEST).is_file():
+        raise InvalidValue(f"{settings.out} exists and is not a bundle: choose another -o.")
+    splits, read_notes = _read(settings)
+    report = check(splits)
+    for line in (*read_notes, *splits.notes, *report.lines()):
+        say(line)
+    base = find_base(settings.base)
+    tokenizer = Tokenizer(base / TOKENIZER)
+    n_special = len(tokenizer.prefix) + len(tokenizer.suffix)
+    lengths = tuple(len(tokenizer.encode(example.text).ids) + n_special for example in splits.train)
+    longest = _longest_window(lengths, limit=longest_input(base))
+    windowed = tuple(min(length, longest) for length in lengths)
+    labels = ner_labels([span.label for example in splits.train for span in example.spans])
+    example = _shown_example(splits.train)
+    task = NerTask(tokenizer, labels=labels, max_tokens=longest, overlap=OVERLAP, example=example)
+    n_widened = sum(task.n_widened(example) for example in splits.test)
+    notes = (*read_notes, *splits.notes, *report.warnings)
+    if n_widened:
+        notes += (f"{n_widened} entities of test begin or end inside a word and cannot be answered exactly",)
+    folder = settings.out.with_name(settings.out.name.removesuffix(".millis") + ".run")
+    inputs = [
+        hash_file(base / TOKENIZER), settings.base, settings.seed, settings.epochs, contract.max_drop, contract.floor,
+        contract.device,
+        [[(e.text, [(s.start, s.end, s.label) for s in e.spans]) for e in part] for part in splits.parts().values()],
+        msgspec.to_builtins(fingerprint()),
+    ]  # fmt: skip
+    return Case(
+        settings=settings, contract=contract, splits=splits, task=task, tokenizer_file=base / TOKENIZER,
+        lengths=windowed, buckets=choose_buckets(windowed, count=_N_BUCKETS, maximum=longest), folder=folder,
+        ledger=Ledger(folder, inputs=inputs), notes=notes,
+        deadline=began + settings.within_ms / 1000 if settings.within_ms else float("inf"),
+    )  # fmt: skip
+
+
+def _read(settings: FitSettings) -> tuple[Splits, tuple[str, ...]]:
+    notes: list[str] = []
+
+    def read(path: Path | None) -> tuple[SpanExample, ...] | None:
+        if path is None:
+            return None
+        reading = read_labelled(
+            path, layout=settings.layout, scheme=settings.scheme, ends=settings.ends, overlaps=settings.overlaps,
+            blanks=settings.blanks,
+        )  # fmt: skip
+        notes.extend(f"{path.name}: {note}" for note in reading.notes)
+        return reading.examples
+
+    train, dev, test = read(settings.train), read(settings.dev), read(settings.test)
+    return make_splits(train or (), dev=dev, test=test, seed=settings.seed), tuple(notes)
+
+
+def _longest_window(lengths: Sequence[int], *, limit: int) -> int:
+    """Take in 99.9 % of the texts whole, within reason: a multiple of 8, 64 to LONGEST_WINDOW, what the base takes."""
+    reach = LengthHistogram.from_lengths(lengths).percentile(99.9)
+    return min(max(-(-reach // 8) * 8, 64), LONGEST_WINDOW, limit)
+
+
+def _shown_example(examples: Sequence[SpanExample]) -> str:
+    """Give a text to warm up on and to show, in the script of the data; none of the data itself."""
+    n_chinese = sum(any("\u4e00" <= character <= "\u9fff" for character in example.text) for example in examples)
+    return _CHINESE_EXAMPLE if 2 * n_chinese > len(examples) else _EXAMPLE

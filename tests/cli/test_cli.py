@@ -1,0 +1,155 @@
+"""The command line as a user meets it: exit codes, one sentence per mistake, JSON that is one document."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fitting import run_millis
+from making import ROOT, body, make_fake_bundle, write_conll
+
+GOOD = [[("maria", "B-PER"), ("wrote", "O")]] * 30
+
+
+def test_every_command_is_in_the_docs_and_has_help() -> None:
+    listed = run_millis("--help").stdout
+    reference = (ROOT / "docs" / "reference" / "cli.md").read_text()
+    for command in ("ask", "bench", "demo", "evaluate", "fit", "inspect", "prove", "serve"):
+        assert command in listed
+        assert f"`millis {command}" in reference
+        shown = run_millis(command, "--help")
+        assert shown.returncode == 0
+        assert "--json" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["inspect", "nowhere.millis"], "does not exist"),
+        (["serve", "nowhere.millis"], "does not exist"),
+        (["prove", "nowhere.millis"], "does not exist"),
+        (["ask", "nowhere.millis", "hi"], "does not exist"),
+        (["ask", "http://127.0.0.1:9", "hi"], "does not answer"),
+        (["bench", "ftp://x", "--bodies", "bodies.jsonl"], "http://"),
+        (["bench", "http://127.0.0.1:9/x", "--bodies", "nowhere.jsonl"], "nowhere.jsonl"),
+        (["fit", "--train", "train.conll", "--base", "nowhere", "--p99", "5 ms", "-o", "o.millis"], "nowhere"),
+        (["fit", "--train", "train.conll", "--base", "package:no_such_thing", "--p99", "5 ms", "-o", "o.millis"], "no_such_thing"),
+        (["fit", "--train", "train.conll", "--base", "b", "--p99", "fast", "-o", "o.millis"], "5 ms"),
+        (["fit", "--train", "train.conll", "--base", "b", "-o", "o.millis"], "one of p50, p95, p99"),
+        (["fit", "--train", "ragged.conll", "--base", "b", "--p99", "5 ms", "-o", "o.millis"], "ragged.conll:2"),
+        (["fit", "--train", "unknown.conll", "--base", "b", "--p99", "5 ms", "-o", "o.millis"], "unknown.conll:2"),
+        (["fit", "--train", "empty.conll", "--base", "b", "--p99", "5 ms", "-o", "o.millis"], "empty.conll"),
+        (["fit", "--train", ".", "--base", "b", "--p99", "5 ms", "-o", "o.millis"], "director"),
+        (["fit", "--train", "train.conll", "--test", "strange.conll", "--base", "b", "--p99", "5 ms", "-o", "o.millis"], "strange.conll:1"),
+        (["fit", "--train", "train.conll", "--base", "b", "--p99", "5 ms", "-o", "taken"], "not a bundle"),
+        (["fit", "--task", "poetry", "--train", "train.conll", "--base", "b", "--p99", "5 ms", "-o", "o.millis"], "poetry"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_sentence_and_a_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_conll(tmp_path / "train.conll", GOOD)
+    write_conll(tmp_path / "strange.conll", [[("lisbon", "B-LOC")]])
+    (tmp_path / "ragged.conll").write_text("a\tO\nb\tx\tO\n")
+    (tmp_path / "unknown.conll").write_text("a\tO\nb\tFOO\n")
+    (tmp_path / "empty.conll").write_text("")
+    (tmp_path / "bodies.jsonl").write_bytes(body("x") + b"\n")
+    (tmp_path / "taken").mkdir()
+    done = run_millis(*arguments, "--json")
+    assert done.returncode in (1, 2)
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert json.loads(done.stdout)["error"]["exit_code"] == done.returncode
+    assert not (tmp_path / "o.millis").exists()
+
+
+def test_bench_measures_anybodys_server_and_prints_one_document(tmp_path: Path) -> None:
+    bundle = make_fake_bundle(tmp_path)
+    (tmp_path / "bodies.jsonl").write_bytes(b"\n".join(body(f"maria {i}") for i in range(20)))
+    serving = subprocess.Popen(
+        [sys.executable, "-m", "millis", "serve", str(bundle.path), "--port", "0", "--json"], stdout=subprocess.PIPE
+    )
+    try:
+        assert serving.stdout is not None
+        url = json.loads(serving.stdout.readline())["url"]
+        flags = ("--bodies", tmp_path / "bodies.jsonl", "--rate", "100/s", "--seconds", "2", "--bound", "500 ms", "--json")
+        done = run_millis("bench", f"{url}/v1/ner", *flags)
+        assert done.returncode in (0, 4), done.stderr
+        seen = json.loads(done.stdout)
+        assert seen["n_ok"] == 200
+        assert seen["n_misses"] == 0
+        assert set(seen["stages"]) == {"parse", "queue", "tokenize", "run", "decode", "write"}
+        asked = run_millis("ask", url, "maria garcia")
+        assert asked.returncode == 0
+        assert "run" in asked.stdout
+    finally:
+        serving.terminate()
+        assert serving.wait(timeout=20) == 0
+
+
+def test_importing_millis_loads_no_runtime_and_no_training_library() -> None:
+    program = "import sys, millis; print(*sorted(m for m in sys.modules if '.' not in m))"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "transformers", "openvino", "onnxruntime", "numpy", "starlette", "rich", "typer"} & set(loaded)
+
+
+def test_a_serving_worker_loads_no_training_library(tmp_path: Path) -> None:
+    bundle = make_fake_bundle(tmp_path)
+    program = (
+        "import sys; from millis.serving import supervisor, worker, app\n"
+        "from millis.serving.worker import make_executor; from millis.bundles import open_bundle\n"
+        "make_executor(open_bundle(sys.argv[1]), threads=None)\n"
+        "print(*sorted(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(bundle.path)], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "millis.bundles.model" in loaded
+    assert not {"torch", "transformers", "nncf", "onnx", "sklearn", "seqeval", "pandas"} & loaded
+    making = ("training", "compiling", "compressing", "models", "searching", "measuring")
+    assert not [name for name in loaded if name.startswith(tuple(f"millis.{room}" for room in making))]
+
+
+def test_public_names_resolve_and_are_sorted() -> None:
+    import millis
+
+    assert millis.__all__ == sorted(millis.__all__)
+    for name in millis.__all__:
+        assert getattr(millis, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'speed'"):
+        _ = millis.speed  # type: ignore[attr-defined]
+
+
+def test_python_blocks_of_the_readme_name_what_exists() -> None:
+    for name in ("README.md", "README.zh.md"):
+        text = (ROOT / name).read_text()
+        for block in text.split("```python\n")[1:]:
+            compile(block.split("```")[0], name, "exec")
+
+
+@pytest.mark.slow
+def test_a_serving_only_install_serves(tmp_path: Path) -> None:
+    """A fresh environment with bare millis: no torch there, and a bundle is served."""
+    place = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
+    pip = [str(place / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check"]
+    constraints = ROOT / "requirements" / "constraints.txt"
+    subprocess.run([*pip, str(ROOT), "-c", str(constraints)], check=True, capture_output=True)
+    listed = subprocess.run([str(place / "bin" / "pip"), "list"], capture_output=True, text=True, check=True).stdout
+    assert "torch" not in listed
+    assert "transformers" not in listed
+    bundle = make_fake_bundle(tmp_path)
+    serving = subprocess.Popen(
+        [str(place / "bin" / "millis"), "serve", str(bundle.path), "--port", "0", "--json"],
+        stdout=subprocess.PIPE, cwd=tmp_path,
+    )  # fmt: skip
+    try:
+        assert serving.stdout is not None
+        url = json.loads(serving.stdout.readline())["url"]
+        asked = subprocess.run([str(place / "bin" / "millis"), "ask", url, "maria"], capture_output=True, cwd=tmp_path, check=False)
+        assert asked.returncode == 0, asked.stderr
+    finally:
+        serving.terminate()
+        assert serving.wait(timeout=20) == 0

@@ -1,0 +1,109 @@
+"""The whole loop through the real command line, on a small real model."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+import millis
+from fitting import Case, run_millis
+from millis.data.readers import read_examples
+from millis.models.prediction import predict
+from millis.models.taggers import load_tagger
+from millis.serving.settings import ServeSettings
+from millis.serving.supervisor import Supervisor
+
+pytestmark = pytest.mark.slow
+
+Fitted = tuple[Case, dict[str, Any]]
+
+
+def test_a_fit_ends_with_a_kept_contract_and_a_report(fitted: Fitted) -> None:
+    case, document = fitted
+    assert document["certificate"]["verdict"]["status"] == "kept"
+    assert document["quality"]["value"] > 80
+    report = (case.bundle / "report.html").read_text()
+    assert "http://" not in report.replace("http://www.w3.org", "")
+    subject = document["certificate"]["subject"]
+    assert "tokenizer.json" in subject
+    assert any(name.startswith("rungs/") for name in subject)
+
+
+def test_inspect_shows_rungs_times_quality_and_reasons(fitted: Fitted) -> None:
+    case, _ = fitted
+    shown = run_millis("inspect", case.bundle)
+    assert shown.returncode == 0
+    for word in ("contract", "KEPT", "rung", "p99", "why", "step", "agrees on"):
+        assert word in shown.stdout
+    document = json.loads(run_millis("inspect", case.bundle, "--json").stdout)
+    assert document["rungs"][0]["latency"][0]["p50_ms"] > 0
+    assert document["rungs"][0]["n_bytes"] > 0
+
+
+def test_served_loaded_and_reference_answers_are_the_same(fitted: Fitted) -> None:
+    case, _ = fitted
+    texts = [example.text for example in read_examples(case.folder / "test.conll")]
+    model = millis.load(case.bundle)
+    loaded = model(texts)
+    with Supervisor(ServeSettings(bundles=(str(case.bundle),), port=0)) as server:
+        served = [httpx.post(f"{server.url}/v1/ner", json={"input": text}).json()["results"][0] for text in texts]
+    reference = predict(load_tagger(case.folder / "names.run" / "training" / "best"), task=model.task, texts=texts)
+    assert served == loaded
+    spans = [[(one["start"], one["end"], one["label"]) for one in answer["entities"]] for answer in loaded]
+    wanted = [[(one["start"], one["end"], one["label"]) for one in answer["entities"]] for answer in reference]
+    assert np.mean([a == b for a, b in zip(spans, wanted, strict=True)]) > 0.97
+    for mine, theirs in zip(loaded, reference, strict=True):
+        if len(mine["entities"]) == len(theirs["entities"]):
+            for a, b in zip(mine["entities"], theirs["entities"], strict=True):
+                assert a["score"] == pytest.approx(b["score"], abs=0.1), "int8 scores within 0.1 of fp32"
+
+
+def test_prove_evaluate_and_ask_work_on_the_bundle(fitted: Fitted) -> None:
+    case, document = fitted
+    proof = run_millis("prove", case.bundle, "--requests", "500", "--rate", "100", "--json")
+    assert proof.returncode == 0, proof.stderr
+    assert json.loads(proof.stdout)["certificate"]["contract"]["rate_per_s"] == 100
+    short = run_millis("prove", case.bundle, "--requests", "20")
+    assert short.returncode == 4
+    assert "UNDECIDED" in short.stdout
+    scored = json.loads(run_millis("evaluate", case.bundle, "--test", case.folder / "test.conll", "--json").stdout)
+    assert scored["value"] == pytest.approx(document["quality"]["value"])
+    asked = json.loads(run_millis("ask", case.bundle, "maria wrote from lisbon", "--json").stdout)
+    assert [one["label"] for one in asked["results"][0]["entities"]] == ["PER", "LOC"]
+
+
+def test_an_impossible_contract_gets_numbers_and_exit_code_3(fitted: Fitted) -> None:
+    case, _ = fitted
+    out = case.folder / "fast.millis"
+    (case.folder / "fast.run").symlink_to(case.folder / "names.run")
+    done = run_millis("fit", *case.flags, "--p99", "0.02 ms", "--within", "1s", "-o", out, "--json")
+    assert done.returncode == 3, done.stderr[-2000:]
+    assert "nearest:" in done.stderr
+    assert "instead: p99 <=" in done.stderr
+    assert json.loads(done.stdout)["error"]["exit_code"] == 3
+    assert millis.open_bundle(out).certificate.verdict["status"] == "broken"
+
+
+def test_a_fit_that_was_killed_goes_on_to_the_end(case: Case, tmp_path: Path) -> None:
+    out = tmp_path / "killed.millis"
+    command = [sys.executable, "-m", "millis", "fit", *case.flags, "--p99", "500 ms", "-o", str(out)]
+    for marker in ("epoch 2", "building onnxruntime-int8"):
+        running = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+        assert running.stderr is not None
+        for line in running.stderr:
+            if marker in line:
+                break
+        running.send_signal(signal.SIGKILL)
+        running.wait()
+        assert not out.exists(), "nothing half-made stands in the bundle's place"
+    done = run_millis(*command[3:])
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "building openvino-fp32" not in done.stderr, "what was finished before the kill is not made again"
+    assert millis.load(out)("maria wrote")["entities"]
+
