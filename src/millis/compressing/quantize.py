@@ -129,14 +129,14 @@ def _revert(
     loss: Loss | None,
     max_drop: float | None,
 ) -> tuple[Choice, ...]:
-    """Quantise all, then give back floats from the end, twice as many layers each time, until the floor holds."""
+    """Quantise all, then give back floats from the end, four times as many layers each time, until the floor holds."""
     quantize(())
     if loss is None or max_drop is None:
         return ()
     lost = loss(out)
     n_kept, first = 0, lost
     while lost > max_drop and n_kept < len(layers):
-        n_kept = min(max(2 * n_kept, 1), len(layers))
+        n_kept = min(max(4 * n_kept, 1), len(layers))
         say(
             f"int8 loses {lost:.2f} points where {max_drop:g} are allowed:"
             f" {n_kept} of {len(layers)} layers go back to fp32"

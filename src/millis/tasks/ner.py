@@ -25,19 +25,24 @@ from millis.tasks.tokenization import Tokenizer
 IGNORED = -100
 
 
-class _Unit(NamedTuple):
-    """piece: position of the unit's first piece in the text; start, end: its characters."""
+class _Units(NamedTuple):
+    """The units of a text, or of a window: where each one's first piece stands, and its characters."""
 
-    piece: int
-    start: int
-    end: int
+    pieces: list[int]
+    starts: list[int]
+    ends: list[int]
+
+    def between(self, first: int, last: int) -> "_Units":
+        """Give the units whose first piece stands from first to before last."""
+        a, b = bisect_left(self.pieces, first), bisect_left(self.pieces, last)
+        return _Units(self.pieces[a:b], self.starts[a:b], self.ends[a:b])
 
 
 @dataclass(frozen=True, slots=True)
 class _Places:
-    """What decode needs of a window: which units it speaks for, and where their first pieces stand in it."""
+    """What decode needs of a window: which units it speaks for, and the rows where their first pieces stand."""
 
-    units: tuple[_Unit, ...]
+    units: _Units
     rows: NDArray[np.int64]
 
 
@@ -91,20 +96,19 @@ class NerTask:
         """
         pieces = self._tokenizer.encode(text)
         units = _find_units(text, pieces.offsets)
-        if not units:
+        if not units.pieces:
             return ()
         targets = self._targets(units, example.spans, n_pieces=len(pieces.ids)) if example else None
-        n_prefix = len(self._tokenizer.prefix)
-        heads = [unit.piece for unit in units]
+        prefix, suffix = self._tokenizer.prefix, self._tokenizer.suffix
         windows = []
         for start, end, first, last in _plan_windows(len(pieces.ids), room=self._room, overlap=self._overlap):
-            ids = np.array([*self._tokenizer.prefix, *pieces.ids[start:end], *self._tokenizer.suffix], np.int64)
-            spoken = tuple(units[bisect_left(heads, first) : bisect_left(heads, last)])
-            rows = np.array([unit.piece - start + n_prefix for unit in spoken], np.int64)
+            ids = np.array([*prefix, *pieces.ids[start:end], *suffix], np.int64)
+            spoken = units.between(first, last)
+            rows = np.array(spoken.pieces, np.int64) + (len(prefix) - start)
             window_targets = None
             if targets is not None:
                 window_targets = np.full(len(ids), IGNORED, np.int64)
-                window_targets[n_prefix : n_prefix + end - start] = targets[start:end]
+                window_targets[len(prefix) : len(prefix) + end - start] = targets[start:end]
             windows.append(Window(ids=ids, targets=window_targets, places=_Places(spoken, rows)))
         return tuple(windows)
 
@@ -119,7 +123,7 @@ class NerTask:
         open_kind = ""
         for window, rows in zip(windows, logits, strict=True):
             places: _Places = window.places
-            if not places.units:
+            if not len(places.rows):
                 continue
             chosen = rows[places.rows]
             best = chosen.argmax(axis=1)
@@ -128,15 +132,16 @@ class NerTask:
                 continue
             chosen = np.exp(chosen - chosen.max(axis=1, keepdims=True))
             confidence = (chosen.max(axis=1) / chosen.sum(axis=1)).tolist()
-            for unit, label, probability in zip(places.units, best.tolist(), confidence, strict=True):
+            units = places.units
+            for start, end, label, probability in zip(units.starts, units.ends, best.tolist(), confidence, strict=True):
                 kind = self._kinds[label]
                 if not kind:
                     open_kind = ""
                 elif kind != open_kind or self._begins[label]:
-                    entities.append([kind, unit.start, unit.end, [probability]])
+                    entities.append([kind, start, end, [probability]])
                     open_kind = kind
                 else:
-                    entities[-1][2] = unit.end
+                    entities[-1][2] = end
                     entities[-1][3].append(probability)
         return {
             "entities": [
@@ -159,46 +164,49 @@ class NerTask:
     def n_widened(self, example: SpanExample) -> int:
         """Count the spans that cannot be answered exactly, since they begin or end inside a unit."""
         units = _find_units(example.text, self._tokenizer.encode(example.text).offsets)
-        starts, ends = {unit.start for unit in units}, {unit.end for unit in units}
+        starts, ends = set(units.starts), set(units.ends)
         return sum(span.start not in starts or span.end not in ends for span in example.spans)
 
-    def _targets(self, units: Sequence[_Unit], spans: Sequence[Span], *, n_pieces: int) -> NDArray[np.int64]:
+    def _targets(self, units: _Units, spans: Sequence[Span], *, n_pieces: int) -> NDArray[np.int64]:
         """Give each unit's first piece its label id, every other piece IGNORED."""
         targets = np.full(n_pieces, IGNORED, np.int64)
-        for unit in units:
-            targets[unit.piece] = 0
+        targets[units.pieces] = 0
         for span in spans:
             mark = "B"
-            for unit in units:
-                if unit.start < span.end and span.start < unit.end:
+            for piece, start, end in zip(*units, strict=True):
+                if start < span.end and span.start < end:
                     label = f"{mark}-{span.label}"
                     if label not in self._ids:
                         raise InvalidValue(
                             f"label {span.label!r} is not one of this model's:"
                             f" {', '.join(sorted(set(self._kinds) - {''}))}."
                         )
-                    targets[unit.piece] = self._ids[label]
+                    targets[piece] = self._ids[label]
                     mark = "I"
         return targets
 
 
-def _find_units(text: str, offsets: Sequence[tuple[int, int]]) -> list[_Unit]:
+def _find_units(text: str, offsets: Sequence[tuple[int, int]]) -> _Units:
     """Join neighbouring pieces where a run of letters or digits goes on across them."""
-    units: list[_Unit] = []
+    pieces: list[int] = []
+    starts: list[int] = []
+    ends: list[int] = []
     last_end = -1
     for piece, (start, end) in enumerate(offsets):
         while start < end and text[start].isspace():  # SentencePiece counts the space before a word in
             start += 1
         if start == end:
             continue
-        if start == last_end and _runs_on(text[start - 1]) and _runs_on(text[start]):
-            units[-1] = _Unit(units[-1].piece, units[-1].start, end)
-        elif start >= last_end:
-            units.append(_Unit(piece, start, end))
-        else:  # byte-level pieces can share a character: it belongs to the first
-            units[-1] = _Unit(units[-1].piece, units[-1].start, max(end, last_end))
-        last_end = units[-1].end
-    return units
+        if start < last_end:  # byte-level pieces can share a character: it belongs to the first
+            ends[-1] = last_end = max(end, last_end)
+        elif start == last_end and _runs_on(text[start - 1]) and _runs_on(text[start]):
+            ends[-1] = last_end = end
+        else:
+            pieces.append(piece)
+            starts.append(start)
+            ends.append(end)
+            last_end = end
+    return _Units(pieces, starts, ends)
 
 
 def _runs_on(character: str) -> bool:
