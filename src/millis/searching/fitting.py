@@ -262,6 +262,8 @@ def _prove_best(case: Case, tried: Sequence[_Candidate], *, reference_test: Scor
             f"{candidate.name}: {verdict.status}; " + "; ".join(c.detail for c in verdict.clauses if c.status != "kept")
         )
         proven.append((candidate, verdict))
+        if verdict.clauses[0].status != "kept":
+            break  # the next ones were slower; they can only help where quality broke
     if len(proven) == 1:
         return open_bundle(case.settings.out), proven[0][1]
     return _conclude(case, proven[0][0], tried, reference_test=reference_test)
