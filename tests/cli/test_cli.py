@@ -10,7 +10,7 @@ import pytest
 from fitting import run_millis
 from making import ROOT, body, make_fake_bundle, write_conll
 
-GOOD = [[("maria", "B-PER"), ("wrote", "O")]] * 30
+GOOD = [[("maria", "B-PER"), ("wrote", "O"), (f"x{i}", "O")] for i in range(40)]
 
 
 def test_every_command_is_in_the_docs_and_has_help() -> None:
@@ -41,7 +41,7 @@ def test_every_command_is_in_the_docs_and_has_help() -> None:
         (["fit", "--train", "ragged.conll", "--base", "b", "--p99", "5 ms", "-o", "o.millis"], "ragged.conll:2"),
         (["fit", "--train", "unknown.conll", "--base", "b", "--p99", "5 ms", "-o", "o.millis"], "unknown.conll:2"),
         (["fit", "--train", "empty.conll", "--base", "b", "--p99", "5 ms", "-o", "o.millis"], "empty.conll"),
-        (["fit", "--train", ".", "--base", "b", "--p99", "5 ms", "-o", "o.millis"], "director"),
+        (["fit", "--train", ".", "--base", "b", "--p99", "5 ms", "-o", "o.millis"], "folder"),
         (["fit", "--train", "train.conll", "--test", "strange.conll", "--base", "b", "--p99", "5 ms", "-o", "o.millis"], "strange.conll:1"),
         (["fit", "--train", "train.conll", "--base", "b", "--p99", "5 ms", "-o", "taken"], "not a bundle"),
         (["fit", "--task", "poetry", "--train", "train.conll", "--base", "b", "--p99", "5 ms", "-o", "o.millis"], "poetry"),

@@ -14,10 +14,10 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     """Corpus and base on disk, nothing fitted yet."""
     folder = tmp_path_factory.mktemp("fit")
     flags: list[str] = []
-    for seed, (part, n) in enumerate((("train", 300), ("dev", 60), ("test", 80))):
+    for seed, (part, n) in enumerate((("train", 1200), ("dev", 60), ("test", 80))):
         write_conll(folder / f"{part}.conll", make_sentences(n, seed=seed))
         flags += [f"--{part}", str(folder / f"{part}.conll")]
-    flags += ["--base", str(make_base(folder / "base")), "--rate", "50", "--epochs", "4", "--max-drop", "5"]
+    flags += ["--base", str(make_base(folder / "base")), "--rate", "50", "--epochs", "5", "--max-drop", "5"]
     return Case(folder, tuple(flags))
 
 
