@@ -9,7 +9,6 @@ Limits: only the CPU device is tested; gpu, npu and auto are passed on by name.
 import ctypes
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,6 @@ else:
 
 FILE = "model.xml"
 EMBEDDINGS = "embeddings.npy"
-_COMPILING_THREADS = 2
 _DEVICES = {"cpu": "CPU", "gpu": "GPU", "npu": "NPU", "auto": "AUTO"}
 
 
@@ -72,16 +70,11 @@ class OpenVinoBackend:
         try:
             self._table = np.load(folder / EMBEDDINGS, mmap_mode="r", allow_pickle=False)
             model = core.read_model(folder / FILE)
-
-            def compile_for(bucket: int | None) -> Any:
+            for bucket in settings.buckets or (None,):  # not side by side: it changes the process's locale meanwhile
                 shaped = model.clone()  # clones share the mapped weights; reading anew would map them once each
                 if bucket is not None:
                     shaped.reshape({"inputs_embeds": [1, bucket, self._table.shape[1]], "attention_mask": [1, bucket]})
-                return core.compile_model(shaped, device, properties)
-
-            buckets = settings.buckets or (None,)
-            with ThreadPoolExecutor(_COMPILING_THREADS) as pool:  # compiling leaves the interpreter free
-                self._compiled = dict(zip(buckets, pool.map(compile_for, buckets), strict=True))
+                self._compiled[bucket] = core.compile_model(shaped, device, properties)
         except (RuntimeError, OSError, ValueError, EOFError) as error:
             raise InvalidBundle(
                 f"{FILE}, model.bin or {EMBEDDINGS} cannot be loaded by OpenVINO: missing, truncated, altered, or"
