@@ -111,7 +111,8 @@ def quantize_onnx(
     graph = onnx.load(source / "model.onnx", load_external_data=False).graph
     shapes = {weight.name: tuple(weight.dims) for weight in graph.initializer}
     layers = {
-        node.name: _narrows(shapes.get(node.input[1], ())) for node in graph.node if node.op_type == "MatMul"
+        node.name: node.op_type == "MatMul" and _narrows(shapes.get(node.input[1], ())) for node in graph.node
+        if node.op_type == "MatMul" or (node.op_type == "Gather" and node.input[0] in shapes)
     }  # fmt: skip
     root = logging.getLogger()
     level = root.level
