@@ -79,8 +79,18 @@ def test_an_undecided_verdict_says_how_long_to_measure() -> None:
 
 def test_a_late_generator_makes_the_verdict_void() -> None:
     clause = judge_latency(Contract(p99=5), n_requests=1000, n_misses=0, void="the generator was late")
-    broken = judge_memory(Contract(p99=5, memory_mb=100), memory_mb=200)
-    assert judge([clause, *broken]).status == "void"
+    assert judge([clause, *judge_memory(Contract(p99=5, memory_mb=400), memory_mb=200)]).status == "void"
+
+
+def test_what_is_surely_broken_stays_so_in_a_void_measurement() -> None:
+    contract = Contract(p99=5, memory_mb=100)
+    void = "the generator was late"
+    clause = judge_latency(contract, n_requests=1000, n_misses=900, n_sure_misses=30, void=void)
+    assert clause.status == "broken", "the server's own account of 30 requests decides"
+    assert void in clause.detail
+    assert judge_latency(contract, n_requests=1000, n_misses=900, n_sure_misses=10, void=void).status == "void"
+    late = judge_latency(contract, n_requests=1000, n_misses=0, void=void)
+    assert judge([late, *judge_memory(contract, memory_mb=200)]).status == "broken"
 
 
 def test_one_broken_clause_breaks_the_contract() -> None:

@@ -144,7 +144,7 @@ class Clause(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Kept only when every clause is; else the worst of them: void, broken, undecided."""
+    """Kept only when every clause is; broken when one is, whatever the others say; else void or undecided."""
 
     status: Status
     clauses: tuple[Clause, ...]
@@ -160,7 +160,7 @@ def judge(clauses: Sequence[Clause]) -> Verdict:
     """Join clauses, one at least, into a verdict."""
     assert clauses
     statuses = {clause.status for clause in clauses}
-    worst: tuple[Status, ...] = ("void", "broken", "undecided", "kept")
+    worst: tuple[Status, ...] = ("broken", "void", "undecided", "kept")
     return Verdict(status=next(one for one in worst if one in statuses), clauses=tuple(clauses))
 
 
@@ -171,6 +171,7 @@ def judge_latency(
     n_misses: int,
     seen_ms: float | None = None,
     void: str | None = None,
+    n_sure_misses: int = 0,
 ) -> Clause:
     """Judge the latency clause by the exact binomial test, one-sided at 99 %.
 
@@ -183,10 +184,19 @@ def judge_latency(
         n_misses: requests that were late, refused, failed or never answered.
         seen_ms: the percentile as it was seen, for the reader.
         void: why the measurement says nothing, if it does not.
+        n_sure_misses: misses for which the measuring cannot be to blame, since the server's own account of the
+            request exceeds the bound; where they alone break the contract, a void measurement does not hide it.
     """
     assert 0 <= n_misses <= n_requests
     name = f"p{contract.percentile:g}"
     if void is not None:
+        status, chance = _decide(n_sure_misses, n_requests, contract.percentile)
+        if status == "broken":
+            detail = (
+                f"{n_sure_misses} of {n_requests} requests took the server itself longer than"
+                f" {write_ms(contract.bound_ms)}, by luck {chance:.2g}; besides, {void}"
+            )
+            return Clause(name=name, status="broken", detail=detail, value=seen_ms, bound=contract.bound_ms)
         return Clause(name=name, status="void", detail=void, value=seen_ms, bound=contract.bound_ms)
     status, chance = _decide(n_misses, n_requests, contract.percentile)
     most = most_misses(contract.percentile, n_requests=n_requests)

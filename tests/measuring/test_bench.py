@@ -71,6 +71,13 @@ def test_every_request_is_answered_and_counted(target: str) -> None:
     assert result.achieved_per_s > 0
 
 
+def test_answers_that_the_server_itself_calls_late_are_surely_missed(target: str) -> None:
+    # echo says of each answer that it took 0.25 ms to parse and 1.5 ms to run
+    for bound_ms, n_sure in ((1.7, 100), (1.8, 0)):
+        result = offer_load(f"{target}/echo?sure", bodies=BODIES, rate_per_s=400, n_requests=100, bound_ms=bound_ms)
+        assert result.n_sure_misses == n_sure
+
+
 def test_stages_and_rungs_of_the_answers_are_summed_up(target: str) -> None:
     result = offer_load(f"{target}/echo?stages", bodies=BODIES, rate_per_s=400, n_requests=100)
     assert result.rungs == {"a": 50, "b": 50}

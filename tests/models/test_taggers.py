@@ -1,7 +1,6 @@
 """Taggers: built from every supported type, quiet, saved and loaded to the bit."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from millis.errors import InvalidBase
 from millis.models.bases import MODEL_TYPES
 from millis.models.prediction import predict
 from millis.models.taggers import build_tagger, load_tagger, save_tagger
+from models.tiny import write_base
 
 LABELS = ("O", "B-X", "I-X")
 
@@ -22,19 +22,7 @@ def base(tmp_path: Path) -> Path:
 
 
 def write_base_of_type(folder: Path, kind: str) -> Path:
-    from transformers import AutoConfig, AutoModel
-
-    narrow: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
-                              "intermediate_size": 64, "vocab_size": len(toy.PIECES)}  # fmt: skip
-    longest = 64 + 2 * (kind.endswith("roberta"))  # RoBERTa counts positions from 2
-    narrow["max_position_embeddings"] = longest
-    if kind == "distilbert":
-        narrow = {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64,
-                  "vocab_size": len(toy.PIECES), "max_position_embeddings": longest}  # fmt: skip
-    if kind == "electra":
-        narrow["embedding_size"] = 16
-    torch.manual_seed(1)
-    AutoModel.from_config(AutoConfig.for_model(kind, **narrow)).save_pretrained(folder)
+    write_base(folder, kind, n_pieces=len(toy.PIECES))
     toy.write_base(folder.parent / "bert")
     (folder / "tokenizer.json").write_bytes((folder.parent / "bert" / "tokenizer.json").read_bytes())
     return folder

@@ -42,6 +42,8 @@ class LoadResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         n_waited: requests that found every connection busy, and no more allowed; their wait is in the latency.
         is_first: whether the generator ran before others when something was due (root may).
         n_misses: over bound_ms, refused, failed or unanswered; None without a bound.
+        n_sure_misses: 2xx answers whose Server-Timing alone adds up to more than bound_ms, so that no lateness of the
+            generator can have made them late; None without a bound.
         latency: of 2xx answers, from the scheduled arrival.
         lateness: how late the generator sent what was due and had a connection.
         stages: Server-Timing of 2xx answers, by stage.
@@ -67,6 +69,7 @@ class LoadResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     failures: dict[str, int]
     bound_ms: float | None
     n_misses: int | None
+    n_sure_misses: int | None
     latency: LatencySummary
     lateness: LatencySummary
     stages: dict[str, LatencySummary]
@@ -286,6 +289,7 @@ def _sum_up(raw: Raw, *, plan: Plan, url: str, bound_ms: float | None) -> LoadRe
     n_ok = len(raw.ok_ns)
     n_refused = raw.statuses.get(429, 0) + raw.statuses.get(503, 0)
     n_errors = sum(raw.statuses.values()) - n_ok - n_refused + sum(raw.failures.values()) + raw.n_unsent
+    timings = [_read_timing(value) for value in raw.timings]
     n_in_time = sum(ns <= bound_ms * 1e6 for ns in raw.ok_ns) if bound_ms is not None else 0
     return LoadResult(
         offered_per_s=plan.rate_per_s,
@@ -305,9 +309,10 @@ def _sum_up(raw: Raw, *, plan: Plan, url: str, bound_ms: float | None) -> LoadRe
         failures=raw.failures,
         bound_ms=bound_ms,
         n_misses=None if bound_ms is None else plan.n_requests - n_in_time,
+        n_sure_misses=None if bound_ms is None else sum(sum(timing.values()) > bound_ms for timing in timings),
         latency=histogram.summary(),
         lateness=lateness,
-        stages=_sum_up_stages(raw.timings),
+        stages=_sum_up_stages(timings),
         rungs=raw.rungs,
         histogram=histogram.encode(),
         void=_why_void(raw, lateness=lateness, n_requests=plan.n_requests, bound_ms=bound_ms),
@@ -330,12 +335,17 @@ def _why_void(raw: Raw, *, lateness: LatencySummary, n_requests: int, bound_ms: 
     return None
 
 
-def _sum_up_stages(timings: Sequence[str]) -> dict[str, LatencySummary]:
+def _read_timing(value: str) -> dict[str, float]:
+    """Read a Server-Timing header: ms by stage."""
+    entries = (_STAGE.match(entry) for entry in _DESCRIPTION.sub("", value).split(","))
+    return {match[1]: float(match[2]) for match in entries if match is not None}
+
+
+def _sum_up_stages(timings: Sequence[dict[str, float]]) -> dict[str, LatencySummary]:
     stages: dict[str, list[float]] = {}
-    for value in timings:
-        for entry in _DESCRIPTION.sub("", value).split(","):
-            if (match := _STAGE.match(entry)) is not None:
-                stages.setdefault(match[1], []).append(float(match[2]))
+    for timing in timings:
+        for stage, took_ms in timing.items():
+            stages.setdefault(stage, []).append(took_ms)
     return {stage: Histogram().record(values).summary() for stage, values in stages.items()}
 
 

@@ -90,6 +90,7 @@ def judge_served(bundle: Bundle, *, contract: Contract, served: Served) -> Verdi
             n_misses=load_result.n_misses or 0,
             seen_ms=load_result.percentile_ms(contract.percentile),
             void=load_result.void,
+            n_sure_misses=load_result.n_sure_misses or 0,
         )
     ]
     quality = bundle.rung().quality

@@ -1,0 +1,181 @@
+"""The shape of a torch encoder, layer by layer, and how to give it another one.
+
+A pruned encoder is the ordinary transformers network with smaller matrices: fewer heads in a layer's attention, fewer
+channels inside its feed-forward. Its config.json says how many under `millis_layers`, [[heads, channels], ...]; a folder
+without that key has its full shape. A part that kept nothing leaves its bias behind.
+
+Border: shapes and modules; which heads and channels go is compressing/prune.py's matter. Stands beside the torch
+backend, which loads such folders, below models, which builds them. Importing it imports torch.
+Limits: BERT, RoBERTa, XLM-R, ELECTRA and DistilBERT layers.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForTokenClassification
+
+KEY = "millis_layers"
+
+_BERT = {
+    "heads": ("attention.self.query", "attention.self.key", "attention.self.value"),
+    "heads_out": "attention.output.dense",
+    "channels": ("intermediate.dense",),
+    "channels_out": "output.dense",
+}
+_DISTILBERT = {
+    "heads": ("attention.q_lin", "attention.k_lin", "attention.v_lin"),
+    "heads_out": "attention.out_lin",
+    "channels": ("ffn.lin1",),
+    "channels_out": "ffn.lin2",
+}
+
+
+class LayerShape(NamedTuple):
+    """How many heads and how many feed-forward channels a layer has."""
+
+    heads: int
+    channels: int
+
+
+class Part:
+    """Half a layer: matrices that lead into units (heads or channels), and the one that leads out of them.
+
+    Args:
+        layer: the transformers module.
+        kind: "heads" or "channels".
+        unit: rows of a matrix that one unit takes: the size of a head, or 1.
+    """
+
+    def __init__(self, layer: torch.nn.Module, kind: str, *, unit: int, is_distilbert: bool) -> None:
+        paths = _DISTILBERT if is_distilbert else _BERT
+        self.kind, self.unit = kind, unit
+        self._layer, self._into, self._out = layer, paths[kind], paths[f"{kind}_out"]
+        self._is_distilbert = is_distilbert
+
+    @property
+    def into(self) -> list[torch.nn.Linear]:
+        """The matrices into the units."""
+        return [_as_linear(self._layer.get_submodule(path)) for path in self._into]
+
+    @property
+    def out(self) -> torch.nn.Linear:
+        """The matrix out of the units."""
+        return _as_linear(self._layer.get_submodule(self._out))
+
+    @property
+    def n_units(self) -> int:
+        """How many heads or channels there are; 0 when only the bias is left."""
+        out = self._layer.get_submodule(self._out)
+        return out.in_features // self.unit if isinstance(out, torch.nn.Linear) else 0
+
+    def keep(self, units: Sequence[int]) -> None:
+        """Keep these units, in this order, and drop the others: the matrices become smaller."""
+        if not self.n_units:
+            return
+        rows = torch.tensor([unit * self.unit + i for unit in units for i in range(self.unit)], dtype=torch.long)
+        out = self.out
+        if not len(rows):
+            self._empty(out)
+            return
+        for path in self._into:
+            old = _as_linear(self._layer.get_submodule(path))
+            self._layer.set_submodule(path, _make_linear(old.weight[rows], old.bias[rows]))
+        self._layer.set_submodule(self._out, _make_linear(out.weight[:, rows], out.bias))
+
+    def _empty(self, out: torch.nn.Linear) -> None:
+        constant = Constant(out.bias.detach().clone())
+        if self.kind == "channels":
+            self._layer.set_submodule(self._into[0], torch.nn.Identity())
+            self._layer.set_submodule(self._out, constant)
+        elif self._is_distilbert:
+            self._layer.set_submodule("attention", _NoHeads(constant))
+        else:
+            self._layer.set_submodule("attention.self", _NoHeads(None))
+            self._layer.set_submodule(self._out, constant)
+
+
+class Constant(torch.nn.Module):
+    """What is left of a matrix without inputs: its bias, (D,)."""
+
+    def __init__(self, bias: torch.Tensor) -> None:
+        super().__init__()
+        self.bias = torch.nn.Parameter(bias)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Give the bias, whatever comes in; it is broadcast where it is added."""
+        return self.bias
+
+
+class _NoHeads(torch.nn.Module):
+    """An attention without heads."""
+
+    def __init__(self, out_lin: Constant | None) -> None:
+        super().__init__()
+        self.out_lin = out_lin
+
+    def forward(self, hidden_states: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor, None]:
+        """Give what the library's attention gives."""
+        return (hidden_states if self.out_lin is None else self.out_lin(hidden_states)), None
+
+
+def find_parts(network: Any) -> list[Part]:
+    """List the halves of every layer, in order: heads and channels of the first layer, of the second, ..."""
+    body = network.base_model
+    is_distilbert = network.config.model_type == "distilbert"
+    layers = body.transformer.layer if is_distilbert else body.encoder.layer
+    head_size = network.config.hidden_size // network.config.num_attention_heads
+    return [
+        Part(layer, kind, unit=head_size if kind == "heads" else 1, is_distilbert=is_distilbert)
+        for layer in layers
+        for kind in ("heads", "channels")
+    ]
+
+
+def read_shape(network: Any) -> tuple[LayerShape, ...]:
+    """Give the shape that a network has now."""
+    counts = [part.n_units for part in find_parts(network)]
+    return tuple(LayerShape(*pair) for pair in zip(counts[::2], counts[1::2], strict=True))
+
+
+def shrink(network: Any, shape: Sequence[LayerShape]) -> None:
+    """Give a network this shape, its first units kept; for weights that are loaded afterwards, or drawn."""
+    counts = [count for layer in shape for count in layer]
+    for part, count in zip(find_parts(network), counts, strict=True):
+        part.keep(range(count))
+    record_shape(network)
+
+
+def record_shape(network: Any) -> None:
+    """Write the shape that a network has now into its configuration, for its config.json."""
+    setattr(network.config, KEY, [list(layer) for layer in read_shape(network)])
+
+
+def load_pruned(folder: Path) -> Any:
+    """Load the network of a folder whose config.json has `millis_layers`; None when it has none.
+
+    Raises:
+        Exception: the library's, when config and weights do not belong together.
+    """
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    shape = getattr(config, KEY, None)
+    if shape is None:
+        return None
+    network = AutoModelForTokenClassification.from_config(config, attn_implementation="sdpa", dtype=torch.float32)
+    shrink(network, [LayerShape(*layer) for layer in shape])
+    network.load_state_dict(load_file(folder / "model.safetensors"))
+    return network
+
+
+def _as_linear(module: torch.nn.Module) -> torch.nn.Linear:
+    assert isinstance(module, torch.nn.Linear)
+    return module
+
+
+def _make_linear(weight: torch.Tensor, bias: torch.Tensor) -> torch.nn.Linear:
+    linear = torch.nn.Linear(weight.shape[1], weight.shape[0])
+    linear.weight = torch.nn.Parameter(weight.detach().clone())
+    linear.bias = torch.nn.Parameter(bias.detach().clone())
+    return linear

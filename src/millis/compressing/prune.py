@@ -1,0 +1,329 @@
+"""Structured pruning by a budget in milliseconds: which heads and channels stay, so that least is lost in the time.
+
+    measure_importance   how much the loss would feel each head and channel, by Fisher information
+    measure_curves       what each half of a layer loses at each size it could have, in nats per token, measured
+    choose               the sizes that lose least within the milliseconds: exact, by dynamic programming
+    prune                all three, then the tensors really become smaller
+
+What stays is fitted again by least squares to what the whole part gave.
+Border: a torch tagger in, a smaller torch tagger out; times come from the caller's table. No training: recovering by
+distillation is training's matter.
+Limits: losses of parts are added up, which holds near the whole model and is optimistic far from it.
+Source: Kwon et al. 2022, arXiv:2204.09656 (Fisher masks, least squares); ZipLM, arXiv:2302.04089 (sizes by dynamic
+programming over a table of measured times). We differ in measuring each part's loss curve instead of predicting it.
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from millis.backends.encoder import LayerShape, Part, find_parts, read_shape, record_shape
+from millis.errors import InvalidValue
+from millis.models.prediction import pad, plan_by_length
+from millis.models.taggers import Tagger
+from millis.tasks.task import Window
+from millis.telemetry.progress import bar
+
+IGNORED = -100
+
+Cost = Callable[[str, int], float]
+"""cost(kind, units): milliseconds of half a layer that has so many heads or channels."""
+
+_SHARES = (0, 1 / 24, 1 / 12, 1 / 8, 1 / 6, 1 / 4, 1 / 3, 1 / 2, 2 / 3, 5 / 6, 1)
+"""Sizes of a feed-forward that are tried, as shares of the whole."""
+
+_RIDGE = 1e-3
+_STEPS = 4_000
+_BATCH_TOKENS = 2_048
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """A size that half a layer could have.
+
+    Args:
+        units: heads or channels kept, ascending.
+        loss: mean Kullback-Leibler divergence from the whole model's labels, in nats per token.
+        ms: time of the half at this size.
+        weight: the refitted matrix out of the kept units, float32 (D, len(units) * size).
+    """
+
+    units: tuple[int, ...]
+    loss: float
+    ms: float
+    weight: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pruned:
+    """A smaller tagger, and what was expected of it.
+
+    Args:
+        ms: sum of the table's times over all halves.
+        loss: sum of the curves' losses, nats per token.
+    """
+
+    tagger: Tagger
+    shape: tuple[LayerShape, ...]
+    ms: float
+    loss: float
+
+
+Curves = Sequence[Sequence[Option]]
+
+
+def prune(tagger: Tagger, curves: Curves, *, budget_ms: float) -> Pruned:
+    """Give a copy of a tagger with the sizes that lose least within the budget.
+
+    Args:
+        curves: what `measure_curves` gave for this tagger.
+        budget_ms: of all layers together; embedding and head are not in it.
+    Raises:
+        InvalidValue: the budget is below what the smallest sizes take.
+    """
+    chosen = choose(curves, budget_ms=budget_ms)
+    smaller = copy.deepcopy(tagger)
+    for part, option in zip(find_parts(smaller.network), chosen, strict=True):
+        _apply(part, option)
+    record_shape(smaller.network)
+    return Pruned(
+        tagger=smaller.eval(), shape=read_shape(smaller.network), ms=sum(option.ms for option in chosen),
+        loss=sum(option.loss for option in chosen),
+    )  # fmt: skip
+
+
+def choose(curves: Curves, *, budget_ms: float) -> tuple[Option, ...]:
+    """Choose one option of each curve so that their losses add up to least within the budget.
+
+    Exact to a 4,000th of the budget, by which times are rounded up: the budget is never exceeded.
+
+    Raises:
+        InvalidValue: the budget is below what the fastest options take.
+    """
+    least_ms = sum(min(option.ms for option in curve) for curve in curves)
+    if not budget_ms > 0 or least_ms > budget_ms:
+        raise InvalidValue(
+            f"{budget_ms:.3g} ms cannot be met: the layers take {least_ms:.3g} ms even with all heads and channels"
+            " gone. Give more, or a base with fewer layers."
+        )
+    easiest = tuple(min(curve, key=lambda option: (option.loss, option.ms)) for curve in curves)
+    if sum(option.ms for option in easiest) <= budget_ms:
+        return easiest
+    step = budget_ms / _STEPS
+    best = np.zeros(_STEPS + 1)  # best[t]: least loss of the curves so far within t steps
+    picks: list[NDArray[np.int64]] = []
+    takes = [[int(np.ceil(option.ms / step - 1e-9)) for option in curve] for curve in curves]
+    for curve, steps in zip(curves, takes, strict=True):
+        totals = np.full((len(curve), _STEPS + 1), np.inf)
+        for row, (option, took) in enumerate(zip(curve, steps, strict=True)):
+            if took <= _STEPS:
+                totals[row, took:] = best[: _STEPS + 1 - took] + option.loss
+        picks.append(totals.argmin(axis=0))
+        best = totals.min(axis=0)
+    if not np.isfinite(best[-1]):  # rounding up left no room where the budget is exactly the least
+        return tuple(min(curve, key=lambda option: option.ms) for curve in curves)
+    left, chosen = _STEPS, []
+    for curve, steps, pick in reversed(list(zip(curves, takes, picks, strict=True))):
+        row = int(pick[left])
+        chosen.append(curve[row])
+        left -= steps[row]
+    return tuple(reversed(chosen))
+
+
+def measure_curves(
+    tagger: Tagger, windows: Sequence[Window], *, cost: Cost, n_fisher: int = 1_000, n_losses: int = 96, seed: int = 7
+) -> Curves:
+    """Measure what each half of each layer loses at each size, everything else left whole.
+
+    Args:
+        tagger: as it was trained; left as it is.
+        windows: of the training data, with targets; the first n_fisher serve importance and refitting, the last
+            n_losses the losses.
+        cost: times of the sizes.
+    Returns:
+        a curve per half, in the order of `find_parts`, from nothing kept to everything.
+    Cost: some 150 runs of n_losses windows for six layers.
+    """
+    model = copy.deepcopy(tagger).eval()
+    parts = find_parts(model.network)
+    fitted = _spread(windows, n_fisher)
+    importance = measure_importance(model, fitted, seed=seed)
+    products = _measure_products(model, fitted)
+    judged = _batches(model, _spread(windows, n_losses))
+    wanted = _predict(model, judged)
+    curves = []
+    with bar("pruning curves", total=len(parts)) as advance:
+        for done, (part, felt, product) in enumerate(zip(parts, importance, products, strict=True), 1):
+            curves.append(_measure_curve(model, part, felt, product, cost=cost, judged=judged, wanted=wanted))
+            advance(done, "")
+    return curves
+
+
+def measure_importance(tagger: Tagger, windows: Sequence[Window], *, seed: int = 7) -> list[NDArray[np.float64]]:
+    """Measure the diagonal of the Fisher information of a mask over each half's units.
+
+    Labels are drawn from the model's own answers, so it is the true Fisher information, which a model that has learnt
+    its training data by heart does not lose.
+
+    Returns:
+        (n_units,) per half, in the order of `find_parts`.
+    """
+    parts = find_parts(tagger.network)
+    chance = torch.Generator().manual_seed(seed)
+    felt = [np.zeros(part.n_units) for part in parts]
+    for ids, mask, spoken in _batches(tagger, windows):
+        masks = [torch.ones(len(ids), part.n_units, requires_grad=True) for part in parts]
+        with _masked(parts, masks):
+            logits = tagger(ids, mask)[spoken]
+        drawn = torch.multinomial(logits.detach().softmax(-1), 1, generator=chance)[:, 0]
+        loss = torch.nn.functional.cross_entropy(logits, drawn, reduction="sum")
+        gradients = torch.autograd.grad(loss, masks, allow_unused=True)
+        for total, gradient in zip(felt, gradients, strict=True):
+            if gradient is not None:
+                total += gradient.square().sum(0).numpy()
+    return felt
+
+
+def _measure_curve(
+    model: Tagger,
+    part: Part,
+    felt: NDArray[np.float64],
+    product: torch.Tensor,
+    *,
+    cost: Cost,
+    judged: Sequence["_Batch"],
+    wanted: Sequence[torch.Tensor],
+) -> list[Option]:
+    """Try each size of one half on the model, which is as before afterwards."""
+    out, whole = part.out, part.out.weight.detach().clone()
+    order = np.argsort(-felt, kind="stable")
+    options: list[Option] = []
+    for n_kept in _sizes(part):
+        units = tuple(sorted(int(unit) for unit in order[:n_kept]))
+        columns = torch.tensor([unit * part.unit + i for unit in units for i in range(part.unit)], dtype=torch.long)
+        weight = whole if n_kept == part.n_units else refit(whole, product, columns)
+        with torch.no_grad():
+            out.weight.zero_()
+            out.weight[:, columns] = weight
+        loss = 0.0 if n_kept == part.n_units else _divergence(model, judged, wanted)
+        options.append(Option(units=units, loss=loss, ms=cost(part.kind, n_kept), weight=weight))
+    with torch.no_grad():
+        out.weight.copy_(whole)
+    return options
+
+
+def _sizes(part: Part) -> list[int]:
+    """List the sizes to try: every number of heads; shares of the channels, in whole vectors of 16."""
+    if part.kind == "heads":
+        return list(range(part.n_units + 1))
+    return sorted({min(-(-round(share * part.n_units) // 16) * 16, part.n_units) for share in _SHARES})
+
+
+def _apply(part: Part, option: Option) -> None:
+    if len(option.units) == part.n_units:
+        return
+    part.keep(option.units)
+    if option.units:
+        with torch.no_grad():
+            part.out.weight.copy_(option.weight)
+
+
+def refit(whole: torch.Tensor, product: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """Fit the matrix out of the kept columns to what all of them gave, by least squares.
+
+    Args:
+        whole: (D, n). product: X^T X of what went into it, float64 (n, n).
+    """
+    if not len(columns):
+        return whole[:, :0].clone()
+    kept = product[columns][:, columns]
+    ridge = _RIDGE * float(kept.diagonal().mean())
+    left = kept + ridge * torch.eye(len(columns), dtype=torch.float64)
+    right = product[columns] @ whole.double().T + ridge * whole[:, columns].double().T
+    return torch.linalg.solve(left, right).T.float().contiguous()
+
+
+_Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""ids and mask, int64 (B, T), and the places that carry a label, bool (B, T)."""
+
+
+def _batches(tagger: Tagger, windows: Sequence[Window]) -> list[_Batch]:
+    lengths = [len(window.ids) for window in windows]
+    batches = []
+    for rows in plan_by_length(lengths, batch_tokens=_BATCH_TOKENS):
+        ids, mask = pad([windows[row].ids for row in rows], pad_id=tagger.pad_id)
+        spoken = torch.zeros_like(mask, dtype=torch.bool)
+        for i, row in enumerate(rows):
+            targets = windows[row].targets
+            assert targets is not None
+            spoken[i, : len(targets)] = torch.from_numpy(targets != IGNORED)
+        batches.append((ids, mask, spoken))
+    return batches
+
+
+def _spread(windows: Sequence[Window], n: int) -> list[Window]:
+    return list(windows[:: max(len(windows) // n, 1)][:n])
+
+
+def _predict(model: Tagger, batches: Sequence[_Batch]) -> list[torch.Tensor]:
+    with torch.inference_mode():
+        return [model(ids, mask)[spoken].log_softmax(-1) for ids, mask, spoken in batches]
+
+
+def _divergence(model: Tagger, batches: Sequence[_Batch], wanted: Sequence[torch.Tensor]) -> float:
+    """Give the mean divergence of the model's labels from those wanted, in nats per token."""
+    seen = _predict(model, batches)
+    total = sum(
+        float(torch.nn.functional.kl_div(got, want, reduction="sum", log_target=True))
+        for got, want in zip(seen, wanted, strict=True)
+    )
+    return max(total, 0.0) / sum(len(want) for want in wanted)
+
+
+def _measure_products(model: Tagger, windows: Sequence[Window]) -> list[torch.Tensor]:
+    """Sum X^T X, float64 (n, n), of what goes into each half's matrix out, over all real tokens."""
+    parts = find_parts(model.network)
+    sums = [torch.zeros(part.out.in_features, part.out.in_features, dtype=torch.float64) for part in parts]
+    real = torch.empty(0, dtype=torch.bool)
+
+    def add(total: torch.Tensor, inputs: tuple[torch.Tensor, ...]) -> None:
+        rows = inputs[0][real]
+        total += (rows.T @ rows).double()
+
+    handles = [
+        part.out.register_forward_pre_hook(lambda _, inputs, total=total: add(total, inputs))
+        for part, total in zip(parts, sums, strict=True)
+    ]
+    try:
+        with torch.inference_mode():
+            for ids, mask, _ in _batches(model, windows):
+                real = mask.bool()
+                model(ids, mask)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return sums
+
+
+@contextmanager
+def _masked(parts: Sequence[Part], masks: Sequence[torch.Tensor]) -> Iterator[None]:
+    """Multiply each half's units by its mask, (B, n_units), while the block runs."""
+
+    def multiply(part: Part, mask: torch.Tensor, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
+        return (inputs[0] * mask.repeat_interleave(part.unit, dim=1)[:, None],)
+
+    handles = [
+        part.out.register_forward_pre_hook(lambda _, inputs, part=part, mask=mask: multiply(part, mask, inputs))
+        for part, mask in zip(parts, masks, strict=True)
+        if part.n_units
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,131 @@
+"""Pruning removes what masking would silence, fits the rest again, and spends a budget exactly."""
+
+import copy
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from backends.tiny import draw_windows
+from making import make_tokenizer
+from millis.backends import BackendSettings, backends
+from millis.backends.encoder import LayerShape, find_parts, read_shape
+from millis.compressing.prune import Option, choose, measure_curves, measure_importance, prune, refit
+from millis.errors import InvalidValue
+from millis.models.taggers import Tagger, build_tagger, load_tagger, save_tagger
+from millis.tasks.task import Window
+from models.tiny import TYPES, write_base
+
+pytestmark = pytest.mark.slow
+LABELS = ("O", "B-ORG", "I-ORG", "B-PER", "I-PER")
+
+
+def make_tagger(folder: Path, kind: str = "bert") -> Tagger:
+    return build_tagger(write_base(folder, kind), labels=LABELS, seed=3).eval()
+
+
+def make_windows(n: int) -> list[Window]:
+    return [Window(ids=ids, targets=np.where(ids % 3 > 0, 0, -100)) for ids in draw_windows(n, seed=4)]
+
+
+def run(tagger: Tagger) -> torch.Tensor:
+    ids = torch.from_numpy(np.stack([draw[:4] for draw in draw_windows(6, seed=8)]))
+    with torch.inference_mode():
+        return tagger(ids, torch.ones_like(ids))
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("n_kept", [0, 1])
+def test_removing_equals_masking(kind: str, n_kept: int, tmp_path: Path) -> None:
+    tagger = make_tagger(tmp_path, kind)
+    for place in range(len(find_parts(tagger.network))):
+        masked, removed = copy.deepcopy(tagger), copy.deepcopy(tagger)
+        part = find_parts(masked.network)[place]
+        kept = [part.n_units - 1 - i for i in range(n_kept)]
+        with torch.no_grad():
+            for unit in set(range(part.n_units)) - set(kept):
+                part.out.weight[:, unit * part.unit : (unit + 1) * part.unit] = 0
+        find_parts(removed.network)[place].keep(kept)
+        assert find_parts(removed.network)[place].n_units == n_kept
+        torch.testing.assert_close(run(removed), run(masked), atol=1e-5, rtol=1e-5)
+        n_weights = [sum(weights.numel() for weights in one.parameters()) for one in (removed, masked)]
+        assert n_weights[0] < n_weights[1], "the tensors really become smaller"
+
+
+def test_the_choice_is_the_best_of_all(tmp_path: Path) -> None:
+    chance = np.random.default_rng(5)
+    curves = [
+        [Option(units=(i,), loss=float(loss), ms=float(ms), weight=torch.empty(0))
+         for i, (loss, ms) in enumerate(chance.random((4, 2)))]
+        for _ in range(5)
+    ]  # fmt: skip
+    for budget_ms in (1.0, 1.7, 2.5, 5.0):
+        ways = [way for way in itertools.product(*curves) if sum(option.ms for option in way) <= budget_ms]
+        if not ways:
+            with pytest.raises(InvalidValue, match="cannot be met: the layers take"):
+                choose(curves, budget_ms=budget_ms)
+            continue
+        best = min(sum(option.loss for option in way) for way in ways)
+        found = choose(curves, budget_ms=budget_ms)
+        assert sum(option.ms for option in found) <= budget_ms
+        assert sum(option.loss for option in found) == pytest.approx(best, abs=0.02), "times are rounded up"
+
+
+def test_least_squares_puts_the_work_of_a_twin_on_what_stays() -> None:
+    chance = torch.Generator().manual_seed(1)
+    inputs = torch.randn(500, 3, generator=chance)
+    inputs = torch.cat([inputs, inputs[:, :1]], dim=1)
+    whole = torch.randn(2, 4, generator=chance)
+    fitted = refit(whole, (inputs.T @ inputs).double(), torch.tensor([0, 1, 2]))
+    torch.testing.assert_close(inputs[:, :3] @ fitted.T, inputs @ whole.T, atol=0.02, rtol=0.02)
+
+
+def test_a_silent_head_is_not_important(tmp_path: Path) -> None:
+    tagger = make_tagger(tmp_path)
+    heads = find_parts(tagger.network)[0]
+    with torch.no_grad():
+        heads.out.weight[:, : heads.unit] = 0
+    felt = measure_importance(tagger, make_windows(20))
+    assert felt[0][0] == 0
+    assert felt[0][1] > 0
+    assert [len(one) for one in felt] == [part.n_units for part in find_parts(tagger.network)]
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_a_pruned_tagger_is_saved_loaded_and_exported(kind: str, tmp_path: Path) -> None:
+    from millis.compiling.onnx import export_embeddings, load_for_export
+    from millis.compiling.openvino import convert_onnx
+
+    tagger = make_tagger(tmp_path, kind)
+    before = run(tagger)
+    windows = make_windows(40)
+
+    def cost(part: str, units: int) -> float:
+        return float(units)
+
+    curves = measure_curves(tagger, windows, cost=cost, n_fisher=40, n_losses=20)
+    torch.testing.assert_close(run(tagger), before, atol=0, rtol=0)
+    whole = prune(tagger, curves, budget_ms=sum(curve[-1].ms for curve in curves))
+    torch.testing.assert_close(run(whole.tagger), before, atol=1e-5, rtol=1e-5)
+    least = sum(curve[0].ms for curve in curves)
+    assert prune(tagger, curves, budget_ms=least + 1e-9).shape[0] == LayerShape(0, 0)
+    pruned = prune(tagger, curves, budget_ms=25.0)
+    assert pruned.ms <= 25.0
+    folder = tmp_path / "pruned"
+    save_tagger(pruned.tagger, folder, tokenizer_file=make_tokenizer(tmp_path / "tokenizer"))
+    again = load_tagger(folder)
+    assert read_shape(again.network) == pruned.shape
+    torch.testing.assert_close(run(again), run(pruned.tagger), atol=1e-6, rtol=1e-6)
+    table = export_embeddings(load_for_export(folder), tmp_path / "pruned.onnx")
+    convert_onnx(tmp_path / "pruned.onnx", tmp_path / "openvino", table=table.numpy())
+    ids = draw_windows(3, seed=8)[0][None]
+    batch = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    answers = []
+    for name, place in (("torch", folder), ("openvino", tmp_path / "openvino")):
+        backend = backends[name]()
+        backend.load(place, settings=BackendSettings())
+        answers.append(backend.run(batch)["logits"])
+        backend.close()
+    np.testing.assert_allclose(answers[0], answers[1], atol=1e-4)
