@@ -1,8 +1,8 @@
 """The shape of a torch encoder, layer by layer, and how to give it another one.
 
 A pruned encoder is the ordinary transformers network with smaller matrices: fewer heads in a layer's attention, fewer
-channels inside its feed-forward. Its config.json says how many under `millis_layers`, [[heads, channels], ...]; a folder
-without that key has its full shape. A part that kept nothing leaves its bias behind.
+channels inside its feed-forward. Its config.json says how many under `millis_layers`, [[heads, channels], ...]; a
+folder without that key has its full shape. A part that kept nothing leaves its bias behind.
 
 Border: shapes and modules; which heads and channels go is compressing/prune.py's matter. Stands beside the torch
 backend, which loads such folders, below models, which builds them. Importing it imports torch.

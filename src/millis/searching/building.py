@@ -50,12 +50,18 @@ class Reference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Artifact:
-    """What building needs to know of the case."""
+    """What building needs to know of the case.
+
+    Args:
+        dev: points of the reference on dev.
+        max_drop: points that may be lost against it, all passes together.
+    """
 
     folder: Path
     task: Task
     splits: Splits
     tokenizer_file: Path
+    dev: float
     max_drop: float | None
     ledger: Ledger
 
@@ -99,7 +105,7 @@ def build_artifact(variant: Variant, *, case: Artifact, reference: Path) -> Buil
     Raises:
         RunFailed: an export changed what the model computes, or the disk is full.
     """
-    key = f"{variant.backend}-{variant.precision}"
+    key = variant.artifact
     folder = case.folder / "artifacts" / key
     known = case.ledger.find("artifact", key)
     if known is not None and folder.is_dir():
@@ -141,18 +147,15 @@ def _quantize(variant: Variant, *, folder: Path, case: Artifact, reference: Path
     source = build_artifact(replace(variant, precision="fp32"), case=case, reference=reference)
     began = time.monotonic()
     examples = case.splits.dev
-    with loaded(variant.backend, source.folder) as backend:
-        wanted = _score(case, examples, backend).value
-
     def loss(candidate: Path) -> float:
         with loaded(variant.backend, candidate) as backend:
-            return wanted - _score(case, examples, backend).value
+            return case.dev - _score(case, examples, backend).value
 
     if variant.backend == "openvino":
         choices = quantize_openvino(
             source.folder,
             folder,
-            calibration=_windows(case, case.splits.train, n=_CALIBRATION),
+            calibration=windows_of(case, case.splits.train, n=_CALIBRATION),
             loss=loss,
             max_drop=case.max_drop,
         )
@@ -164,7 +167,7 @@ def _quantize(variant: Variant, *, folder: Path, case: Artifact, reference: Path
 
 def _compare(name: str, variant: Variant, folder: Path, *, case: Artifact, reference: Path, began: float) -> Step:
     """Compare a folder with the torch source on dev windows; what should be exact must be."""
-    ids = _windows(case, case.splits.dev, n=_COMPARED)
+    ids = windows_of(case, case.splits.dev, n=_COMPARED)
     with loaded("torch", reference, settings=BackendSettings(threads=n_cores())) as source:
         wanted = run_all(source, ids)
     with loaded(variant.backend, folder) as backend:
@@ -184,7 +187,7 @@ def _compare(name: str, variant: Variant, folder: Path, *, case: Artifact, refer
     )
 
 
-def _windows(case: Artifact, examples: Sequence[SpanExample], *, n: int) -> list[NDArray[np.int64]]:
+def windows_of(case: Artifact, examples: Sequence[SpanExample], *, n: int) -> list[NDArray[np.int64]]:
     """Give windows of up to n examples, spread over the file."""
     step = max(len(examples) // n, 1)
     return [window.ids for example in examples[::step][:n] for window in case.task.encode(example.text)]

@@ -22,18 +22,25 @@ class Variant:
 
     Args:
         threads: inside one inference.
+        share: percent of the layers' multiplications that pruning left.
     """
 
     backend: str
     precision: str
     is_bucketed: bool
     threads: int = 1
+    share: int = 100
+
+    @property
+    def artifact(self) -> str:
+        """Name the model files, which any number of threads can run."""
+        return f"{self.backend}-{self.precision}{f'-{self.share}pc' if self.share < 100 else ''}"
 
     @property
     def name(self) -> str:
         """Name the rung."""
         threads = f"-{self.threads}t" if self.threads > 1 else ""
-        return f"{self.backend}-{self.precision}{threads}{'' if self.is_bucketed else '-dynamic'}"
+        return f"{self.artifact}{threads}{'' if self.is_bucketed else '-dynamic'}"
 
 
 def propose(*, device: str) -> tuple[Variant, ...]:

@@ -23,10 +23,11 @@ from millis.measuring.quality import bound_drop, measure_quality
 from millis.measuring.table import measure_table
 from millis.models.bases import find_base
 from millis.searching.bodies import bodies_of_texts
-from millis.searching.building import Artifact, Built, build_artifact, train_reference
+from millis.searching.building import Artifact, Built, Reference, build_artifact, train_reference
 from millis.searching.candidates import Variant, predict_percentile_ms, propose, shapes_for
 from millis.searching.case import OVERLAP, Case, FitSettings, prepare
 from millis.searching.proving import judge_served, measure_served, plan_requests, write_proof
+from millis.searching.pruning import DISTILLED, UNTRAINED, Pruning, prune_reference
 from millis.searching.relaxing import Point, relax
 from millis.tasks import Score
 from millis.telemetry.progress import say
@@ -36,6 +37,11 @@ _PROBE_S = 8.0
 _PROBE_REQUESTS = (150, 1_000)  # fewest, most
 _MOST_PROBES = 3
 _MOST_PROOFS = 3
+_AT_EASE = 0.67
+"""Share of the bound within which a probe of some hundred requests promises that the proof will be kept."""
+
+_NEAR = 1.25
+"""How far two probes may differ though the candidates do not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +66,22 @@ class _Candidate:
     def name(self) -> str:
         layout = f"{self.shape.threads} threads" if self.shape.threads else f"{self.shape.workers} workers"
         return f"{self.rung.name}, {layout}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Proven:
+    """A candidate and the verdict on it."""
+
+    candidate: _Candidate
+    verdict: Verdict
+
+    @property
+    def has_quality(self) -> bool:
+        return all(one.status == "kept" for one in self.verdict.clauses if one.name.startswith("quality"))
+
+    @property
+    def is_fast(self) -> bool:
+        return self.verdict.clauses[0].status == "kept"
 
 
 def fit(
@@ -118,9 +140,16 @@ def run_fit(contract: Contract, settings: FitSettings) -> Bundle:
         tokenizer_file=case.tokenizer_file, epochs=settings.epochs, seed=settings.seed,
     )  # fmt: skip
     say(f"reference (torch fp32): {reference.test.name} {reference.test.value:.2f} on test\n{reference.test.report}")
-    candidates = _build_all(case, reference_dev=reference.dev, reference_folder=reference.folder)
-    tried = _probe(case, candidates)
-    bundle, verdict = _prove_best(case, tried, reference_test=reference.test)
+    tried = _probe(case, _build_all(case, reference))
+    proven: list[_Proven] = []
+    for shares in (UNTRAINED, DISTILLED, ()):
+        is_last = not shares or contract.device != "cpu" or not case.has_time()
+        if is_last or _is_at_ease(tried, proven, contract):
+            proven += _prove_best(case, tried, proven, reference_test=reference.test)
+        if is_last or (proven and proven[-1].verdict.status == "kept"):
+            break
+        tried = _probe(case, [*tried, *_build_pruned(case, tried, reference=reference, shares=shares)])
+    bundle, verdict = _settle(case, tried, proven, reference_test=reference.test)
     for line in verdict.lines():
         say(line)
     say(f"loop done in {write_ms(1000 * (time.monotonic() - began))}: {bundle.path}")
@@ -134,31 +163,83 @@ def run_fit(contract: Contract, settings: FitSettings) -> Bundle:
     return bundle
 
 
-def _build_all(case: Case, *, reference_dev: Score, reference_folder: Path) -> list[_Candidate]:
+def _build_all(case: Case, reference: Reference) -> list[_Candidate]:
     """Build every variant, score it on dev, time it; then the likeliest one with two threads in an inference."""
     candidates: list[_Candidate] = []
     for variant in propose(device=case.contract.device):
         if not case.has_time() and candidates:
             say(f"{variant.name}: not built, the time is up")
             continue
-        candidates += _build_one(case, variant, reference_dev=reference_dev, reference_folder=reference_folder)
-    if n_cores() > 1 and case.contract.device == "cpu" and case.has_time():
-        good = [one for one in candidates if _keeps_quality(one, case.contract)] or candidates
-        best = min(good, key=lambda one: one.predicted_ms)
-        doubled = replace(best.variant, threads=2)
-        candidates += _build_one(
-            case, doubled, reference_dev=reference_dev, reference_folder=reference_folder, like=best
-        )
+        candidates += _build_one(case, variant, reference=reference)
+    if case.has_time():
+        candidates += _build_doubled(case, candidates, reference=reference)
     return candidates
 
 
+def _build_doubled(
+    case: Case, candidates: Sequence[_Candidate], *, reference: Reference, pruning: Pruning | None = None
+) -> list[_Candidate]:
+    """Give the likeliest of candidates two threads in an inference, where there are two cores."""
+    if n_cores() < 2 or case.contract.device != "cpu":
+        return []
+    good = [one for one in candidates if _keeps_quality(one, case.contract)] or candidates
+    best = min(good, key=lambda one: one.predicted_ms)
+    doubled = replace(best.variant, threads=2)
+    return _build_one(case, doubled, reference=reference, pruning=pruning, like=best)
+
+
+def _build_pruned(
+    case: Case, tried: Sequence[_Candidate], *, reference: Reference, shares: Sequence[int]
+) -> list[_Candidate]:
+    """Prune the reference and build what is likely to be fast enough, on the runtimes that did best so far.
+
+    Of the prunings that keep the quality on dev: the one that leaves most and is predicted to be at ease with the
+    bound, and the one that leaves least.
+    """
+    best = tried[0]
+    say(f"{best.name} is not well within {write_ms(case.contract.bound_ms)}: heads and channels are pruned")
+    prunings = prune_reference(_artifact_case(case, reference), reference, shares=shares, has_time=case.has_time)
+    if not prunings:
+        say("no such pruning keeps the quality on dev")
+        return []
+    likeliest = min(tried, key=lambda one: one.predicted_ms)
+    bound_ms = _AT_EASE * case.contract.bound_ms * 100 / best.variant.share
+    easy = [one for one in prunings if best.seen_ms * one.share / 100 < bound_ms] or prunings[-1:]
+    candidates: list[_Candidate] = []
+    for pruning in {one.share: one for one in (easy[0], prunings[-1])}.values():
+        for kind in {one.variant.backend: one.variant for one in (best, likeliest)}.values():
+            variant = replace(kind, share=pruning.share, threads=1)
+            built = _build_one(case, variant, reference=reference, pruning=pruning)
+            candidates += [*built, *_build_doubled(case, built, reference=reference, pruning=pruning)]
+    return candidates
+
+
+def _is_at_ease(tried: Sequence[_Candidate], proven: Sequence[_Proven], contract: Contract) -> bool:
+    """Say whether the first candidate not yet proven was seen so far within the contract that its proof will say so."""
+    first = next(iter(_unproven(tried, proven)), None)
+    return (
+        first is not None
+        and first.measured_ms is not None
+        and first.measured_ms < _AT_EASE * contract.bound_ms
+        and _keeps_quality(first, contract)
+    )
+
+
 def _build_one(
-    case: Case, variant: Variant, *, reference_dev: Score, reference_folder: Path, like: _Candidate | None = None
+    case: Case,
+    variant: Variant,
+    *,
+    reference: Reference,
+    pruning: Pruning | None = None,
+    like: _Candidate | None = None,
 ) -> list[_Candidate]:
     """Make one rung, in each layout of the server; one that is like another has its quality."""
-    built = build_artifact(variant, case=_artifact_case(case, reference_dev=reference_dev), reference=reference_folder)
+    source = pruning.folder if pruning else reference.folder
+    built = build_artifact(variant, case=_artifact_case(case, reference), reference=source)
+    if pruning:
+        built = replace(built, steps=(pruning.step, *built.steps), choices=(pruning.choice, *built.choices))
     rung, quality = _measure_rung(case, variant, built, quality=like.quality if like else None)
-    drop = reference_dev.value - quality
+    drop = reference.dev.value - quality
     middle = rung.latency[len(rung.latency) // 2]
     say(f"{variant.name}: F1 {quality:.2f} on dev ({drop:+.2f} lost), {middle.p50_ms:.2f} ms at {middle.tokens} tokens")
     return [
@@ -173,14 +254,14 @@ def _build_one(
     ]  # fmt: skip
 
 
-def _artifact_case(case: Case, *, reference_dev: Score) -> Artifact:
+def _artifact_case(case: Case, reference: Reference) -> Artifact:
     """Say what building may lose: the contract's drop, and no more than leads down to its floor."""
     contract = case.contract
     allowed = [] if contract.max_drop is None else [contract.max_drop]
-    allowed += [] if contract.floor is None else [max(reference_dev.value - contract.floor, 0.0)]
+    allowed += [] if contract.floor is None else [max(reference.dev.value - contract.floor, 0.0)]
     return Artifact(
         folder=case.folder, task=case.task, splits=case.splits, tokenizer_file=case.tokenizer_file,
-        max_drop=min(allowed, default=None), ledger=case.ledger,
+        dev=reference.dev.value, max_drop=min(allowed, default=None), ledger=case.ledger,
     )  # fmt: skip
 
 
@@ -205,7 +286,7 @@ def _measure_rung(case: Case, variant: Variant, built: Built, *, quality: float 
     return rung, quality
 
 
-def _probe(case: Case, candidates: list[_Candidate]) -> list[_Candidate]:
+def _probe(case: Case, candidates: Sequence[_Candidate]) -> list[_Candidate]:
     """Measure the likeliest candidates behind a real server, briefly; give all, those to prove first in front.
 
     Candidates that keep the quality on dev come by their time over HTTP, then those only predicted, then the rest.
@@ -214,18 +295,20 @@ def _probe(case: Case, candidates: list[_Candidate]) -> list[_Candidate]:
     bodies = bodies_of_texts([example.text for example in case.splits.dev], seed=case.settings.seed)
     good = sorted((one for one in candidates if _keeps_quality(one, contract)), key=lambda one: one.predicted_ms)
     rest = sorted((one for one in candidates if not _keeps_quality(one, contract)), key=lambda one: one.drop)
-    probed: list[_Candidate] = []
-    for candidate in good[:_MOST_PROBES]:
+    probed = [one for one in good if one.measured_ms is not None]
+    unseen = [one for one in good if one.measured_ms is None]
+    for candidate in unseen[:_MOST_PROBES]:
         if probed and not case.has_time():
             say("the time is up: the best so far goes to the proof")
             break
         measured_ms = _probe_one(case, candidate, bodies=bodies)
         probed.append(replace(candidate, measured_ms=measured_ms))
+        unseen.remove(candidate)
         say(
             f"{candidate.name}: p{contract.percentile:g} {measured_ms:.2f} ms over HTTP, predicted"
             f" {candidate.predicted_ms:.2f}"
         )
-    return [*sorted(probed, key=lambda one: one.seen_ms), *good[len(probed) :], *rest]
+    return [*sorted(probed, key=lambda one: one.seen_ms), *unseen, *rest]
 
 
 def _keeps_quality(candidate: _Candidate, contract: Contract) -> bool:
@@ -249,32 +332,53 @@ def _probe_one(case: Case, candidate: _Candidate, *, bodies: Sequence[bytes]) ->
     return float(known["measured_ms"])
 
 
-def _prove_best(case: Case, tried: Sequence[_Candidate], *, reference_test: Score) -> tuple[Bundle, Verdict]:
-    """Prove candidates in order until one keeps the contract; when none does, leave the first where it stood."""
-    proven: list[tuple[_Candidate, Verdict]] = []
-    for candidate in tried[:_MOST_PROOFS]:
-        if proven and not case.has_time():
+def _unproven(tried: Sequence[_Candidate], proven: Sequence[_Proven]) -> list[_Candidate]:
+    """Give the candidates that may be proven yet; model files that lost their quality on test do so in any layout."""
+    names = {one.candidate.name for one in proven}
+    lost = {one.candidate.variant.artifact for one in proven if not one.has_quality}
+    return [one for one in tried if one.name not in names and one.variant.artifact not in lost]
+
+
+def _prove_best(
+    case: Case, tried: Sequence[_Candidate], proven: Sequence[_Proven], *, reference_test: Score
+) -> list[_Proven]:
+    """Prove candidates in order until one keeps the contract, or the next are clearly slower than one that did not."""
+    found: list[_Proven] = []
+    while len(found) < _MOST_PROOFS and (case.has_time() or not (found or proven)):
+        candidate = next(iter(_unproven(tried, [*proven, *found])), None)
+        slowest_ms = min((one.candidate.seen_ms for one in found if not one.is_fast), default=float("inf"))
+        if candidate is None or candidate.seen_ms > _NEAR * slowest_ms:
             break
-        bundle, verdict = _conclude(case, candidate, tried, reference_test=reference_test)
+        verdict = _conclude(case, candidate, tried, reference_test=reference_test)
         if verdict.status == "void":
             say(f"{candidate.name}: measured again, since nothing was: {verdict.clauses[0].detail}")
-            bundle, verdict = _conclude(case, candidate, tried, reference_test=reference_test)
+            verdict = _conclude(case, candidate, tried, reference_test=reference_test)
+        found.append(_Proven(candidate, verdict))
         if verdict.status == "kept":
-            return bundle, verdict
+            break
         say(
             f"{candidate.name}: {verdict.status}; " + "; ".join(c.detail for c in verdict.clauses if c.status != "kept")
         )
-        proven.append((candidate, verdict))
-        if verdict.clauses[0].status != "kept":
-            break  # the next ones were slower; they can only help where quality broke
-    if len(proven) == 1:
-        return open_bundle(case.settings.out), proven[0][1]
-    return _conclude(case, proven[0][0], tried, reference_test=reference_test)
+    return found
+
+
+def _settle(
+    case: Case, tried: Sequence[_Candidate], proven: Sequence[_Proven], *, reference_test: Score
+) -> tuple[Bundle, Verdict]:
+    """Leave the one that kept the contract where the bundle belongs, or else the best: quality first, then time."""
+    best = min(
+        proven,
+        key=lambda one: (one.verdict.status != "kept", not one.has_quality, not one.is_fast, one.candidate.seen_ms),
+    )
+    if best is proven[-1]:
+        return open_bundle(case.settings.out), best.verdict
+    verdict = _conclude(case, best.candidate, tried, reference_test=reference_test)
+    return open_bundle(case.settings.out), verdict
 
 
 def _conclude(
     case: Case, chosen: _Candidate, tried: Sequence[_Candidate], *, reference_test: Score
-) -> tuple[Bundle, Verdict]:
+) -> Verdict:
     """Score the chosen rung on test, write the bundle, prove it, write certificate and report."""
     draft = _save_draft(case, chosen.rung, chosen.built, shape=chosen.shape)
     model = load(draft, cache=case.folder / "cache")
@@ -297,7 +401,8 @@ def _conclude(
         n_requests=plan_requests(case.contract, seconds=None, n_requests=None),
     )  # fmt: skip
     verdict = judge_served(bundle, contract=case.contract, served=served)
-    return write_proof(bundle, contract=case.contract, served=served, verdict=verdict), verdict
+    write_proof(bundle, contract=case.contract, served=served, verdict=verdict)
+    return verdict
 
 
 def _save_draft(case: Case, rung: Rung, built: Built, *, shape: ServingShape | None = None) -> Bundle:

@@ -1,0 +1,90 @@
+"""Teach a smaller tagger to answer as the one it was made from: logits and hidden states, on the training text.
+
+Border: two taggers of the same width and number of layers in, the smaller one trained in place of a copy out; no
+labels are read. Short, so it keeps no checkpoint: a run that is killed is made again.
+Limits: word embeddings are left as they are.
+Source: logits as in Hinton et al. 2015, arXiv:1503.02531, at temperature 1; hidden states layer by layer as in
+TinyBERT (arXiv:1909.10351), which here need no projection, since pruning leaves the width.
+"""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from millis.models.taggers import Tagger
+from millis.tasks.task import Window
+from millis.telemetry.progress import bar
+from millis.training.batches import IGNORED, make_batch, plan_epoch
+from millis.training.settings import TrainSettings, choose_learning_rate, choose_precision
+from millis.training.steps import rate_share, torch_state
+
+_HIDDEN_WEIGHT = 1.0
+
+
+def distil(tagger: Tagger, *, teacher: Tagger, windows: Sequence[Window], settings: TrainSettings, name: str) -> Tagger:
+    """Give a copy of a tagger that was trained to answer as its teacher does.
+
+    Args:
+        teacher: of the same labels, width and number of layers.
+        windows: with targets, which say only which places count.
+        settings: epochs, batches, learning rate, seed and precision.
+        name: what the progress bar says.
+    Cost: an epoch is some one and a half of training the smaller tagger alone.
+    """
+    lengths = np.array([len(window.ids) for window in windows], np.int64)
+    plans = [
+        plan_epoch(
+            lengths, batch_size=settings.batch_size, batch_tokens=settings.batch_tokens, seed=settings.seed,
+            epoch=epoch,
+        )
+        for epoch in range(settings.epochs)
+    ]  # fmt: skip
+    n_steps = sum(map(len, plans))
+    peak, _ = choose_learning_rate(settings, width=int(tagger.config.hidden_size))
+    is_bf16, _ = choose_precision(settings)
+    with torch_state(settings.seed), bar(name, total=n_steps) as advance:
+        student: Tagger = copy.deepcopy(tagger).train()
+        teacher = copy.deepcopy(teacher).eval()
+        student.network.get_input_embeddings().weight.requires_grad_(False)
+        weights = [one for one in student.parameters() if one.requires_grad]
+        optimizer = torch.optim.AdamW(weights, lr=0.0, weight_decay=settings.weight_decay, fused=True)
+        step = 0
+        for plan in plans:
+            for places in plan:
+                ids, mask, targets = make_batch([windows[place] for place in places], pad_id=student.pad_id)
+                with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_bf16):
+                    with torch.inference_mode():
+                        wanted = _run(teacher, ids, mask)
+                    loss = _loss(_run(student, ids, mask), wanted, spoken=targets != IGNORED, real=mask.bool())
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(weights, settings.max_gradient_norm)
+                for group in optimizer.param_groups:
+                    group["lr"] = peak * rate_share(step, n_steps=n_steps, warmup_share=settings.warmup_share)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                step += 1
+                advance(step, f"loss {float(loss.detach()):.3f}")
+    student.network.get_input_embeddings().weight.requires_grad_(True)
+    student.eval()
+    return student
+
+
+def _run(tagger: Tagger, ids: torch.Tensor, mask: torch.Tensor) -> Any:
+    return tagger.network(input_ids=ids, attention_mask=mask, output_hidden_states=True)
+
+
+def _loss(got: Any, wanted: Any, *, spoken: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+    """Add the divergence of the labels, in nats per place, to the mean relative error of the hidden states."""
+    want = wanted.logits[spoken].float().clone()
+    loss = torch.nn.functional.kl_div(
+        got.logits[spoken].float().log_softmax(-1), want.log_softmax(-1), reduction="batchmean", log_target=True
+    )
+    pairs = list(zip(got.hidden_states[1:], wanted.hidden_states[1:], strict=True))
+    for mine, theirs in pairs:
+        target = theirs[real].float().clone()
+        error = (mine[real].float() - target).square().mean() / target.square().mean()
+        loss = loss + _HIDDEN_WEIGHT * error / len(pairs)
+    return loss

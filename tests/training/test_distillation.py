@@ -1,0 +1,45 @@
+"""Distillation brings a pruned tagger back towards the one that it was made from."""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from backends.tiny import draw_windows
+from millis.backends.encoder import find_parts, read_shape
+from millis.models.taggers import Tagger, build_tagger
+from millis.tasks.task import Window
+from millis.training.distillation import distil
+from millis.training.settings import TrainSettings
+from models.tiny import TYPES, write_base
+
+pytestmark = pytest.mark.slow
+
+
+def diverge(tagger: Tagger, teacher: Tagger) -> float:
+    total = 0.0
+    with torch.inference_mode():
+        for ids in draw_windows(40, seed=9):
+            batch = torch.from_numpy(ids)[None]
+            got, want = (one(batch, torch.ones_like(batch)).log_softmax(-1) for one in (tagger, teacher))
+            total += float(torch.nn.functional.kl_div(got, want, reduction="sum", log_target=True))
+    return total
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_a_distilled_tagger_answers_more_like_its_teacher(kind: str, tmp_path: Path) -> None:
+    teacher = build_tagger(write_base(tmp_path, kind), labels=("O", "B-X", "I-X"), seed=2).eval()
+    pruned = copy.deepcopy(teacher)
+    for part in find_parts(pruned.network):
+        part.keep(range(part.n_units // 2))
+    windows = [Window(ids=ids, targets=np.zeros_like(ids)) for ids in draw_windows(200, seed=3)]
+    before = copy.deepcopy(pruned.state_dict())
+    settings = TrainSettings(epochs=4, learning_rate=2e-3, autocast="off")
+    student = distil(pruned, teacher=teacher, windows=windows, settings=settings, name="test")
+    assert diverge(student, teacher) < 0.7 * diverge(pruned, teacher)
+    assert read_shape(student.network) == read_shape(pruned.network)
+    assert all(torch.equal(weights, before[name]) for name, weights in pruned.state_dict().items()), "a copy is trained"
+    again = distil(pruned, teacher=teacher, windows=windows, settings=settings, name="test")
+    assert all(torch.equal(a, b) for a, b in zip(student.state_dict().values(), again.state_dict().values(), strict=True))
