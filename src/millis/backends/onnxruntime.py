@@ -47,9 +47,11 @@ class OnnxRuntimeBackend:
         except Exception as error:  # the library's errors have no common base
             raise InvalidBundle(f"{FILE} cannot be loaded: {type(error).__name__}. Make the bundle anew.") from error
 
+        self._names = [one.name for one in self._session.get_inputs()]  # without any head there is no mask
+
     def run(self, batch: Batch) -> dict[str, NDArray[np.float32]]:
         """Run one batch; the session may be called from several threads."""
-        return {"logits": self._session.run(["logits"], dict(batch))[0]}
+        return {"logits": self._session.run(["logits"], {name: batch[name] for name in self._names})[0]}
 
     def close(self) -> None:
         """Free the session."""

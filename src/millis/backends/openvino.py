@@ -70,10 +70,12 @@ class OpenVinoBackend:
         try:
             self._table = np.load(folder / EMBEDDINGS, mmap_mode="r", allow_pickle=False)
             model = core.read_model(folder / FILE)
+            self._has_mask = len(model.inputs) > 1  # without any head nothing asks for it
             for bucket in settings.buckets or (None,):  # not side by side: it changes the process's locale meanwhile
                 shaped = model.clone()  # clones share the mapped weights; reading anew would map them once each
                 if bucket is not None:
-                    shaped.reshape({"inputs_embeds": [1, bucket, self._table.shape[1]], "attention_mask": [1, bucket]})
+                    shapes = {"inputs_embeds": [1, bucket, self._table.shape[1]], "attention_mask": [1, bucket]}
+                    shaped.reshape({one.any_name: shapes[one.any_name] for one in model.inputs})
                 self._compiled[bucket] = core.compile_model(shaped, device, properties)
         except (RuntimeError, OSError, ValueError, EOFError) as error:
             raise InvalidBundle(
@@ -90,12 +92,14 @@ class OpenVinoBackend:
         request = self._request(bucket)
         embedded = self._table[ids].astype(np.float32, copy=False)
         if bucket is None or len(ids) == 1:
-            return {"logits": request.infer([embedded, mask], share_inputs=True, share_outputs=True)[0].copy()}
-        rows = [
-            request.infer([embedded[i : i + 1], mask[i : i + 1]], share_inputs=True, share_outputs=True)[0].copy()
-            for i in range(len(ids))
-        ]
+            return {"logits": self._infer(request, embedded, mask)}
+        rows = [self._infer(request, embedded[i : i + 1], mask[i : i + 1]) for i in range(len(ids))]
         return {"logits": np.concatenate(rows)}
+
+    def _infer(self, request: Any, embedded: NDArray[np.float32], mask: NDArray[np.int64]) -> NDArray[np.float32]:
+        inputs = [embedded, mask] if self._has_mask else [embedded]
+        logits: NDArray[np.float32] = request.infer(inputs, share_inputs=True, share_outputs=True)[0].copy()
+        return logits
 
     def close(self) -> None:
         """Free the compiled models."""

@@ -50,11 +50,12 @@ def quantize_openvino(
 
     logging.getLogger("nncf").setLevel(logging.ERROR)
     table = np.load(source / EMBEDDINGS, mmap_mode="r")
+    names = [one.any_name for one in ov.Core().read_model(source / FILE).inputs]
 
     def batch(ids: NDArray[np.int64]) -> dict[str, Any]:
-        return {
-            "inputs_embeds": table[ids][None].astype(np.float32), "attention_mask": np.ones((1, len(ids)), np.int64),
-        }  # fmt: skip
+        mask = np.ones((1, len(ids)), np.int64)
+        given = {"inputs_embeds": table[ids][None].astype(np.float32), "attention_mask": mask}
+        return {name: given[name] for name in names}
 
     def quantize(kept: Sequence[str]) -> None:
         model = ov.Core().read_model(source / FILE)

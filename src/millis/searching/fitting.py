@@ -297,7 +297,8 @@ def _probe(case: Case, candidates: Sequence[_Candidate]) -> list[_Candidate]:
     rest = sorted((one for one in candidates if not _keeps_quality(one, contract)), key=lambda one: one.drop)
     probed = [one for one in good if one.measured_ms is not None]
     unseen = [one for one in good if one.measured_ms is None]
-    for candidate in unseen[:_MOST_PROBES]:
+    likeliest = {one.rung.name: one for one in reversed(unseen)}  # of each rung's layouts; tables know no crowded cache
+    for candidate in sorted(likeliest.values(), key=lambda one: one.predicted_ms)[:_MOST_PROBES]:
         if probed and not case.has_time():
             say("the time is up: the best so far goes to the proof")
             break
