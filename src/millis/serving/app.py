@@ -1,12 +1,14 @@
 """The routes of a worker: tasks, models, contracts, health, metrics, pages.
 
-Border: HTTP and JSON; answers come from executors. The task route is a bare ASGI callable, since it is the one that a
-contract speaks of; the others are ordinary Starlette routes.
+Border: HTTP and JSON; answers come from executors. Requests of a task go straight to their route, since they are what a
+contract speaks of; everything else takes its way through Starlette.
 """
 
+import asyncio
 import gc
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from time import perf_counter_ns
@@ -31,6 +33,7 @@ from millis.telemetry.metrics import STAGES, Metrics, write_metrics
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Scope = MutableMapping[str, Any]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _PAGE_TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -54,17 +57,17 @@ class Served:
     executor: Executor
 
 
-def make_app(served: Sequence[Served], *, limits: Limits, metrics: Metrics) -> Starlette:
+def make_app(served: Sequence[Served], *, limits: Limits, metrics: Metrics) -> App:
     """Put routes in front of executors: one task route for each task that a bundle has."""
     by_task: dict[str, dict[str, Served]] = {}
     for one in served:
         by_task.setdefault(one.bundle.manifest.task, {})[one.bundle.name] = one
-    app = Starlette(
+    tasks = {
+        f"/v1/{task}": _TaskRoute(task, models, limits=limits, metrics=metrics) for task, models in by_task.items()
+    }
+    others = Starlette(
         routes=[
-            *(
-                Route(f"/v1/{task}", _TaskRoute(task, models, limits=limits, metrics=metrics), methods=["POST"])
-                for task, models in by_task.items()
-            ),
+            *(Route(path, route, methods=["POST"]) for path, route in tasks.items()),
             Route("/v1/models", _json(lambda: _list_models(served))),
             Route("/contract", _json(lambda: _list_contracts(served))),
             Route("/openapi.json", _json(lambda: describe(by_task))),
@@ -76,7 +79,11 @@ def make_app(served: Sequence[Served], *, limits: Limits, metrics: Metrics) -> S
         ],
         exception_handlers=handlers(),
     )
-    app.state.served = served
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        is_task = scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in tasks
+        await (tasks[scope["path"]] if is_task else others)(scope, receive, send)
+
     return app
 
 
@@ -108,15 +115,17 @@ class _TaskRoute:
             texts = request.input if isinstance(request.input, list) else [request.input]
             parsed = perf_counter_ns()
             answers, waited_ns = await served.executor.answer(texts)
-            status = 200
-        except MillisError as error:
+        except Exception as error:
             status, payload = write_problem(error)
             await _send(send, status, payload, [
                 (b"content-type", MEDIA_TYPE.encode()), (b"x-request-id", request_id),
             ])  # fmt: skip
+            _after_sending(self._metrics.count, route=self._route, status=status)
+            if not isinstance(error, MillisError):
+                raise  # a bug of ours: the server writes it into its log
         else:
             await self._write(send, served, answers, (began, parsed, waited_ns), request_id)
-        self._metrics.count(route=self._route, status=status)
+            _after_sending(self._metrics.count, route=self._route, status=200)
 
     def _choose(self, request: TaskRequest) -> Served:
         if request.model is None and self._only is not None:
@@ -151,7 +160,8 @@ class _TaskRoute:
             (b"content-type", b"application/json"), (b"server-timing", timing.encode()),
             (b"x-millis-rung", rung.encode()), (b"x-request-id", request_id),
         ])  # fmt: skip
-        self._metrics.record(
+        _after_sending(
+            self._metrics.record,
             model=served.bundle.name,
             rung=rung,
             total_ns=perf_counter_ns() - began,
@@ -241,6 +251,11 @@ def _request_id(scope: Scope) -> bytes:
         if name == b"x-request-id" and 0 < len(value) <= 128 and value.isascii() and value.decode().isprintable():
             return bytes(value)
     return uuid4().hex.encode()
+
+
+def _after_sending(do: Callable[..., None], **arguments: Any) -> None:
+    """Do something in the loop's next turn: uvloop writes to sockets only when a turn ends."""
+    asyncio.get_running_loop().call_soon(partial(do, **arguments))
 
 
 async def _send(send: Send, status: int, payload: bytes, headers: list[tuple[bytes, bytes]]) -> None:

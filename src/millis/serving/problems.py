@@ -36,8 +36,10 @@ class Problem(msgspec.Struct, kw_only=True):
     detail: str
 
 
-def write_problem(error: MillisError) -> tuple[int, bytes]:
-    """Give status and body for an error."""
+def write_problem(error: Exception) -> tuple[int, bytes]:
+    """Give status and body for an error; for a bug of ours without a word of what is inside."""
+    if not isinstance(error, MillisError):
+        error = InvalidRequest("the server failed on this request; the fault is ours.", status=500, slug="internal")
     status = 422 if isinstance(error, InvalidValue) else error.status
     return status, _encode(status, error.slug, str(error))
 
@@ -58,21 +60,15 @@ async def on_http_exception(request: Request, error: HTTPException) -> Response:
     )
 
 
-async def on_millis_error(request: Request, error: MillisError) -> Response:
-    """Answer an error that one of our own rooms raised."""
+async def on_error(request: Request, error: Exception) -> Response:
+    """Answer an error that one of our own rooms raised, or a bug of ours."""
     status, body = write_problem(error)
     return Response(body, status_code=status, media_type=MEDIA_TYPE)
 
 
-async def on_any_error(request: Request, error: Exception) -> Response:
-    """Answer our own bug without a word of what is inside."""
-    problem = InvalidRequest("the server failed on this request; the fault is ours.", status=500, slug="internal")
-    return await on_millis_error(request, problem)
-
-
 def handlers() -> dict[Any, Any]:
     """Give the handlers that Starlette is to use."""
-    return {HTTPException: on_http_exception, MillisError: on_millis_error, Exception: on_any_error}
+    return {HTTPException: on_http_exception, MillisError: on_error, Exception: on_error}
 
 
 def _encode(status: int, slug: str, detail: str) -> bytes:
