@@ -11,7 +11,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -22,6 +22,9 @@ from millis.errors import InvalidBundle, InvalidValue, RunFailed
 
 MANIFEST = "manifest.json"
 CERTIFICATE = "certificate.json"
+CERTIFICATES = "certificates"
+"""Folder of the certificates of the rungs that do not serve, RUNG.json each."""
+
 REPORT = "report.html"
 TOKENIZER = "tokenizer.json"
 
@@ -40,10 +43,15 @@ class Bundle:
 
     @property
     def certificate(self) -> Certificate | None:
-        """The proof it carries, or None when it was never measured."""
-        if CERTIFICATE not in self.manifest.files:
+        """The proof of the rung that serves, or None when it was never measured."""
+        return self.certificate_of(self.manifest.rung)
+
+    def certificate_of(self, rung: str) -> Certificate | None:
+        """Give the proof of a rung, or None when it was never measured."""
+        file = _certificate_file(rung, serving=self.manifest.rung)
+        if file not in self.manifest.files:
             return None
-        return msgspec.json.decode((self.path / CERTIFICATE).read_bytes(), type=Certificate)
+        return msgspec.json.decode((self.path / file).read_bytes(), type=Certificate)
 
     def rung(self, name: str | None = None) -> Rung:
         """Give a rung by name, or the one that serves.
@@ -60,7 +68,11 @@ class Bundle:
 
     def subject(self) -> dict[str, str]:
         """Give the hashes of the files that decide an answer or its time."""
-        return {file: entry.sha256 for file, entry in self.manifest.files.items() if file not in (CERTIFICATE, REPORT)}
+        return {
+            file: entry.sha256
+            for file, entry in self.manifest.files.items()
+            if file not in (CERTIFICATE, REPORT) and not file.startswith(f"{CERTIFICATES}/")
+        }
 
 
 def open_bundle(path: str | Path) -> Bundle:
@@ -139,13 +151,19 @@ def save_bundle(path: str | Path, *, manifest: Manifest, parts: Mapping[str, Pat
     return Bundle(place, sealed)
 
 
-def certify(bundle: Bundle, *, certificate: Certificate, report: bytes | None = None) -> Bundle:
-    """Write the bundle again with a new certificate (and report), everything else unchanged."""
+def certify(bundle: Bundle, *, certificates: Sequence[Certificate], report: bytes | None = None) -> Bundle:
+    """Write the bundle again with new certificates of some of its rungs (and a report), everything else unchanged."""
     parts: dict[str, Path | bytes] = {name: bundle.path / name for name in bundle.manifest.files}
-    parts[CERTIFICATE] = msgspec.json.format(msgspec.json.encode(certificate), indent=1)
+    for certificate in certificates:
+        file = _certificate_file(certificate.rung, serving=bundle.manifest.rung)
+        parts[file] = msgspec.json.format(msgspec.json.encode(certificate), indent=1)
     if report is not None:
         parts[REPORT] = report
     return save_bundle(bundle.path, manifest=bundle.manifest, parts=parts)
+
+
+def _certificate_file(rung: str, *, serving: str) -> str:
+    return CERTIFICATE if rung == serving else f"{CERTIFICATES}/{rung}.json"
 
 
 def hash_file(file: Path) -> str:

@@ -29,13 +29,19 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     reason: str = ""
 
 
-class LatencyRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Time of one inference at one token count, back to back, in ms."""
+class LatencyRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Time of one inference at one token count, in ms.
+
+    Args:
+        p50_ms, p99_ms, n: back to back.
+        cold_ms: median of inferences that came after an idle gap, None where that was not measured.
+    """
 
     tokens: int
     p50_ms: float
     p99_ms: float
     n: int
+    cold_ms: float | None = None
 
 
 class FileEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

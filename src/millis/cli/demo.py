@@ -38,7 +38,8 @@ def command(
     files = write_demo(out / "corpus", seed=seed, n_train=1200, n_dev=200, n_test=500)
     contract = Contract(p99=p99, rate=rate, max_drop=1.0)
     settings = FitSettings(
-        base=_BASE, out=out / "support.millis", train=files.train, dev=files.dev, test=files.test, seed=seed, epochs=3
+        base=_BASE, out=out / "support.millis", train=files.train, dev=files.dev, test=files.test, seed=seed, epochs=3,
+        rungs=1,
     )
     bundle = run_fit(contract, settings)
     certificate = bundle.certificate

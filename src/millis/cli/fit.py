@@ -26,6 +26,7 @@ def command(
     device: Annotated[str, typer.Option(help="cpu, or what a backend knows (untested: cuda, gpu, npu).")] = "cpu",
     memory_mb: Annotated[float | None, typer.Option(help="Bound on memory of all workers, MB.")] = None,
     within: Annotated[str | None, typer.Option(help="Stop trying after so long, like 30m.")] = None,
+    rungs: Annotated[int, typer.Option(help="Of the ladder; 1 ends when the contract is kept.")] = 3,
     epochs: Annotated[int | None, typer.Option(help="Passes over train, at most.")] = None,
     seed: Annotated[int, typer.Option(help="Decides the order, the dropout and what is carved.")] = 7,
     layout: Annotated[str, typer.Option(help="auto, conll or spans.")] = "auto",
@@ -48,7 +49,7 @@ def command(
     )
     settings = FitSettings(
         base=base, out=out, train=train, dev=dev, test=test, task=task, layout=layout, scheme=scheme, ends=ends,
-        overlaps=overlaps, blanks=blanks, epochs=epochs, seed=seed,
+        overlaps=overlaps, blanks=blanks, epochs=epochs, seed=seed, rungs=rungs,
         within_ms=None if within is None else read_duration_ms(within, name="within", unit="s"),
     )  # fmt: skip
     bundle = run_fit(contract, settings)

@@ -24,6 +24,7 @@ def command(
     document = msgspec.to_builtins(manifest, str_keys=True)
     document["certificate"] = msgspec.to_builtins(opened.certificate, str_keys=True)
     for rung, row in zip(manifest.rungs, document["rungs"], strict=True):
+        row["certificate"] = msgspec.to_builtins(opened.certificate_of(rung.name), str_keys=True)
         row["n_bytes"] = _rung_bytes(opened, rung)
         row["is_tested_device"] = rung.device == "cpu"
     write_result(document, lines=_lines(opened), is_json=as_json)
@@ -68,8 +69,14 @@ def _rung_lines(opened: Bundle, rung: Rung) -> list[str]:
             f" of {quality['reference']:.2f} (95 %: {quality['low']:+.2f} to {quality['high']:+.2f};"
             f" {quality['n']} test examples)"
         )
+    proof = opened.certificate_of(rung.name)
+    if proof is not None and not serves:
+        detail = "; ".join(clause["detail"] for clause in proof.verdict["clauses"])
+        lines.append(f"          {proof.verdict['status'].upper()}: {detail}")
     lines += [
-        f"          {row.tokens:4d} tokens  p50 {row.p50_ms:7.3f}  p99 {row.p99_ms:7.3f} ms" for row in rung.latency
+        f"          {row.tokens:4d} tokens  p50 {row.p50_ms:7.3f}  p99 {row.p99_ms:7.3f} ms"
+        f"{'' if row.cold_ms is None else f'  after a gap {row.cold_ms:7.3f}'}"
+        for row in rung.latency
     ]
     for step in rung.steps:
         difference = "" if step.agreement is None else f", agrees on {100 * step.agreement:.2f} % of tokens"

@@ -203,7 +203,7 @@ def _measure_curve(
     out, whole = part.out, part.out.weight.detach().clone()
     order = np.argsort(-felt, kind="stable")
     options: list[Option] = []
-    for n_kept in _sizes(part):
+    for n_kept in sizes_of(part):
         units = tuple(sorted(int(unit) for unit in order[:n_kept]))
         columns = torch.tensor([unit * part.unit + i for unit in units for i in range(part.unit)], dtype=torch.long)
         weight = whole if n_kept == part.n_units else refit(whole, product, columns)
@@ -217,7 +217,7 @@ def _measure_curve(
     return options
 
 
-def _sizes(part: Part) -> list[int]:
+def sizes_of(part: Part) -> list[int]:
     """List the sizes to try: numbers of heads, each one below five; shares of the channels, in vectors of 16."""
     if part.kind == "heads":
         return sorted({*range(min(part.n_units + 1, 5)), *range(6, part.n_units, 2), part.n_units})

@@ -1,9 +1,10 @@
-"""The latency table of a rung: one inference at each length, back to back, in the compiled runtime.
+"""The latency table of a rung: one inference at each length in the compiled runtime, back to back and after a gap.
 
 Border: in-process times of the network alone; what a client sees is the load generator's matter.
-Limits: back to back is not how requests come; caches are warm here and cold there. The table ranks, the server decides.
+Limits: the gap is idle; what other requests leave in the caches is not in it. The table ranks, the server decides.
 """
 
+import time
 from collections.abc import Sequence
 from time import perf_counter_ns
 
@@ -13,10 +14,15 @@ from millis.bundles import LatencyRow, Model
 
 _ROUNDS = 24
 _WARM = 4
+_COLD_ROUNDS = 9
+_GAP_S = 0.01
 
 
 def measure_table(model: Model, lengths: Sequence[int]) -> tuple[LatencyRow, ...]:
-    """Time one inference at each length, lengths interleaved so that drift of the machine hits all alike."""
+    """Time one inference at each length, lengths interleaved so that drift of the machine hits all alike.
+
+    Cost: some 0.1 s for each length, most of it waiting.
+    """
     inputs = {length: np.ones(length, np.int64) for length in lengths}
     samples: dict[int, list[float]] = {length: [] for length in lengths}
     for round_ in range(_ROUNDS + _WARM):
@@ -25,12 +31,20 @@ def measure_table(model: Model, lengths: Sequence[int]) -> tuple[LatencyRow, ...
             model.run(ids)
             if round_ >= _WARM:
                 samples[length].append((perf_counter_ns() - began) / 1e6)
+    cold: dict[int, list[float]] = {length: [] for length in lengths}
+    for _ in range(_COLD_ROUNDS):
+        for length, ids in inputs.items():
+            time.sleep(_GAP_S)
+            began = perf_counter_ns()
+            model.run(ids)
+            cold[length].append((perf_counter_ns() - began) / 1e6)
     return tuple(
         LatencyRow(
             tokens=length,
             p50_ms=round(float(np.percentile(seen, 50)), 4),
             p99_ms=round(float(np.percentile(seen, 99)), 4),
             n=len(seen),
+            cold_ms=round(float(np.median(cold[length])), 4),
         )
         for length, seen in samples.items()
     )

@@ -45,6 +45,7 @@ class FitSettings:
         layout, scheme, ends, overlaps, blanks: how the files are to be read (data.readers).
         within_ms: stop trying further candidates after so long; the best so far is proven.
         epochs: of training, at most; None takes the training room's own.
+        rungs: how many the ladder shall have; with 1 the search ends when the contract is kept.
     """
 
     base: str
@@ -61,6 +62,12 @@ class FitSettings:
     within_ms: float | None = None
     epochs: int | None = None
     seed: int = 7
+    rungs: int = 3
+
+    def __post_init__(self) -> None:
+        """Refuse a ladder without rungs."""
+        if self.rungs < 1:
+            raise InvalidValue(f"rungs cannot be {self.rungs}: a ladder has 1 or more.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

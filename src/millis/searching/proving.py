@@ -130,7 +130,8 @@ def prove(
     n = plan_requests(contract, seconds=seconds, n_requests=n_requests)
     served = measure_served(bundle, contract=contract, bodies=bodies, n_requests=n)
     verdict = judge_served(bundle, contract=contract, served=served)
-    return Proof(write_proof(bundle, contract=contract, served=served, verdict=verdict), verdict, served.load)
+    certificate = make_certificate(bundle, contract=contract, served=served, verdict=verdict)
+    return Proof(write_proof(bundle, certificates=[certificate], load=served.load), verdict, served.load)
 
 
 def plan_requests(contract: Contract, *, seconds: float | None, n_requests: int | None) -> int:
@@ -145,23 +146,38 @@ def plan_requests(contract: Contract, *, seconds: float | None, n_requests: int 
     return max(round(_PROOF_S * contract.rate_per_s), enough, _FEWEST)
 
 
-def write_proof(bundle: Bundle, *, contract: Contract, served: Served, verdict: Verdict) -> Bundle:
-    """Write certificate and report of a measurement into the bundle."""
+def make_certificate(
+    bundle: Bundle, *, contract: Contract, served: Served, verdict: Verdict, name: str | None = None
+) -> Certificate:
+    """Write down a measurement of the rung that a bundle serves, and the hashes of the files it speaks of.
+
+    Args:
+        name: what the bundle will be called, where it is a draft.
+    """
     machine = fingerprint()
-    certificate = Certificate(
+    return Certificate(
         contract=contract.record(),
         verdict=msgspec.to_builtins(verdict),
         measurement=msgspec.to_builtins(served.load, str_keys=True) | {"memory_mb": round(served.memory_mb, 1)},
         machine=msgspec.to_builtins(machine),
         rung=bundle.manifest.rung,
         serving=served.shape,
-        command=f"millis prove {bundle.path.name} --rate {contract.rate_per_s:g} --requests {served.load.n_requests}",
+        command=f"millis prove {name or bundle.path.name} --rate {contract.rate_per_s:g}"
+        f" --requests {served.load.n_requests}",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=machine.versions,
         subject=bundle.subject(),
     )
-    page = report_proof(bundle, certificate=certificate, load=served.load)
-    return certify(bundle, certificate=certificate, report=page)
+
+
+def write_proof(bundle: Bundle, *, certificates: Sequence[Certificate], load: LoadResult) -> Bundle:
+    """Write certificates into the bundle, and the report of the first, which speaks of the rung that serves.
+
+    Args:
+        load: the measurement of the first.
+    """
+    page = report_proof(bundle, certificate=certificates[0], load=load)
+    return certify(bundle, certificates=certificates, report=page)
 
 
 def evaluate(path: str | Path, examples: Sequence[SpanExample], *, rung: str | None = None) -> Score:

@@ -1,12 +1,11 @@
-"""The reference, pruned further and further, as long as dev allows.
+"""The reference, pruned to a share of its layers' time: without training where nearly all labels stay, else distilled.
 
-First without training, as far as nearly all labels stay; further with the reference as the teacher.
-Border: decides how far; compressing/prune.py and training/distillation.py do it. What was finished is found again in
-the run folder.
+Border: decides when to distil; compressing/prune.py and training/distillation.py do the work, measuring/layers.py knows
+the times. What was finished is found again in the run folder.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,23 +13,25 @@ from typing import Any
 import msgspec
 
 from millis.backends import BackendSettings
-from millis.backends.encoder import find_parts
-from millis.bundles import Choice
+from millis.backends.encoder import LayerShape
+from millis.bundles import Choice, LatencyRow
 from millis.bundles.manifest import Step
 from millis.compiling.comparing import compare, loaded, run_all
-from millis.compressing.prune import Cost, measure_curves, prune
+from millis.compressing.prune import Cost, Pruned, measure_curves, prune
 from millis.measuring.fingerprint import n_cores
+from millis.measuring.layers import LayerTable
 from millis.models.prediction import predict
 from millis.models.taggers import Tagger, load_tagger, save_tagger
 from millis.searching.building import Artifact, Reference, windows_of
+from millis.searching.layers import find_table
 from millis.telemetry.progress import say
 from millis.training.batches import encode_examples
 from millis.training.distillation import distil
 from millis.training.settings import TrainSettings
 from millis.training.steps import torch_state
 
-UNTRAINED, DISTILLED = (70, 60, 50), (40, 20, 12)
-"""Percent of the layers' multiplications that are tried, without training and with it."""
+SHARES = (70, 60, 50, 40, 30, 20, 12)
+"""Percent of the layers' time that may be left."""
 
 _LEAST_AGREEMENT = 0.995
 """Of labels with the reference's, without training: a dev set does not see half a point, so its score is not enough."""
@@ -44,107 +45,144 @@ class Pruning:
     """A pruned reference.
 
     Args:
-        share: percent of the layers' multiplications that are left.
+        share: percent of the layers' time that is left.
         folder: in Hugging Face layout, with `millis_layers` in its config.json.
-        dev: points on dev, in fp32.
+        drop: points lost on dev, in fp32.
+        runtime: of the layer table that predicted the times.
+        predicted: token count and ms in that runtime, on one thread.
     """
 
     share: int
     folder: Path
-    dev: float
+    drop: float
     step: Step
     choice: Choice
+    runtime: str
+    predicted: tuple[tuple[int, float], ...]
+
+    def compare(self, measured: Sequence[LatencyRow]) -> Choice:
+        """Say how far the layer table was off for this network."""
+        times = {row.tokens: row.p50_ms for row in measured}
+        shared = [(tokens, ms, times[tokens]) for tokens, ms in self.predicted if tokens in times]
+        told = ", ".join(f"{ms:.2f} for {seen:.2f} at {tokens}" for tokens, ms, seen in shared)
+        worst = max(abs(ms / seen - 1) for _, ms, seen in shared)
+        return Choice(what="layer table", choice=f"within {100 * worst:.0f} %", reason=f"ms predicted for seen: {told}")
 
 
-def prune_reference(
-    case: Artifact, reference: Reference, *, shares: Sequence[int], has_time: Callable[[], bool]
-) -> list[Pruning]:
-    """Prune the reference to one share after another until dev has fallen too far.
+class Pruner:
+    """Prunes one reference to shares of its layers' time.
 
     Args:
-        shares: falling; those of DISTILLED are trained with the reference as the teacher.
-        has_time: whether another may be made.
-    Returns:
-        prunings that keep the quality, the largest share first.
+        table: times of the layers in the runtime that is to be fast.
+        lengths: token counts of the texts, whose mean time counts.
     """
-    found: list[Pruning] = []
-    maker: _Maker | None = None
-    for share in shares:
-        known = case.ledger.find("pruned", str(share))
-        folder = case.folder / "pruned" / str(share)
-        if known is None or not folder.is_dir():
-            if found and not has_time():
-                break
-            maker = maker or _Maker(case, reference)
-            known = maker.make(share, folder)
-        pruning = Pruning(
-            share=share, folder=folder, dev=float(known["dev"]), step=msgspec.convert(known["step"], type=Step),
-            choice=msgspec.convert(known["choice"], type=Choice),
-        )  # fmt: skip
-        drop, agreement = case.dev - pruning.dev, pruning.step.agreement or 0.0
-        say(
-            f"{pruning.step.step}: F1 {pruning.dev:.2f} on dev ({drop:+.2f} lost), {100 * agreement:.2f} % of labels"
-            " as before"
+
+    def __init__(self, case: Artifact, reference: Reference, *, table: LayerTable, lengths: Sequence[int]) -> None:
+        self._case, self._source, self._table = case, reference.folder, table
+        self._cost, self._rest_ms = table.cost(lengths), table.rest_mean_ms(lengths)
+        self._maker: _Maker | None = None
+        whole = _whole_shape(table)
+        self._layers_ms = sum(
+            self._cost(kind, units) for layer in whole for kind, units in zip(("heads", "channels"), layer, strict=True)
         )
-        is_near = share in DISTILLED or agreement >= _LEAST_AGREEMENT
-        if not is_near or (case.max_drop is not None and drop > case.max_drop):
-            break
-        found.append(pruning)
-    return found
+
+    def predict_share(self, share: int) -> float:
+        """Predict the time of a whole inference at a share of the layers' time, as a part of the unpruned one's."""
+        return (self._rest_ms + self._layers_ms * share / 100) / (self._rest_ms + self._layers_ms)
+
+    def prune_to(self, share: int) -> Pruning:
+        """Prune to a percentage of the layers' time and distil where labels changed; or find it in the run folder."""
+        case = self._case
+        key, folder = f"{share} in {self._table.runtime}", case.folder / "pruned" / str(share)
+        known = case.ledger.find("pruned", key)
+        if known is None or not folder.is_dir():
+            self._maker = self._maker or _Maker(case, self._source, cost=self._cost)
+            known = self._maker.make(share, folder, budget_ms=self._layers_ms * share / 100)
+            case.ledger.add("pruned", key, known)
+        step = msgspec.convert(known["step"], type=Step)
+        say(
+            f"{step.step}: F1 {case.dev - known['drop']:.2f} on dev ({known['drop']:+.2f} lost),"
+            f" {100 * (step.agreement or 0):.2f} % of labels as before"
+        )
+        shape = [LayerShape(*layer) for layer in known["shape"]]
+        return Pruning(
+            share=share, folder=folder, drop=float(known["drop"]), step=step,
+            choice=msgspec.convert(known["choice"], type=Choice), runtime=self._table.runtime,
+            predicted=tuple((n, self._table.predict_ms(shape, tokens=n)) for n in self._table.tokens),
+        )  # fmt: skip
+
+
+def make_pruner(
+    case: Artifact, reference: Reference, *, runtime: str, buckets: Sequence[int], lengths: Sequence[int]
+) -> Pruner:
+    """Measure the layers of the reference's base in a runtime, or find them measured, and give what prunes by them."""
+    tokens = sorted({*buckets[::2], buckets[-1]})
+    table = find_table(reference.folder, runtime=runtime, tokens=tokens, is_static=runtime.startswith("openvino"))
+    say(
+        f"layer table of {runtime}: within {100 * table.worst_error():.0f} % on {len(table.checks)} times of shapes"
+        " that it had not seen"
+    )
+    return Pruner(case, reference, table=table, lengths=lengths)
 
 
 class _Maker:
     """The loaded reference and its curves, measured once for all shares."""
 
-    def __init__(self, case: Artifact, reference: Reference) -> None:
-        self._case, self._source = case, reference.folder
-        self._tagger = load_tagger(reference.folder)
+    def __init__(self, case: Artifact, source: Path, *, cost: Cost) -> None:
+        self._case = case
+        self._tagger = load_tagger(source)
         self._windows = encode_examples(case.task, case.splits.train)
         with torch_state(0):
-            self._curves = measure_curves(self._tagger, self._windows, cost=count_multiplications(self._tagger))
+            self._curves = measure_curves(self._tagger, self._windows, cost=cost)
         self._ids = windows_of(case, case.splits.dev, n=_COMPARED)
-        with loaded("torch", self._source, settings=BackendSettings(threads=n_cores())) as source:
-            self._wanted = run_all(source, self._ids)
+        with loaded("torch", source, settings=BackendSettings(threads=n_cores())) as backend:
+            self._wanted = run_all(backend, self._ids)
 
-    def make(self, share: int, folder: Path) -> dict[str, Any]:
-        """Prune to a share, distil where that is due, save, score on dev, compare with the reference, record."""
-        case, began = self._case, time.monotonic()
-        name = f"pruned to {share} % of the layers' multiplications"
-        pruned = prune(self._tagger, self._curves, budget_ms=share / 100)
-        smaller = pruned.tagger
-        if share in DISTILLED:
+    def make(self, share: int, folder: Path, *, budget_ms: float) -> dict[str, Any]:
+        """Prune; where labels changed distil; tell what the ledger is to hold."""
+        began = time.monotonic()
+        name = f"pruned to {share} % of the layers' time"
+        pruned = prune(self._tagger, self._curves, budget_ms=budget_ms)
+        found = self._judge(pruned.tagger, folder)
+        if found["agreement"] < _LEAST_AGREEMENT or not self._is_allowed(found["drop"]):
             name += ", distilled"
             settings = TrainSettings(epochs=_EPOCHS)
-            smaller = distil(smaller, teacher=self._tagger, windows=self._windows, settings=settings, name=name)
-        save_tagger(smaller, folder, tokenizer_file=case.tokenizer_file)
-        with torch_state(0):
-            answers = predict(smaller, task=case.task, texts=[example.text for example in case.splits.dev])
-        with loaded("torch", folder, settings=BackendSettings(threads=n_cores())) as backend:
-            difference = compare(self._wanted, run_all(backend, self._ids))
-        dev = case.task.score(case.splits.dev, answers).value
-        result = {
-            "dev": dev,
+            distilled = distil(
+                pruned.tagger, teacher=self._tagger, windows=self._windows, settings=settings, name=name
+            )
+            found = self._judge(distilled, folder)
+        return {
+            "drop": found["drop"], "shape": [list(layer) for layer in pruned.shape],
             "step": Step(
                 step=name, seconds=round(time.monotonic() - began, 1),
-                n_bytes=sum(file.stat().st_size for file in folder.iterdir()), max_abs=difference.max_abs,
-                agreement=difference.agreement,
+                n_bytes=sum(file.stat().st_size for file in folder.iterdir()), max_abs=found["max_abs"],
+                agreement=found["agreement"],
             ),
-            "choice": Choice(
-                what="heads and channels by layer",
-                choice=" ".join(f"{layer.heads}/{layer.channels}" for layer in pruned.shape),
-                reason=f"{name}: {pruned.loss:.2g} nats a token expected without training,"
-                f" {case.dev - dev:+.2f} points lost on dev",
-            ),
+            "choice": _explain(name, pruned, drop=found["drop"]),
         }  # fmt: skip
-        case.ledger.add("pruned", str(share), result)
-        plain: dict[str, Any] = msgspec.to_builtins(result)
-        return plain
+
+    def _judge(self, tagger: Tagger, folder: Path) -> dict[str, float]:
+        """Save a tagger, score it on dev, compare its labels with the reference's."""
+        case = self._case
+        save_tagger(tagger, folder, tokenizer_file=case.tokenizer_file)
+        with torch_state(0):
+            answers = predict(tagger, task=case.task, texts=[example.text for example in case.splits.dev])
+        with loaded("torch", folder, settings=BackendSettings(threads=n_cores())) as backend:
+            difference = compare(self._wanted, run_all(backend, self._ids))
+        drop = case.dev - case.task.score(case.splits.dev, answers).value
+        return {"drop": drop, "agreement": difference.agreement, "max_abs": difference.max_abs}
+
+    def _is_allowed(self, drop: float) -> bool:
+        return self._case.max_drop is None or drop <= self._case.max_drop
 
 
-def count_multiplications(tagger: Tagger) -> Cost:
-    """Give the cost of half a layer as its share of all layers' multiplications by weights."""
-    parts = find_parts(tagger.network)
-    each = {part.kind: sum(matrix.weight.numel() for matrix in (*part.into, part.out)) / part.n_units for part in parts}
-    whole = sum(each[part.kind] * part.n_units for part in parts)
-    return lambda kind, units: units * each[kind] / whole
+def _explain(name: str, pruned: Pruned, *, drop: float) -> Choice:
+    return Choice(
+        what="heads and channels by layer",
+        choice=" ".join(f"{layer.heads}/{layer.channels}" for layer in pruned.shape),
+        reason=f"{name}: {pruned.loss:.2g} nats a token expected without training, {drop:+.2f} points lost on dev",
+    )
 
+
+def _whole_shape(table: LayerTable) -> list[tuple[int, int]]:
+    return [(table.heads.units[-1], table.channels.units[-1])] * table.n_layers

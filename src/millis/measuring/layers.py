@@ -1,0 +1,155 @@
+"""How long an encoder of any shape takes in one runtime on one machine, from the times of its parts.
+
+A network is the rest (embeddings, norms, head, the call itself) and halves of layers; its time is the time of the rest
+and of all halves, times a residual for each length that whole networks taught, since fusion is not additive.
+
+Border: arithmetic on times; who builds and times the networks is searching/layers.py's matter.
+Limits: one thread in an inference, back to back; what a cold request pays on top is in a rung's own table.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+Shape = Sequence[tuple[int, int]]
+"""Heads and feed-forward channels, layer by layer."""
+
+
+class HalfTimes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Times of half a layer: of its attention by heads, or of its feed-forward by channels.
+
+    Args:
+        units: sizes that were measured, ascending, from none to all.
+        ms: of each size, by token count; never falling with the size.
+        whole_bytes: of its weights when nothing is taken away, at the runtime's precision.
+    """
+
+    units: tuple[int, ...]
+    ms: tuple[tuple[float, ...], ...]
+    whole_bytes: int
+
+
+class Check(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A whole network that the table had not seen: predicted and measured ms at one token count."""
+
+    shape: tuple[tuple[int, int], ...]
+    tokens: int
+    predicted_ms: float
+    measured_ms: float
+
+    @property
+    def error(self) -> float:
+        """How far the prediction is off, as a share of what was measured."""
+        return self.predicted_ms / self.measured_ms - 1
+
+
+class LayerTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Times of an encoder's parts in one runtime.
+
+    Args:
+        runtime: backend and precision, like openvino-int8.
+        n_layers: of the whole network.
+        tokens: the token counts measured, ascending.
+        rest_ms: of a network whose layers have kept nothing, by token count.
+        heads, channels: the two halves of a layer.
+        residual: by token count, what whole networks take over the sum of their parts.
+        checks: networks that taught it nothing, predicted and measured.
+    """
+
+    runtime: str
+    n_layers: int
+    tokens: tuple[int, ...]
+    rest_ms: tuple[float, ...]
+    heads: HalfTimes
+    channels: HalfTimes
+    residual: tuple[float, ...]
+    checks: tuple[Check, ...] = ()
+
+    def predict_ms(self, shape: Shape, *, tokens: int) -> float:
+        """Predict the time of a network of this shape at a token count."""
+        ms = np.array(self.rest_ms)
+        for heads, channels in shape:
+            ms = ms + self._half("heads", heads) + self._half("channels", channels)
+        return float(np.interp(tokens, self.tokens, ms * np.array(self.residual)))
+
+    def cost(self, lengths: Sequence[int]) -> Callable[[str, int], float]:
+        """Give a function of kind and units: mean ms of half a layer over texts of these token counts."""
+        mean = self._weights(lengths) * np.array(self.residual)
+        return lambda kind, units: float(self._half(kind, units) @ mean)
+
+    def rest_mean_ms(self, lengths: Sequence[int]) -> float:
+        """Give the mean ms, over texts of these token counts, that no pruning takes away."""
+        return float(np.array(self.rest_ms) @ (self._weights(lengths) * np.array(self.residual)))
+
+    def count_bytes(self, shape: Shape) -> int:
+        """Count the bytes of weights that a request through these layers touches."""
+        each = [half.whole_bytes / half.units[-1] for half in (self.heads, self.channels)]
+        return round(sum(n * size for layer in shape for n, size in zip(layer, each, strict=True)))
+
+    def worst_error(self) -> float:
+        """Give the largest error of the checks, as a share; 0 without any."""
+        return max((abs(check.error) for check in self.checks), default=0.0)
+
+    def _half(self, kind: str, units: int) -> NDArray[np.float64]:
+        times = {"heads": self.heads, "channels": self.channels}[kind]
+        return np.array([np.interp(units, times.units, column) for column in zip(*times.ms, strict=True)])
+
+    def _weights(self, lengths: Sequence[int]) -> NDArray[np.float64]:
+        """Give each token count's weight in a mean over texts, lengths between two counts shared out by distance."""
+        at = np.interp(np.minimum(lengths, self.tokens[-1]), self.tokens, np.arange(len(self.tokens)))
+        below, share = np.floor(at).astype(int), at % 1
+        above = np.minimum(below + 1, len(self.tokens) - 1)
+        n = len(self.tokens)
+        counted = np.bincount(below, 1 - share, minlength=n) + np.bincount(above, share, minlength=n)
+        return np.asarray(counted / len(lengths), np.float64)
+
+
+class Timed(NamedTuple):
+    """A whole network that was timed: its shape, and ms by token count."""
+
+    shape: tuple[tuple[int, int], ...]
+    ms: tuple[float, ...]
+
+
+def halves_of(
+    uniform: Sequence[tuple[int, Sequence[float]]], *, rest_ms: Sequence[float], n_layers: int, whole_bytes: int
+) -> HalfTimes:
+    """Work out the times of one kind of half from networks of which every layer has only this half, at one size.
+
+    Args:
+        uniform: size, and ms by token count of the whole network; ascending.
+    """
+    rows = [np.zeros(len(rest_ms))]
+    for _, ms in uniform:  # a larger part that seemed faster is noise
+        rows.append(np.maximum((np.array(ms) - np.array(rest_ms)) / n_layers, rows[-1]))
+    return HalfTimes(
+        units=(0, *(units for units, _ in uniform)),
+        ms=tuple(tuple(float(value) for value in row) for row in rows),
+        whole_bytes=whole_bytes,
+    )
+
+
+def learn_residual(table: LayerTable, whole: Sequence[Timed]) -> LayerTable:
+    """Give a table whose residual is the median of what these networks took over the sum of their parts."""
+    plain = msgspec.structs.replace(table, residual=(1.0,) * len(table.tokens))
+    ratios = [
+        [ms / plain.predict_ms(one.shape, tokens=tokens) for tokens, ms in zip(table.tokens, one.ms, strict=True)]
+        for one in whole
+    ]
+    return msgspec.structs.replace(table, residual=tuple(float(value) for value in np.median(ratios, axis=0)))
+
+
+def check_table(table: LayerTable, whole: Sequence[Timed]) -> LayerTable:
+    """Give a table with its predictions for these networks beside what they took."""
+    checks = tuple(
+        Check(
+            shape=one.shape, tokens=tokens, predicted_ms=round(table.predict_ms(one.shape, tokens=tokens), 4),
+            measured_ms=round(ms, 4),
+        )
+        for one in whole
+        for tokens, ms in zip(table.tokens, one.ms, strict=True)
+    )  # fmt: skip
+    return msgspec.structs.replace(table, checks=checks)

@@ -1,0 +1,166 @@
+"""From candidates to a bundle: score the chosen ones on test, prove each behind a server, write what stands at the end.
+
+Border: which candidates, and when to stop, is fitting.py's matter.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from millis.bundles import Bundle, Certificate, Choice, load, save_bundle
+from millis.bundles.bundle import TOKENIZER
+from millis.bundles.manifest import Rung, Tried
+from millis.contract import Verdict
+from millis.measuring.quality import bound_drop, measure_quality
+from millis.searching.bodies import bodies_of_texts
+from millis.searching.building import Reference
+from millis.searching.case import OVERLAP, Case
+from millis.searching.proving import Served, judge_served, make_certificate, measure_served, plan_requests, write_proof
+from millis.searching.trying import Candidate, make_manifest, save_draft
+from millis.telemetry.progress import say
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proven:
+    """A candidate with its quality on test, and the verdict on it.
+
+    Args:
+        rung: the candidate's, its quality filled in.
+    """
+
+    candidate: Candidate
+    rung: Rung
+    served: Served
+    verdict: Verdict
+    certificate: Certificate
+
+    @property
+    def has_quality(self) -> bool:
+        """Say whether the quality's clauses are kept on test."""
+        return all(one.status == "kept" for one in self.verdict.clauses if one.name.startswith("quality"))
+
+    @property
+    def is_fast(self) -> bool:
+        """Say whether the latency's clause is kept."""
+        return self.verdict.clauses[0].status == "kept"
+
+    @property
+    def is_kept(self) -> bool:
+        """Say whether every clause is."""
+        return self.verdict.status == "kept"
+
+
+def prove_candidate(case: Case, candidate: Candidate, *, reference: Reference) -> Proven:
+    """Score a candidate on test and measure it under the contract; once more where nothing was measured."""
+    rung = _score(case, candidate, reference=reference)
+    draft = save_draft(case, rung, candidate.built, shape=candidate.shape)
+    bodies = bodies_of_texts([example.text for example in case.splits.test], seed=case.settings.seed)
+    n_requests = plan_requests(case.contract, seconds=None, n_requests=None)
+    for is_last in (False, True):
+        served = measure_served(
+            draft, contract=case.contract, bodies=bodies, n_requests=n_requests, name=f"{candidate.name}: proof"
+        )
+        verdict = judge_served(draft, contract=case.contract, served=served)
+        if is_last or verdict.status != "void":
+            break
+        say(f"{candidate.name}: measured again, since nothing was: {verdict.clauses[0].detail}")
+    why = "; ".join(clause.detail for clause in verdict.clauses if clause.status != "kept")
+    say(f"{candidate.name}: {verdict.status}{f'; {why}' if why else ''}")
+    return Proven(
+        candidate=candidate, rung=rung, served=served, verdict=verdict,
+        certificate=make_certificate(
+            draft, contract=case.contract, served=served, verdict=verdict, name=case.settings.out.name
+        ),
+    )  # fmt: skip
+
+
+def choose_served(proven: Sequence[Proven]) -> Proven:
+    """Choose the one that serves: the fastest that keeps the contract, or else the best, quality first, then time."""
+    return min(proven, key=lambda one: (not one.is_kept, not one.has_quality, not one.is_fast, one.candidate.seen_ms))
+
+
+def save_ladder(case: Case, proven: Sequence[Proven], tried: Sequence[Candidate]) -> Bundle:
+    """Write the bundle: what serves first, then the other proven rungs on the front of time and quality.
+
+    Args:
+        proven: one per rung at most counts, its best layout.
+    """
+    served = choose_served(proven)
+    ladder = [served, *(one for one in climb(proven) if one.rung.name != served.rung.name)]
+    rows = tuple(
+        Tried(
+            name=one.name, predicted_ms=one.predicted_ms, measured_ms=one.measured_ms, quality=one.quality,
+            is_chosen=one.name == served.candidate.name,
+        )
+        for one in tried
+    )  # fmt: skip
+    name = case.settings.out.name.removesuffix(".millis")
+    manifest = make_manifest(
+        case, [one.rung for one in ladder], shape=served.candidate.shape, name=name,
+        choices=_choices(case, served, tried), tried=rows,
+    )  # fmt: skip
+    parts = {one.rung.folder: one.candidate.built.folder for one in ladder}
+    bundle = save_bundle(case.settings.out, manifest=manifest, parts={TOKENIZER: case.tokenizer_file, **parts})
+    return write_proof(bundle, certificates=[one.certificate for one in ladder], load=served.served.load)
+
+
+def climb(proven: Sequence[Proven]) -> list[Proven]:
+    """Give the rungs that no other beats in both time and quality on test, fastest first."""
+    front: list[Proven] = []
+    for one in sorted(proven, key=lambda one: (one.served.load.percentile_ms(_seen(one)), -one.rung.quality["value"])):
+        if not front or one.rung.quality["value"] > front[-1].rung.quality["value"]:
+            front.append(one)
+    return front
+
+
+def _seen(one: Proven) -> float:
+    return float(one.certificate.contract["percentile"])
+
+
+def _score(case: Case, candidate: Candidate, *, reference: Reference) -> Rung:
+    """Score a candidate's rung on test beside the reference; another layout of the same files has the same quality."""
+    known = case.ledger.find("quality", candidate.variant.artifact)
+    if known is None:
+        model = load(save_draft(case, candidate.rung, candidate.built), cache=case.folder / "cache")
+        try:
+            score = measure_quality(model, case.splits.test, name=f"{candidate.rung.name}: test")
+        finally:
+            model.close()
+        drop, low, high = bound_drop(reference.test, score)
+        known = {
+            "name": score.name, "value": score.value, "reference": reference.test.value, "drop": drop, "low": low,
+            "high": high, "n": len(case.splits.test), "by_label": score.by_label,
+            "reference_by_label": reference.test.by_label,
+        }  # fmt: skip
+        say(f"{candidate.rung.name}: {score.name} {score.value:.2f} on test\n{score.report}")
+        case.ledger.add("quality", candidate.variant.artifact, known)
+    quality: dict[str, Any] = known
+    return msgspec.structs.replace(candidate.rung, quality=quality)
+
+
+def _choices(case: Case, served: Proven, tried: Sequence[Candidate]) -> tuple[Choice, ...]:
+    chosen, rung = served.candidate, served.rung
+    others = [one for one in tried if one.name != chosen.name and one.measured_ms is not None]
+    beaten = ", ".join(f"{one.name} {one.measured_ms:.2f} ms" for one in others) or "no other was measured"
+    return (
+        Choice(
+            what="rung and layout",
+            choice=chosen.name,
+            reason=f"p{case.contract.percentile:g} {chosen.seen_ms:.2f} ms over HTTP at"
+            f" {case.contract.rate_per_s:g}/s, {chosen.drop:+.2f} points lost on dev; {beaten}",
+        ),
+        Choice(
+            what="buckets",
+            choice=" ".join(map(str, rung.buckets)) if rung.buckets else "none",
+            reason="fewest padded tokens over train's lengths"
+            if rung.buckets
+            else "this runtime takes any length unpadded",
+        ),
+        Choice(
+            what="longest window",
+            choice=f"{case.task.max_tokens} tokens",
+            reason=f"takes in 99.9 % of train whole; longer texts are cut into windows that overlap by {OVERLAP}",
+        ),
+    )

@@ -1,0 +1,200 @@
+"""Measure a layer table: build networks of many shapes, compile them as a rung would be, time them side by side.
+
+Networks of which every layer kept one half at one size give the times of that half; whole networks of random shapes
+give the residual, and others check the prediction. The weights are random: time does not ask what they mean.
+Border: builds and times; the arithmetic is measuring/layers.py's. A table is kept in the user's cache by the machine's
+fingerprint, the runtime and the sizes of the base.
+"""
+
+import hashlib
+import io
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stderr
+from pathlib import Path
+from time import perf_counter_ns
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from transformers import AutoConfig, AutoModelForTokenClassification
+
+from millis.backends import Backend, BackendSettings, backends
+from millis.backends.encoder import LayerShape, Part, find_parts, shrink
+from millis.bundles.cache import cache_root
+from millis.compiling.onnx import export_embeddings, export_ids
+from millis.compiling.openvino import convert_onnx
+from millis.compressing.prune import sizes_of
+from millis.compressing.quantize import quantize_onnx, quantize_openvino
+from millis.errors import InvalidValue
+from millis.measuring.fingerprint import fingerprint
+from millis.measuring.layers import LayerTable, Timed, check_table, halves_of, learn_residual
+from millis.models.taggers import Tagger
+from millis.telemetry.progress import bar, say
+
+RUNTIMES = ("openvino-int8", "onnxruntime-int8", "openvino-fp32", "onnxruntime-fp32")
+
+_VERSION = 1
+_N_TEACHING, _N_CHECKING = 3, 10
+_ROWS = 64  # of the embedding table: looking one up costs the same in any
+_ROUNDS, _WARM = 24, 4
+
+
+def find_table(folder: Path, *, runtime: str, tokens: Sequence[int], is_static: bool) -> LayerTable:
+    """Give the layer table of a tagger's base in a runtime on this machine, measured now where it never was.
+
+    Args:
+        folder: the tagger, in Hugging Face layout; only its sizes count.
+        tokens: token counts to measure at, ascending.
+        is_static: compile for each token count, as a rung with buckets is.
+    Raises:
+        InvalidValue: a runtime that there is no way to build for.
+    Cost: two minutes for six layers on two cores; nothing when it is found.
+    """
+    if runtime not in RUNTIMES:
+        raise InvalidValue(f"no layer table can be measured for {runtime!r}: choose one of {', '.join(RUNTIMES)}.")
+    config = _read_config(folder)
+    told = [_VERSION, fingerprint().digest, runtime, list(tokens), is_static, _sizes_of_base(config)]
+    digest = hashlib.sha256(msgspec.json.encode(told)).hexdigest()[:24]
+    file = cache_root() / "layers" / f"{digest}.json"
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=LayerTable)
+    except (OSError, msgspec.DecodeError):
+        table = _measure(config, runtime=runtime, tokens=tuple(tokens), is_static=is_static)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(msgspec.json.encode(table))
+    except OSError as error:
+        say(f"the layer table is not kept ({error.strerror}): it will be measured again")
+    return table
+
+
+def _read_config(folder: Path) -> Any:
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    config.vocab_size = max(_ROWS, (config.pad_token_id or 0) + 1)
+    return config
+
+
+def _sizes_of_base(config: Any) -> list[Any]:
+    keys = ("model_type", "hidden_size", "num_attention_heads", "intermediate_size", "num_hidden_layers", "num_labels",
+            "dim", "n_heads", "hidden_dim", "n_layers", "hidden_act", "activation")  # fmt: skip
+    return [getattr(config, key, None) for key in keys]
+
+
+def _measure(config: Any, *, runtime: str, tokens: tuple[int, ...], is_static: bool) -> LayerTable:
+    network = _draw(config)
+    parts = find_parts(network)
+    n_layers, whole = len(parts) // 2, LayerShape(parts[0].n_units, parts[1].n_units)
+    heads, channels = (_thin_out(sizes_of(part)[1:]) for part in parts[:2])
+    uniform = [LayerShape(size, 0) for size in heads] + [LayerShape(0, size) for size in channels]
+    teaching = [(whole,) * n_layers, *_random_shapes(whole, n_layers=n_layers, n=_N_TEACHING, seed=1)]
+    checking = _random_shapes(whole, n_layers=n_layers, n=_N_CHECKING, seed=2)
+    shapes = [(LayerShape(0, 0),) * n_layers, *((shape,) * n_layers for shape in uniform), *teaching, *checking]
+    say(f"measuring the layers of this base in {runtime}: {len(shapes)} networks")
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
+        loaded: list[Backend] = []
+        with bar("layer table", total=len(shapes)) as advance:
+            for done, shape in enumerate(shapes, 1):
+                folder = Path(scratch) / str(done)
+                with redirect_stderr(io.StringIO()):  # the quantiser's bars, four for each network
+                    _build(config, shape, runtime=runtime, folder=folder)
+                loaded.append(stack.enter_context(_loaded(folder, runtime, tokens if is_static else None)))
+                advance(done, "")
+        times = iter(_time_all(loaded, tokens))
+    rest_ms = next(times)
+    halves = [
+        halves_of(
+            [(size, next(times)) for size in sizes], rest_ms=rest_ms, n_layers=n_layers, whole_bytes=_count_bytes(part)
+        )
+        for sizes, part in zip((heads, channels), parts[:2], strict=True)
+    ]
+    table = LayerTable(
+        runtime=runtime, n_layers=n_layers, tokens=tokens, rest_ms=rest_ms, heads=halves[0], channels=halves[1],
+        residual=(1.0,) * len(tokens),
+    )  # fmt: skip
+    table = learn_residual(table, [Timed(shape, next(times)) for shape in teaching])
+    return check_table(table, [Timed(shape, next(times)) for shape in checking])
+
+
+def _thin_out(sizes: Sequence[int]) -> list[int]:
+    """Keep the smallest, then every other, and the largest: between them the times lie on a line, near enough."""
+    return sorted({sizes[0], *sizes[-1::-2]})
+
+
+def _draw(config: Any) -> Any:
+    """Make a network with random weights."""
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        return AutoModelForTokenClassification.from_config(
+            config, attn_implementation="eager", dtype=torch.float32
+        ).eval()
+
+
+def _random_shapes(
+    whole: LayerShape, *, n_layers: int, n: int, seed: int
+) -> list[tuple[LayerShape, ...]]:
+    """Draw shapes of every size between nearly nothing and nearly all; channels in vectors of 16."""
+    chance = np.random.default_rng(seed)
+    shapes = []
+    for share in np.linspace(0.15, 0.95, n):
+        drawn = np.clip(chance.normal(share, 0.25, (n_layers, 2)), 0, 1)
+        shapes.append(
+            tuple(
+                LayerShape(round(float(heads) * whole.heads), 16 * round(float(channels) * whole.channels / 16))
+                for heads, channels in drawn
+            )
+        )
+    return shapes
+
+
+def _build(config: Any, shape: Sequence[LayerShape], *, runtime: str, folder: Path) -> None:
+    """Make a network of this shape as a rung is made, calibrated on next to nothing."""
+    network = _draw(config)
+    shrink(network, shape)
+    tagger = Tagger(network)
+    backend, _, precision = runtime.partition("-")
+    plain = folder / "fp32"
+    plain.mkdir(parents=True)
+    if backend == "openvino":
+        embedded = plain / "embedded.onnx"
+        table = export_embeddings(tagger, embedded)
+        convert_onnx(embedded, plain, table=table.numpy())
+        if precision == "int8":
+            quantize_openvino(plain, folder / "int8", calibration=[np.full(16, 1 + i) for i in range(2)])
+    else:
+        export_ids(tagger, plain / "model.onnx")
+        if precision == "int8":
+            quantize_onnx(plain, folder / "int8")
+
+
+@contextmanager
+def _loaded(folder: Path, runtime: str, buckets: tuple[int, ...] | None) -> Iterator[Backend]:
+    name, _, precision = runtime.partition("-")
+    backend: Backend = backends[name]()
+    backend.load(folder / precision, settings=BackendSettings(buckets=buckets))
+    try:
+        yield backend
+    finally:
+        backend.close()
+
+
+def _time_all(loaded: Sequence[Backend], tokens: Sequence[int]) -> list[tuple[float, ...]]:
+    """Give the median ms of each network at each token count; all take turns, so the machine's drift hits all."""
+    ones = [np.ones((1, length), np.int64) for length in tokens]
+    batches = [{"input_ids": one, "attention_mask": one} for one in ones]
+    seen = np.empty((_ROUNDS, len(loaded), len(tokens)))
+    for turn in range(-_WARM, _ROUNDS):
+        for i, backend in enumerate(loaded):
+            for j, batch in enumerate(batches):
+                backend.run(batch)  # its weights come into the near cache, as back to back they are
+                began = perf_counter_ns()
+                backend.run(batch)
+                if turn >= 0:
+                    seen[turn, i, j] = (perf_counter_ns() - began) / 1e6
+    return [tuple(float(value) for value in row) for row in np.median(seen, axis=0)]
+
+
+def _count_bytes(part: Part) -> int:
+    """Count the bytes of a part's weights in int8."""
+    return sum(matrix.weight.numel() for matrix in (*part.into, part.out))

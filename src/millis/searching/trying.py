@@ -1,0 +1,240 @@
+"""Candidates: rungs that exist, in one layout of the server each; built, scored on dev, timed, probed over HTTP.
+
+Border: decides nothing about the contract but its quality floor; proving is concluding.py's matter. What was finished
+is found again in the run folder's ledger.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from millis.bundles import Bundle, Choice, Manifest, Rung, ServingShape, load, save_bundle
+from millis.bundles.bundle import TOKENIZER
+from millis.bundles.manifest import Tried
+from millis.contract import Contract
+from millis.data.lengths import LengthHistogram
+from millis.measuring.fingerprint import fingerprint, n_cores
+from millis.measuring.quality import measure_quality
+from millis.measuring.table import measure_table
+from millis.searching.bodies import bodies_of_texts
+from millis.searching.building import Artifact, Built, Reference, build_artifact
+from millis.searching.candidates import Variant, predict_percentile_ms, propose, shapes_for
+from millis.searching.case import OVERLAP, Case
+from millis.searching.proving import measure_served
+from millis.searching.pruning import Pruning
+from millis.telemetry.progress import say
+
+_PROBE_S = 8.0
+_PROBE_REQUESTS = (150, 1_000)  # fewest, most
+_MOST_PROBES = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A rung that exists, in one layout of the server.
+
+    Args:
+        quality, drop: points on dev, and how many fewer than the reference's.
+        predicted_ms, measured_ms: at the contract's percentile: from the rung's table, and by a probe over HTTP.
+    """
+
+    variant: Variant
+    rung: Rung
+    built: Built
+    shape: ServingShape
+    quality: float
+    drop: float
+    predicted_ms: float
+    measured_ms: float | None = None
+
+    @property
+    def seen_ms(self) -> float:
+        """As measured, or as predicted where it was not."""
+        return self.predicted_ms if self.measured_ms is None else self.measured_ms
+
+    @property
+    def name(self) -> str:
+        """Name the rung and the layout."""
+        layout = f"{self.shape.threads} threads" if self.shape.threads else f"{self.shape.workers} workers"
+        return f"{self.rung.name}, {layout}"
+
+    def keeps_quality(self, contract: Contract) -> bool:
+        """Say whether dev is content."""
+        return (contract.max_drop is None or self.drop <= contract.max_drop) and (
+            contract.floor is None or self.quality >= contract.floor
+        )
+
+
+def build_whole(case: Case, reference: Reference) -> list[Candidate]:
+    """Build every variant, score it on dev, time it; then the likeliest one with two threads in an inference."""
+    candidates: list[Candidate] = []
+    for variant in propose(device=case.contract.device):
+        if not case.has_time() and candidates:
+            say(f"{variant.name}: not built, the time is up")
+            continue
+        candidates += _build_one(case, variant, reference=reference)
+    if case.has_time():
+        candidates += _build_doubled(case, candidates, reference=reference)
+    return candidates
+
+
+def build_pruned(
+    case: Case, pruning: Pruning, *, kinds: Sequence[Variant], reference: Reference
+) -> list[Candidate]:
+    """Build a pruned reference on the runtimes of these variants, with one thread and with two in an inference."""
+    candidates: list[Candidate] = []
+    for kind in kinds:
+        variant = replace(kind, share=pruning.share, threads=1)
+        built = _build_one(case, variant, reference=reference, pruning=pruning)
+        candidates += [*built, *_build_doubled(case, built, reference=reference, pruning=pruning)]
+    return candidates
+
+
+def _build_doubled(
+    case: Case, candidates: Sequence[Candidate], *, reference: Reference, pruning: Pruning | None = None
+) -> list[Candidate]:
+    """Give the likeliest of candidates two threads in an inference, where there are two cores."""
+    if n_cores() < 2 or case.contract.device != "cpu":
+        return []
+    good = [one for one in candidates if one.keeps_quality(case.contract)] or candidates
+    best = min(good, key=lambda one: one.predicted_ms)
+    doubled = replace(best.variant, threads=2)
+    return _build_one(case, doubled, reference=reference, pruning=pruning, like=best)
+
+
+def _build_one(
+    case: Case,
+    variant: Variant,
+    *,
+    reference: Reference,
+    pruning: Pruning | None = None,
+    like: Candidate | None = None,
+) -> list[Candidate]:
+    """Make one rung, in each layout of the server; one that is like another has its quality."""
+    source = pruning.folder if pruning else reference.folder
+    built = build_artifact(variant, case=artifact_case(case, reference), reference=source)
+    if pruning:
+        built = replace(built, steps=(pruning.step, *built.steps), choices=(pruning.choice, *built.choices))
+    rung, quality = _measure_rung(case, variant, built, quality=like.quality if like else None)
+    if pruning and variant.threads == 1 and variant.runtime == pruning.runtime:
+        rung = msgspec.structs.replace(rung, choices=(*rung.choices, pruning.compare(rung.latency)))
+    drop = reference.dev.value - quality
+    middle = rung.latency[len(rung.latency) // 2]
+    say(f"{variant.name}: F1 {quality:.2f} on dev ({drop:+.2f} lost), {middle.p50_ms:.2f} ms at {middle.tokens} tokens")
+    return [
+        Candidate(
+            variant=variant, rung=rung, built=built, shape=shape, quality=quality, drop=drop,
+            predicted_ms=predict_percentile_ms(
+                rung.latency, lengths=case.lengths, rate_per_s=case.contract.rate_per_s, shape=shape,
+                percentile=case.contract.percentile,
+            ),
+        )
+        for shape in shapes_for(variant, cores=n_cores())
+    ]  # fmt: skip
+
+
+def artifact_case(case: Case, reference: Reference) -> Artifact:
+    """Say what building may lose: the contract's drop, and no more than leads down to its floor."""
+    contract = case.contract
+    allowed = [] if contract.max_drop is None else [contract.max_drop]
+    allowed += [] if contract.floor is None else [max(reference.dev.value - contract.floor, 0.0)]
+    return Artifact(
+        folder=case.folder, task=case.task, splits=case.splits, tokenizer_file=case.tokenizer_file,
+        dev=reference.dev.value, max_drop=min(allowed, default=None), ledger=case.ledger,
+    )  # fmt: skip
+
+
+def _measure_rung(case: Case, variant: Variant, built: Built, *, quality: float | None) -> tuple[Rung, float]:
+    """Fill a rung's latency table and score it on dev unless its quality is known; or take both from the ledger."""
+    known = case.ledger.find("rung", variant.name)
+    if known is not None:
+        return msgspec.convert(known["rung"], type=Rung), float(known["quality"])
+    buckets = case.buckets if variant.is_bucketed else None
+    rung = Rung(
+        name=variant.name, backend=variant.backend, precision=variant.precision, folder=f"rungs/{variant.name}",
+        device=case.contract.device, threads=variant.threads, buckets=buckets, choices=built.choices, steps=built.steps,
+    )  # fmt: skip
+    model = load(save_draft(case, rung, built), cache=case.folder / "cache")
+    try:
+        if quality is None:
+            quality = measure_quality(model, case.splits.dev, name=f"{variant.name}: dev").value
+        rung = msgspec.structs.replace(rung, latency=measure_table(model, case.buckets))
+    finally:
+        model.close()
+    case.ledger.add("rung", variant.name, {"rung": rung, "quality": quality})
+    return rung, quality
+
+
+def probe(case: Case, candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Measure the likeliest candidates behind a real server, briefly; give all, those to prove first in front.
+
+    Candidates that keep the quality on dev come by their time over HTTP, then those only predicted, then the rest.
+    """
+    contract = case.contract
+    bodies = bodies_of_texts([example.text for example in case.splits.dev], seed=case.settings.seed)
+    good = sorted((one for one in candidates if one.keeps_quality(contract)), key=lambda one: one.predicted_ms)
+    rest = sorted((one for one in candidates if not one.keeps_quality(contract)), key=lambda one: one.drop)
+    probed = [one for one in good if one.measured_ms is not None]
+    unseen = [one for one in good if one.measured_ms is None]
+    likeliest = {one.rung.name: one for one in reversed(unseen)}  # of each rung's layouts; tables know no crowded cache
+    for candidate in sorted(likeliest.values(), key=lambda one: one.predicted_ms)[:_MOST_PROBES]:
+        if probed and not case.has_time():
+            say("the time is up: the best so far goes to the proof")
+            break
+        measured_ms = _probe_one(case, candidate, bodies=bodies)
+        probed.append(replace(candidate, measured_ms=measured_ms))
+        unseen.remove(candidate)
+        say(
+            f"{candidate.name}: p{contract.percentile:g} {measured_ms:.2f} ms over HTTP, predicted"
+            f" {candidate.predicted_ms:.2f}"
+        )
+    return [*sorted(probed, key=lambda one: one.seen_ms), *unseen, *rest]
+
+
+def _probe_one(case: Case, candidate: Candidate, *, bodies: Sequence[bytes]) -> float:
+    key = f"{candidate.name} at {case.contract.rate_per_s:g}/s"
+    known = case.ledger.find("probe", key)
+    if known is None:
+        draft = save_draft(case, candidate.rung, candidate.built, shape=candidate.shape)
+        fewest, most = _PROBE_REQUESTS
+        n_requests = min(max(round(_PROBE_S * case.contract.rate_per_s), fewest), most)
+        served = measure_served(
+            draft, contract=case.contract, bodies=bodies, n_requests=n_requests, name=f"{candidate.name}: probe"
+        )
+        known = {"measured_ms": served.load.percentile_ms(case.contract.percentile)}
+        case.ledger.add("probe", key, known)
+    return float(known["measured_ms"])
+
+
+def save_draft(case: Case, rung: Rung, built: Built, *, shape: ServingShape | None = None) -> Bundle:
+    """Write a bundle of one rung into the run folder, to load and to serve it as it will be."""
+    manifest = make_manifest(case, [rung], shape=shape or ServingShape(), name="draft")
+    return save_bundle(
+        case.folder / "drafts" / f"{rung.name}.millis",
+        manifest=manifest,
+        parts={TOKENIZER: case.tokenizer_file, rung.folder: built.folder},
+    )
+
+
+def make_manifest(
+    case: Case,
+    rungs: Sequence[Rung],
+    *,
+    shape: ServingShape,
+    name: str,
+    choices: tuple[Choice, ...] = (),
+    tried: tuple[Tried, ...] = (),
+) -> Manifest:
+    """Write down what a bundle of these rungs is; the first of them serves."""
+    base = case.settings.base
+    return Manifest(
+        format=1, name=name, task=case.settings.task, labels=case.task.labels,
+        task_settings={"max_tokens": case.task.max_tokens, "overlap": OVERLAP, "example": case.task.example},
+        rungs=tuple(rungs), rung=rungs[0].name, contract=case.contract.record(), serving=shape,
+        base=base if base.startswith("package:") else Path(base).name,
+        created=datetime.now(UTC).isoformat(timespec="seconds"), versions=fingerprint().versions, choices=choices,
+        notes=case.notes, tried=tried, lengths=LengthHistogram.from_lengths(case.lengths).counts,
+    )  # fmt: skip

@@ -1,0 +1,65 @@
+"""A layer table's arithmetic, on times that are known."""
+
+import numpy as np
+import pytest
+
+from millis.measuring.layers import LayerTable, Timed, check_table, halves_of, learn_residual
+
+TOKENS = (8, 16, 32)
+REST = (1.0, 1.5, 2.5)
+WHOLE = (12, 1536)
+
+
+def half_ms(kind: str, units: int) -> np.ndarray:
+    return np.array(TOKENS) * units / (600 if kind == "heads" else 60_000)
+
+
+def network_ms(shape: list[tuple[int, int]], *, factor: float = 1.0) -> tuple[float, ...]:
+    halves = sum(half_ms("heads", heads) + half_ms("channels", channels) for heads, channels in shape)
+    return tuple(float(ms) for ms in factor * (np.array(REST) + halves))
+
+
+@pytest.fixture
+def table() -> LayerTable:
+    heads = [(n, network_ms([(n, 0)] * 6)) for n in (2, 6, 12)]
+    channels = [(n, network_ms([(0, n)] * 6)) for n in (64, 512, 1536)]
+    return LayerTable(
+        runtime="fake-int8", n_layers=6, tokens=TOKENS, rest_ms=REST, residual=(1.0, 1.0, 1.0),
+        heads=halves_of(heads, rest_ms=REST, n_layers=6, whole_bytes=590_000),
+        channels=halves_of(channels, rest_ms=REST, n_layers=6, whole_bytes=1_180_000),
+    )  # fmt: skip
+
+
+def test_the_time_of_a_shape_it_never_saw_is_the_sum_of_its_parts(table: LayerTable) -> None:
+    shape = [(12, 1536), (4, 300), (0, 64), (7, 0), (0, 0), (1, 16)]
+    for tokens, wanted in zip(TOKENS, network_ms(shape), strict=True):
+        assert table.predict_ms(shape, tokens=tokens) == pytest.approx(wanted)
+    assert table.predict_ms(shape, tokens=24) == pytest.approx(np.mean(network_ms(shape)[1:])), "between, on a line"
+
+
+def test_the_cost_of_halves_adds_up_to_the_mean_time_over_the_texts(table: LayerTable) -> None:
+    shape, lengths = [(12, 1536), (3, 200)], [8, 8, 16, 32, 20]
+    cost = table.cost(lengths)
+    layers_ms = sum(cost("heads", heads) + cost("channels", channels) for heads, channels in shape)
+    wanted = np.mean([table.predict_ms(shape, tokens=tokens) for tokens in lengths])
+    assert layers_ms + table.rest_mean_ms(lengths) == pytest.approx(wanted)
+    assert table.cost([999])("heads", 12) == pytest.approx(half_ms("heads", 12)[-1]), "longer texts are cut there"
+
+
+def test_whole_networks_teach_what_fusion_saves(table: LayerTable) -> None:
+    shapes = [[WHOLE] * 6, [(6, 512)] * 6, [(2, 64)] * 6]
+    taught = learn_residual(table, [Timed(tuple(shape), network_ms(shape, factor=0.8)) for shape in shapes])
+    assert taught.residual == pytest.approx((0.8, 0.8, 0.8))
+    checked = check_table(taught, [Timed(((3, 100),) * 6, network_ms([(3, 100)] * 6))])
+    assert checked.worst_error() == pytest.approx(0.2, abs=0.001)
+    assert [check.tokens for check in checked.checks] == list(TOKENS)
+
+
+def test_a_larger_part_that_seemed_faster_is_taken_for_noise() -> None:
+    times = halves_of([(1, (2.0,)), (2, (1.8,)), (4, (3.0,))], rest_ms=(1.0,), n_layers=2, whole_bytes=1)
+    assert times.ms == ((0.0,), (0.5,), (0.5,), (1.0,))
+
+
+def test_bytes_go_with_what_is_left(table: LayerTable) -> None:
+    assert table.count_bytes([WHOLE] * 6) == 6 * 1_770_000
+    assert table.count_bytes([(6, 0), (0, 768)]) == 295_000 + 590_000
