@@ -66,6 +66,11 @@ class Bundle:
         known = ", ".join(rung.name for rung in self.manifest.rungs)
         raise InvalidValue(f"bundle {self.name} has no rung {wanted!r}: choose one of {known}.")
 
+    def count_bytes(self, rung: Rung) -> int:
+        """Count the bytes of a rung's files."""
+        entries = self.manifest.files.items()
+        return sum(entry.n_bytes for name, entry in entries if name.startswith(f"{rung.folder}/"))
+
     def subject(self) -> dict[str, str]:
         """Give the hashes of the files that decide an answer or its time."""
         return {

@@ -44,6 +44,19 @@ class LatencyRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     cold_ms: float | None = None
 
 
+class LayerTime(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is left of a layer, and its time.
+
+    Args:
+        ms, whole_ms: mean over the data's texts now and before pruning, as the layer table of this machine says.
+    """
+
+    heads: int
+    channels: int
+    ms: float
+    whole_ms: float
+
+
 class FileEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A file of the bundle as it must be."""
 
@@ -58,6 +71,7 @@ class Rung(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         folder: where its files stand in the bundle.
         buckets: static token counts, or None for any length.
         quality: name, value, reference, drop, low, high in points (low and high bound the drop, 95 %).
+        layers: what pruning left of each, none where nothing was pruned.
     """
 
     name: str
@@ -69,6 +83,7 @@ class Rung(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     buckets: tuple[int, ...] | None = None
     quality: dict[str, Any] = {}
     latency: tuple[LatencyRow, ...] = ()
+    layers: tuple[LayerTime, ...] = ()
     choices: tuple[Choice, ...] = ()
     steps: tuple[Step, ...] = ()
 

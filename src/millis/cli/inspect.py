@@ -25,7 +25,7 @@ def command(
     document["certificate"] = msgspec.to_builtins(opened.certificate, str_keys=True)
     for rung, row in zip(manifest.rungs, document["rungs"], strict=True):
         row["certificate"] = msgspec.to_builtins(opened.certificate_of(rung.name), str_keys=True)
-        row["n_bytes"] = _rung_bytes(opened, rung)
+        row["n_bytes"] = opened.count_bytes(rung)
         row["is_tested_device"] = rung.device == "cpu"
     write_result(document, lines=_lines(opened), is_json=as_json)
 
@@ -60,7 +60,7 @@ def _rung_lines(opened: Bundle, rung: Rung) -> list[str]:
     device = rung.device if rung.device == "cpu" else f"{rung.device}, {_UNTESTED}"
     lines = [
         f"rung      {rung.name}{serves}: {rung.backend} {rung.precision} on {device}, {rung.threads} thread(s),"
-        f" {write_bytes(_rung_bytes(opened, rung))}"
+        f" {write_bytes(opened.count_bytes(rung))}"
     ]
     if rung.quality:
         quality = rung.quality
@@ -84,7 +84,3 @@ def _rung_lines(opened: Bundle, rung: Rung) -> list[str]:
         lines.append(f"step      {step.step}: {write_bytes(step.n_bytes)}{difference}")
     lines += [f"why       {choice.what}: {choice.choice} ({choice.reason})" for choice in rung.choices]
     return lines
-
-
-def _rung_bytes(opened: Bundle, rung: Rung) -> int:
-    return sum(entry.n_bytes for name, entry in opened.manifest.files.items() if name.startswith(f"{rung.folder}/"))

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from millis.bundles.manifest import Choice, Step
+from millis.bundles.manifest import Choice, LayerTime, Step
 from millis.contract import Verdict
 
 
@@ -39,6 +39,23 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     quality: float | None = None
     note: str = ""
     is_chosen: bool = False
+
+
+class RungFound(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A rung of the ladder.
+
+    Args:
+        p99_ms: through HTTP, None when it was not measured.
+        status: of its verdict, "" without one.
+    """
+
+    name: str
+    p99_ms: float | None = None
+    quality: float | None = None
+    drop: float | None = None
+    n_bytes: int = 0
+    status: str = ""
+    is_serving: bool = False
 
 
 class BucketTime(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -85,6 +102,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         contract: as `Contract` has it, builtin values.
         machine: what the fingerprint says, by name.
         stages: ms by percentile ("p50", "p99"), by stage in order.
+        layers: what pruning left of the rung that serves.
         command: what was run.
     """
 
@@ -97,6 +115,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     latency: Latency | None = None
     candidates: tuple[Candidate, ...] = ()
     stages: dict[str, dict[str, float]] = {}
+    ladder: tuple[RungFound, ...] = ()
+    layers: tuple[LayerTime, ...] = ()
     table: tuple[BucketTime, ...] = ()
     lengths: Lengths | None = None
     quality: Quality | None = None

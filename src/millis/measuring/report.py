@@ -15,8 +15,9 @@ from typing import Any
 
 import msgspec
 
+from millis.bundles.manifest import LayerTime
 from millis.errors import InvalidValue, RunFailed
-from millis.measuring.findings import Candidate, Quality, Report
+from millis.measuring.findings import Candidate, Quality, Report, RungFound
 from millis.measuring.markup import Child, Markup, element, join
 from millis.measuring.plots import (
     Point,
@@ -73,8 +74,10 @@ def _page(report: Report, words: Words, *, style: Markup, language: str) -> str:
         _verdict(report, words),
         _glance(report, words),
         element("div", _latency(report, words), _candidates_plot(report, words), class_="plots"),
+        _ladder(report.ladder, words),
         _candidates_table(report.candidates, words),
         element("div", _stages(report, words), _lengths(report, words), class_="plots"),
+        _layers(report.layers, words),
         _table(report, words),
         _quality(report.quality, words),
         _steps(report, words),
@@ -183,6 +186,33 @@ def _quality_floor(report: Report) -> float | None:
     if report.contract.get("max_drop") is not None and reference is not None:
         floors.append(reference - report.contract["max_drop"])
     return max(floors, default=None)
+
+
+def _ladder(ladder: Sequence[RungFound], words: Words) -> Markup | None:
+    rows: list[list[Child]] = [
+        [
+            one.name, "✓" if one.is_serving else "", _ms(one.p99_ms), _points(one.quality), _points(one.drop),
+            write_bytes(one.n_bytes), words["clause"].get(one.status, _NOTHING),
+        ]
+        for one in ladder
+    ]  # fmt: skip
+    head = [words[key] for key in ("rung", "serves", "measured", "quality_of", "lost", "size", "contract")]
+    bold = {i for i, one in enumerate(ladder) if one.is_serving}
+    table = _rows(head, rows, numbers={2, 3, 4, 5}, bold=bold, name=words["ladder"])
+    return _section(words, "ladder", table) if rows else None
+
+
+def _layers(layers: Sequence[LayerTime], words: Words) -> Markup | None:
+    longest = max((layer.whole_ms for layer in layers), default=0.0)
+    rows: list[list[Child]] = [
+        [
+            str(i), draw_gauge(layer.ms / longest, reference=layer.whole_ms / longest), str(layer.heads),
+            str(layer.channels), f"{layer.ms:.3f}", f"{layer.whole_ms:.3f}",
+        ]
+        for i, layer in enumerate(layers, 1)
+    ]  # fmt: skip
+    head = [words["layer"], "", words["heads"], words["channels"], words["ms_now"], words["ms_before"]]
+    return _section(words, "layers", _rows(head, rows, numbers={2, 3, 4, 5}, name=words["layers"])) if rows else None
 
 
 def _candidates_table(candidates: Sequence[Candidate], words: Words) -> Markup | None:

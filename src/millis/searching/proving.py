@@ -176,7 +176,7 @@ def write_proof(bundle: Bundle, *, certificates: Sequence[Certificate], load: Lo
     Args:
         load: the measurement of the first.
     """
-    page = report_proof(bundle, certificate=certificates[0], load=load)
+    page = report_proof(bundle, certificates=certificates, load=load)
     return certify(bundle, certificates=certificates, report=page)
 
 

@@ -15,7 +15,7 @@ import msgspec
 from millis.backends import BackendSettings
 from millis.backends.encoder import LayerShape
 from millis.bundles import Choice, LatencyRow
-from millis.bundles.manifest import Step
+from millis.bundles.manifest import LayerTime, Step
 from millis.compiling.comparing import compare, loaded, run_all
 from millis.compressing.prune import Cost, Pruned, measure_curves, prune
 from millis.measuring.fingerprint import n_cores
@@ -50,6 +50,7 @@ class Pruning:
         drop: points lost on dev, in fp32.
         runtime: of the layer table that predicted the times.
         predicted: token count and ms in that runtime, on one thread.
+        layers: what is left of each, for the report.
     """
 
     share: int
@@ -59,6 +60,7 @@ class Pruning:
     choice: Choice
     runtime: str
     predicted: tuple[tuple[int, float], ...]
+    layers: tuple[LayerTime, ...]
 
     def compare(self, measured: Sequence[LatencyRow]) -> Choice:
         """Say how far the layer table was off for this network."""
@@ -81,10 +83,8 @@ class Pruner:
         self._case, self._source, self._table = case, reference.folder, table
         self._cost, self._rest_ms = table.cost(lengths), table.rest_mean_ms(lengths)
         self._maker: _Maker | None = None
-        whole = _whole_shape(table)
-        self._layers_ms = sum(
-            self._cost(kind, units) for layer in whole for kind, units in zip(("heads", "channels"), layer, strict=True)
-        )
+        self._whole = [LayerShape(table.heads.units[-1], table.channels.units[-1])] * table.n_layers
+        self._layers_ms = sum(self._layer_ms(layer) for layer in self._whole)
 
     def predict_share(self, share: int) -> float:
         """Predict the time of a whole inference at a share of the layers' time, as a part of the unpruned one's."""
@@ -109,7 +109,17 @@ class Pruner:
             share=share, folder=folder, drop=float(known["drop"]), step=step,
             choice=msgspec.convert(known["choice"], type=Choice), runtime=self._table.runtime,
             predicted=tuple((n, self._table.predict_ms(shape, tokens=n)) for n in self._table.tokens),
+            layers=tuple(
+                LayerTime(
+                    heads=one.heads, channels=one.channels, ms=round(self._layer_ms(one), 4),
+                    whole_ms=round(self._layer_ms(whole), 4),
+                )  # fmt: skip
+                for one, whole in zip(shape, self._whole, strict=True)
+            ),
         )  # fmt: skip
+
+    def _layer_ms(self, layer: LayerShape) -> float:
+        return self._cost("heads", layer.heads) + self._cost("channels", layer.channels)
 
 
 def make_pruner(
@@ -182,7 +192,3 @@ def _explain(name: str, pruned: Pruned, *, drop: float) -> Choice:
         choice=" ".join(f"{layer.heads}/{layer.channels}" for layer in pruned.shape),
         reason=f"{name}: {pruned.loss:.2g} nats a token expected without training, {drop:+.2f} points lost on dev",
     )
-
-
-def _whole_shape(table: LayerTable) -> list[tuple[int, int]]:
-    return [(table.heads.units[-1], table.channels.units[-1])] * table.n_layers

@@ -4,22 +4,25 @@ Border: gathers; measuring/report.py draws.
 """
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from millis.bundles import Bundle, Certificate
+from millis.bundles import Bundle, Certificate, Rung
 from millis.contract import Verdict
 from millis.measuring.bench import LoadResult
-from millis.measuring.findings import BucketTime, Candidate, Latency, Lengths, Quality, Report
+from millis.measuring.findings import BucketTime, Candidate, Latency, Lengths, Quality, Report, RungFound
 from millis.measuring.histograms import Histogram
 from millis.measuring.report import write_report
 
 
-def report_proof(bundle: Bundle, *, certificate: Certificate, load: LoadResult) -> bytes:
-    """Draw the report of a bundle with this certificate."""
-    manifest, rung = bundle.manifest, bundle.rung()
+def report_proof(bundle: Bundle, *, certificates: Sequence[Certificate], load: LoadResult) -> bytes:
+    """Draw the report of a bundle with these certificates, the first of them that of the rung that serves."""
+    manifest, rung, certificate = bundle.manifest, bundle.rung(), certificates[0]
+    by_rung = {one.name: bundle.certificate_of(one.name) for one in manifest.rungs}
+    by_rung |= {one.rung: one for one in certificates}
     seen = load.latency
     report = Report(
         title=bundle.name,
@@ -41,6 +44,8 @@ def report_proof(bundle: Bundle, *, certificate: Certificate, load: LoadResult) 
             for one in manifest.tried
         ),
         stages={name: {"p50": row.p50_ms, "p99": row.p99_ms} for name, row in load.stages.items()},
+        ladder=tuple(_rung(bundle, one, by_rung[one.name]) for one in manifest.rungs),
+        layers=rung.layers,
         table=tuple(
             BucketTime(rung=rung.name, bucket=row.tokens, p50_ms=row.p50_ms, p99_ms=row.p99_ms) for row in rung.latency
         ),
@@ -55,6 +60,15 @@ def report_proof(bundle: Bundle, *, certificate: Certificate, load: LoadResult) 
         page = Path(folder) / "report.html"
         write_report(page, report=report)
         return page.read_bytes()
+
+
+def _rung(bundle: Bundle, rung: Rung, certificate: Certificate | None) -> RungFound:
+    return RungFound(
+        name=rung.name, quality=rung.quality.get("value"), drop=rung.quality.get("drop"),
+        n_bytes=bundle.count_bytes(rung), is_serving=rung.name == bundle.manifest.rung,
+        p99_ms=certificate.measurement["latency"]["p99_ms"] if certificate else None,
+        status=certificate.verdict["status"] if certificate else "",
+    )  # fmt: skip
 
 
 def _quality(found: dict[str, Any]) -> Quality | None:

@@ -119,6 +119,8 @@ def _build_one(
     if pruning:
         built = replace(built, steps=(pruning.step, *built.steps), choices=(pruning.choice, *built.choices))
     rung, quality = _measure_rung(case, variant, built, quality=like.quality if like else None)
+    if pruning:
+        rung = msgspec.structs.replace(rung, layers=pruning.layers)
     if pruning and variant.threads == 1 and variant.runtime == pruning.runtime:
         rung = msgspec.structs.replace(rung, choices=(*rung.choices, pruning.compare(rung.latency)))
     drop = reference.dev.value - quality
