@@ -106,17 +106,23 @@ class Pruner:
         )
         shape = [LayerShape(*layer) for layer in known["shape"]]
         return Pruning(
-            share=share, folder=folder, drop=float(known["drop"]), step=step,
-            choice=msgspec.convert(known["choice"], type=Choice), runtime=self._table.runtime,
+            share=share,
+            folder=folder,
+            drop=float(known["drop"]),
+            step=step,
+            choice=msgspec.convert(known["choice"], type=Choice),
+            runtime=self._table.runtime,
             predicted=tuple((n, self._table.predict_ms(shape, tokens=n)) for n in self._table.tokens),
             layers=tuple(
                 LayerTime(
-                    heads=one.heads, channels=one.channels, ms=round(self._layer_ms(one), 4),
+                    heads=one.heads,
+                    channels=one.channels,
+                    ms=round(self._layer_ms(one), 4),
                     whole_ms=round(self._layer_ms(whole), 4),
-                )  # fmt: skip
+                )
                 for one, whole in zip(shape, self._whole, strict=True)
             ),
-        )  # fmt: skip
+        )
 
     def _layer_ms(self, layer: LayerShape) -> float:
         return self._cost("heads", layer.heads) + self._cost("channels", layer.channels)
