@@ -110,3 +110,24 @@ def test_a_fit_that_was_killed_goes_on_to_the_end(case: Case, tmp_path: Path) ->
     assert "building openvino-fp32" not in done.stderr, "what was finished before the kill is not made again"
     assert millis.load(out)("maria wrote")["entities"]
 
+
+
+def test_a_fit_fills_a_ladder_and_the_cheapest_rung_that_keeps_the_contract_serves(fitted: Fitted) -> None:
+    case, _ = fitted
+    out = case.folder / "ladder.millis"
+    (case.folder / "ladder.run").symlink_to(case.folder / "names.run")
+    done = run_millis("fit", *case.flags, "--rungs", "2", "--p99", "500 ms", "-o", out, "--json")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "layer table of" in done.stderr
+    assert "pruned to 60 % of the layers' time" in done.stderr
+    bundle = millis.open_bundle(out)
+    proofs = {rung.name: bundle.certificate_of(rung.name) for rung in bundle.manifest.rungs}
+    assert all(proof is not None and proof.verdict["status"] == "kept" for proof in proofs.values())
+    assert bundle.manifest.rung == bundle.manifest.rungs[0].name
+    points = sorted((proof.measurement["latency"]["p99_ms"], bundle.rung(name).quality["value"]) for name, proof in proofs.items())
+    assert points == sorted(points, key=lambda point: point[1]), "who takes longer is better"
+    assert len({quality for _, quality in points}) == len(points)
+    report = (out / "report.html").read_text()
+    assert "The ladder" in report
+    shown = run_millis("inspect", out).stdout
+    assert all(name in shown for name in proofs)

@@ -19,13 +19,21 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One step of making a rung, and how far its outputs are from the source model's."""
+    """One step of making a rung, and how far its outputs are from the source model's.
+
+    Args:
+        n_bytes: of the model's files after it.
+        quality: points on dev after it, None where they were not counted.
+        ms: mean time of an inference over the data's texts after it, None where it was not timed.
+    """
 
     step: str
     seconds: float
     n_bytes: int
     max_abs: float | None = None
     agreement: float | None = None
+    quality: float | None = None
+    ms: float | None = None
     reason: str = ""
 
 

@@ -321,12 +321,13 @@ def _steps(report: Report, words: Words) -> Markup | None:
         [
             step.step, f"{step.seconds:.1f}", write_bytes(step.n_bytes),
             _NOTHING if step.max_abs is None else f"{step.max_abs:.3g}",
-            _NOTHING if step.agreement is None else f"{100 * step.agreement:.2f} %", step.reason,
+            _NOTHING if step.agreement is None else f"{100 * step.agreement:.2f} %", _points(step.quality),
+            _ms(step.ms), step.reason,
         ]
         for step in report.steps
     ]  # fmt: skip
-    head = [words[key] for key in ("step", "seconds", "size", "max_abs", "agreement", "reason")]
-    table = _rows(head, rows, numbers={1, 2, 3, 4}, prose={5}, name=words["steps"])
+    keys = ("step", "seconds", "size", "max_abs", "agreement", "quality_dev", "ms_mean", "reason")
+    table = _rows([words[key] for key in keys], rows, numbers=set(range(1, 7)), prose={7}, name=words["steps"])
     return _section(words, "steps", table) if rows else None
 
 

@@ -74,6 +74,13 @@ def shapes_for(variant: Variant, *, cores: int) -> tuple[ServingShape, ...]:
     return (ServingShape(workers=1, threads=lanes), ServingShape(workers=lanes, threads=0))
 
 
+def mean_ms(table: Sequence[LatencyRow], lengths: Sequence[int]) -> float:
+    """Give the mean time of an inference over texts of these token counts, back to back."""
+    tokens = np.array([row.tokens for row in table])
+    place = np.minimum(np.searchsorted(tokens, lengths), len(tokens) - 1)
+    return round(float(np.array([row.p50_ms for row in table])[place].mean()), 4)
+
+
 def predict_percentile_ms(
     table: Sequence[LatencyRow],
     *,

@@ -172,7 +172,7 @@ class _Maker:
             "step": Step(
                 step=name, seconds=round(time.monotonic() - began, 1),
                 n_bytes=sum(file.stat().st_size for file in folder.iterdir()), max_abs=found["max_abs"],
-                agreement=found["agreement"],
+                agreement=found["agreement"], quality=self._case.dev - found["drop"],
             ),
             "choice": _explain(name, pruned, drop=found["drop"]),
         }  # fmt: skip

@@ -21,7 +21,7 @@ from millis.measuring.quality import measure_quality
 from millis.measuring.table import measure_table
 from millis.searching.bodies import bodies_of_texts
 from millis.searching.building import Artifact, Built, Reference, build_artifact
-from millis.searching.candidates import Variant, predict_percentile_ms, propose, shapes_for
+from millis.searching.candidates import Variant, mean_ms, predict_percentile_ms, propose, shapes_for
 from millis.searching.case import OVERLAP, Case
 from millis.searching.proving import measure_served
 from millis.searching.pruning import Pruning
@@ -163,7 +163,9 @@ def _measure_rung(case: Case, variant: Variant, built: Built, *, quality: float 
     try:
         if quality is None:
             quality = measure_quality(model, case.splits.dev, name=f"{variant.name}: dev").value
-        rung = msgspec.structs.replace(rung, latency=measure_table(model, case.buckets))
+        latency = measure_table(model, case.buckets)
+        last = msgspec.structs.replace(built.steps[-1], quality=quality, ms=mean_ms(latency, case.lengths))
+        rung = msgspec.structs.replace(rung, latency=latency, steps=(*built.steps[:-1], last))
     finally:
         model.close()
     case.ledger.add("rung", variant.name, {"rung": rung, "quality": quality})

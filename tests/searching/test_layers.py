@@ -1,0 +1,32 @@
+"""A layer table measured on a small base, in a real runtime."""
+
+from pathlib import Path
+
+import pytest
+
+from fitting import make_base
+from millis.errors import InvalidValue
+from millis.searching import layers
+from millis.searching.layers import find_table
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_table_is_measured_once_and_checked_on_ten_shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILLIS_CACHE", str(tmp_path / "cache"))
+    base = make_base(tmp_path / "base")
+    table = find_table(base, runtime="onnxruntime-int8", tokens=(16, 64), is_static=False)
+    assert len({check.shape for check in table.checks}) == 10
+    assert table.heads.units == (0, 1, 2)
+    assert table.channels.units[-1] == 128
+    whole, half = [(2, 128)] * 2, [(1, 64)] * 2
+    assert table.predict_ms(whole, tokens=16) < table.predict_ms(whole, tokens=64)
+    assert table.predict_ms([(0, 0)] * 2, tokens=64) <= table.predict_ms(half, tokens=64)
+    assert table.predict_ms(half, tokens=64) <= table.predict_ms(whole, tokens=64)
+    monkeypatch.setattr(layers, "_measure", None)  # found again, it is not measured
+    assert find_table(base, runtime="onnxruntime-int8", tokens=(16, 64), is_static=False) == table
+
+
+def test_a_runtime_without_a_way_to_build_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidValue, match="openvino-int8"):
+        find_table(make_base(tmp_path / "base"), runtime="fake-int8", tokens=(16,), is_static=False)
