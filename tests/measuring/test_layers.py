@@ -14,9 +14,9 @@ def half_ms(kind: str, units: int) -> np.ndarray:
     return np.array(TOKENS) * units / (600 if kind == "heads" else 60_000)
 
 
-def network_ms(shape: list[tuple[int, int]], *, factor: float = 1.0) -> tuple[float, ...]:
+def network_ms(shape: list[tuple[int, int]], *, scale: float = 1.0, extra_ms: float = 0.0) -> tuple[float, ...]:
     halves = sum(half_ms("heads", heads) + half_ms("channels", channels) for heads, channels in shape)
-    return tuple(float(ms) for ms in factor * (np.array(REST) + halves))
+    return tuple(float(ms) for ms in np.array(REST) + extra_ms + scale * halves)
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def table() -> LayerTable:
     heads = [(n, network_ms([(n, 0)] * 6)) for n in (2, 6, 12)]
     channels = [(n, network_ms([(0, n)] * 6)) for n in (64, 512, 1536)]
     return LayerTable(
-        runtime="fake-int8", n_layers=6, tokens=TOKENS, rest_ms=REST, residual=(1.0, 1.0, 1.0),
+        runtime="fake-int8", n_layers=6, tokens=TOKENS, rest_ms=REST, extra_ms=(0.0,) * 3, scale=(1.0,) * 3,
         heads=halves_of(heads, rest_ms=REST, n_layers=6, whole_bytes=590_000),
         channels=halves_of(channels, rest_ms=REST, n_layers=6, whole_bytes=1_180_000),
     )  # fmt: skip
@@ -48,10 +48,15 @@ def test_the_cost_of_halves_adds_up_to_the_mean_time_over_the_texts(table: Layer
 
 def test_whole_networks_teach_what_fusion_saves(table: LayerTable) -> None:
     shapes = [[WHOLE] * 6, [(6, 512)] * 6, [(2, 64)] * 6]
-    taught = learn_residual(table, [Timed(tuple(shape), network_ms(shape, factor=0.8)) for shape in shapes])
-    assert taught.residual == pytest.approx((0.8, 0.8, 0.8))
-    checked = check_table(taught, [Timed(((3, 100),) * 6, network_ms([(3, 100)] * 6))])
-    assert checked.worst_error() == pytest.approx(0.2, abs=0.001)
+    taught = learn_residual(
+        table, [Timed(tuple(shape), network_ms(shape, scale=0.8, extra_ms=0.1)) for shape in shapes]
+    )
+    assert taught.scale == pytest.approx((0.8, 0.8, 0.8))
+    assert taught.extra_ms == pytest.approx((0.1, 0.1, 0.1))
+    unseen = ((3, 100),) * 6
+    longer = tuple(ms / 0.9 for ms in network_ms(list(unseen), scale=0.8, extra_ms=0.1))
+    checked = check_table(taught, [Timed(unseen, longer)])
+    assert checked.worst_error() == pytest.approx(0.1, abs=0.001)
     assert [check.tokens for check in checked.checks] == list(TOKENS)
 
 

@@ -27,6 +27,12 @@ def command(
     memory_mb: Annotated[float | None, typer.Option(help="Bound on memory of all workers, MB.")] = None,
     within: Annotated[str | None, typer.Option(help="Stop trying after so long, like 30m.")] = None,
     rungs: Annotated[int, typer.Option(help="Of the ladder; 1 ends when the contract is kept.")] = 3,
+    trim_vocabulary: Annotated[
+        bool, typer.Option("--trim-vocabulary", help="Keep the pieces that train uses, and single characters.")
+    ] = False,
+    corpus: Annotated[
+        Path | None, typer.Option(help="Texts, one a line, whose pieces are kept too; implies --trim-vocabulary.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over train, at most.")] = None,
     seed: Annotated[int, typer.Option(help="Decides the order, the dropout and what is carved.")] = 7,
     layout: Annotated[str, typer.Option(help="auto, conll or spans.")] = "auto",
@@ -50,6 +56,7 @@ def command(
     settings = FitSettings(
         base=base, out=out, train=train, dev=dev, test=test, task=task, layout=layout, scheme=scheme, ends=ends,
         overlaps=overlaps, blanks=blanks, epochs=epochs, seed=seed, rungs=rungs,
+        trim_vocabulary=trim_vocabulary, corpus=corpus,
         within_ms=None if within is None else read_duration_ms(within, name="within", unit="s"),
     )  # fmt: skip
     bundle = run_fit(contract, settings)

@@ -1,7 +1,8 @@
 """How long an encoder of any shape takes in one runtime on one machine, from the times of its parts.
 
-A network is the rest (embeddings, norms, head, the call itself) and halves of layers; its time is the time of the rest
-and of all halves, times a residual for each length that whole networks taught, since fusion is not additive.
+A network is the rest (embeddings, norms, head, the call) and halves of layers. Its time is that of the rest and of
+all halves, but for a residual that whole networks taught, since fusion is not additive: for each length some ms on top
+of the rest, and a scale of the halves.
 
 Border: arithmetic on times; who builds and times the networks is searching/layers.py's matter.
 Limits: one thread in an inference, back to back; what a cold request pays on top is in a rung's own table.
@@ -55,7 +56,7 @@ class LayerTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         tokens: the token counts measured, ascending.
         rest_ms: of a network whose layers have kept nothing, by token count.
         heads, channels: the two halves of a layer.
-        residual: by token count, what whole networks take over the sum of their parts.
+        extra_ms, scale: the residual by token count: on top of the rest, and of the halves' times.
         checks: networks that taught it nothing, predicted and measured.
     """
 
@@ -65,24 +66,23 @@ class LayerTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     rest_ms: tuple[float, ...]
     heads: HalfTimes
     channels: HalfTimes
-    residual: tuple[float, ...]
+    extra_ms: tuple[float, ...]
+    scale: tuple[float, ...]
     checks: tuple[Check, ...] = ()
 
     def predict_ms(self, shape: Shape, *, tokens: int) -> float:
         """Predict the time of a network of this shape at a token count."""
-        ms = np.array(self.rest_ms)
-        for heads, channels in shape:
-            ms = ms + self._half("heads", heads) + self._half("channels", channels)
-        return float(np.interp(tokens, self.tokens, ms * np.array(self.residual)))
+        ms = self._fixed() + self._sum_halves(shape) * np.array(self.scale)
+        return float(np.interp(tokens, self.tokens, ms))
 
     def cost(self, lengths: Sequence[int]) -> Callable[[str, int], float]:
         """Give a function of kind and units: mean ms of half a layer over texts of these token counts."""
-        mean = self._weights(lengths) * np.array(self.residual)
+        mean = self._weights(lengths) * np.array(self.scale)
         return lambda kind, units: float(self._half(kind, units) @ mean)
 
     def rest_mean_ms(self, lengths: Sequence[int]) -> float:
         """Give the mean ms, over texts of these token counts, that no pruning takes away."""
-        return float(np.array(self.rest_ms) @ (self._weights(lengths) * np.array(self.residual)))
+        return float(self._fixed() @ self._weights(lengths))
 
     def count_bytes(self, shape: Shape) -> int:
         """Count the bytes of weights that a request through these layers touches."""
@@ -92,6 +92,13 @@ class LayerTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     def worst_error(self) -> float:
         """Give the largest error of the checks, as a share; 0 without any."""
         return max((abs(check.error) for check in self.checks), default=0.0)
+
+    def _fixed(self) -> NDArray[np.float64]:
+        return np.array(self.rest_ms) + np.array(self.extra_ms)
+
+    def _sum_halves(self, shape: Shape) -> NDArray[np.float64]:
+        halves = [self._half("heads", heads) + self._half("channels", channels) for heads, channels in shape]
+        return np.asarray(np.sum(halves, axis=0), np.float64)
 
     def _half(self, kind: str, units: int) -> NDArray[np.float64]:
         times = {"heads": self.heads, "channels": self.channels}[kind]
@@ -133,13 +140,16 @@ def halves_of(
 
 
 def learn_residual(table: LayerTable, whole: Sequence[Timed]) -> LayerTable:
-    """Give a table whose residual is the median of what these networks took over the sum of their parts."""
-    plain = msgspec.structs.replace(table, residual=(1.0,) * len(table.tokens))
-    ratios = [
-        [ms / plain.predict_ms(one.shape, tokens=tokens) for tokens, ms in zip(table.tokens, one.ms, strict=True)]
-        for one in whole
-    ]
-    return msgspec.structs.replace(table, residual=tuple(float(value) for value in np.median(ratios, axis=0)))
+    """Give a table whose residual fits these networks by least squares of the relative error, length by length."""
+    extra_ms, scale = [], []
+    for i, rest_ms in enumerate(table.rest_ms):
+        halves = np.array([table._sum_halves(one.shape)[i] for one in whole])
+        seen = np.array([one.ms[i] for one in whole])
+        columns = np.stack([1 / seen, halves / seen], axis=1)
+        found = np.linalg.lstsq(columns, (seen - rest_ms) / seen, rcond=None)[0]
+        extra_ms.append(float(found[0]))
+        scale.append(float(found[1]))
+    return msgspec.structs.replace(table, extra_ms=tuple(extra_ms), scale=tuple(scale))
 
 
 def check_table(table: LayerTable, whole: Sequence[Timed]) -> LayerTable:

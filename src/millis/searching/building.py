@@ -41,11 +41,16 @@ _PADDING = 3  # an export that lost its mask shows only beside padding
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
-    """The model as it was trained, and how good it is before anything is taken away."""
+    """The model as it was trained, and how good it is before anything is taken away.
+
+    Args:
+        steps: what was done to the folder since it was scored.
+    """
 
     folder: Path
     dev: Score
     test: Score
+    steps: tuple[Step, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

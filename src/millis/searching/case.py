@@ -17,7 +17,7 @@ from millis.data.examples import SpanExample
 from millis.data.lengths import LengthHistogram, choose_buckets
 from millis.data.readers import read_labelled
 from millis.data.splits import Splits, make_splits
-from millis.errors import InvalidValue
+from millis.errors import InvalidData, InvalidValue
 from millis.measuring.fingerprint import fingerprint
 from millis.models.bases import find_base, longest_input
 from millis.searching.ledger import Ledger
@@ -45,6 +45,8 @@ class FitSettings:
         layout, scheme, ends, overlaps, blanks: how the files are to be read (data.readers).
         within_ms: stop trying further candidates after so long; the best so far is proven.
         epochs: of training, at most; None takes the training room's own.
+        trim_vocabulary: keep the pieces that train and the corpus use, and single characters.
+        corpus: more texts, one a line, whose words keep their pieces; implies trim_vocabulary.
         rungs: how many the ladder shall have; with 1 the search ends when the contract is kept.
     """
 
@@ -63,6 +65,8 @@ class FitSettings:
     epochs: int | None = None
     seed: int = 7
     rungs: int = 3
+    trim_vocabulary: bool = False
+    corpus: Path | None = None
 
     def __post_init__(self) -> None:
         """Refuse a ladder without rungs."""
@@ -97,6 +101,8 @@ def prepare(contract: Contract, settings: FitSettings, *, began: float) -> Case:
         raise InvalidValue(f"task cannot be {settings.task!r}: this version fits ner.")
     if settings.out.exists() and not (settings.out / MANIFEST).is_file():
         raise InvalidValue(f"{settings.out} exists and is not a bundle: choose another -o.")
+    if settings.corpus is not None and not settings.corpus.is_file():
+        raise InvalidData(f"the corpus {settings.corpus} is no file: give a UTF-8 file with a text on each line.")
     splits, read_notes = _read(settings)
     report = check(splits)
     for line in (*read_notes, *splits.notes, *report.lines()):
@@ -117,7 +123,7 @@ def prepare(contract: Contract, settings: FitSettings, *, began: float) -> Case:
     folder = settings.out.with_name(settings.out.name.removesuffix(".millis") + ".run")
     inputs = [
         hash_file(base / TOKENIZER), settings.base, settings.seed, settings.epochs, contract.max_drop, contract.floor,
-        contract.device,
+        contract.device, settings.trim_vocabulary, hash_file(settings.corpus) if settings.corpus else None,
         [[(e.text, [(s.start, s.end, s.label) for s in e.spans]) for e in part] for part in splits.parts().values()],
         msgspec.to_builtins(fingerprint()),
     ]  # fmt: skip
@@ -127,6 +133,13 @@ def prepare(contract: Contract, settings: FitSettings, *, began: float) -> Case:
         ledger=Ledger(folder, inputs=inputs), notes=notes,
         deadline=began + settings.within_ms / 1000 if settings.within_ms else float("inf"),
     )  # fmt: skip
+
+
+def make_task(tokenizer: Tokenizer, *, like: NerTask) -> NerTask:
+    """Make the task again with another tokenizer."""
+    return NerTask(
+        tokenizer, labels=like.labels, max_tokens=like.max_tokens, overlap=OVERLAP, example=like.example
+    )
 
 
 def _read(settings: FitSettings) -> tuple[Splits, tuple[str, ...]]:

@@ -24,6 +24,7 @@ from millis.searching.concluding import Proven, choose_served, climb, prove_cand
 from millis.searching.pruning import SHARES, Pruner, make_pruner
 from millis.searching.relaxing import Point, relax
 from millis.searching.trying import Candidate, artifact_case, build_pruned, build_whole, probe
+from millis.searching.vocabulary import trim_reference
 from millis.telemetry.progress import say
 from millis.units import write_ms
 
@@ -55,7 +56,7 @@ def fit(
         train, dev, test: labelled files; dev and test are carved from train when missing.
         base: folder in Hugging Face layout, hub id, or package:NAME.
         out: where the bundle shall stand.
-        rest: the other fields of FitSettings (epochs, seed, within_ms, layout, ends, ...).
+        rest: the other fields of FitSettings (epochs, seed, within_ms, rungs, layout, ends, ...).
     Returns:
         the bundle, its certificate kept.
     Raises:
@@ -95,6 +96,8 @@ def run_fit(contract: Contract, settings: FitSettings) -> Bundle:
         tokenizer_file=case.tokenizer_file, epochs=settings.epochs, seed=settings.seed,
     )  # fmt: skip
     say(f"reference (torch fp32): {reference.test.name} {reference.test.value:.2f} on test\n{reference.test.report}")
+    if settings.trim_vocabulary or settings.corpus:
+        case, reference = trim_reference(case, reference)
     search = _Search(case, reference)
     search.try_whole()
     search.try_pruned()

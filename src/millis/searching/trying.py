@@ -116,8 +116,9 @@ def _build_one(
     """Make one rung, in each layout of the server; one that is like another has its quality."""
     source = pruning.folder if pruning else reference.folder
     built = build_artifact(variant, case=artifact_case(case, reference), reference=source)
+    built = replace(built, steps=(*reference.steps, *([pruning.step] if pruning else []), *built.steps))
     if pruning:
-        built = replace(built, steps=(pruning.step, *built.steps), choices=(pruning.choice, *built.choices))
+        built = replace(built, choices=(pruning.choice, *built.choices))
     rung, quality = _measure_rung(case, variant, built, quality=like.quality if like else None)
     if pruning:
         rung = msgspec.structs.replace(rung, layers=pruning.layers)

@@ -1,0 +1,83 @@
+"""The reference with the vocabulary that its texts use, when that was asked for.
+
+Border: decides whether the trimmed one stays; compressing/vocabulary.py trims. What was finished is found again in the
+run folder.
+"""
+
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from millis.bundles.bundle import TOKENIZER
+from millis.bundles.manifest import Step
+from millis.compressing.vocabulary import trim_vocabulary
+from millis.errors import InvalidData
+from millis.models.prediction import predict
+from millis.models.taggers import load_tagger
+from millis.searching.building import Reference
+from millis.searching.case import Case, make_task
+from millis.tasks.tokenization import Tokenizer
+from millis.telemetry.progress import say
+from millis.training.steps import torch_state
+from millis.units import write_bytes
+
+
+def trim_reference(case: Case, reference: Reference) -> tuple[Case, Reference]:
+    """Give case and reference with a trimmed vocabulary, or as they are where dev loses more than the contract allows.
+
+    Scores of the reference stay those of the whole vocabulary: what trimming loses counts as lost.
+    """
+    folder = case.folder / "trimmed"
+    known = case.ledger.find("trimmed", "vocabulary")
+    if known is None or not folder.is_dir():
+        shutil.rmtree(folder, ignore_errors=True)
+        known = _trim(case, reference, folder)
+        case.ledger.add("trimmed", "vocabulary", known)
+    step = msgspec.convert(known["step"], type=Step)
+    lost = reference.dev.value - (step.quality or 0.0)
+    say(f"{step.step}: {write_bytes(step.n_bytes)}, F1 {step.quality:.2f} on dev ({lost:+.2f} lost)")
+    if case.contract.max_drop is not None and lost > case.contract.max_drop:
+        say(f"the vocabulary stays whole: {case.contract.max_drop:g} points may be lost")
+        return case, reference
+    task = make_task(Tokenizer(folder / TOKENIZER), like=case.task)
+    trimmed = replace(case, task=task, tokenizer_file=folder / TOKENIZER)
+    return trimmed, replace(reference, folder=folder, steps=(step,))
+
+
+def _trim(case: Case, reference: Reference, folder: Path) -> dict[str, Any]:
+    began = time.monotonic()
+    texts = [example.text for example in case.splits.train]
+    if case.settings.corpus is not None:
+        texts += _read_corpus(case.settings.corpus)
+    trimmed = trim_vocabulary(reference.folder, folder, texts=texts)
+    task = make_task(Tokenizer(folder / TOKENIZER), like=case.task)
+    with torch_state(0):
+        answers = predict(load_tagger(folder), task=task, texts=[example.text for example in case.splits.dev])
+    return {
+        "step": Step(
+            step=f"vocabulary trimmed from {trimmed.pieces_before:,} to {trimmed.pieces_after:,} pieces",
+            seconds=round(time.monotonic() - began, 1),
+            n_bytes=trimmed.bytes_after,
+            quality=task.score(case.splits.dev, answers).value,
+            reason=f"those of {len(texts):,} texts, and single characters; {write_bytes(trimmed.bytes_before)} before",
+        )
+    }
+
+
+def _read_corpus(file: Path) -> list[str]:
+    """Read a text from each line that is not blank.
+
+    Raises:
+        InvalidData: the file cannot be read as UTF-8.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidData(
+            f"the corpus {file} cannot be read ({error}): give a UTF-8 file with a text on each line."
+        ) from error
+    return [line for line in lines if line.strip()]
