@@ -76,6 +76,8 @@ def test_an_impossible_contract_gets_points_and_relaxations_with_numbers() -> No
     assert "instead: p99 <= 25 ms" in text
     assert "6.0 points of quality instead of 1 (rough)" in text
     assert "texts of at most 16 tokens" in text or "texts of at most 8 tokens" in text
+    told = relax([slow, rough], contract=Contract(p99="6 ms", rate=100, max_drop=None, floor=85), lengths=LENGTHS)
+    assert "instead: a floor of 80.0 instead of 85 (rough)" in told
 
 
 def test_made_up_bodies_have_the_lengths_of_the_data(tmp_path: Path) -> None:

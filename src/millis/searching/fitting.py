@@ -142,8 +142,14 @@ class _Search:
         """Prune as far as the contract asks, and a step further, or less far, where that did not do."""
         if self.is_kept() or not self._can_prune():
             return
+        floor, whole = self._contract.floor, self._reference.dev.value
+        if floor is not None and whole < floor:
+            say(f"the uncompressed model reaches {whole:.2f} on dev, below the floor of {floor:g}: pruning cannot help")
+            return
         best, pruner = self.tried[0], self._make_pruner()
         bound_ms = self._contract.bound_ms
+        if pruner.rest_ms > bound_ms:
+            say(f"embeddings, norms and head alone take {pruner.rest_ms:.2f} ms, the bound is {write_ms(bound_ms)}")
         predicted = {share: best.seen_ms * pruner.predict_share(share) for share in SHARES}
         easy = [share for share in SHARES if predicted[share] < _AT_EASE * bound_ms] or [SHARES[-1]]
         less = [share for share in reversed(SHARES) if share > easy[0] and predicted[share] < bound_ms]

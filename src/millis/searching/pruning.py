@@ -77,18 +77,21 @@ class Pruner:
     Args:
         table: times of the layers in the runtime that is to be fast.
         lengths: token counts of the texts, whose mean time counts.
+    Attributes:
+        rest_ms: mean time of what no pruning takes away.
     """
 
     def __init__(self, case: Artifact, reference: Reference, *, table: LayerTable, lengths: Sequence[int]) -> None:
         self._case, self._source, self._table = case, reference.folder, table
-        self._cost, self._rest_ms = table.cost(lengths), table.rest_mean_ms(lengths)
+        self.rest_ms = table.rest_mean_ms(lengths)
+        self._cost = table.cost(lengths)
         self._maker: _Maker | None = None
         self._whole = [LayerShape(table.heads.units[-1], table.channels.units[-1])] * table.n_layers
         self._layers_ms = sum(self._layer_ms(layer) for layer in self._whole)
 
     def predict_share(self, share: int) -> float:
         """Predict the time of a whole inference at a share of the layers' time, as a part of the unpruned one's."""
-        return (self._rest_ms + self._layers_ms * share / 100) / (self._rest_ms + self._layers_ms)
+        return (self.rest_ms + self._layers_ms * share / 100) / (self.rest_ms + self._layers_ms)
 
     def prune_to(self, share: int) -> Pruning:
         """Prune to a percentage of the layers' time and distil where labels changed; or find it in the run folder."""

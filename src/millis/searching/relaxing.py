@@ -53,7 +53,10 @@ def relax(points: Sequence[Point], *, contract: Contract, lengths: Sequence[int]
     faster = [point for point in points if point not in good and point.seen_ms <= contract.bound_ms]
     if faster:
         best = min(faster, key=lambda one: one.drop)
-        ways.append(f"{best.drop:.1f} points of quality instead of {contract.max_drop or 0:g} ({best.name})")
+        if contract.floor is not None and best.quality < contract.floor:
+            ways.append(f"a floor of {best.quality:.1f} instead of {contract.floor:g} ({best.name})")
+        if contract.max_drop is not None and best.drop > contract.max_drop:
+            ways.append(f"{best.drop:.1f} points of quality instead of {contract.max_drop:g} ({best.name})")
     return (*("nearest: " + line for line in told), *("instead: " + way for way in ways))
 
 
