@@ -12,7 +12,8 @@ from backends.tiny import draw_windows
 from making import make_tokenizer
 from millis.backends import BackendSettings
 from millis.backends.encoder import LayerShape, find_parts, read_shape
-from millis.compressing.prune import Option, choose, measure_curves, measure_importance, prune, refit
+from millis.compressing.halves import refit
+from millis.compressing.prune import Option, choose, measure_curves, measure_importance, prune
 from millis.errors import InvalidValue
 from millis.models.taggers import Tagger, build_tagger, load_tagger, save_tagger
 from millis.tasks.task import Window

@@ -14,22 +14,31 @@ programming over a table of measured times). We differ in measuring each part's 
 """
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from millis.backends.encoder import LayerShape, Part, find_parts, read_shape, record_shape
+from millis.compressing.halves import (
+    columns_of,
+    make_batches,
+    masked,
+    measure_divergence,
+    measure_products,
+    predict_labels,
+    refit,
+    remove,
+    spread,
+)
 from millis.errors import InvalidValue
-from millis.models.prediction import pad, plan_by_length
 from millis.models.taggers import Tagger
 from millis.tasks.task import Window
 from millis.telemetry.progress import bar
-
-IGNORED = -100
+from millis.training.batches import IGNORED, Batch
 
 Cost = Callable[[str, int], float]
 """cost(kind, units): milliseconds of half a layer that has so many heads or channels."""
@@ -37,9 +46,22 @@ Cost = Callable[[str, int], float]
 _SHARES = (0, 1 / 24, 1 / 12, 1 / 8, 1 / 6, 1 / 4, 1 / 3, 1 / 2, 2 / 3, 1)
 """Sizes of a feed-forward that are tried, as shares of the whole: near the whole nothing is lost, so few."""
 
-_RIDGE = 1e-3
 _STEPS = 4_000
-_BATCH_TOKENS = 2_048
+
+
+class Priced(Protocol):
+    """Anything that loses something and takes its time."""
+
+    @property
+    def loss(self) -> float:
+        """What is to be least."""
+
+    @property
+    def ms(self) -> float:
+        """What the budget pays for."""
+
+
+AnyPriced = TypeVar("AnyPriced", bound=Priced)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +87,8 @@ class Pruned:
 
     Args:
         ms: sum of the table's times over all halves.
-        loss: sum of the curves' losses, nats per token.
+        loss: how far its labels are from the whole model's without training, nats per token: `prune` gives the sum of
+            the curves' losses, `prune_by_gates` a measurement.
     """
 
     tagger: Tagger
@@ -89,7 +112,7 @@ def prune(tagger: Tagger, curves: Curves, *, budget_ms: float) -> Pruned:
     chosen = choose(curves, budget_ms=budget_ms)
     smaller = copy.deepcopy(tagger)
     for part, option in zip(find_parts(smaller.network), chosen, strict=True):
-        _apply(part, option)
+        remove(part, kept=option.units, weight=option.weight)
     record_shape(smaller.network)
     return Pruned(
         tagger=smaller.eval(), shape=read_shape(smaller.network), ms=sum(option.ms for option in chosen),
@@ -97,7 +120,7 @@ def prune(tagger: Tagger, curves: Curves, *, budget_ms: float) -> Pruned:
     )  # fmt: skip
 
 
-def choose(curves: Curves, *, budget_ms: float) -> tuple[Option, ...]:
+def choose(curves: Sequence[Sequence[AnyPriced]], *, budget_ms: float) -> tuple[AnyPriced, ...]:
     """Choose one option of each curve so that their losses add up to least within the budget.
 
     Exact to a 4,000th of the budget, by which times are rounded up: the budget is never exceeded.
@@ -151,11 +174,11 @@ def measure_curves(
     """
     model = copy.deepcopy(tagger).eval()
     parts = find_parts(model.network)
-    fitted = _spread(windows, n_fisher)
+    fitted = spread(windows, n_fisher)
     importance = measure_importance(model, fitted, seed=seed)
-    products = _measure_products(model, fitted)
-    judged = _batches(model, _spread(windows, n_losses))
-    wanted = _predict(model, judged)
+    products = measure_products(model, parts, make_batches(model, fitted))
+    judged = make_batches(model, spread(windows, n_losses))
+    wanted = predict_labels(model, judged)
     curves = []
     with bar("pruning curves", total=len(parts)) as advance:
         for done, (part, felt, product) in enumerate(zip(parts, importance, products, strict=True), 1):
@@ -176,10 +199,10 @@ def measure_importance(tagger: Tagger, windows: Sequence[Window], *, seed: int =
     parts = find_parts(tagger.network)
     chance = torch.Generator().manual_seed(seed)
     felt = [np.zeros(part.n_units) for part in parts]
-    for ids, mask, spoken in _batches(tagger, windows):
+    for ids, mask, targets in make_batches(tagger, windows):
         masks = [torch.ones(len(ids), part.n_units, requires_grad=True) for part in parts]
-        with _masked(parts, masks):
-            logits = tagger(ids, mask)[spoken]
+        with masked(parts, masks):
+            logits = tagger(ids, mask)[targets != IGNORED]
         drawn = torch.multinomial(logits.detach().softmax(-1), 1, generator=chance)[:, 0]
         loss = torch.nn.functional.cross_entropy(logits, drawn, reduction="sum")
         gradients = torch.autograd.grad(loss, masks, allow_unused=True)
@@ -196,7 +219,7 @@ def _measure_curve(
     product: torch.Tensor,
     *,
     cost: Cost,
-    judged: Sequence["_Batch"],
+    judged: Sequence[Batch],
     wanted: Sequence[torch.Tensor],
 ) -> list[Option]:
     """Try each size of one half on the model, which is as before afterwards."""
@@ -205,12 +228,12 @@ def _measure_curve(
     options: list[Option] = []
     for n_kept in sizes_of(part):
         units = tuple(sorted(int(unit) for unit in order[:n_kept]))
-        columns = torch.tensor([unit * part.unit + i for unit in units for i in range(part.unit)], dtype=torch.long)
+        columns = columns_of(part, units)
         weight = whole if n_kept == part.n_units else refit(whole, product, columns)
         with torch.no_grad():
             out.weight.zero_()
             out.weight[:, columns] = weight
-        loss = 0.0 if n_kept == part.n_units else _divergence(model, judged, wanted)
+        loss = 0.0 if n_kept == part.n_units else measure_divergence(model, judged, wanted)
         options.append(Option(units=units, loss=loss, ms=cost(part.kind, n_kept), weight=weight))
     with torch.no_grad():
         out.weight.copy_(whole)
@@ -222,108 +245,3 @@ def sizes_of(part: Part) -> list[int]:
     if part.kind == "heads":
         return sorted({*range(min(part.n_units + 1, 5)), *range(6, part.n_units, 2), part.n_units})
     return sorted({min(-(-round(share * part.n_units) // 16) * 16, part.n_units) for share in _SHARES})
-
-
-def _apply(part: Part, option: Option) -> None:
-    if len(option.units) == part.n_units:
-        return
-    part.keep(option.units)
-    if option.units:
-        with torch.no_grad():
-            part.out.weight.copy_(option.weight)
-
-
-def refit(whole: torch.Tensor, product: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    """Fit the matrix out of the kept columns to what all of them gave, by least squares.
-
-    Args:
-        whole: (D, n). product: X^T X of what went into it, float64 (n, n).
-    """
-    if not len(columns):
-        return whole[:, :0].clone()
-    kept = product[columns][:, columns]
-    ridge = _RIDGE * float(kept.diagonal().mean())
-    left = kept + ridge * torch.eye(len(columns), dtype=torch.float64)
-    right = product[columns] @ whole.double().T + ridge * whole[:, columns].double().T
-    return torch.linalg.solve(left, right).T.float().contiguous()
-
-
-_Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-"""ids and mask, int64 (B, T), and the places that carry a label, bool (B, T)."""
-
-
-def _batches(tagger: Tagger, windows: Sequence[Window]) -> list[_Batch]:
-    lengths = [len(window.ids) for window in windows]
-    batches = []
-    for rows in plan_by_length(lengths, batch_tokens=_BATCH_TOKENS):
-        ids, mask = pad([windows[row].ids for row in rows], pad_id=tagger.pad_id)
-        spoken = torch.zeros_like(mask, dtype=torch.bool)
-        for i, row in enumerate(rows):
-            targets = windows[row].targets
-            assert targets is not None
-            spoken[i, : len(targets)] = torch.from_numpy(targets != IGNORED)
-        batches.append((ids, mask, spoken))
-    return batches
-
-
-def _spread(windows: Sequence[Window], n: int) -> list[Window]:
-    return list(windows[:: max(len(windows) // n, 1)][:n])
-
-
-def _predict(model: Tagger, batches: Sequence[_Batch]) -> list[torch.Tensor]:
-    with torch.inference_mode():
-        return [model(ids, mask)[spoken].log_softmax(-1) for ids, mask, spoken in batches]
-
-
-def _divergence(model: Tagger, batches: Sequence[_Batch], wanted: Sequence[torch.Tensor]) -> float:
-    """Give the mean divergence of the model's labels from those wanted, in nats per token."""
-    seen = _predict(model, batches)
-    total = sum(
-        float(torch.nn.functional.kl_div(got, want, reduction="sum", log_target=True))
-        for got, want in zip(seen, wanted, strict=True)
-    )
-    return max(total, 0.0) / sum(len(want) for want in wanted)
-
-
-def _measure_products(model: Tagger, windows: Sequence[Window]) -> list[torch.Tensor]:
-    """Sum X^T X, float64 (n, n), of what goes into each half's matrix out, over all real tokens."""
-    parts = find_parts(model.network)
-    sums = [torch.zeros(part.out.in_features, part.out.in_features, dtype=torch.float64) for part in parts]
-    real = torch.empty(0, dtype=torch.bool)
-
-    def add(total: torch.Tensor, inputs: tuple[torch.Tensor, ...]) -> None:
-        rows = inputs[0][real]
-        total += (rows.T @ rows).double()
-
-    handles = [
-        part.out.register_forward_pre_hook(lambda _, inputs, total=total: add(total, inputs))
-        for part, total in zip(parts, sums, strict=True)
-    ]
-    try:
-        with torch.inference_mode():
-            for ids, mask, _ in _batches(model, windows):
-                real = mask.bool()
-                model(ids, mask)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return sums
-
-
-@contextmanager
-def _masked(parts: Sequence[Part], masks: Sequence[torch.Tensor]) -> Iterator[None]:
-    """Multiply each half's units by its mask, (B, n_units), while the block runs."""
-
-    def multiply(part: Part, mask: torch.Tensor, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
-        return (inputs[0] * mask.repeat_interleave(part.unit, dim=1)[:, None],)
-
-    handles = [
-        part.out.register_forward_pre_hook(lambda _, inputs, part=part, mask=mask: multiply(part, mask, inputs))
-        for part, mask in zip(parts, masks, strict=True)
-        if part.n_units
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
