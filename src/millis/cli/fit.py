@@ -27,6 +27,7 @@ def command(
     memory_mb: Annotated[float | None, typer.Option(help="Bound on memory of all workers, MB.")] = None,
     within: Annotated[str | None, typer.Option(help="Stop trying after so long, like 30m.")] = None,
     rungs: Annotated[int, typer.Option(help="Of the ladder; 1 ends when the contract is kept.")] = 3,
+    tune: Annotated[int, typer.Option(help="Trainings to try with other settings; the best on dev is taken.")] = 0,
     trim_vocabulary: Annotated[
         bool, typer.Option("--trim-vocabulary", help="Keep the pieces that train uses, and single characters.")
     ] = False,
@@ -55,7 +56,7 @@ def command(
     )
     settings = FitSettings(
         base=base, out=out, train=train, dev=dev, test=test, task=task, layout=layout, scheme=scheme, ends=ends,
-        overlaps=overlaps, blanks=blanks, epochs=epochs, seed=seed, rungs=rungs,
+        overlaps=overlaps, blanks=blanks, epochs=epochs, seed=seed, rungs=rungs, tune=tune,
         trim_vocabulary=trim_vocabulary, corpus=corpus,
         within_ms=None if within is None else read_duration_ms(within, name="within", unit="s"),
     )  # fmt: skip

@@ -73,6 +73,12 @@ def longest_input(folder: Path) -> int:
     return int(config.get("max_position_embeddings", 512)) - offset
 
 
+def width_of(folder: Path) -> int:
+    """Give the width of a base's hidden states."""
+    config = _read_json(folder / "config.json")
+    return int(config.get("hidden_size") or config["dim"])
+
+
 def weights_files(folder: Path) -> tuple[Path, ...]:
     """List the weights files of a base: one file, or the shards that an index names, sorted.
 

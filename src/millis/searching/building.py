@@ -87,13 +87,11 @@ def train_reference(
     splits: Splits,
     folder: Path,
     tokenizer_file: Path,
-    epochs: int | None,
-    seed: int,
+    settings: TrainSettings,
 ) -> Reference:
-    """Fine-tune the base (or go on with it), and score the best epoch in fp32 on dev and test."""
-    settings = TrainSettings(seed=seed) if epochs is None else TrainSettings(seed=seed, epochs=epochs)
+    """Fine-tune the base in a folder (or go on with it), and score the best epoch in fp32 on dev and test."""
     trained = train(
-        base, task=task, train=splits.train, dev=splits.dev, folder=folder / "training", settings=settings,
+        base, task=task, train=splits.train, dev=splits.dev, folder=folder, settings=settings,
         tokenizer_file=tokenizer_file,
     )  # fmt: skip
     model = load_tagger(trained.best)

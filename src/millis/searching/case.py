@@ -5,7 +5,7 @@ Border: reads and checks; builds and measures nothing.
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -24,6 +24,7 @@ from millis.searching.ledger import Ledger
 from millis.tasks.ner import NerTask, ner_labels
 from millis.tasks.tokenization import Tokenizer
 from millis.telemetry.progress import say
+from millis.training.settings import TrainSettings
 
 SHORTEST_WINDOW, LONGEST_WINDOW = 128, 256
 """Between them lies the longest window: two short windows cost more than a long one, and texts to come may be longer
@@ -45,6 +46,7 @@ class FitSettings:
         layout, scheme, ends, overlaps, blanks: how the files are to be read (data.readers).
         within_ms: stop trying further candidates after so long; the best so far is proven.
         epochs: of training, at most; None takes the training room's own.
+        tune: trainings to try with other settings, the best on dev taken; 0 trains once.
         trim_vocabulary: keep the pieces that train and the corpus use, and single characters.
         corpus: more texts, one a line, whose words keep their pieces; implies trim_vocabulary.
         rungs: how many the ladder shall have; with 1 the search ends when the contract is kept.
@@ -67,11 +69,19 @@ class FitSettings:
     rungs: int = 3
     trim_vocabulary: bool = False
     corpus: Path | None = None
+    tune: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse a ladder without rungs."""
+        """Refuse a ladder without rungs, and fewer than no trainings."""
         if self.rungs < 1:
             raise InvalidValue(f"rungs cannot be {self.rungs}: a ladder has 1 or more.")
+        if self.tune < 0:
+            raise InvalidValue(f"tune cannot be {self.tune}: give the number of trainings to try, 0 for none.")
+
+    def training(self) -> TrainSettings:
+        """Give the settings of training that are asked for."""
+        usual = TrainSettings(seed=self.seed)
+        return usual if self.epochs is None else replace(usual, epochs=self.epochs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,8 +132,9 @@ def prepare(contract: Contract, settings: FitSettings, *, began: float) -> Case:
         notes += (f"{n_widened} entities of test begin or end inside a word and cannot be answered exactly",)
     folder = settings.out.with_name(settings.out.name.removesuffix(".millis") + ".run")
     inputs = [
-        hash_file(base / TOKENIZER), settings.base, settings.seed, settings.epochs, contract.max_drop, contract.floor,
-        contract.device, settings.trim_vocabulary, hash_file(settings.corpus) if settings.corpus else None,
+        hash_file(base / TOKENIZER), settings.base, settings.seed, settings.epochs, settings.tune, contract.max_drop,
+        contract.floor, contract.device, settings.trim_vocabulary,
+        hash_file(settings.corpus) if settings.corpus else None,
         [[(e.text, [(s.start, s.end, s.label) for s in e.spans]) for e in part] for part in splits.parts().values()],
         msgspec.to_builtins(fingerprint()),
     ]  # fmt: skip

@@ -24,6 +24,7 @@ from millis.searching.concluding import Proven, choose_served, climb, prove_cand
 from millis.searching.pruning import SHARES, Pruner, make_pruner
 from millis.searching.relaxing import Point, relax
 from millis.searching.trying import Candidate, artifact_case, build_pruned, build_whole, probe
+from millis.searching.tuning import tune
 from millis.searching.vocabulary import trim_reference
 from millis.telemetry.progress import say
 from millis.units import write_ms
@@ -91,10 +92,12 @@ def run_fit(contract: Contract, settings: FitSettings) -> Bundle:
     """
     began = time.monotonic()
     case = prepare(contract, settings, began=began)
+    base, training, folder = find_base(settings.base), settings.training(), case.folder / "training"
+    if settings.tune:
+        training, folder = tune(base, case=case, settings=training, n_trainings=settings.tune)
     reference = train_reference(
-        find_base(settings.base), task=case.task, splits=case.splits, folder=case.folder,
-        tokenizer_file=case.tokenizer_file, epochs=settings.epochs, seed=settings.seed,
-    )  # fmt: skip
+        base, task=case.task, splits=case.splits, folder=folder, tokenizer_file=case.tokenizer_file, settings=training
+    )
     say(f"reference (torch fp32): {reference.test.name} {reference.test.value:.2f} on test\n{reference.test.report}")
     if settings.trim_vocabulary or settings.corpus:
         case, reference = trim_reference(case, reference)

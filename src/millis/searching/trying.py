@@ -115,7 +115,10 @@ def _build_one(
 ) -> list[Candidate]:
     """Make one rung, in each layout of the server; one that is like another has its quality."""
     source = pruning.folder if pruning else reference.folder
-    built = build_artifact(variant, case=artifact_case(case, reference), reference=source)
+    artifact = artifact_case(case, reference)
+    if pruning and artifact.max_drop is not None and pruning.drop > artifact.max_drop:
+        artifact = replace(artifact, max_drop=pruning.drop + artifact.max_drop)  # eight bits lost none of that
+    built = build_artifact(variant, case=artifact, reference=source)
     built = replace(built, steps=(*reference.steps, *([pruning.step] if pruning else []), *built.steps))
     if pruning:
         built = replace(built, choices=(pruning.choice, *built.choices))
