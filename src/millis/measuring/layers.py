@@ -94,7 +94,7 @@ class LayerTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         return max((abs(check.error) for check in self.checks), default=0.0)
 
     def _fixed(self) -> NDArray[np.float64]:
-        return np.array(self.rest_ms) + np.array(self.extra_ms)
+        return np.add(self.rest_ms, self.extra_ms, dtype=np.float64)
 
     def _sum_halves(self, shape: Shape) -> NDArray[np.float64]:
         halves = [self._half("heads", heads) + self._half("channels", channels) for heads, channels in shape]
