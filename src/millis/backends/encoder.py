@@ -4,7 +4,7 @@ A pruned encoder is the ordinary transformers network with smaller matrices: few
 channels inside its feed-forward. Its config.json says how many under `millis_layers`, [[heads, channels], ...]; a
 folder without that key has its full shape. A part that kept nothing leaves its bias behind.
 
-Border: shapes and modules; which heads and channels go is compressing/prune.py's matter. Stands beside the torch
+Border: shapes and modules; which heads and channels go is decided in compressing. Stands beside the torch
 backend, which loads such folders, below models, which builds them. Importing it imports torch.
 Limits: BERT, RoBERTa, XLM-R, ELECTRA and DistilBERT layers.
 """

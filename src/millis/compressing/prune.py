@@ -16,6 +16,7 @@ programming over a table of measured times). We differ in measuring each part's 
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -48,6 +49,21 @@ _SHARES = (0, 1 / 24, 1 / 12, 1 / 8, 1 / 6, 1 / 4, 1 / 3, 1 / 2, 2 / 3, 1)
 _STEPS = 4_000
 
 
+class Priced(Protocol):
+    """Anything that loses something and takes its time."""
+
+    @property
+    def loss(self) -> float:
+        """What is to be least."""
+
+    @property
+    def ms(self) -> float:
+        """What the budget pays for."""
+
+
+AnyPriced = TypeVar("AnyPriced", bound=Priced)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
     """A size that half a layer could have.
@@ -71,7 +87,8 @@ class Pruned:
 
     Args:
         ms: sum of the table's times over all halves.
-        loss: sum of the curves' losses, nats per token.
+        loss: how far its labels are from the whole model's without training, nats per token: `prune` gives the sum of
+            the curves' losses, `prune_by_gates` a measurement.
     """
 
     tagger: Tagger
@@ -103,7 +120,7 @@ def prune(tagger: Tagger, curves: Curves, *, budget_ms: float) -> Pruned:
     )  # fmt: skip
 
 
-def choose(curves: Curves, *, budget_ms: float) -> tuple[Option, ...]:
+def choose(curves: Sequence[Sequence[AnyPriced]], *, budget_ms: float) -> tuple[AnyPriced, ...]:
     """Choose one option of each curve so that their losses add up to least within the budget.
 
     Exact to a 4,000th of the budget, by which times are rounded up: the budget is never exceeded.
