@@ -3,19 +3,22 @@
 Border: reads and checks; builds and measures nothing.
 """
 
+import os
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from millis.bundles.bundle import MANIFEST, TOKENIZER, hash_file
+from millis.bundles.manifest import Name
 from millis.contract import Contract
 from millis.data.checks import check
 from millis.data.examples import SpanExample
 from millis.data.lengths import LengthHistogram, choose_buckets
-from millis.data.readers import read_labelled
+from millis.data.readers import ReadSettings, read_labelled
 from millis.data.splits import Splits, make_splits
 from millis.errors import InvalidValue
 from millis.measuring.fingerprint import fingerprint
@@ -24,6 +27,7 @@ from millis.searching.ledger import Ledger
 from millis.tasks.ner import NerTask, ner_labels
 from millis.tasks.tokenization import Tokenizer
 from millis.telemetry.progress import say
+from millis.training.settings import TrainSettings
 
 SHORTEST_WINDOW, LONGEST_WINDOW = 128, 256
 """Between them lies the longest window: two short windows cost more than a long one, and texts to come may be longer
@@ -42,9 +46,11 @@ class FitSettings:
     Args:
         base: folder, hub id or package:NAME.
         out: where the bundle shall stand.
-        layout, scheme, ends, overlaps, blanks: how the files are to be read (data.readers).
+        reading: how train, dev and test are to be read.
         within_ms: stop trying further candidates after so long; the best so far is proven.
         epochs: of training, at most; None takes the training room's own.
+    Raises:
+        InvalidValue: a value that cannot be; the message names those that can.
     """
 
     base: str
@@ -53,14 +59,41 @@ class FitSettings:
     dev: Path | None = None
     test: Path | None = None
     task: str = "ner"
-    layout: str = "auto"
-    scheme: str = "auto"
-    ends: str = "exclusive"
-    overlaps: str = "error"
-    blanks: str = "error"
+    reading: ReadSettings = field(default_factory=ReadSettings)
     within_ms: float | None = None
     epochs: int | None = None
     seed: int = 7
+
+    def __post_init__(self) -> None:
+        for name in ("base", "out", "train", "dev", "test"):
+            if not _is_utf8(str(getattr(self, name))):
+                raise InvalidValue(f"{name} cannot be {str(getattr(self, name))!r}: give a path that is UTF-8.")
+        try:
+            msgspec.convert(self.out.name.removesuffix(".millis"), type=Name)
+        except msgspec.ValidationError as error:
+            raise InvalidValue(
+                f"out cannot be {str(self.out)!r}: give a name of 1 to 200 printable characters, like NAME.millis."
+            ) from error
+        if self.task != "ner":
+            raise InvalidValue(f"task cannot be {self.task!r}: this version fits ner.")
+        if self.within_ms is not None and not (isinstance(self.within_ms, int | float) and self.within_ms > 0):
+            raise InvalidValue(f"within_ms cannot be {self.within_ms!r}: give a number above 0, or None.")
+        TrainSettings(seed=self.seed, epochs=1 if self.epochs is None else self.epochs)  # checks both
+
+
+def name_settings(given: Mapping[str, Any]) -> FitSettings:
+    """Make settings of what a caller gave by name, the fields of ReadSettings among the others.
+
+    Raises:
+        InvalidValue: a name that no setting has, or a value that cannot be.
+    """
+    of_reading = [one.name for one in fields(ReadSettings)]
+    known = [one.name for one in fields(FitSettings) if one.name != "reading"] + of_reading
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise InvalidValue(f"fit has no setting {unknown[0]!r}: it has {', '.join(known)}.")
+    reading = ReadSettings(**{name: given[name] for name in of_reading if name in given})
+    return FitSettings(reading=reading, **{name: given[name] for name in given if name not in of_reading})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,9 +119,7 @@ class Case:
 
 def prepare(contract: Contract, settings: FitSettings, *, began: float) -> Case:
     """Read and check the data, choose windows and buckets, open the ledger."""
-    if settings.task != "ner":
-        raise InvalidValue(f"task cannot be {settings.task!r}: this version fits ner.")
-    if settings.out.exists() and not (settings.out / MANIFEST).is_file():
+    if os.path.exists(settings.out) and not os.path.isfile(settings.out / MANIFEST):  # pathlib's raise on long names
         raise InvalidValue(f"{settings.out} exists and is not a bundle: choose another -o.")
     splits, read_notes = _read(settings)
     report = check(splits)
@@ -128,15 +159,20 @@ def _read(settings: FitSettings) -> tuple[Splits, tuple[str, ...]]:
     def read(path: Path | None) -> tuple[SpanExample, ...] | None:
         if path is None:
             return None
-        reading = read_labelled(
-            path, layout=settings.layout, scheme=settings.scheme, ends=settings.ends, overlaps=settings.overlaps,
-            blanks=settings.blanks,
-        )  # fmt: skip
+        reading = read_labelled(path, settings=settings.reading)
         notes.extend(f"{path.name}: {note}" for note in reading.notes)
         return reading.examples
 
     train, dev, test = read(settings.train), read(settings.dev), read(settings.test)
     return make_splits(train or (), dev=dev, test=test, seed=settings.seed), tuple(notes)
+
+
+def _is_utf8(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _longest_window(lengths: Sequence[int], *, limit: int) -> int:

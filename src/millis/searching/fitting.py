@@ -17,7 +17,7 @@ from millis.bundles.bundle import TOKENIZER
 from millis.bundles.manifest import Tried
 from millis.contract import Contract, Verdict
 from millis.data.lengths import LengthHistogram
-from millis.errors import ContractBroken, InvalidValue, MeasurementVoid
+from millis.errors import ContractBroken, MeasurementVoid
 from millis.measuring.fingerprint import fingerprint, n_cores
 from millis.measuring.quality import bound_drop, measure_quality
 from millis.measuring.table import measure_table
@@ -25,7 +25,7 @@ from millis.models.bases import find_base
 from millis.searching.bodies import bodies_of_texts
 from millis.searching.building import Artifact, Built, Reference, build_artifact, train_reference
 from millis.searching.candidates import Variant, predict_percentile_ms, propose, shapes_for
-from millis.searching.case import OVERLAP, Case, FitSettings, prepare
+from millis.searching.case import OVERLAP, Case, FitSettings, name_settings, prepare
 from millis.searching.proving import judge_served, measure_served, plan_requests, write_proof
 from millis.searching.pruning import DISTILLED, UNTRAINED, Pruning, prune_reference
 from millis.searching.relaxing import Point, relax
@@ -100,23 +100,14 @@ def fit(
         train, dev, test: labelled files; dev and test are carved from train when missing.
         base: folder in Hugging Face layout, hub id, or package:NAME.
         out: where the bundle shall stand.
-        rest: the other fields of FitSettings (epochs, seed, within_ms, layout, ends, ...).
+        rest: the other fields of FitSettings and of ReadSettings (epochs, seed, within_ms, layout, ends, ...).
     Returns:
         the bundle, its certificate kept.
     Raises:
         ContractBroken: nothing kept it; see run_fit.
     """
-    unknown = sorted(set(rest) - set(FitSettings.__dataclass_fields__))
-    if unknown:
-        raise InvalidValue(f"fit has no setting {unknown[0]!r}: it has {', '.join(FitSettings.__dataclass_fields__)}.")
-    settings = FitSettings(
-        base=base,
-        out=Path(out),
-        train=Path(train),
-        dev=Path(dev) if dev else None,
-        test=Path(test) if test else None,
-        **rest,
-    )
+    paths = {"dev": Path(dev) if dev else None, "test": Path(test) if test else None}
+    settings = name_settings({"train": Path(train), "base": base, "out": Path(out), **paths, **rest})
     return run_fit(contract, settings)
 
 
