@@ -24,7 +24,7 @@ from common import keep
 from millis.backends import BackendSettings
 from millis.bundles import load, open_bundle
 from millis.compiling.comparing import loaded
-from millis.data.readers import read_labelled
+from millis.data.readers import read_examples
 from millis.measuring.quality import bound_drop
 from millis.tasks.ner import NerTask
 from millis.tasks.task import Window
@@ -72,7 +72,7 @@ def main() -> int:
     asked = parser.parse_args()
     bundle = open_bundle(asked.bundle)
     best = asked.bundle.with_name(asked.bundle.name.removesuffix(".millis") + ".run") / "training" / "best"
-    examples = read_labelled(asked.test, ends=asked.ends).examples
+    examples = read_examples(asked.test, ends=asked.ends)
     models = {rung.name: load(bundle, rung=rung.name) for rung in bundle.manifest.rungs}
     scores = {name: model.task.score(examples, [model(one.text) for one in examples]) for name, model in models.items()}
     whole_task = NerTask(Tokenizer(best / "tokenizer.json"), labels=bundle.manifest.labels, **bundle.manifest.task_settings)

@@ -26,8 +26,9 @@ _LIMIT = DOUBT * (1 + 1e-9)
 """Allows for rounding: one request that misses a p99 has a chance of exactly 1 %."""
 
 _PERCENTILES = (50.0, 95.0, 99.0)
-_ALLOWED = (("max_drop", 0.0, 100.0), ("floor", 0.0, 100.0), ("memory_mb", 1.0, 1e9))
+_ALLOWED = (("rate_per_s", 1e-3, 1e5), ("max_drop", 0.0, 100.0), ("floor", 0.0, 100.0), ("memory_mb", 1.0, 1e9))
 _MOST_REQUESTS = 10**9
+_BOUNDS_MS = (1e-3, 10_000.0)  # the load generator waits so long for an answer
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -79,9 +80,12 @@ class Contract:
                 " give one of p50, p95, p99, like p99='5 ms'."
             )
         percentile, bound = given[0]
+        bound_ms = read_duration_ms(bound, name=f"p{percentile:g}", unit="ms")
+        if not _BOUNDS_MS[0] <= bound_ms <= _BOUNDS_MS[1]:
+            raise InvalidValue(f"p{percentile:g} cannot be {bound!r}: give 0.001 ms to 10 s.")
         values: dict[str, Any] = {
             "percentile": percentile,
-            "bound_ms": read_duration_ms(bound, name=f"p{percentile:g}", unit="ms"),
+            "bound_ms": bound_ms,
             "rate_per_s": read_rate_per_s(rate),
             "max_drop": max_drop,
             "floor": floor,
@@ -92,8 +96,8 @@ class Contract:
             value = values[name]
             if value is not None and not (_is_number(value) and low <= value <= high):
                 raise InvalidValue(f"{name} cannot be {value!r}: give a number from {low:g} to {high:g}.")
-        if not device:
-            raise InvalidValue("device cannot be empty: give a name like 'cpu' or 'cuda'.")
+        if not device or not isinstance(device, str):
+            raise InvalidValue(f"device cannot be {device!r}: give a name like 'cpu' or 'cuda'.")
         for name, value in values.items():
             object.__setattr__(self, name, value)
 

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -144,3 +146,23 @@ def test_openvino_import_leaves_the_converter_and_its_telemetry_until_they_are_c
         "assert callable(convert_model) and callable(openvino.convert_model)\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, env={**os.environ})
+
+
+@pytest.mark.slow
+def test_nothing_is_told_to_the_makers_of_the_libraries(tmp_path: Path) -> None:
+    """Import every library that calls home by itself, as the making rooms do, and watch names looked up and sockets."""
+    program = (
+        "import sys, time\n"
+        "told = []\n"
+        "sys.addaudithook(lambda event, _: told.append(event) if event.startswith('socket.') else None)\n"
+        "import millis.compiling.openvino, millis.compressing.quantize, nncf, openvino.tools.ovc\n"
+        "time.sleep(0.3)\n"
+        "print(told)"
+    )
+    # What the client takes as a sign to be silent is taken away, and its traces would stand in the new home.
+    environment = {name: value for name, value in os.environ.items() if name not in ("CI", "TF_BUILD", "JENKINS_URL")}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment | {"HOME": str(tmp_path)}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+    assert not (tmp_path / "intel").exists()

@@ -1,5 +1,6 @@
 """A bundle is whole, or it is refused by the name of the file that is wrong."""
 
+import hashlib
 import json
 import os
 import signal
@@ -8,14 +9,22 @@ import sys
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import millis
 from making import make_fake_bundle
-from millis.bundles import Certificate, open_bundle, save_bundle
+from millis.bundles import Bundle, Certificate, open_bundle, save_bundle
 from millis.bundles.bundle import certify
 from millis.bundles.manifest import ServingShape
 from millis.errors import InvalidBundle, InvalidValue, RunFailed
+
+
+def forge(bundle: Bundle, **changes: object) -> None:
+    """Change what a manifest says and seal it again, as anybody can."""
+    manifest = msgspec.structs.replace(bundle.manifest, seal="", **changes)
+    seal = hashlib.sha256(msgspec.json.encode(manifest, order="sorted")).hexdigest()
+    (bundle.path / "manifest.json").write_bytes(msgspec.json.encode(msgspec.structs.replace(manifest, seal=seal)))
 
 
 def test_a_saved_bundle_opens_and_answers(tmp_path: Path) -> None:
@@ -56,6 +65,91 @@ def test_a_manifest_that_was_harmed_is_refused(tmp_path: Path, harm: str) -> Non
         file.write_text(json.dumps(document | {"format": 99}))
     with pytest.raises(InvalidBundle, match=r"manifest|format 99"):
         open_bundle(tmp_path / "fake.millis")
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"rung": "absent"}, "absent"),
+        ({"rungs": ()}, "none of them|one of them"),
+        ({"name": "../x"}, "name"),
+        ({"name": "two\nlines"}, "name"),
+        ({"serving": ServingShape(workers=1_000_000)}, "workers"),
+        ({"serving": ServingShape(threads=-1)}, "threads"),
+        ({"contract": {}}, "contract"),
+        ({"contract": {"percentile": 99.0, "bound_ms": "fast"}}, "contract"),
+    ],
+)
+def test_a_sealed_manifest_that_cannot_be_is_refused(tmp_path: Path, changes: dict[str, object], says: str) -> None:
+    bundle = make_fake_bundle(tmp_path)
+    forge(bundle, **changes)
+    with pytest.raises(InvalidBundle, match=says):
+        open_bundle(bundle.path)
+
+
+@pytest.mark.parametrize("folder", ["../..", "/etc", "rungs/../../.."])
+def test_a_rung_that_stands_outside_the_bundle_is_refused(tmp_path: Path, folder: str) -> None:
+    bundle = make_fake_bundle(tmp_path)
+    forge(bundle, rungs=(msgspec.structs.replace(bundle.rung(), folder=folder),))
+    with pytest.raises(InvalidBundle, match="inside"):
+        open_bundle(bundle.path)
+
+
+def test_task_settings_of_another_task_are_refused(tmp_path: Path) -> None:
+    bundle = make_fake_bundle(tmp_path)
+    forge(bundle, task_settings={"speed": "high"})
+    with pytest.raises(InvalidBundle, match="speed"):
+        millis.load(bundle.path)
+
+
+def test_another_format_is_named_whatever_keys_it_has(tmp_path: Path) -> None:
+    file = make_fake_bundle(tmp_path).path / "manifest.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"format": 2, "speed": "high"}))
+    with pytest.raises(InvalidBundle, match="format 2"):
+        open_bundle(tmp_path / "fake.millis")
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b"[" * 100_000, b'{"format": "1"}', b'{"format": 1, "labels": {"a": 1}}'])
+def test_a_manifest_of_wrong_types_is_refused(tmp_path: Path, content: bytes) -> None:
+    bundle = make_fake_bundle(tmp_path)
+    (bundle.path / "manifest.json").write_bytes(content)
+    with pytest.raises(InvalidBundle, match=r"manifest\.json"):
+        open_bundle(bundle.path)
+
+
+@pytest.mark.parametrize("place", ["rungs", "etc"])
+def test_a_link_in_a_bundle_is_refused_wherever_it_leads(tmp_path: Path, place: str) -> None:
+    bundle = make_fake_bundle(tmp_path)
+    if (bundle.path / place).exists():
+        (bundle.path / place).rename(tmp_path / "outside")
+    else:
+        (tmp_path / "outside").mkdir()
+    (bundle.path / place).symlink_to(tmp_path / "outside")
+    with pytest.raises(InvalidBundle, match=f"{place} is a link"):
+        open_bundle(bundle.path)
+
+
+def test_what_cannot_be_read_is_refused_in_the_systems_words(tmp_path: Path) -> None:
+    bundle = make_fake_bundle(tmp_path)
+    (bundle.path / "manifest.json").unlink()
+    (bundle.path / "manifest.json").mkdir()
+    with pytest.raises(InvalidBundle, match="cannot be read"):
+        open_bundle(bundle.path)
+    for path, says in (("x" * 300, "cannot be read"), ("\udcff.millis", "UTF-8"), ("a\0b", "does not exist"), ("", "manifest")):
+        with pytest.raises(InvalidBundle, match=says):
+            open_bundle(path)
+
+
+def test_a_certificate_of_other_files_or_of_no_shape_is_refused(tmp_path: Path) -> None:
+    bundle = make_fake_bundle(tmp_path)
+    certificate = Certificate(
+        contract=bundle.manifest.contract, verdict={"status": "kept", "clauses": []}, measurement={}, machine={},
+        rung="fake", serving=ServingShape(), command="", created="", versions={}, subject=bundle.subject(),
+    )  # fmt: skip
+    for changes in ({"subject": {"tokenizer.json": "0" * 64}}, {"verdict": {"status": "splendid"}}):
+        certify(bundle, certificate=msgspec.structs.replace(certificate, **changes))
+        with pytest.raises(InvalidBundle, match=r"certificate\.json"):
+            open_bundle(bundle.path)
 
 
 def test_a_file_that_the_manifest_does_not_know_is_refused(tmp_path: Path) -> None:

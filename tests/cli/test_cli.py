@@ -1,16 +1,41 @@
 """The command line as a user meets it: exit codes, one sentence per mistake, JSON that is one document."""
 
 import json
+import signal
+import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
+import millis
 from fitting import run_millis
 from making import ROOT, body, make_fake_bundle, write_conll
+from millis.cli.ask import ask_server
+from millis.errors import MillisError
 
 GOOD = [[("maria", "B-PER"), ("wrote", "O"), (f"x{i}", "O")] for i in range(40)]
+
+
+@contextmanager
+def answering(answer: bytes) -> Iterator[str]:
+    """Give the address of a server that says the same to everybody and hangs up."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    peer, _ = listener.accept()
+                    with peer, suppress(OSError):
+                        peer.recv(1 << 16)
+                        peer.sendall(answer)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
 def test_every_command_is_in_the_docs_and_has_help() -> None:
@@ -44,6 +69,28 @@ def test_every_command_is_in_the_docs_and_has_help() -> None:
         (["fit", "--train", ".", "--base", "b", "--p99", "5 ms", "-o", "o.millis"], "folder"),
         (["fit", "--train", "train.conll", "--test", "strange.conll", "--base", "b", "--p99", "5 ms", "-o", "o.millis"], "strange.conll:1"),
         (["fit", "--train", "train.conll", "--base", "b", "--p99", "5 ms", "-o", "taken"], "not a bundle"),
+        (["fit", "--train", "deep.jsonl", "--base", "b", "--p99", "5 ms", "-o", "o.millis"], "deep.jsonl:1"),
+        (["fit", "--train", "train.conll", "--base", "b", "--p99", "11 s", "-o", "o.millis"], "10 s"),
+        (["fit", "--train", "train.conll", "--base", "b", "--p99", "5 ms", "--within", "0", "-o", "o.millis"], "within"),
+        (["fit", "--train", "train.conll", "--base", "b", "--p99", "5 ms", "--epochs", "0", "-o", "o.millis"], "epochs"),
+        (["fit", "--train", "train.conll", "--base", "b", "--p99", "5 ms", "-o", "train.conll"], "not a bundle"),
+        (["fit", "--train", "train.conll", "--base", "n" * 300, "--p99", "5 ms", "-o", "o.millis"], "hub id"),
+        (["fit", "--train", "one.conll", "--base", "b", "--p99", "5 ms", "-o", "o.millis"], "too few"),
+        (["fit", "--train", "plain.conll", "--base", "b", "--p99", "5 ms", "-o", "o.millis"], "no span in any"),
+        (["inspect", "\udcff.millis"], "UTF-8"),
+        (["ask", "http://127.0.0.1:port", "hi"], "does not answer"),
+        (["ask", "http://a b", "hi"], "does not answer"),
+        (["ask", "http://no-such-host.invalid", "hi"], "does not answer"),
+        (["bench", "http://127.0.0.1:9", "--bodies", "bodies.jsonl", "--seconds", "1"], "refused"),
+        (["bench", "http://127.0.0.1:9/x", "--bodies", "deep.jsonl"], "deep.jsonl:1"),
+        (["bench", "http://127.0.0.1:9/x", "--bodies", "empty.conll"], "empty.conll:1"),
+        (["demo", "-o", "o.millis", "--port", "70000"], "port"),
+        (["demo", "-o", "o.millis", "--p99", "fast"], "5 ms"),
+        (["serve"], "`millis serve --help`"),
+        (["serve", "nowhere.millis", "--port", "http"], "--port"),
+        (["prove", "nowhere.millis", "--requests", "0"], "--requests"),
+        (["inspect", "nowhere.millis", "--fast"], "--fast"),
+        (["polish"], "polish"),
         (["fit", "--task", "poetry", "--train", "train.conll", "--base", "b", "--p99", "5 ms", "-o", "o.millis"], "poetry"),
     ],
 )  # fmt: skip
@@ -58,6 +105,9 @@ def test_a_mistake_is_one_sentence_and_a_code(
     (tmp_path / "empty.conll").write_text("")
     (tmp_path / "bodies.jsonl").write_bytes(body("x") + b"\n")
     (tmp_path / "taken").mkdir()
+    (tmp_path / "deep.jsonl").write_text("[" * 100_000)
+    write_conll(tmp_path / "one.conll", GOOD[:1])
+    write_conll(tmp_path / "plain.conll", [[("maria", "O"), (f"x{i}", "O")] for i in range(40)])
     done = run_millis(*arguments, "--json")
     assert done.returncode in (1, 2)
     assert says in done.stderr
@@ -88,6 +138,43 @@ def test_bench_measures_anybodys_server_and_prints_one_document(tmp_path: Path) 
     finally:
         serving.terminate()
         assert serving.wait(timeout=20) == 0
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"SSH-2.0-OpenSSH\r\n",
+        b"",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]",
+        b'HTTP/1.1 200 OK\r\nContent-Length: 11\r\n\r\n{"data":[]}',
+        b'HTTP/1.1 200 OK\r\nContent-Length: 35\r\n\r\n{"data":[{"id":"a","task":"../ x"}]}',
+        b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n" + b"[" * 100_000,
+        b"HTTP/1.1 500 Oops\r\nContent-Length: 4\r\n\r\noops",
+        b"HTTP/1.1 404 Not Found\r\nContent-Length: 3\r\n\r\n[1]",
+    ],
+)
+def test_asking_what_is_no_millis_server_ends_with_a_sentence(answer: bytes) -> None:
+    with answering(answer) as url, pytest.raises(MillisError, match=r"no millis server|like a millis server") as caught:
+        ask_server(url, "hi")
+    assert "\n" not in str(caught.value)
+
+
+def test_ctrl_c_ends_a_command_with_its_code_and_one_sentence(tmp_path: Path) -> None:
+    bundle = make_fake_bundle(tmp_path)
+    proving = subprocess.Popen(
+        [sys.executable, "-m", "millis", "prove", str(bundle.path), "--seconds", "60", "--json"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert proving.stderr is not None
+    assert proving.stderr.readline().startswith("bodies:"), "it has begun"
+    proving.send_signal(signal.SIGINT)
+    out, told = proving.communicate(timeout=30)
+    assert proving.returncode == 130
+    assert json.loads(out)["error"]["slug"] == "interrupted"
+    assert "Traceback" not in told
+    assert millis.open_bundle(bundle.path).certificate is None
 
 
 def test_importing_millis_loads_no_runtime_and_no_training_library() -> None:

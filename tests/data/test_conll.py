@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from millis.data.examples import SpanExample
-from millis.data.readers import read_examples, read_labelled
+from millis.data.readers import ReadSettings, read_examples, read_labelled
 from millis.errors import InvalidData, InvalidValue
 
 SENTENCE = ["Ada", "Lovelace", "met", "Kim", "in", "New", "South", "Wales", "Oslo", "."]
@@ -158,7 +158,7 @@ def test_a_file_of_one_column_asks_for_two(tmp_path: Path) -> None:
 def test_rows_with_an_empty_token_are_left_out_on_request_and_counted(tmp_path: Path) -> None:
     path = tmp_path / "a.conll"
     path.write_text("a\tO\n\tO\nb\tO\n\n \tO\n")
-    reading = read_labelled(path, blanks="skip")
+    reading = read_labelled(path, settings=ReadSettings(blanks="skip"))
     assert [example.text for example in reading.examples] == ["a b"]
     (note,) = reading.notes
     assert note == "2 rows with an empty token, 1 whole sentences, were left out (blanks='skip')."
@@ -198,7 +198,7 @@ def test_broad_twitter_corpus_needs_its_empty_tokens_left_out(shared: Path) -> N
     folder = shared / "data" / "ner_en_btc"
     lines = [row.split(":")[0] for row in complaint(folder / "h.conll")]
     assert lines == ["22918", "30879", "30881", "30888"]
-    readings = {name: read_labelled(folder / f"{name}.conll", blanks="skip") for name in "abefgh"}
+    readings = {name: read_labelled(folder / f"{name}.conll", settings=ReadSettings(blanks="skip")) for name in "abefgh"}
     # 9,339 tweets, one of which is an empty token and nothing else.
     assert sum(len(reading.examples) for reading in readings.values()) == 9338
     assert [name for name, reading in readings.items() if reading.notes] == ["f", "h"]

@@ -43,9 +43,10 @@ def test_bytes_that_are_not_utf8_are_named_by_line_with_all_other_bad_rows(tmp_p
     ]
 
 
-def test_utf16_is_recognised(tmp_path: Path) -> None:
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_utf16_is_recognised_with_its_mark_and_without(tmp_path: Path, encoding: str) -> None:
     path = tmp_path / "a.conll"
-    path.write_bytes("a\tO\n".encode("utf-16"))
+    path.write_bytes("a\tO\n".encode(encoding))
     with pytest.raises(InvalidData, match="iconv -f UTF-16"):
         read_examples(path)
 
@@ -61,4 +62,12 @@ def test_layout_by_name_overrules_what_a_file_looks_like(tmp_path: Path) -> None
     path.write_text("Oslo\tB-LOC\n")
     assert len(read_examples(path, layout="conll")) == 1
     with pytest.raises(InvalidData, match="write one JSON object a line"):
+        read_examples(path)
+
+
+@pytest.mark.parametrize("row", ["[" * 100_000, '{"a":' * 100_000, '{"text": "a", "spans": [], "more": ' + "[" * 100_000])
+def test_a_row_nested_without_end_is_a_bad_row(tmp_path: Path, row: str) -> None:
+    path = tmp_path / "deep.jsonl"
+    path.write_text(row)
+    with pytest.raises(InvalidData, match=r"deep\.jsonl:1: "):
         read_examples(path)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from millis.data.examples import Span
-from millis.data.readers import read_examples, read_labelled
+from millis.data.readers import ReadSettings, read_examples, read_labelled
 from millis.errors import InvalidData
 
 TEXT = "😀 Ada of Oslo"
@@ -107,18 +107,18 @@ def test_a_bad_row_is_named_and_never_quoted(tmp_path: Path, row: object, reason
 def test_of_overlapping_spans_the_longest_is_kept_on_request_and_the_rest_counted(tmp_path: Path) -> None:
     spans = [[0, 2, "A"], [1, 5, "B"], [4, 6, "C"], [6, 7, "D"]]
     path = write(tmp_path / "a.jsonl", {"text": "abcdefg", "spans": spans})
-    reading = read_labelled(path, overlaps="longest")
+    reading = read_labelled(path, settings=ReadSettings(overlaps="longest"))
     assert reading.examples[0].spans == (Span(1, 5, "B"), Span(6, 7, "D"))
     assert reading.notes == ("2 spans that overlap a longer one were left out (overlaps='longest').",)
 
 
 def test_cluener_is_read_whole_with_inclusive_ends(shared: Path) -> None:
     folder = shared / "data" / "ner_zh_cluener"
-    dev = read_labelled(folder / "dev.json", ends="inclusive")
+    dev = read_labelled(folder / "dev.json", settings=ReadSettings(ends="inclusive"))
     assert (len(dev.examples), dev.notes) == (1343, ())
     # One book title holds a company, twice labelled: nothing is dropped unasked.
     assert complaint(folder / "train.json", ends="inclusive")[0].startswith("1507: spans [15, 35)")
-    train = read_labelled(folder / "train.json", ends="inclusive", overlaps="longest")
+    train = read_labelled(folder / "train.json", settings=ReadSettings(ends="inclusive", overlaps="longest"))
     assert len(train.examples) == 10748
     assert train.notes[0].startswith("2 spans")
     assert "... and 1323 more" in complaint(folder / "dev.json")

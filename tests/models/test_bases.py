@@ -8,7 +8,7 @@ import pytest
 import toy
 
 from millis.errors import InvalidBase
-from millis.models.bases import find_base
+from millis.models.bases import find_base, longest_input
 
 
 @pytest.fixture
@@ -135,7 +135,20 @@ def test_folder_without_config_is_refused(base: Path) -> None:
         find_base(str(base))
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "\x00"])
+@pytest.mark.parametrize("longest", ["many", None, [512], float("inf")])
+def test_longest_input_that_is_no_number_is_refused(base: Path, longest: object) -> None:
+    edit_config(base, max_position_embeddings=longest)
+    with pytest.raises(InvalidBase, match="max_position_embeddings"):
+        longest_input(base)
+
+
+@pytest.mark.parametrize("name", ["n" * 300, "~nobody-of-this-name/base", "a\0b", ""])
+def test_base_that_is_no_path_is_refused(name: str) -> None:
+    with pytest.raises(InvalidBase):
+        find_base(name)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "\x00", "[" * 100_000])
 def test_config_that_is_no_object_is_refused(base: Path, content: str) -> None:
     (base / "config.json").write_text(content)
     with pytest.raises(InvalidBase, match=r"config\.json"):

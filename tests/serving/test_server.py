@@ -1,6 +1,7 @@
 """The server through its front door: real processes, real sockets."""
 
 import concurrent.futures
+import gzip
 import json
 import os
 import signal
@@ -71,7 +72,9 @@ def test_served_answers_equal_loaded_answers_alone_and_among_others(server: Supe
         (b"{}", 422), (b'{"input": 3}', 422), (b'{"input": [1]}', 422), (b'{"input": null}', 422), (b'{"input": {}}', 422),
         (b'{"text": "a"}', 422), (b'{"input": "a", "top_k": 3}', 422), (b'{"input": "a", "model": 3}', 422),
         (b'{"input": ""}', 422), (b'{"input": []}', 422), (b'{"input": ["a", ""]}', 422),
-        (b'{"input": "a", "model": "other"}', 404), (json.dumps({"input": "x" * 50_001}).encode(), 413),
+        (b'{"input": "a", "model": "other"}', 404), (b'{"input": "a", "model": "../../etc/passwd"}', 404),
+        (b'{"input": ' + b"9" * 100_000 + b"}", 422), (b'{"input": "a", "model": ' + b'{"a":' * 100_000, 422), (b'{"input": "a"}{}', 400),
+        ('{"input": "a"}'.encode("utf-16"), 400), (gzip.compress(b'{"input": "a"}'), 415), (b"input=a", 400), (json.dumps({"input": "x" * 50_001}).encode(), 413),
         (json.dumps({"input": ["x"] * 10_000}).encode(), 413), (b'{"input": "' + b"x" * 10_000_000 + b'"}', 413),
     ],
 )  # fmt: skip
@@ -80,6 +83,12 @@ def test_bad_input_gets_a_problem_and_the_next_request_is_served(
 ) -> None:
     assert_problem(httpx.post(f"{server.url}/v1/ner", content=content, timeout=30), status)
     assert_serves(server)
+
+
+def test_a_key_that_is_not_known_is_refused_without_repeating_it(server: Supervisor) -> None:
+    refused = httpx.post(f"{server.url}/v1/ner", content=b'{"input": "a", "my secret' + b"x" * 5_000 + b'": 1}')
+    assert_problem(refused, 422)
+    assert "secret" not in refused.text
 
 
 @pytest.mark.parametrize(
@@ -96,16 +105,61 @@ def test_unknown_routes_and_wrong_methods_are_problems(server: Supervisor) -> No
     assert_problem(httpx.get(f"{server.url}/v2/nothing"), 404)
     assert_problem(httpx.get(f"{server.url}/page/../../etc/passwd"), 404)
     assert_problem(httpx.get(f"{server.url}/page/app.py"), 404)
-    wrong = httpx.put(f"{server.url}/v1/ner", json={"input": "a"})
-    assert_problem(wrong, 405)
-    assert "POST" in wrong.headers["allow"]
+    assert_problem(httpx.get(f"{server.url}/page/{'a' * 3_000}.html"), 404)
+    assert_problem(httpx.get(f"{server.url}/page/%00.html"), 404)
+    for method in ("PUT", "OPTIONS", "GET"):
+        wrong = httpx.request(method, f"{server.url}/v1/ner")
+        assert_problem(wrong, 405)
+        assert "POST" in wrong.headers["allow"]
+    for route in ("/health", "/health/live", "/metrics", "/contract", "/v1/models", "/openapi.json", "/"):
+        assert_problem(httpx.post(f"{server.url}{route}"), 405)
+        assert httpx.head(f"{server.url}{route}").status_code == 200
     assert_serves(server)
 
 
-def test_what_is_not_http_is_answered_and_harms_nobody(server: Supervisor) -> None:
-    assert b"400" in ask_raw(port_of(server), b"\x16\x03\x01\x02\x00\r\n\r\n")
-    assert b"400" in ask_raw(port_of(server), b"POST /v1/ner HTTP/1.1\r\nHost: a\r\nContent-Length: -5\r\n\r\n")
+def test_a_slash_too_many_sends_nobody_to_where_the_host_header_says(server: Supervisor) -> None:
+    for route in ("/v1/ner/", "/health/", "//v1/ner"):
+        answer = httpx.post(f"{server.url}{route}", json={"input": "a"}, headers={"Host": "evil.example"})
+        assert_problem(answer, 404)
+        assert "location" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"\x16\x03\x01\x02\x00\r\n\r\n",
+        b"FOO /v1/ner HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET /health HTTP/9.9\r\nHost: a\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nno colon\r\n\r\n",
+        b"POST /v1/ner HTTP/1.1\r\nHost: a\r\nContent-Length: -5\r\n\r\n",
+        b"POST /v1/ner HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999999999999999\r\n\r\n",
+        b"POST /v1/ner HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabc",
+        b"POST /v1/ner HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n0\r\n\r\n",
+        b"POST /v1/ner HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nabc\r\n0\r\n\r\n",
+    ],
+)
+def test_what_is_not_http_gets_a_problem_and_harms_nobody(server: Supervisor, request_bytes: bytes) -> None:
+    head, _, content = ask_raw(port_of(server), request_bytes).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 Bad Request")
+    assert b"content-type: application/problem+json" in head
+    assert json.loads(content)["status"] == 400
     assert_serves(server)
+
+
+def test_a_body_in_chunks_is_read(server: Supervisor) -> None:
+    sent = (part for part in (b'{"inp', b'ut": "a"', b"}"))
+    assert httpx.post(f"{server.url}/v1/ner", content=sent).status_code == 200
+
+
+def test_a_body_that_does_not_arrive_is_refused_in_time(tmp_path: Path) -> None:
+    settings = ServeSettings(bundles=(str(make_fake_bundle(tmp_path).path),), port=0, limits=Limits(body_s=0.2))
+    with Supervisor(settings) as server:
+        head = b"POST /v1/ner HTTP/1.1\r\nHost: a\r\nContent-Length: 500\r\n\r\n"
+        for begun in (b"", b'{"input":'):
+            answer = ask_raw(port_of(server), head + begun)
+            assert answer.startswith(b"HTTP/1.1 408")
+            assert b"application/problem+json" in answer
+        assert_serves(server)
 
 
 def test_a_client_that_leaves_in_the_middle_of_its_body_harms_nobody(server: Supervisor) -> None:
@@ -216,8 +270,14 @@ def test_what_cannot_be_served_is_refused_before_a_port_is_taken(tmp_path: Path)
         Supervisor(ServeSettings(bundles=(same, same)))
     with pytest.raises(InvalidValue, match="nothing to serve"):
         ServeSettings(bundles=())
-    with pytest.raises(InvalidValue, match="port"):
-        ServeSettings(bundles=(same,), port=70_000)
+    for port in (70_000, -1):
+        with pytest.raises(InvalidValue, match="port"):
+            ServeSettings(bundles=(same,), port=port)
+    for grace_s in (-1.0, float("nan"), 1e9):
+        with pytest.raises(InvalidValue, match="grace"):
+            ServeSettings(bundles=(same,), grace_s=grace_s)
+    with pytest.raises(InvalidValue, match="cannot listen on no-such-host"):
+        Supervisor(ServeSettings(bundles=(same,), host="no-such-host.invalid", port=0)).__enter__()
     with Supervisor(ServeSettings(bundles=(same,), port=0)) as server:
         taken = int(server.url.rsplit(":", 1)[1])
         with pytest.raises(InvalidValue, match="cannot listen"), Supervisor(ServeSettings(bundles=(same,), port=taken)):

@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 import msgspec
 
 from millis.bundles.manifest import FORMAT, Certificate, FileEntry, Manifest, Rung
+from millis.contract import Contract, Verdict
 from millis.errors import InvalidBundle, InvalidValue, RunFailed
 
 MANIFEST = "manifest.json"
@@ -27,6 +28,12 @@ CERTIFICATES = "certificates"
 
 REPORT = "report.html"
 TOKENIZER = "tokenizer.json"
+
+
+class _Versioned(msgspec.Struct):
+    """What every manifest has, of whatever format."""
+
+    format: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +58,14 @@ class Bundle:
         file = _certificate_file(rung, serving=self.manifest.rung)
         if file not in self.manifest.files:
             return None
-        return msgspec.json.decode((self.path / file).read_bytes(), type=Certificate)
+        try:
+            certificate = msgspec.json.decode((self.path / file).read_bytes(), type=Certificate)
+            msgspec.convert(certificate.verdict, type=Verdict)
+            return certificate
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise InvalidBundle(
+                f"{self.path.name}: {file} cannot be read ({error}). Copy the bundle again or make it anew."
+            ) from error
 
     def rung(self, name: str | None = None) -> Rung:
         """Give a rung by name, or the one that serves.
@@ -84,13 +98,27 @@ def open_bundle(path: str | Path) -> Bundle:
     """Open a bundle and check every file against its manifest.
 
     Raises:
-        InvalidBundle: names the file that is missing, truncated, altered, or not of the manifest.
+        InvalidBundle: names the file that is missing, truncated, altered, or not of the manifest, or what the manifest
+            says that cannot be.
     """
+    try:
+        str(path).encode()
+        return _open(path)
+    except UnicodeEncodeError as error:
+        raise InvalidBundle(f"{str(path)!r} is not in UTF-8: rename the folder to something that is.") from error
+    except OSError as error:
+        raise InvalidBundle(
+            f"{path} cannot be read ({error.strerror}): give a folder whose files you may read."
+        ) from error
+
+
+def _open(path: str | Path) -> Bundle:
     folder = Path(path)
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "does not exist"
         raise InvalidBundle(f"{path} {what}: give the folder NAME.millis that `millis fit -o NAME.millis` writes.")
     manifest = _read_manifest(folder)
+    _check_manifest(folder, manifest)
     for name, entry in manifest.files.items():
         file = folder / _inside(name)
         if file.is_symlink() or not file.is_file():
@@ -109,11 +137,19 @@ def open_bundle(path: str | Path) -> Bundle:
     strange = sorted(
         str(file.relative_to(folder).as_posix())
         for file in folder.rglob("*")
-        if not file.is_dir() and file.relative_to(folder).as_posix() not in {*manifest.files, MANIFEST}
+        if file.is_symlink()
+        or (not file.is_dir() and file.relative_to(folder).as_posix() not in {*manifest.files, MANIFEST})
     )
     if strange:
-        raise InvalidBundle(f"{folder.name}: {strange[0]} is not in the manifest. Take it out of the folder.")
-    return Bundle(folder, manifest)
+        what = "is a link" if (folder / strange[0]).is_symlink() else "is not in the manifest"
+        raise InvalidBundle(f"{folder.name}: {strange[0]} {what}. Take it out of the folder.")
+    bundle = Bundle(folder, manifest)
+    certificate = bundle.certificate
+    if certificate is not None and certificate.subject != bundle.subject():
+        raise InvalidBundle(
+            f"{folder.name}: {CERTIFICATE} speaks of other files than these. Copy the bundle again or make it anew."
+        )
+    return bundle
 
 
 def save_bundle(path: str | Path, *, manifest: Manifest, parts: Mapping[str, Path | bytes]) -> Bundle:
@@ -179,18 +215,41 @@ def hash_file(file: Path) -> str:
 
 def _read_manifest(folder: Path) -> Manifest:
     try:
-        manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
+        content = (folder / MANIFEST).read_bytes()
     except FileNotFoundError:
-        raise InvalidBundle(f"{folder.name} has no {MANIFEST}: it is not a bundle, or was not copied whole.") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidBundle(f"{folder} has no {MANIFEST}: it is not a bundle, or was not copied whole.") from None
+    try:
+        version = msgspec.json.decode(content, type=_Versioned).format  # first: another format has other keys
+        if version != FORMAT:
+            raise InvalidBundle(
+                f"{folder.name} has format {version}, and this version of millis reads {FORMAT}: make it anew with"
+                " this version, or use the one that made it."
+            )
+        manifest = msgspec.json.decode(content, type=Manifest)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidBundle(
-            f"{folder.name}: {MANIFEST} cannot be read ({error}): truncated, altered, or of another version."
+            f"{folder.name}: {MANIFEST} cannot be read ({error}): truncated, altered, or of another version. Copy the"
+            " bundle again or make it anew."
         ) from error
-    if manifest.format != FORMAT:
-        raise InvalidBundle(f"{folder.name} has format {manifest.format}; this version of millis reads {FORMAT}.")
     if _seal(manifest).seal != manifest.seal:
         raise InvalidBundle(f"{folder.name}: {MANIFEST} was altered (its seal does not fit). Make the bundle anew.")
     return manifest
+
+
+def _check_manifest(folder: Path, manifest: Manifest) -> None:
+    """Refuse what a whole and well-typed manifest may still say: a seal shows accidents, it is no signature."""
+    names = [rung.name for rung in manifest.rungs]
+    if manifest.rung not in names or len(set(names)) < len(names):
+        raise InvalidBundle(
+            f"{folder.name}: {MANIFEST} serves rung {manifest.rung!r} of {names}: it must be one of them, each named"
+            " once. Make the bundle anew."
+        )
+    for rung in manifest.rungs:
+        _inside(rung.folder)
+    try:
+        Contract.from_record(manifest.contract)
+    except InvalidValue as error:
+        raise InvalidBundle(f"{folder.name}: the contract in {MANIFEST} cannot be: {error}") from error
 
 
 def _seal(manifest: Manifest) -> Manifest:

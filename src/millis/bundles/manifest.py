@@ -3,11 +3,14 @@
 Border: shapes only; unknown keys are errors. Reading and checking files is bundle.py's matter.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 FORMAT = 1
+
+Name = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f/\\]{1,200}$", description="printable, no slash")]
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -82,7 +85,7 @@ class Rung(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         layers: what pruning left of each, none where nothing was pruned.
     """
 
-    name: str
+    name: Name
     backend: str
     precision: str
     folder: str
@@ -115,8 +118,8 @@ class ServingShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             the event loop, without a hop.
     """
 
-    workers: int = 1
-    threads: int = 0
+    workers: Annotated[int, Meta(ge=1, le=256)] = 1
+    threads: Annotated[int, Meta(ge=0, le=64)] = 0
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -129,7 +132,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """
 
     format: int
-    name: str
+    name: Name
     task: str
     labels: tuple[str, ...]
     task_settings: dict[str, Any]

@@ -16,7 +16,7 @@ from millis.backends import Backend, BackendSettings, backends
 from millis.bundles.bundle import TOKENIZER, Bundle, open_bundle
 from millis.bundles.cache import compiled_cache
 from millis.bundles.manifest import Rung
-from millis.errors import InvalidValue
+from millis.errors import InvalidBundle, InvalidValue
 from millis.tasks import Task, tasks
 from millis.tasks.tokenization import Tokenizer
 
@@ -136,7 +136,12 @@ def load(path: str | Path | Bundle, *, rung: str | None = None, streams: int = 1
 def load_task(bundle: Bundle) -> Task:
     """Make the task that a bundle's manifest names."""
     manifest = bundle.manifest
-    task: Task = tasks[manifest.task](
-        Tokenizer(bundle.path / TOKENIZER), labels=manifest.labels, **manifest.task_settings
-    )
+    tokenizer = Tokenizer(bundle.path / TOKENIZER)
+    try:
+        task: Task = tasks[manifest.task](tokenizer, labels=manifest.labels, **manifest.task_settings)
+    except TypeError as error:
+        raise InvalidBundle(
+            f"{bundle.name}: the task settings {sorted(manifest.task_settings)} are not those of {manifest.task}: make"
+            " the bundle anew."
+        ) from error
     return task

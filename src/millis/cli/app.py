@@ -11,8 +11,9 @@ import typer
 from typer.core import TyperGroup
 
 from millis.cli.output import write_error
-from millis.errors import MillisError
+from millis.errors import Interrupted, InvalidValue, MillisError
 
+_UsageError: Any = typer.BadParameter.__base__  # typer carries a click of its own and exports only this child
 _COMMANDS = ("ask", "bench", "demo", "evaluate", "fit", "inspect", "prove", "serve")
 
 
@@ -37,7 +38,6 @@ app = typer.Typer(
     cls=_LazyGroup,
     name="millis",
     help="A latency contract for language models: fit, prove, serve within your milliseconds.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -50,13 +50,27 @@ def _root() -> None:
 
 
 def main() -> None:
-    """Run the command line; an error of ours is one sentence and an exit code."""
-    is_json = "--json" in sys.argv
+    """Run the command line; every error is one sentence and an exit code."""
     try:
-        app(standalone_mode=True)
+        sys.exit(_run(sys.argv[1:] or ["--help"]))
     except MillisError as error:
-        write_error(error, is_json=is_json)
+        write_error(error, is_json="--json" in sys.argv)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
-        sys.exit(130)
+
+
+def _run(arguments: list[str]) -> int:
+    """Run a command to its exit code.
+
+    Raises:
+        InvalidValue: the arguments are not the command's.
+        Interrupted: Ctrl-C.
+    """
+    try:
+        code = app(arguments, standalone_mode=False)
+    except _UsageError as error:
+        command = f"millis {error.ctx.info_name}" if error.ctx and error.ctx.parent else "millis"
+        wrong = error.format_message().rstrip(".")
+        raise InvalidValue(f"{wrong}: `{command} --help` shows what can be given.") from error
+    if code == Interrupted.exit_code:
+        raise Interrupted("interrupted: what was finished is kept; the same command goes on or begins again.")
+    return code or 0

@@ -2,10 +2,45 @@
 
 from typing import Annotated, Any
 
+import msgspec
 import typer
 
 from millis.cli.output import Json, write_result
-from millis.errors import InvalidValue
+from millis.errors import InvalidRequest, InvalidValue, RunFailed
+
+
+class _Model(msgspec.Struct):
+    id: str
+    task: str
+
+
+class _Models(msgspec.Struct):
+    """What is read of /v1/models; other keys are passed over."""
+
+    data: list[_Model]
+
+
+class _Entity(msgspec.Struct):
+    label: str
+    score: float
+    start: int
+    end: int
+    text: str
+
+
+class _Result(msgspec.Struct):
+    entities: list[_Entity] = []
+
+
+class _Answer(msgspec.Struct):
+    """What is read of an answer."""
+
+    rung: str
+    results: Annotated[list[_Result], msgspec.Meta(min_length=1)]
+
+
+class _Problem(msgspec.Struct):
+    detail: str
 
 
 def command(
@@ -43,19 +78,39 @@ def command(
 
 
 def ask_server(url: str, text: str) -> tuple[dict[str, Any], str]:
-    """Ask the first task that a server has."""
+    """Ask the first task that a server has.
+
+    Returns:
+        its answer, and the milliseconds by stage, in words.
+    Raises:
+        RunFailed: nobody answers there, or not as a millis server does.
+        InvalidRequest: the server refused the text; the sentence is the server's.
+    """
     import json
-    from urllib.error import HTTPError, URLError
+    from http.client import HTTPException
+    from urllib.error import HTTPError
+    from urllib.parse import quote
     from urllib.request import Request, urlopen
 
+    base = url.rstrip("/")
     try:
-        with urlopen(f"{url.rstrip('/')}/v1/models", timeout=10) as response:  # noqa: S310 - the user named the address
-            first = json.load(response)["data"][0]
-        body = json.dumps({"model": first["id"], "input": text}).encode()
-        request = Request(f"{url.rstrip('/')}/v1/{first['task']}", body, {"Content-Type": "application/json"})  # noqa: S310
+        with urlopen(f"{base}/v1/models", timeout=10) as response:  # noqa: S310 - the user named the address
+            first = msgspec.convert(json.load(response), type=_Models).data[0]
+        body = json.dumps({"model": first.id, "input": text}).encode()
+        request = Request(f"{base}/v1/{quote(first.task)}", body, {"Content-Type": "application/json"})  # noqa: S310
         with urlopen(request, timeout=30) as response:  # noqa: S310
-            return json.load(response), response.headers.get("Server-Timing", "").replace(";dur=", " ") + " ms"
+            answer = json.load(response)
+            msgspec.convert(answer, type=_Answer)
+            return answer, response.headers.get("Server-Timing", "").replace(";dur=", " ") + " ms"
     except HTTPError as error:
-        raise InvalidValue(f"{url} answered {error.code}: {json.load(error).get('detail', '')}") from error
-    except (URLError, OSError, ValueError, KeyError, IndexError) as error:
-        raise InvalidValue(f"{url} does not answer like a millis server ({error}): is one running there?") from error
+        raise InvalidRequest(f"{url} refused with {error.code}: {_detail(error.read())}") from error
+    except (HTTPException, OSError, ValueError, IndexError, RecursionError) as error:
+        reason = " ".join(str(getattr(error, "reason", error)).split())[:200] or type(error).__name__
+        raise RunFailed(f"{url} does not answer like a millis server ({reason}): is one running there?") from error
+
+
+def _detail(body: bytes) -> str:
+    try:
+        return msgspec.json.decode(body, type=_Problem).detail
+    except msgspec.DecodeError:
+        return "it gives no reason, so it is no millis server; correct the address."

@@ -34,9 +34,10 @@ def command(
     from millis.serving.settings import ServeSettings
     from millis.serving.supervisor import Supervisor
 
+    contract = Contract(p99=p99, rate=rate, max_drop=1.0)
+    serving = ServeSettings(bundles=(str(out / "support.millis"),), port=port)
     say("the demo corpus is synthetic: support-desk sentences from a grammar, test patterns and half its names unseen")
     files = write_demo(out / "corpus", seed=seed, n_train=1200, n_dev=200, n_test=500)
-    contract = Contract(p99=p99, rate=rate, max_drop=1.0)
     settings = FitSettings(
         base=_BASE, out=out / "support.millis", train=files.train, dev=files.dev, test=files.test, seed=seed, epochs=3,
         rungs=1,
@@ -44,7 +45,7 @@ def command(
     bundle = run_fit(contract, settings)
     certificate = bundle.certificate
     assert certificate is not None
-    with Supervisor(ServeSettings(bundles=(str(bundle.path),), port=port)) as server:
+    with Supervisor(serving) as server:
         answer, timing = ask_server(server.url, _QUESTION)
         entities = answer["results"][0]["entities"]
         write_result(

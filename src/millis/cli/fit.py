@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from millis.cli.output import Json, write_result
+from millis.cli.reading import Blanks, Ends, Layout, Overlaps, Scheme
 from millis.contract import Contract
 from millis.units import read_duration_ms
 
@@ -36,11 +37,11 @@ def command(
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over train, at most.")] = None,
     seed: Annotated[int, typer.Option(help="Decides the order, the dropout and what is carved.")] = 7,
-    layout: Annotated[str, typer.Option(help="auto, conll or spans.")] = "auto",
-    scheme: Annotated[str, typer.Option(help="auto, iob1, bio, bioes, bilou or bmes.")] = "auto",
-    ends: Annotated[str, typer.Option(help="Span ends: exclusive or inclusive.")] = "exclusive",
-    overlaps: Annotated[str, typer.Option(help="Overlapping spans: error, or longest to keep the longest.")] = "error",
-    blanks: Annotated[str, typer.Option(help="Rows with an empty token: error, or skip.")] = "error",
+    layout: Layout = "auto",
+    scheme: Scheme = "auto",
+    ends: Ends = "exclusive",
+    overlaps: Overlaps = "error",
+    blanks: Blanks = "error",
     as_json: Json = False,
 ) -> None:
     """Fine-tune, compress, compile and measure until the contract holds, then prove it.
@@ -48,6 +49,7 @@ def command(
     Exit codes: 0 kept, 2 bad input, 3 nothing kept it (the best stands at --out), 4 undecided, 130 interrupted (the
     same command goes on).
     """
+    from millis.data.readers import ReadSettings
     from millis.searching.case import FitSettings
     from millis.searching.fitting import run_fit
 
@@ -55,9 +57,9 @@ def command(
         p50=p50, p95=p95, p99=p99, rate=rate, max_drop=max_drop, floor=floor, device=device, memory_mb=memory_mb
     )
     settings = FitSettings(
-        base=base, out=out, train=train, dev=dev, test=test, task=task, layout=layout, scheme=scheme, ends=ends,
-        overlaps=overlaps, blanks=blanks, epochs=epochs, seed=seed, rungs=rungs, tune=tune,
-        trim_vocabulary=trim_vocabulary, corpus=corpus,
+        base=base, out=out, train=train, dev=dev, test=test, task=task, epochs=epochs, seed=seed, rungs=rungs,
+        tune=tune, trim_vocabulary=trim_vocabulary, corpus=corpus,
+        reading=ReadSettings(layout=layout, scheme=scheme, ends=ends, overlaps=overlaps, blanks=blanks),
         within_ms=None if within is None else read_duration_ms(within, name="within", unit="s"),
     )  # fmt: skip
     bundle = run_fit(contract, settings)

@@ -44,9 +44,8 @@ def _lines(opened: Bundle) -> list[str]:
     if certificate is None:
         lines.append("proof     none yet: millis prove")
     else:
-        lines.append(
-            f"proof     {certificate.verdict['status'].upper()} on {certificate.machine['cpu']}, {certificate.created}"
-        )
+        machine = certificate.machine.get("cpu", "a machine without a name")
+        lines.append(f"proof     {certificate.verdict['status'].upper()} on {machine}, {certificate.created}")
         lines += [f"          {clause['name']}: {clause['detail']}" for clause in certificate.verdict["clauses"]]
     for rung in manifest.rungs:
         lines += _rung_lines(opened, rung)

@@ -3,6 +3,7 @@
 Border: standard output holds the result and nothing else.
 """
 
+import json
 import sys
 from collections.abc import Iterable
 from typing import Annotated, Any
@@ -31,4 +32,5 @@ def write_error(error: MillisError, *, is_json: bool) -> None:
     sys.stderr.write(f"millis: {error}\n")
     if is_json:
         document = {"error": {"slug": error.slug, "detail": str(error), "exit_code": error.exit_code}}
-        sys.stdout.buffer.write(msgspec.json.encode(document) + b"\n")
+        text = json.dumps(document)  # escapes what a path may hold and UTF-8 may not
+        sys.stdout.write(f"{text}\n")

@@ -8,7 +8,6 @@ Border: writes model.xml, model.bin, embeddings.npy.
 from pathlib import Path
 
 import numpy as np
-import openvino as ov
 from numpy.typing import NDArray
 
 from millis.backends.openvino import EMBEDDINGS, FILE
@@ -21,6 +20,8 @@ def convert_onnx(file: Path, folder: Path, *, table: NDArray[np.floating]) -> No
     Raises:
         RunFailed: the ONNX file cannot be read, or the folder cannot be written; the folder is gone then.
     """
+    import openvino as ov  # after the backend, which keeps it from telling its maker
+
     with writing(folder):
         folder.mkdir(exist_ok=True)
         model = ov.Core().read_model(file)

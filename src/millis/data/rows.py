@@ -83,7 +83,7 @@ def read_rows(path: Path, *, bad: BadRows) -> list[Row]:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not a path"
         raise InvalidData(f"{path}: cannot be read ({reason}): give a file that you may read.") from error
-    if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
+    if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) or 0 in content[:2]:  # no text in UTF-8 begins with NUL
         raise InvalidData(f"{path}:1: UTF-16: convert it with `iconv -f UTF-16 -t UTF-8`.")
     lines = content.removeprefix(BOM_UTF8).split(b"\n")
     if not any(line.strip() for line in lines):

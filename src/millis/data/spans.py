@@ -82,9 +82,11 @@ def read_spans(
             spans = sorted(_span(given, text=row.text, ends=ends) for given in _given(row))
             kept = _without_overlaps(spans, overlaps=overlaps)
         except msgspec.ValidationError as error:
-            bad.add(line, str(error))
+            bad.add(line, f"{error}: write an object with text, and spans, entities or label")
         except msgspec.DecodeError as error:
             bad.add(line, f"{error}: write one JSON object a line")
+        except RecursionError:
+            bad.add(line, "nested too deeply: write one JSON object a line, as docs/guides/data.md shows")
         except _Bad as error:
             bad.add(line, str(error))
         else:
@@ -98,7 +100,7 @@ def is_span_row(text: str) -> bool:
     """Say whether a line is a JSON object."""
     try:
         return isinstance(msgspec.json.decode(text), dict)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return False
 
 

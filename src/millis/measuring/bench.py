@@ -174,10 +174,9 @@ def read_bodies(path: str | Path) -> tuple[bytes, ...]:
     """
     try:
         rows = Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    except OSError as error:
-        raise InvalidData(
-            f"{path} cannot be read ({error.strerror}): give a file with one JSON body per line."
-        ) from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "not a path"
+        raise InvalidData(f"{path} cannot be read ({reason}): give a file with one JSON body per line.") from error
     bodies, bad = [], []
     for number, row in enumerate((row.strip() for row in rows), 1):
         if not row:
@@ -186,6 +185,8 @@ def read_bodies(path: str | Path) -> tuple[bytes, ...]:
             msgspec.json.decode(row)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             bad.append(f"{path}:{number}: not JSON ({error})")
+        except RecursionError:
+            bad.append(f"{path}:{number}: nested too deeply")
         bodies.append(row)
     if bad:
         more = f"\n... and {len(bad) - 10} more" if len(bad) > 10 else ""

@@ -49,12 +49,19 @@ def find_base(name: str) -> Path:
     Raises:
         InvalidBase: nothing stands under that name, or it cannot be used.
     """
+    try:
+        place = Path(name).expanduser().absolute()  # so that it has a name, were it given as "."
+        is_place = place.exists()
+    except (OSError, RuntimeError) as error:  # too long, or ~NAME of nobody
+        raise InvalidBase(
+            f"base {name!r} is no path: give a folder, package:NAME, or a hub id like OWNER/NAME."
+        ) from error
     if name.startswith("package:"):
         folder = _find_in_package(name.removeprefix("package:"))
-    elif not Path(name).expanduser().exists() and _HUB_ID.fullmatch(name):
+    elif not is_place and _HUB_ID.fullmatch(name):
         folder = _download(name)
     else:
-        folder = Path(name).expanduser()
+        folder = place
     if not folder.is_dir():
         found = "a file" if folder.exists() else "nothing"
         raise InvalidBase(
@@ -67,10 +74,20 @@ def find_base(name: str) -> Path:
 
 
 def longest_input(folder: Path) -> int:
-    """Give how many tokens a base takes, special tokens included, from its config.json."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    offset = int(config.get("pad_token_id") or 0) + 1 if config["model_type"] in ("roberta", "xlm-roberta") else 0
-    return int(config.get("max_position_embeddings", 512)) - offset
+    """Give how many tokens a base takes, special tokens included, from its config.json.
+
+    Raises:
+        InvalidBase: what config.json says of it is no number.
+    """
+    config = _read_json(folder / "config.json")
+    try:
+        offset = int(config.get("pad_token_id") or 0) + 1 if config["model_type"] in ("roberta", "xlm-roberta") else 0
+        return int(config.get("max_position_embeddings", 512)) - offset
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidBase(
+            f"{folder.name}/config.json: max_position_embeddings or pad_token_id is no whole number:"
+            " copy the file again from where the base came."
+        ) from error
 
 
 def width_of(folder: Path) -> int:
@@ -224,7 +241,7 @@ def _with_tokenizer(folder: Path) -> Path:
 def _read_json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InvalidBase(
             f"{file.parent.name}/{file.name} cannot be read as JSON ({type(error).__name__}):"
             " copy it again from where the base came."

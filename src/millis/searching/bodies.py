@@ -10,6 +10,7 @@ import msgspec
 
 from millis.bundles import Bundle
 from millis.bundles.bundle import TOKENIZER
+from millis.errors import InvalidValue
 from millis.tasks.tokenization import Tokenizer
 
 
@@ -25,6 +26,8 @@ def bodies_of_lengths(bundle: Bundle, *, n: int = 1_000, seed: int = 7) -> tuple
     tokenizer = Tokenizer(bundle.path / TOKENIZER)
     words = tokenizer.whole_words(300)
     chance = random.Random(seed)  # noqa: S311 - lengths, not secrets
+    if not bundle.manifest.lengths:
+        raise InvalidValue(f"{bundle.name} does not say how long its texts were: give bodies to send (--bodies FILE).")
     tokens, counts = zip(*bundle.manifest.lengths, strict=True)
     n_special = len(tokenizer.prefix) + len(tokenizer.suffix)
     drawn = chance.choices(tokens, weights=counts, k=n)

@@ -3,19 +3,22 @@
 Border: reads and checks; builds and measures nothing.
 """
 
+import os
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from millis.bundles.bundle import MANIFEST, TOKENIZER, hash_file
+from millis.bundles.manifest import Name
 from millis.contract import Contract
 from millis.data.checks import check
 from millis.data.examples import SpanExample
 from millis.data.lengths import LengthHistogram, choose_buckets
-from millis.data.readers import read_labelled
+from millis.data.readers import ReadSettings, read_labelled
 from millis.data.splits import Splits, make_splits
 from millis.errors import InvalidData, InvalidValue
 from millis.measuring.fingerprint import fingerprint
@@ -43,13 +46,15 @@ class FitSettings:
     Args:
         base: folder, hub id or package:NAME.
         out: where the bundle shall stand.
-        layout, scheme, ends, overlaps, blanks: how the files are to be read (data.readers).
+        reading: how train, dev and test are to be read.
         within_ms: stop trying further candidates after so long; the best so far is proven.
         epochs: of training, at most; None takes the training room's own.
         tune: trainings to try with other settings, the best on dev taken; 0 trains once.
         trim_vocabulary: keep the pieces that train and the corpus use, and single characters.
         corpus: more texts, one a line, whose words keep their pieces; implies trim_vocabulary.
         rungs: how many the ladder shall have; with 1 the search ends when the contract is kept.
+    Raises:
+        InvalidValue: a value that cannot be; the message names those that can.
     """
 
     base: str
@@ -58,11 +63,7 @@ class FitSettings:
     dev: Path | None = None
     test: Path | None = None
     task: str = "ner"
-    layout: str = "auto"
-    scheme: str = "auto"
-    ends: str = "exclusive"
-    overlaps: str = "error"
-    blanks: str = "error"
+    reading: ReadSettings = field(default_factory=ReadSettings)
     within_ms: float | None = None
     epochs: int | None = None
     seed: int = 7
@@ -72,16 +73,44 @@ class FitSettings:
     tune: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse a ladder without rungs, and fewer than no trainings."""
-        if self.rungs < 1:
-            raise InvalidValue(f"rungs cannot be {self.rungs}: a ladder has 1 or more.")
-        if self.tune < 0:
-            raise InvalidValue(f"tune cannot be {self.tune}: give the number of trainings to try, 0 for none.")
+        for name in ("base", "out", "train", "dev", "test"):
+            if not _is_utf8(str(getattr(self, name))):
+                raise InvalidValue(f"{name} cannot be {str(getattr(self, name))!r}: give a path that is UTF-8.")
+        try:
+            msgspec.convert(self.out.name.removesuffix(".millis"), type=Name)
+        except msgspec.ValidationError as error:
+            raise InvalidValue(
+                f"out cannot be {str(self.out)!r}: give a name of 1 to 200 printable characters, like NAME.millis."
+            ) from error
+        if self.task != "ner":
+            raise InvalidValue(f"task cannot be {self.task!r}: this version fits ner.")
+        if self.within_ms is not None and not (isinstance(self.within_ms, int | float) and self.within_ms > 0):
+            raise InvalidValue(f"within_ms cannot be {self.within_ms!r}: give a number above 0, or None.")
+        if not (isinstance(self.rungs, int) and self.rungs >= 1):
+            raise InvalidValue(f"rungs cannot be {self.rungs!r}: a ladder has 1 or more.")
+        if not (isinstance(self.tune, int) and self.tune >= 0):
+            raise InvalidValue(f"tune cannot be {self.tune!r}: give the number of trainings to try, 0 for none.")
+        self.training()  # checks epochs and seed
 
     def training(self) -> TrainSettings:
         """Give the settings of training that are asked for."""
         usual = TrainSettings(seed=self.seed)
         return usual if self.epochs is None else replace(usual, epochs=self.epochs)
+
+
+def name_settings(given: Mapping[str, Any]) -> FitSettings:
+    """Make settings of what a caller gave by name, the fields of ReadSettings among the others.
+
+    Raises:
+        InvalidValue: a name that no setting has, or a value that cannot be.
+    """
+    of_reading = [one.name for one in fields(ReadSettings)]
+    known = [one.name for one in fields(FitSettings) if one.name != "reading"] + of_reading
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise InvalidValue(f"fit has no setting {unknown[0]!r}: it has {', '.join(known)}.")
+    reading = ReadSettings(**{name: given[name] for name in of_reading if name in given})
+    return FitSettings(reading=reading, **{name: given[name] for name in given if name not in of_reading})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,9 +136,7 @@ class Case:
 
 def prepare(contract: Contract, settings: FitSettings, *, began: float) -> Case:
     """Read and check the data, choose windows and buckets, open the ledger."""
-    if settings.task != "ner":
-        raise InvalidValue(f"task cannot be {settings.task!r}: this version fits ner.")
-    if settings.out.exists() and not (settings.out / MANIFEST).is_file():
+    if os.path.exists(settings.out) and not os.path.isfile(settings.out / MANIFEST):  # pathlib's raise on long names
         raise InvalidValue(f"{settings.out} exists and is not a bundle: choose another -o.")
     if settings.corpus is not None and not settings.corpus.is_file():
         raise InvalidData(f"the corpus {settings.corpus} is no file: give a UTF-8 file with a text on each line.")
@@ -159,15 +186,20 @@ def _read(settings: FitSettings) -> tuple[Splits, tuple[str, ...]]:
     def read(path: Path | None) -> tuple[SpanExample, ...] | None:
         if path is None:
             return None
-        reading = read_labelled(
-            path, layout=settings.layout, scheme=settings.scheme, ends=settings.ends, overlaps=settings.overlaps,
-            blanks=settings.blanks,
-        )  # fmt: skip
+        reading = read_labelled(path, settings=settings.reading)
         notes.extend(f"{path.name}: {note}" for note in reading.notes)
         return reading.examples
 
     train, dev, test = read(settings.train), read(settings.dev), read(settings.test)
     return make_splits(train or (), dev=dev, test=test, seed=settings.seed), tuple(notes)
+
+
+def _is_utf8(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _longest_window(lengths: Sequence[int], *, limit: int) -> int:

@@ -15,11 +15,11 @@ from typing import Any
 
 from millis.bundles import Bundle
 from millis.contract import Contract
-from millis.errors import ContractBroken, InvalidValue, MeasurementVoid
+from millis.errors import ContractBroken, MeasurementVoid
 from millis.models.bases import find_base
 from millis.searching.building import Reference, train_reference
 from millis.searching.candidates import Variant
-from millis.searching.case import Case, FitSettings, prepare
+from millis.searching.case import Case, FitSettings, name_settings, prepare
 from millis.searching.concluding import Proven, choose_served, climb, prove_candidate, save_ladder
 from millis.searching.pruning import SHARES, Pruner, make_pruner
 from millis.searching.relaxing import Point, relax
@@ -57,23 +57,14 @@ def fit(
         train, dev, test: labelled files; dev and test are carved from train when missing.
         base: folder in Hugging Face layout, hub id, or package:NAME.
         out: where the bundle shall stand.
-        rest: the other fields of FitSettings (epochs, seed, within_ms, rungs, layout, ends, ...).
+        rest: the other fields of FitSettings and of ReadSettings (epochs, seed, within_ms, rungs, layout, ends, ...).
     Returns:
         the bundle, its certificate kept.
     Raises:
         ContractBroken: nothing kept it; see run_fit.
     """
-    unknown = sorted(set(rest) - set(FitSettings.__dataclass_fields__))
-    if unknown:
-        raise InvalidValue(f"fit has no setting {unknown[0]!r}: it has {', '.join(FitSettings.__dataclass_fields__)}.")
-    settings = FitSettings(
-        base=base,
-        out=Path(out),
-        train=Path(train),
-        dev=Path(dev) if dev else None,
-        test=Path(test) if test else None,
-        **rest,
-    )
+    paths = {"dev": Path(dev) if dev else None, "test": Path(test) if test else None}
+    settings = name_settings({"train": Path(train), "base": base, "out": Path(out), **paths, **rest})
     return run_fit(contract, settings)
 
 

@@ -71,7 +71,7 @@ def make_app(served: Sequence[Served], *, limits: Limits, metrics: Metrics) -> A
             Route("/v1/models", _json(lambda: _list_models(served))),
             Route("/contract", _json(lambda: _list_contracts(served))),
             Route("/openapi.json", _json(lambda: describe(by_task))),
-            Route("/health", _Health(served)),
+            Route("/health", _Health(served), methods=["GET"]),
             Route("/health/live", _json(lambda: {"status": "alive"})),
             Route("/metrics", _answer_metrics),
             Route("/", _page("playground.html")),
@@ -79,6 +79,7 @@ def make_app(served: Sequence[Served], *, limits: Limits, metrics: Metrics) -> A
         ],
         exception_handlers=handlers(),
     )
+    others.router.redirect_slashes = False  # it would send clients wherever their Host header says
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         is_task = scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in tasks
@@ -109,7 +110,7 @@ class _TaskRoute:
         began = perf_counter_ns()
         request_id = _request_id(scope)
         try:
-            body = await read_body(receive, limit=self._limits.body_bytes)
+            body = await read_body(receive, limit=self._limits.body_bytes, within_s=self._limits.body_s)
             request = read_request(body, limits=self._limits)
             served = self._choose(request)
             texts = request.input if isinstance(request.input, list) else [request.input]
@@ -117,9 +118,8 @@ class _TaskRoute:
             answers, waited_ns = await served.executor.answer(texts)
         except Exception as error:
             status, payload = write_problem(error)
-            await _send(send, status, payload, [
-                (b"content-type", MEDIA_TYPE.encode()), (b"x-request-id", request_id),
-            ])  # fmt: skip
+            headers = [(b"content-type", MEDIA_TYPE.encode()), (b"x-request-id", request_id)]
+            await _send(send, status, payload, [*headers, *([(b"connection", b"close")] if status == 408 else [])])
             _after_sending(self._metrics.count, route=self._route, status=status)
             if not isinstance(error, MillisError):
                 raise  # a bug of ours: the server writes it into its log
@@ -237,8 +237,9 @@ async def _answer_page(request: Request) -> Response:
 def _page(file: str) -> Callable[[Request], Awaitable[Response]]:
     async def answer(request: Request) -> Response:
         suffix = Path(file).suffix
-        found = resources.files("millis.serving") / "page" / Path(file).name
-        if suffix not in _PAGE_TYPES or not found.is_file():
+        pages = {one.name: one for one in (resources.files("millis.serving") / "page").iterdir()}
+        found = pages.get(file)
+        if suffix not in _PAGE_TYPES or found is None:
             raise InvalidRequest("there is no such page: start at /.", status=404, slug="unknown-route")
         return Response(found.read_bytes(), headers=_PAGE_HEADERS, media_type=_PAGE_TYPES[suffix])
 

@@ -95,7 +95,7 @@ def describe(by_task: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
                         },
                         "content": {"application/json": {"schema": answer}},
                     },
-                    **dict.fromkeys(("400", "404", "405", "413", "422"), problem),
+                    **dict.fromkeys(("400", "404", "405", "408", "413", "415", "422"), problem),
                 },
             }
         }

@@ -3,6 +3,7 @@
 Border: no model and no event loop but for reading the body.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -15,6 +16,8 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 _DRAIN_BYTES = 64_000_000
 """An oversized body is read and dropped up to here, so that the client gets to read the refusal."""
+
+_GZIP = b"\x1f\x8b"
 
 
 class TaskRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -32,12 +35,24 @@ class TaskRequest(msgspec.Struct, forbid_unknown_fields=True):
 _decoder = msgspec.json.Decoder(TaskRequest)
 
 
-async def read_body(receive: Receive, *, limit: int) -> bytes:
+async def read_body(receive: Receive, *, limit: int, within_s: float) -> bytes:
     """Read a request body of at most limit bytes, in memory that does not grow beyond it.
 
     Raises:
-        InvalidRequest: 413 when it is larger; 400 when the client went away.
+        InvalidRequest: 413 when it is larger; 408 when it takes longer; 400 when the client went away.
     """
+    try:
+        async with asyncio.timeout(within_s):
+            return await _read_whole(receive, limit=limit)
+    except TimeoutError as error:
+        raise InvalidRequest(
+            f"the body did not arrive within {within_s:g} s: send as many bytes as Content-Length says.",
+            status=408,
+            slug="body-too-slow",
+        ) from error
+
+
+async def _read_whole(receive: Receive, *, limit: int) -> bytes:
     message = await receive()
     body: bytes = message.get("body", b"")
     if message["type"] == "http.request" and not message.get("more_body") and len(body) <= limit:
@@ -66,15 +81,26 @@ def read_request(body: bytes, *, limits: Limits) -> TaskRequest:
     """Read a request and check what it asks for.
 
     Raises:
-        InvalidRequest: 400 for what is not JSON, 422 for JSON of another shape, 413 for too much of it.
+        InvalidRequest: 400 for what is not JSON, 415 where it is compressed, 422 for JSON of another shape, 413 for
+            too much of it.
     """
     try:
         request = _decoder.decode(body)
     except msgspec.ValidationError as error:
+        # The library names an unknown key, which may be a text of the client's.
+        reason = "a key besides input and model came" if "unknown field" in str(error) else str(error)
         raise InvalidRequest(
-            f'{error}: send {{"input": TEXT or [TEXT, ...], "model": NAME (optional)}}.', status=422, slug="wrong-shape"
+            f'{reason}: send {{"input": TEXT or [TEXT, ...], "model": NAME (optional)}}.',
+            status=422,
+            slug="wrong-shape",
         ) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        if body.startswith(_GZIP):
+            raise InvalidRequest(
+                "the body is compressed, which is not taken here: send plain JSON, without Content-Encoding.",
+                status=415,
+                slug="compressed",
+            ) from error
         reason = str(error) if type(error) is msgspec.DecodeError else "not UTF-8, or nested too deeply"
         raise InvalidRequest(
             f'the body is not JSON ({reason}): send {{"input": TEXT or [TEXT, ...]}}.', slug="not-json"

@@ -17,16 +17,20 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         body_bytes: size of a request body.
         texts: texts in one request.
         characters: characters in one request, all its texts together.
+        body_s: seconds that a body may take to arrive.
     """
 
     body_bytes: int = 1_000_000
     texts: int = 256
     characters: int = 50_000
+    body_s: float = 30.0
 
     def __post_init__(self) -> None:
         """Refuse limits that let nothing through."""
         if min(self.body_bytes, self.texts, self.characters) < 1:
             raise InvalidValue("limits of a request cannot be below 1: give positive numbers.")
+        if not 0 < self.body_s <= 3600:
+            raise InvalidValue(f"body_s cannot be {self.body_s}: give seconds, above 0 and up to 3600.")
 
 
 class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -58,6 +62,8 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             raise InvalidValue(f"workers cannot be {self.workers}: give 1 to 256.")
         if self.threads is not None and not 0 <= self.threads <= 64:
             raise InvalidValue(f"threads cannot be {self.threads}: give 0 (on the event loop) to 64.")
+        if not 0 <= self.grace_s <= 3600:
+            raise InvalidValue(f"grace cannot be {self.grace_s}: give 0 to 3600 seconds.")
 
 
 def write_settings(settings: ServeSettings) -> str:

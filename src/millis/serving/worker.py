@@ -19,6 +19,7 @@ from millis.bundles import Bundle, load, open_bundle
 from millis.errors import MillisError
 from millis.serving.app import Served, make_app, settle_memory
 from millis.serving.execution import Executor, LoopExecutor, ThreadExecutor
+from millis.serving.protocol import Protocol
 from millis.serving.settings import ServeSettings, read_settings
 from millis.telemetry.metrics import Metrics
 
@@ -44,7 +45,7 @@ def run_worker(settings: ServeSettings, *, listener: socket.socket, ready: int, 
         uvicorn.Config(
             app,
             loop="uvloop",
-            http="httptools",
+            http=Protocol,
             ws="none",
             lifespan="off",
             log_level="warning",

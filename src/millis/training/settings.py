@@ -47,7 +47,7 @@ class TrainSettings:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "batch_tokens"):
             _check(name, getattr(self, name), lowest=1, is_whole=True)
-        _check("seed", self.seed, lowest=0, is_whole=True)
+        _check("seed", self.seed, lowest=0, highest=2**63 - 1, is_whole=True)
         if self.patience is not None:
             _check("patience", self.patience, lowest=1, is_whole=True)
         if self.learning_rate is not None:
