@@ -84,6 +84,7 @@ class NerTask:
         self._room = room
         self._overlap = overlap
         self._kinds = [label[2:] if label != "O" else "" for label in self.labels]
+        self._is_entity = np.array([bool(kind) for kind in self._kinds])
         self._begins = [label.startswith("B-") for label in self.labels]
         self._ids = {label: i for i, label in enumerate(self.labels)}
 
@@ -120,29 +121,24 @@ class NerTask:
             probability of the entity's label over its units, 0 to 1.
         """
         entities: list[list[Any]] = []  # kind, start, end, probabilities
-        open_kind = ""
+        n_before = 0  # units of the windows before
+        open_until = -1  # the unit that would go on with the last entity
         for window, rows in zip(windows, logits, strict=True):
             places: _Places = window.places
-            if not len(places.rows):
-                continue
-            chosen = rows[places.rows]
-            best = chosen.argmax(axis=1)
-            if not best.any() and self.labels[0] == "O":
-                open_kind = ""
-                continue
-            chosen = np.exp(chosen - chosen.max(axis=1, keepdims=True))
-            confidence = (chosen.max(axis=1) / chosen.sum(axis=1)).tolist()
-            units = places.units
-            for start, end, label, probability in zip(units.starts, units.ends, best.tolist(), confidence, strict=True):
-                kind = self._kinds[label]
-                if not kind:
-                    open_kind = ""
-                elif kind != open_kind or self._begins[label]:
-                    entities.append([kind, start, end, [probability]])
-                    open_kind = kind
-                else:
+            spoken = rows[places.rows]
+            best = spoken.argmax(axis=1)
+            hits = self._is_entity[best].nonzero()[0]
+            found = spoken[hits]
+            confidence = 1 / np.exp(found - found.max(axis=1, keepdims=True)).sum(axis=1)
+            for unit, label, probability in zip(hits.tolist(), best[hits].tolist(), confidence.tolist(), strict=True):
+                kind, start, end = self._kinds[label], places.units.starts[unit], places.units.ends[unit]
+                if n_before + unit == open_until and kind == entities[-1][0] and not self._begins[label]:
                     entities[-1][2] = end
                     entities[-1][3].append(probability)
+                else:
+                    entities.append([kind, start, end, [probability]])
+                open_until = n_before + unit + 1
+            n_before += len(places.rows)
         return {
             "entities": [
                 {"label": kind, "text": text[start:end], "start": start, "end": end,
