@@ -197,7 +197,7 @@ class _Search:
         """Prune, build, probe; say whether dev is content with it."""
         pruning = self._make_pruner().prune_to(share)
         found = build_pruned(self._case, pruning, kinds=self._kinds, reference=self._reference)
-        self.tried = probe(self._case, [*self.tried, *found])
+        self.tried = probe(self._case, found, known=self.tried)
         return any(one.keeps_quality(self._contract) for one in found)
 
     def _is_at_ease(self) -> bool:

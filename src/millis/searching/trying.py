@@ -176,30 +176,32 @@ def _measure_rung(case: Case, variant: Variant, built: Built, *, quality: float 
     return rung, quality
 
 
-def probe(case: Case, candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Measure the likeliest candidates behind a real server, briefly; give all, those to prove first in front.
+def probe(case: Case, fresh: Sequence[Candidate], *, known: Sequence[Candidate] = ()) -> list[Candidate]:
+    """Measure the likeliest of the fresh candidates behind a real server, briefly; give all, the first to prove first.
 
     Candidates that keep the quality on dev come by their time over HTTP, then those only predicted, then the rest.
     """
-    contract = case.contract
     bodies = bodies_of_texts([example.text for example in case.splits.dev], seed=case.settings.seed)
-    good = sorted((one for one in candidates if one.keeps_quality(contract)), key=lambda one: one.predicted_ms)
-    rest = sorted((one for one in candidates if not one.keeps_quality(contract)), key=lambda one: one.drop)
-    probed = [one for one in good if one.measured_ms is not None]
-    unseen = [one for one in good if one.measured_ms is None]
-    likeliest = {one.rung.name: one for one in reversed(unseen)}  # of each rung's layouts; tables know no crowded cache
-    for candidate in sorted(likeliest.values(), key=lambda one: one.predicted_ms)[:_MOST_PROBES]:
-        if probed and not case.has_time():
+    likely = sorted(fresh, key=lambda one: (not one.keeps_quality(case.contract), one.predicted_ms))
+    likeliest = {one.rung.name: one for one in reversed(likely)}  # of each rung's layouts; tables know no crowded cache
+    seen: dict[str, Candidate] = {one.name: one for one in (*known, *fresh)}
+    for candidate in [one for one in likely if likeliest[one.rung.name] is one][:_MOST_PROBES]:
+        if not case.has_time() and any(one.measured_ms is not None for one in seen.values()):
             say("the time is up: the best so far goes to the proof")
             break
         measured_ms = _probe_one(case, candidate, bodies=bodies)
-        probed.append(replace(candidate, measured_ms=measured_ms))
-        unseen.remove(candidate)
+        seen[candidate.name] = replace(candidate, measured_ms=measured_ms)
         say(
-            f"{candidate.name}: p{contract.percentile:g} {measured_ms:.2f} ms over HTTP, predicted"
+            f"{candidate.name}: p{case.contract.percentile:g} {measured_ms:.2f} ms over HTTP, predicted"
             f" {candidate.predicted_ms:.2f}"
         )
-    return [*sorted(probed, key=lambda one: one.seen_ms), *unseen, *rest]
+    return sorted(seen.values(), key=lambda one: _proof_order(one, case.contract))
+
+
+def _proof_order(one: Candidate, contract: Contract) -> tuple[float, ...]:
+    if not one.keeps_quality(contract):
+        return (2, one.drop, one.seen_ms)
+    return (0 if one.measured_ms is not None else 1, one.seen_ms)
 
 
 def _probe_one(case: Case, candidate: Candidate, *, bodies: Sequence[bytes]) -> float:
