@@ -31,7 +31,7 @@ from millis.training.distillation import distil
 from millis.training.settings import TrainSettings
 from millis.training.steps import torch_state
 
-SHARES = (70, 60, 50, 40, 30, 20, 12)
+SHARES = (70, 60, 50, 40, 32, 24, 18, 12)
 """Percent of the layers' time that may be left."""
 
 _LEAST_AGREEMENT = 0.995
