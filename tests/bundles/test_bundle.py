@@ -147,7 +147,7 @@ def test_a_certificate_of_other_files_or_of_no_shape_is_refused(tmp_path: Path) 
         rung="fake", serving=ServingShape(), command="", created="", versions={}, subject=bundle.subject(),
     )  # fmt: skip
     for changes in ({"subject": {"tokenizer.json": "0" * 64}}, {"verdict": {"status": "splendid"}}):
-        certify(bundle, certificate=msgspec.structs.replace(certificate, **changes))
+        certify(bundle, certificates=[msgspec.structs.replace(certificate, **changes)])
         with pytest.raises(InvalidBundle, match=r"certificate\.json"):
             open_bundle(bundle.path)
 
