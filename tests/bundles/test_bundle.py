@@ -14,7 +14,7 @@ import pytest
 
 import millis
 from making import make_fake_bundle
-from millis.bundles import Bundle, Certificate, open_bundle, save_bundle
+from millis.bundles import Bundle, Certificate, load, open_bundle, save_bundle
 from millis.bundles.bundle import certify
 from millis.bundles.manifest import ServingShape
 from millis.errors import InvalidBundle, InvalidValue, RunFailed
@@ -150,6 +150,35 @@ def test_a_certificate_of_other_files_or_of_no_shape_is_refused(tmp_path: Path) 
         certify(bundle, certificates=[msgspec.structs.replace(certificate, **changes)])
         with pytest.raises(InvalidBundle, match=r"certificate\.json"):
             open_bundle(bundle.path)
+
+
+def test_each_rung_of_a_ladder_keeps_the_certificate_of_its_own_files(tmp_path: Path) -> None:
+    draft = make_fake_bundle(tmp_path)
+    fast = draft.rung()
+    slow = msgspec.structs.replace(fast, name="slow", folder="rungs/slow")
+    parts = {"tokenizer.json": draft.path / "tokenizer.json", "rungs/slow": draft.path / "rungs/fake"}
+    other = save_bundle(
+        tmp_path / "other.millis", manifest=msgspec.structs.replace(draft.manifest, rungs=(slow,), rung="slow"), parts=parts
+    )
+    certificates = [
+        Certificate(
+            contract=one.manifest.contract, verdict={"status": "kept", "clauses": []}, measurement={}, machine={},
+            rung=one.manifest.rung, serving=ServingShape(), command="", created="", versions={}, subject=one.subject(),
+        )
+        for one in (draft, other)
+    ]  # fmt: skip
+    ladder = save_bundle(
+        tmp_path / "ladder.millis", manifest=msgspec.structs.replace(draft.manifest, rungs=(fast, slow)),
+        parts={**parts, "rungs/fake": draft.path / "rungs/fake"},
+    )  # fmt: skip
+    certify(ladder, certificates=certificates)
+    opened = open_bundle(ladder.path)
+    assert opened.certificate == certificates[0]
+    assert opened.certificate_of("slow") == certificates[1]
+    assert load(opened, rung="slow")("maria")["entities"] == load(opened)("maria")["entities"]
+    certify(ladder, certificates=[msgspec.structs.replace(certificates[1], subject=draft.subject())])
+    with pytest.raises(InvalidBundle, match=r"certificates/slow\.json speaks of other files"):
+        open_bundle(ladder.path)
 
 
 def test_a_file_that_the_manifest_does_not_know_is_refused(tmp_path: Path) -> None:

@@ -85,12 +85,14 @@ class Bundle:
         entries = self.manifest.files.items()
         return sum(entry.n_bytes for name, entry in entries if name.startswith(f"{rung.folder}/"))
 
-    def subject(self) -> dict[str, str]:
-        """Give the hashes of the files that decide an answer or its time."""
+    def subject(self, rung: str | None = None) -> dict[str, str]:
+        """Give the hashes of the files that decide the answers of a rung, or of the one that serves, or their time."""
+        mine = self.rung(rung).folder
+        others = [f"{one.folder}/" for one in self.manifest.rungs if one.folder != mine]
         return {
             file: entry.sha256
             for file, entry in self.manifest.files.items()
-            if file not in (CERTIFICATE, REPORT) and not file.startswith(f"{CERTIFICATES}/")
+            if file not in (CERTIFICATE, REPORT) and not file.startswith((f"{CERTIFICATES}/", *others))
         }
 
 
@@ -144,11 +146,13 @@ def _open(path: str | Path) -> Bundle:
         what = "is a link" if (folder / strange[0]).is_symlink() else "is not in the manifest"
         raise InvalidBundle(f"{folder.name}: {strange[0]} {what}. Take it out of the folder.")
     bundle = Bundle(folder, manifest)
-    certificate = bundle.certificate
-    if certificate is not None and certificate.subject != bundle.subject():
-        raise InvalidBundle(
-            f"{folder.name}: {CERTIFICATE} speaks of other files than these. Copy the bundle again or make it anew."
-        )
+    for rung in manifest.rungs:
+        certificate = bundle.certificate_of(rung.name)
+        if certificate is not None and certificate.subject != bundle.subject(rung.name):
+            file = _certificate_file(rung.name, serving=manifest.rung)
+            raise InvalidBundle(
+                f"{folder.name}: {file} speaks of other files than these. Copy the bundle again or make it anew."
+            )
     return bundle
 
 
