@@ -149,9 +149,9 @@ def _open(path: str | Path) -> Bundle:
     for rung in manifest.rungs:
         certificate = bundle.certificate_of(rung.name)
         if certificate is not None and certificate.subject != bundle.subject(rung.name):
-            file = _certificate_file(rung.name, serving=manifest.rung)
+            named = _certificate_file(rung.name, serving=manifest.rung)
             raise InvalidBundle(
-                f"{folder.name}: {file} speaks of other files than these. Copy the bundle again or make it anew."
+                f"{folder.name}: {named} speaks of other files than these. Copy the bundle again or make it anew."
             )
     return bundle
 
