@@ -112,6 +112,19 @@ def test_a_fit_that_was_killed_goes_on_to_the_end(case: Case, tmp_path: Path) ->
 
 
 
+def test_a_fit_trims_the_vocabulary_and_takes_the_best_of_several_trainings(case: Case, tmp_path: Path) -> None:
+    (tmp_path / "corpus.txt").write_text("a corpus line about lisbon\n\nand one more\n")
+    out = tmp_path / "small.millis"
+    asked = ("--trim-vocabulary", "--corpus", tmp_path / "corpus.txt", "--tune", "2", "--epochs", "3", "--p99", "500 ms")
+    done = run_millis("fit", *case.flags, *asked, "-o", out, "--json")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "training 2 of 2" in done.stderr
+    steps = millis.open_bundle(out).rung().steps
+    assert steps[0].step.startswith("vocabulary trimmed from ")
+    assert steps[0].quality > 80
+    assert millis.load(out)("maria wrote from lisbon")["entities"]
+
+
 def test_a_fit_fills_a_ladder_and_the_cheapest_rung_that_keeps_the_contract_serves(fitted: Fitted) -> None:
     case, _ = fitted
     out = case.folder / "ladder.millis"

@@ -39,18 +39,23 @@ def load_for_export(folder: Path) -> Tagger:
 
 def export_ids(tagger: Tagger, file: Path) -> None:
     """Write the model as a function of input_ids and attention_mask, int64 (B, T)."""
-    ids = torch.randint(5, 50, (2, 12))
+    ids = _draw_ids(len(tagger.network.get_input_embeddings().weight))
     _export(tagger, (ids, torch.ones_like(ids)), names=("input_ids", "attention_mask"), file=file)
 
 
 def export_embeddings(tagger: Tagger, file: Path) -> torch.Tensor:
     """Write the model as a function of inputs_embeds, float32 (B, T, D); give the table it takes them from, (V, D)."""
     table: torch.Tensor = tagger.network.get_input_embeddings().weight.detach()
-    ids = torch.randint(5, min(50, len(table)), (2, 12))
+    ids = _draw_ids(len(table))
     _export(
         _OfEmbeddings(tagger), (table[ids], torch.ones_like(ids)), names=("inputs_embeds", "attention_mask"), file=file
     )
     return table
+
+
+def _draw_ids(n_pieces: int) -> torch.Tensor:
+    """Draw ids to trace with, int64 (2, 12): ordinary pieces where the vocabulary has more than special ones."""
+    return torch.randint(min(5, n_pieces - 1), min(50, n_pieces), (2, 12))
 
 
 def _export(module: torch.nn.Module, example: tuple[torch.Tensor, ...], *, names: tuple[str, ...], file: Path) -> None:
