@@ -140,6 +140,7 @@ def test_openvino_import_leaves_the_converter_and_its_telemetry_until_they_are_c
     program = (
         "import sys, millis.backends.openvino as b; import openvino\n"
         "assert not [m for m in sys.modules if 'telemetry' in m and 'openvino' in m and sys.modules[m]]\n"
+        "assert sys.modules['openvino_telemetry'] is None, 'and cannot be imported later'\n"
         "from openvino import opset13 as ops\n"
         "x = ops.parameter([1], openvino.Type.f32)\n"
         "from openvino.tools.ovc import convert_model\n"
