@@ -5,6 +5,9 @@ import gzip
 import json
 import os
 import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -15,7 +18,7 @@ import pytest
 import millis
 from making import ask_raw, body, make_fake_bundle
 from millis.errors import InvalidBundle, InvalidValue
-from millis.serving.settings import Limits, ServeSettings
+from millis.serving.settings import Limits, ServeSettings, write_settings
 from millis.serving.supervisor import Supervisor
 
 TEXT = "maria garcia of northwind wrote 😀 from 上海"
@@ -163,7 +166,6 @@ def test_a_body_that_does_not_arrive_is_refused_in_time(tmp_path: Path) -> None:
 
 
 def test_a_client_that_leaves_in_the_middle_of_its_body_harms_nobody(server: Supervisor) -> None:
-    import socket
 
     for _ in range(20):
         with socket.create_connection(("127.0.0.1", port_of(server))) as peer:
@@ -298,10 +300,24 @@ def test_limits_are_the_operators_to_set(tmp_path: Path) -> None:
         assert httpx.post(f"{server.url}/v1/ner", content=body("x" * 50)).status_code == 200
 
 
-def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
-    import subprocess
-    import sys
+def test_a_worker_whose_parent_left_before_it_was_ready_ends_in_silence(tmp_path: Path) -> None:
+    settings = ServeSettings(bundles=(str(make_fake_bundle(tmp_path).path),), port=0)
+    ready, ready_end = os.pipe()
+    control_end, control = os.pipe()
+    for end in (ready, control):
+        os.close(end)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        descriptors = (listener.fileno(), ready_end, control_end)
+        done = subprocess.run(
+            [sys.executable, "-m", "millis.serving.worker", write_settings(settings), *map(str, descriptors), tmp_path],
+            pass_fds=descriptors, capture_output=True, timeout=30,
+        )  # fmt: skip
+    for end in (ready_end, control_end):
+        os.close(end)
+    assert (done.returncode, done.stderr) == (0, b"")
 
+
+def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     bundle = make_fake_bundle(tmp_path)
     parent = subprocess.Popen(
         [sys.executable, "-m", "millis", "serve", str(bundle.path), "--port", "0", "--json"], stdout=subprocess.PIPE

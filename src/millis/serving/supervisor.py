@@ -80,7 +80,8 @@ class Supervisor:
         self._listener = _bind(self.settings.host, self.settings.port)
         self._metrics = Path(tempfile.mkdtemp(prefix="millis-metrics-"))
         try:
-            self._workers = [self._start_worker() for _ in range(self.n_workers)]
+            for _ in range(self.n_workers):  # one by one: what an interrupt finds started, it stops
+                self._workers.append(self._start_worker())
             deadline = time.monotonic() + _START_LIMIT_S
             while not all(worker.is_ready for worker in self._workers):
                 self._hear(timeout_s=max(deadline - time.monotonic(), 0.0), is_starting=True)

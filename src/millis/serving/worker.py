@@ -71,7 +71,10 @@ async def _serve(server: uvicorn.Server, listener: socket.socket, *, ready: int,
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     while not server.started and not serving.done():
         await asyncio.sleep(0.002)
-    os.write(ready, b"ready\n")
+    try:
+        os.write(ready, b"ready\n")
+    except BrokenPipeError:  # the parent ended while this loaded
+        server.should_exit = True
     await serving
 
 
