@@ -41,6 +41,7 @@ def test_buckets_cost_no_more_than_any_other_choice(seed: int) -> None:
 
 def test_data_that_needs_few_buckets_gets_few() -> None:
     assert choose_buckets([5] * 10 + [30] * 3, maximum=256) == (8, 32, 256)
+    assert choose_buckets([5] * 10 + [30] * 3, count=4, maximum=256, surprise=0.5) == (8, 32, 144, 256), "room for more"
     assert choose_buckets([], maximum=128) == (128,)
     assert choose_buckets([500, 600], maximum=128) == (128,)
     assert choose_buckets(LengthHistogram.from_lengths([5, 5]), maximum=4) == (4,)

@@ -98,6 +98,7 @@ def choose_buckets(
     maximum: int,
     step: int = 8,
     cost: Callable[[int], float] = float,
+    surprise: float = 0.0,
 ) -> tuple[int, ...]:
     """Choose the static lengths that cost least when each length runs in the smallest one that holds it.
 
@@ -107,20 +108,25 @@ def choose_buckets(
         maximum: the longest window, always the last bucket.
         step: the other buckets are multiples of it.
         cost: what one run in a bucket costs, from its length; the length itself unless times are given.
+        surprise: for each of lengths so many more, spread evenly up to maximum: what is to come may be longer.
     Returns:
         buckets, ascending.
     Raises:
-        InvalidValue: count, maximum or step under 1.
+        InvalidValue: count, maximum or step under 1, or surprise below 0.
     Cost: (maximum / step)^2 * count steps; exact, by dynamic programming.
     """
     if min(count, maximum, step) < 1:
         raise InvalidValue(f"count {count}, maximum {maximum} and step {step} must each be 1 or more.")
+    if not surprise >= 0:
+        raise InvalidValue(f"surprise cannot be {surprise}: give a share, 0 or more.")
     histogram = lengths if isinstance(lengths, LengthHistogram) else LengthHistogram.from_lengths(lengths)
     candidates = [*range(step, maximum, step), maximum]
     known = [length for length, _ in histogram.counts]
     totals = [0, *accumulate(n for _, n in histogram.counts)]
     # held[i]: how many lengths fit in candidate i - 1; none fit before the first.
-    held = [0, *(totals[bisect_right(known, candidate)] for candidate in candidates[:-1]), totals[-1]]
+    held: list[float] = [0, *(totals[bisect_right(known, candidate)] for candidate in candidates[:-1]), totals[-1]]
+    spread = surprise * totals[-1] / maximum
+    held = [n + spread * end for n, end in zip(held, (0, *candidates), strict=True)]
     costs = [cost(candidate) for candidate in candidates]
     # best[i]: the cheapest way to run all that fit in candidate i - 1, with it as the last bucket.
     best: list[tuple[float, tuple[int, ...]]] = [(0.0, ()), *[(math.inf, ())] * len(candidates)]

@@ -35,6 +35,10 @@ than those of train (WNUT-17: 67 tokens at p99.9 of train, 100 at p99 of test)."
 
 OVERLAP = 32
 _N_BUCKETS = 8
+
+_N_FINE_BUCKETS, _SURPRISE = 10, 0.1
+"""Of pruned networks, whose compiled copies are small: more lengths, also where train has few (WNUT-17's test has 100
+tokens at p99, where eight lengths chosen by train have nothing between 72 and 128)."""
 _EXAMPLE = "Maria Garcia of Northwind wrote from Lisbon about her order."
 _CHINESE_EXAMPLE = "张伟昨天从上海给北京的联合电子公司写了信。"
 
@@ -115,7 +119,11 @@ def name_settings(given: Mapping[str, Any]) -> FitSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """What stays the same through the whole search."""
+    """What stays the same through the whole search.
+
+    Args:
+        buckets, fine_buckets: static lengths for the whole network, and for pruned ones.
+    """
 
     settings: FitSettings
     contract: Contract
@@ -124,6 +132,7 @@ class Case:
     tokenizer_file: Path
     lengths: tuple[int, ...]
     buckets: tuple[int, ...]
+    fine_buckets: tuple[int, ...]
     folder: Path
     ledger: Ledger
     deadline: float
@@ -165,10 +174,11 @@ def prepare(contract: Contract, settings: FitSettings, *, began: float) -> Case:
         [[(e.text, [(s.start, s.end, s.label) for s in e.spans]) for e in part] for part in splits.parts().values()],
         msgspec.to_builtins(fingerprint()),
     ]  # fmt: skip
+    fine = choose_buckets(windowed, count=_N_FINE_BUCKETS, maximum=longest, surprise=_SURPRISE)
     return Case(
         settings=settings, contract=contract, splits=splits, task=task, tokenizer_file=base / TOKENIZER,
-        lengths=windowed, buckets=choose_buckets(windowed, count=_N_BUCKETS, maximum=longest), folder=folder,
-        ledger=Ledger(folder, inputs=inputs), notes=notes,
+        lengths=windowed, buckets=choose_buckets(windowed, count=_N_BUCKETS, maximum=longest), fine_buckets=fine,
+        folder=folder, ledger=Ledger(folder, inputs=inputs), notes=notes,
         deadline=began + settings.within_ms / 1000 if settings.within_ms else float("inf"),
     )  # fmt: skip
 

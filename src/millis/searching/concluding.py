@@ -154,7 +154,7 @@ def _choices(case: Case, served: Proven, tried: Sequence[Candidate]) -> tuple[Ch
         Choice(
             what="buckets",
             choice=" ".join(map(str, rung.buckets)) if rung.buckets else "none",
-            reason="fewest padded tokens over train's lengths"
+            reason="fewest padded tokens over train's lengths and some longer ones"
             if rung.buckets
             else "this runtime takes any length unpadded",
         ),

@@ -158,16 +158,17 @@ def _measure_rung(case: Case, variant: Variant, built: Built, *, quality: float 
     known = case.ledger.find("rung", variant.name)
     if known is not None:
         return msgspec.convert(known["rung"], type=Rung), float(known["quality"])
-    buckets = case.buckets if variant.is_bucketed else None
+    lengths = case.buckets if variant.share == 100 else case.fine_buckets
     rung = Rung(
         name=variant.name, backend=variant.backend, precision=variant.precision, folder=f"rungs/{variant.name}",
-        device=case.contract.device, threads=variant.threads, buckets=buckets, choices=built.choices, steps=built.steps,
+        device=case.contract.device, threads=variant.threads, buckets=lengths if variant.is_bucketed else None,
+        choices=built.choices, steps=built.steps,
     )  # fmt: skip
     model = load(save_draft(case, rung, built), cache=case.folder / "cache")
     try:
         if quality is None:
             quality = measure_quality(model, case.splits.dev, name=f"{variant.name}: dev").value
-        latency = measure_table(model, case.buckets)
+        latency = measure_table(model, lengths)
         last = msgspec.structs.replace(built.steps[-1], quality=quality, ms=mean_ms(latency, case.lengths))
         rung = msgspec.structs.replace(rung, latency=latency, steps=(*built.steps[:-1], last))
     finally:
