@@ -109,10 +109,17 @@ def test_a_pruned_tagger_is_saved_loaded_and_exported(kind: str, tmp_path: Path)
     torch.testing.assert_close(run(whole.tagger), before, atol=1e-5, rtol=1e-5)
     least = sum(curve[0].ms for curve in curves)
     assert set(prune(tagger, curves, budget_ms=least + 1e-9).shape) == {LayerShape(0, 0)}
+    nothing = prune(tagger, curves, budget_ms=least + 1e-9).tagger
     pruned = prune(tagger, curves, budget_ms=25.0)
     assert pruned.ms <= 25.0
     check_files_answer_alike(pruned.tagger, tmp_path / "some")
-    check_files_answer_alike(prune(tagger, curves, budget_ms=least + 1e-9).tagger, tmp_path / "none")
+    curves = measure_curves(pruned.tagger, windows, cost=cost, n_fisher=40, n_losses=20)
+    further = prune(pruned.tagger, curves, budget_ms=12.0)
+    assert further.ms <= 12.0
+    assert all(a <= b for layers in zip(further.shape, pruned.shape, strict=True) for a, b in zip(*layers, strict=True))
+    check_files_answer_alike(nothing, tmp_path / "none")
+    emptied = measure_curves(nothing, windows, cost=cost, n_fisher=40, n_losses=20)
+    assert [[option.units for option in curve] for curve in emptied] == [[()]] * len(emptied)
 
 
 def check_files_answer_alike(tagger: Tagger, folder: Path) -> None:

@@ -11,7 +11,7 @@ from backends.tiny import draw_windows
 from millis.backends.encoder import find_parts, read_shape
 from millis.models.taggers import Tagger, build_tagger
 from millis.tasks.task import Window
-from millis.training.distillation import distil
+from millis.training.distillation import Noise, distil
 from millis.training.settings import TrainSettings
 from models.tiny import TYPES, write_base
 
@@ -43,3 +43,19 @@ def test_a_distilled_tagger_answers_more_like_its_teacher(kind: str, tmp_path: P
     assert all(torch.equal(weights, before[name]) for name, weights in pruned.state_dict().items()), "a copy is trained"
     again = distil(pruned, teacher=teacher, windows=windows, settings=settings, name="test")
     assert all(torch.equal(a, b) for a, b in zip(student.state_dict().values(), again.state_dict().values(), strict=True))
+
+
+def test_noise_replaces_pieces_by_pieces_and_leaves_special_tokens_and_padding() -> None:
+    windows = [Window(ids=np.array([101, *range(start, start + 50), 102])) for start in (1_000, 1_050)]
+    ids = torch.from_numpy(np.stack([window.ids for window in windows])).repeat(50, 1)
+    mask = torch.ones_like(ids)
+    mask[::2, 30:] = 0
+    torch.manual_seed(1)
+    noisy = Noise(windows).disturb(ids, mask)
+    is_hit = noisy != ids
+    assert not is_hit[:, [0, -1]].any()
+    assert not is_hit[mask == 0].any()
+    assert set(noisy[is_hit].tolist()) <= set(range(1_000, 1_100))
+    shares = is_hit[1::2].float().mean(1)
+    assert 0.15 < float(shares.mean()) < 0.25
+    assert float(shares.min()) < 0.05, "some texts are hardly touched"

@@ -70,7 +70,8 @@ def masked(parts: Sequence[Part], masks: Sequence[torch.Tensor]) -> Iterator[Non
 
 def measure_products(model: Tagger, parts: Sequence[Part], batches: Sequence[Batch]) -> list[torch.Tensor]:
     """Sum X^T X, float64 (n, n), of what goes into each half's matrix out, over all real tokens."""
-    sums = [torch.zeros(part.out.in_features, part.out.in_features, dtype=torch.float64) for part in parts]
+    sizes = [part.n_units * part.unit for part in parts]
+    sums = [torch.zeros(size, size, dtype=torch.float64) for size in sizes]
     real = torch.empty(0, dtype=torch.bool)
 
     def add(total: torch.Tensor, inputs: tuple[torch.Tensor, ...]) -> None:
@@ -80,6 +81,7 @@ def measure_products(model: Tagger, parts: Sequence[Part], batches: Sequence[Bat
     handles = [
         part.out.register_forward_pre_hook(lambda _, inputs, total=total: add(total, inputs))
         for part, total in zip(parts, sums, strict=True)
+        if part.n_units
     ]
     try:
         with torch.inference_mode():

@@ -223,6 +223,8 @@ def _measure_curve(
     wanted: Sequence[torch.Tensor],
 ) -> list[Option]:
     """Try each size of one half on the model, which is as before afterwards."""
+    if not part.n_units:
+        return [Option(units=(), loss=0.0, ms=cost(part.kind, 0), weight=torch.empty(0))]
     out, whole = part.out, part.out.weight.detach().clone()
     order = np.argsort(-felt, kind="stable")
     options: list[Option] = []
