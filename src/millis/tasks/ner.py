@@ -128,6 +128,9 @@ class NerTask:
             spoken = rows[places.rows]
             best = spoken.argmax(axis=1)
             hits = self._is_entity[best].nonzero()[0]
+            if not len(hits):
+                n_before += len(places.rows)
+                continue
             found = spoken[hits]
             confidence = 1 / np.exp(found - found.max(axis=1, keepdims=True)).sum(axis=1)
             for unit, label, probability in zip(hits.tolist(), best[hits].tolist(), confidence.tolist(), strict=True):
