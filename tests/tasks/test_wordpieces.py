@@ -8,7 +8,8 @@ from tokenizers import Tokenizer as Library
 from tokenizers import models, normalizers, pre_tokenizers
 
 from making import make_tokenizer
-from millis.tasks.tokenization import Tokenizer
+from millis.tasks.ner import find_units
+from millis.tasks.tokenization import Pieces, Tokenizer
 
 WORDS = (
     "a an and b ba c the then there under un ##a ##b ##ba ##c ##er ##n ##s 1 12 ##3 A An The . , ! [ ] # ##. '".split()
@@ -50,6 +51,8 @@ def test_pieces_are_the_librarys(lowercase: bool, longest: int, tmp_path: Path) 
         wanted = library.encode(text, add_special_tokens=False)
         found = ours.encode(text)
         assert (found.ids, found.offsets) == (wanted.ids, wanted.offsets), repr(text)
+        if found.words is not None:
+            assert find_units(text, found) == find_units(text, Pieces(found.ids, found.offsets)), repr(text)
         n_plain += ours._plain.encode(text) is not None
     assert 1_000 < n_plain < 2_900, "both ways were gone"
 

@@ -20,7 +20,7 @@ from millis.data.examples import Span, SpanExample
 from millis.errors import InvalidValue
 from millis.tasks.scoring import score_spans
 from millis.tasks.task import Score, Window
-from millis.tasks.tokenization import Tokenizer
+from millis.tasks.tokenization import Pieces, Tokenizer
 
 IGNORED = -100
 
@@ -34,6 +34,8 @@ class _Units(NamedTuple):
 
     def between(self, first: int, last: int) -> "_Units":
         """Give the units whose first piece stands from first to before last."""
+        if first <= 0 and last > self.pieces[-1]:
+            return self
         a, b = bisect_left(self.pieces, first), bisect_left(self.pieces, last)
         return _Units(self.pieces[a:b], self.starts[a:b], self.ends[a:b])
 
@@ -96,7 +98,7 @@ class NerTask:
             in which it stands furthest from an edge.
         """
         pieces = self._tokenizer.encode(text)
-        units = _find_units(text, pieces.offsets)
+        units = find_units(text, pieces)
         if not units.pieces:
             return ()
         targets = self._targets(units, example.spans, n_pieces=len(pieces.ids)) if example else None
@@ -162,7 +164,7 @@ class NerTask:
 
     def n_widened(self, example: SpanExample) -> int:
         """Count the spans that cannot be answered exactly, since they begin or end inside a unit."""
-        units = _find_units(example.text, self._tokenizer.encode(example.text).offsets)
+        units = find_units(example.text, self._tokenizer.encode(example.text))
         starts, ends = set(units.starts), set(units.ends)
         return sum(span.start not in starts or span.end not in ends for span in example.spans)
 
@@ -185,11 +187,16 @@ class NerTask:
         return targets
 
 
-def _find_units(text: str, offsets: Sequence[tuple[int, int]]) -> _Units:
+def find_units(text: str, found: Pieces) -> _Units:
     """Join neighbouring pieces where a run of letters or digits goes on across them."""
-    pieces: list[int] = []
+    offsets = found.offsets
     starts: list[int] = []
     ends: list[int] = []
+    if found.words is not None:
+        starts = [offsets[piece][0] for piece in found.words]
+        ends = [offsets[after - 1][1] for after in (*found.words[1:], len(offsets))] if starts else []
+        return _Units(found.words, starts, ends)
+    pieces: list[int] = []
     last_end = -1
     for piece, (start, end) in enumerate(offsets):
         while start < end and text[start].isspace():  # SentencePiece counts the space before a word in
@@ -216,6 +223,8 @@ def _runs_on(character: str) -> bool:
 
 def _plan_windows(n: int, *, room: int, overlap: int) -> list[tuple[int, int, int, int]]:
     """Lay windows over n pieces: (start, end) of each, and (first, last) of the pieces it speaks for."""
+    if n <= room:
+        return [(0, n, 0, n)]
     starts = [0]
     while starts[-1] + room < n:
         starts.append(min(starts[-1] + room - overlap, n - room))

@@ -1,7 +1,7 @@
 """Text to pieces: token ids with the characters each one stands for.
 
-Border: wraps the `tokenizers` library, the one file that imports it; windows and labels are the task's matter. Plain text
-for BERT's WordPiece takes a shorter way (wordpieces.py) to the same pieces.
+Border: wraps the `tokenizers` library, the one file that imports it; windows and labels are the task's matter.
+Plain text for BERT's WordPiece takes a shorter way (wordpieces.py) to the same pieces.
 Limits: reads tokenizer.json only; truncation and padding set in it are switched off.
 """
 
@@ -17,10 +17,18 @@ from millis.tasks.wordpieces import WordPieces
 
 @dataclass(frozen=True, slots=True)
 class Pieces:
-    """The pieces of a text without special tokens: ids, and offsets in code points, half-open."""
+    """The pieces of a text without special tokens.
+
+    Args:
+        ids: of each piece.
+        offsets: its characters, in code points, half-open.
+        words: places of the pieces that begin a run of letters and digits, or are some other character; None where the
+            task has to find them itself.
+    """
 
     ids: list[int]
     offsets: list[tuple[int, int]]
+    words: list[int] | None = None
 
 
 class Tokenizer:

@@ -1,8 +1,8 @@
 """BERT's WordPiece over plain ASCII text, without the library's bookkeeping.
 
-The library accounts for each piece in six lists and costs 1.6 microseconds a piece; ids and offsets alone cost a quarter. In
+The library accounts for each piece in six lists: 26 microseconds for 17 pieces, where ids and offsets alone take 12. In
 ASCII the rules are few: words are runs of letters and digits, every other visible character is a word of its own.
-Border: a vocabulary and a text in, the library's own ids and offsets out, or None where it must be asked; knows no files.
+Border: a vocabulary and a text in, the library's own ids and offsets out, or None where it must be asked; no files.
 Source: greedy longest match first, as in Devlin et al. 2019 (arXiv:1810.04805), whose code defines it.
 """
 
@@ -38,22 +38,24 @@ class WordPieces:
         self._longest = longest
         self._added = re.compile("|".join(map(re.escape, added)) or r"(?!)", re.IGNORECASE)
 
-    def encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]] | None:
-        """Cut a text into ids and offsets, half-open; None for text that is not plain."""
+    def encode(self, text: str) -> tuple[list[int], list[tuple[int, int]], list[int]] | None:
+        """Cut a text into ids, offsets (half-open) and the places of words' first pieces; None if it is not plain."""
         if not text.isascii() or _ODD.search(text) or self._added.search(text):
             return None
         ids: list[int] = []
         offsets: list[tuple[int, int]] = []
+        words: list[int] = []
         whole = self._whole
         for match in _WORDS.finditer(text.lower() if self._lowercase else text):
             word, span = match[0], match.span()
             at = whole.get(word)
+            words.append(len(ids))
             if at is not None and len(word) <= self._longest:
                 ids.append(at)
                 offsets.append(span)
             else:
                 self._cut(word, span, ids, offsets)
-        return ids, offsets
+        return ids, offsets, words
 
     def _cut(self, word: str, span: tuple[int, int], ids: list[int], offsets: list[tuple[int, int]]) -> None:
         """Add the longest piece that begins the word, then the longest that goes on, to its end."""
