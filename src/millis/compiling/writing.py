@@ -26,7 +26,10 @@ def writing(place: Path) -> Iterator[None]:
             shutil.rmtree(place, ignore_errors=True)
         else:
             place.unlink(missing_ok=True)
+        said = (str(error).strip().splitlines() or ["no reason given"])[0][:200]
+        disk = next(folder for folder in place.absolute().parents if folder.is_dir())
+        free_mb = shutil.disk_usage(disk).free / 1e6
         raise RunFailed(
-            f"model files cannot be written to {place.name} ({type(error).__name__}): the disk may be full. Free some"
-            " space and go on."
+            f"model files cannot be written to {place.name} ({type(error).__name__}: {said}). {free_mb:,.0f} MB are"
+            " free on that disk: where that is little, free some and run the same command again."
         ) from error
