@@ -181,6 +181,28 @@ def test_each_rung_of_a_ladder_keeps_the_certificate_of_its_own_files(tmp_path: 
         open_bundle(ladder.path)
 
 
+def test_rungs_that_share_a_table_of_embeddings_hold_it_once(tmp_path: Path) -> None:
+    draft = make_fake_bundle(tmp_path)
+    tables = {"a": "tables/a.npy", "b": "tables/a.npy", "c": "tables/c.npy"}
+    rungs = tuple(
+        msgspec.structs.replace(draft.rung(), name=name, folder=f"rungs/{name}", table=table)
+        for name, table in tables.items()
+    )
+    bundle = save_bundle(
+        tmp_path / "ladder.millis", manifest=msgspec.structs.replace(draft.manifest, rungs=rungs, rung="a"),
+        parts={"tokenizer.json": draft.path / "tokenizer.json", "tables/a.npy": b"12345", "tables/c.npy": b"1",
+               **{one.folder: draft.path / "rungs/fake" for one in rungs}},
+    )  # fmt: skip
+    files = draft.count_bytes(draft.rung())
+    assert [bundle.count_bytes(one) - files for one in rungs] == [5, 5, 1]
+    for one in rungs:
+        mine = {name for name in bundle.subject(one.name) if name.startswith(("tables/", "rungs/"))}
+        assert mine == {one.table, f"{one.folder}/fake.json"}
+    forge(bundle, rungs=(msgspec.structs.replace(rungs[0], table="../../secret.npy"),))
+    with pytest.raises(InvalidBundle, match=r"needs \.\./\.\./secret\.npy, which is not in"):
+        open_bundle(bundle.path)
+
+
 def test_a_file_that_the_manifest_does_not_know_is_refused(tmp_path: Path) -> None:
     bundle = make_fake_bundle(tmp_path)
     (bundle.path / "payload.pkl").write_bytes(b"?")

@@ -33,6 +33,10 @@ def test_a_fit_ends_with_a_kept_contract_and_a_report(fitted: Fitted) -> None:
     subject = document["certificate"]["subject"]
     assert "tokenizer.json" in subject
     assert any(name.startswith("rungs/") for name in subject)
+    bundle = millis.open_bundle(case.bundle)
+    tables = [rung.table for rung in bundle.manifest.rungs if rung.backend == "openvino"]
+    assert all(table in bundle.manifest.files for table in tables)
+    assert not [name for name in bundle.manifest.files if name.endswith(".npy") and name not in tables]
 
 
 def test_inspect_shows_rungs_times_quality_and_reasons(fitted: Fitted) -> None:

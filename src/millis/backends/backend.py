@@ -27,6 +27,8 @@ class BackendSettings:
         streams: how many threads may call `run` at once.
         buckets: static token counts to compile for, ascending; None means any length, unpadded.
         cache: folder for compiled models, or None to compile anew each time.
+        table: file of the word embeddings where it stands outside the model's folder; only for a backend that looks
+            rows up itself (openvino).
     """
 
     device: str = "cpu"
@@ -34,6 +36,7 @@ class BackendSettings:
     streams: int = 1
     buckets: tuple[int, ...] | None = None
     cache: Path | None = None
+    table: Path | None = None
 
     def __post_init__(self) -> None:
         """Refuse settings that no backend could mean."""

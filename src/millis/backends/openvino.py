@@ -2,7 +2,8 @@
 
 The graph begins behind the word embeddings; their rows are looked up here, from one memory-mapped table that all
 lengths and all workers share. With the table inside, eight lengths of MiniLM-L6 int8 held 930 MB.
-Border: reads model.xml, model.bin, embeddings.npy; the one file on the serving path that imports openvino.
+Border: reads model.xml, model.bin, and embeddings.npy beside them or where settings say; the one file on the serving
+path that imports openvino.
 Limits: only the CPU device is tested; gpu, npu and auto are passed on by name.
 """
 
@@ -70,7 +71,7 @@ class OpenVinoBackend:
         self._compiled: dict[int | None, Any] = {}
         self._requests = threading.local()
         try:
-            self._table = np.load(folder / EMBEDDINGS, mmap_mode="r", allow_pickle=False)
+            self._table = np.load(settings.table or folder / EMBEDDINGS, mmap_mode="r", allow_pickle=False)
             model = core.read_model(folder / FILE)
             self._has_mask = len(model.inputs) > 1  # without any head nothing asks for it
             for bucket in settings.buckets or (None,):  # not side by side: it changes the process's locale meanwhile

@@ -81,18 +81,19 @@ class Bundle:
         raise InvalidValue(f"bundle {self.name} has no rung {wanted!r}: choose one of {known}.")
 
     def count_bytes(self, rung: Rung) -> int:
-        """Count the bytes of a rung's files."""
+        """Count the bytes of a rung's files, of the table that it shares too."""
         entries = self.manifest.files.items()
-        return sum(entry.n_bytes for name, entry in entries if name.startswith(f"{rung.folder}/"))
+        return sum(entry.n_bytes for name, entry in entries if _is_of(rung, name))
 
     def subject(self, rung: str | None = None) -> dict[str, str]:
         """Give the hashes of the files that decide the answers of a rung, or of the one that serves, or their time."""
-        mine = self.rung(rung).folder
-        others = [f"{one.folder}/" for one in self.manifest.rungs if one.folder != mine]
+        mine = self.rung(rung)
         return {
             file: entry.sha256
             for file, entry in self.manifest.files.items()
-            if file not in (CERTIFICATE, REPORT) and not file.startswith((f"{CERTIFICATES}/", *others))
+            if file not in (CERTIFICATE, REPORT)
+            and not file.startswith(f"{CERTIFICATES}/")
+            and (_is_of(mine, file) or not any(_is_of(one, file) for one in self.manifest.rungs))
         }
 
 
@@ -207,6 +208,10 @@ def certify(bundle: Bundle, *, certificates: Sequence[Certificate], report: byte
     return save_bundle(bundle.path, manifest=bundle.manifest, parts=parts)
 
 
+def _is_of(rung: Rung, file: str) -> bool:
+    return file.startswith(f"{rung.folder}/") or file == rung.table
+
+
 def _certificate_file(rung: str, *, serving: str) -> str:
     return CERTIFICATE if rung == serving else f"{CERTIFICATES}/{rung}.json"
 
@@ -250,6 +255,10 @@ def _check_manifest(folder: Path, manifest: Manifest) -> None:
         )
     for rung in manifest.rungs:
         _inside(rung.folder)
+        if rung.table is not None and rung.table not in manifest.files:
+            raise InvalidBundle(
+                f"{folder.name}: rung {rung.name} needs {rung.table}, which is not in {MANIFEST}. Make the bundle anew."
+            )
     try:
         Contract.from_record(manifest.contract)
     except InvalidValue as error:

@@ -12,7 +12,8 @@ from millis.bundles.manifest import Rung
 
 def compiled_cache(bundle: Bundle, rung: Rung) -> Path:
     """Name the folder for a rung's compiled models: $MILLIS_CACHE, or the user's cache folder."""
-    entries = [entry.sha256 for name, entry in sorted(bundle.manifest.files.items()) if name.startswith(rung.folder)]
+    files = sorted(bundle.manifest.files.items())
+    entries = [entry.sha256 for name, entry in files if name.startswith(f"{rung.folder}/")]
     return cache_root() / "compiled" / (entries[0] if entries else "none")[:32]
 
 

@@ -80,6 +80,7 @@ class Rung(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     Args:
         folder: where its files stand in the bundle.
+        table: its file of word embeddings, which other rungs may share; None where they are in the model's own file.
         buckets: static token counts, or None for any length.
         quality: name, value, reference, drop, low, high in points (low and high bound the drop, 95 %).
         layers: what pruning left of each, none where nothing was pruned.
@@ -89,6 +90,7 @@ class Rung(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     backend: str
     precision: str
     folder: str
+    table: str | None = None
     device: str = "cpu"
     threads: int = 1
     buckets: tuple[int, ...] | None = None

@@ -128,6 +128,7 @@ def load(path: str | Path | Bundle, *, rung: str | None = None, streams: int = 1
         buckets=chosen.buckets,
         streams=streams,
         cache=cache or compiled_cache(bundle, chosen),
+        table=bundle.path / chosen.table if chosen.table else None,
     )
     backend.load(bundle.path / chosen.folder, settings=settings)
     return Model(load_task(bundle), backend, rung=chosen, name=bundle.name)

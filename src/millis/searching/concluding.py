@@ -18,7 +18,7 @@ from millis.searching.bodies import bodies_of_texts
 from millis.searching.building import Reference
 from millis.searching.case import OVERLAP, Case
 from millis.searching.proving import Served, judge_served, make_certificate, measure_served, plan_requests, write_proof
-from millis.searching.trying import Candidate, make_manifest, save_draft
+from millis.searching.trying import Candidate, make_manifest, parts_of, save_draft
 from millis.telemetry.progress import say
 
 
@@ -101,8 +101,8 @@ def save_ladder(case: Case, proven: Sequence[Proven], tried: Sequence[Candidate]
         case, [one.rung for one in ladder], shape=served.candidate.shape, name=name,
         choices=_choices(case, served, tried), tried=rows,
     )  # fmt: skip
-    parts = {one.rung.folder: one.candidate.built.folder for one in ladder}
-    bundle = save_bundle(case.settings.out, manifest=manifest, parts={TOKENIZER: case.tokenizer_file, **parts})
+    files = [part for one in ladder for part in parts_of(one.rung, one.candidate.built).items()]
+    bundle = save_bundle(case.settings.out, manifest=manifest, parts={TOKENIZER: case.tokenizer_file, **dict(files)})
     return write_proof(bundle, certificates=[one.certificate for one in ladder], load=served.served.load)
 
 

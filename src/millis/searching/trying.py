@@ -11,8 +11,9 @@ from pathlib import Path
 
 import msgspec
 
+from millis.backends.openvino import EMBEDDINGS
 from millis.bundles import Bundle, Choice, Manifest, Rung, ServingShape, load, save_bundle
-from millis.bundles.bundle import TOKENIZER
+from millis.bundles.bundle import TOKENIZER, hash_file
 from millis.bundles.manifest import Tried
 from millis.contract import Contract
 from millis.data.lengths import LengthHistogram
@@ -161,8 +162,8 @@ def _measure_rung(case: Case, variant: Variant, built: Built, *, quality: float 
     lengths = case.buckets if variant.share == 100 else case.fine_buckets
     rung = Rung(
         name=variant.name, backend=variant.backend, precision=variant.precision, folder=f"rungs/{variant.name}",
-        device=case.contract.device, threads=variant.threads, buckets=lengths if variant.is_bucketed else None,
-        choices=built.choices, steps=built.steps,
+        table=_name_table(built), device=case.contract.device, threads=variant.threads,
+        buckets=lengths if variant.is_bucketed else None, choices=built.choices, steps=built.steps,
     )  # fmt: skip
     model = load(save_draft(case, rung, built), cache=case.folder / "cache")
     try:
@@ -226,8 +227,21 @@ def save_draft(case: Case, rung: Rung, built: Built, *, shape: ServingShape | No
     return save_bundle(
         case.folder / "drafts" / f"{rung.name}.millis",
         manifest=manifest,
-        parts={TOKENIZER: case.tokenizer_file, rung.folder: built.folder},
+        parts={TOKENIZER: case.tokenizer_file, **parts_of(rung, built)},
     )
+
+
+def parts_of(rung: Rung, built: Built) -> dict[str, Path | bytes]:
+    """Say where a rung's files go in a bundle: its table of word embeddings is apart, once for all that share it."""
+    if rung.table is None:
+        return {rung.folder: built.folder}
+    files = [file for file in built.folder.iterdir() if file.name != EMBEDDINGS]
+    return {rung.table: built.folder / EMBEDDINGS, **{f"{rung.folder}/{file.name}": file for file in files}}
+
+
+def _name_table(built: Built) -> str | None:
+    file = built.folder / EMBEDDINGS
+    return f"tables/{hash_file(file)[:16]}.npy" if file.is_file() else None
 
 
 def make_manifest(
