@@ -46,6 +46,8 @@ class LatencyRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     Args:
         p50_ms, p99_ms, n: back to back.
         cold_ms: median of inferences that came after an idle gap, None where that was not measured.
+        operations: multiplications and additions of one inference.
+        n_bytes: of weights and of rows of the table that one inference must read.
     """
 
     tokens: int
@@ -53,6 +55,8 @@ class LatencyRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     p99_ms: float
     n: int
     cold_ms: float | None = None
+    operations: int | None = None
+    n_bytes: int | None = None
 
 
 class LayerTime(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

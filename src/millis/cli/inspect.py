@@ -6,7 +6,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from millis.bundles import Bundle, Rung, open_bundle
+from millis.bundles import Bundle, LatencyRow, Rung, open_bundle
 from millis.cli.output import Json, write_result
 from millis.contract import Contract
 from millis.units import write_bytes
@@ -54,6 +54,12 @@ def _lines(opened: Bundle) -> list[str]:
     return [*lines, *(f"note      {note}" for note in manifest.notes)]
 
 
+def _write_work(row: LatencyRow) -> str:
+    if row.operations is None or row.n_bytes is None:
+        return ""
+    return f"  {row.operations / 1e9:6.3f} G operations on {write_bytes(row.n_bytes)}"
+
+
 def _rung_lines(opened: Bundle, rung: Rung) -> list[str]:
     serves = " (serves)" if rung.name == opened.manifest.rung else ""
     device = rung.device if rung.device == "cpu" else f"{rung.device}, {_UNTESTED}"
@@ -74,7 +80,7 @@ def _rung_lines(opened: Bundle, rung: Rung) -> list[str]:
         lines.append(f"          {proof.verdict['status'].upper()}: {detail}")
     lines += [
         f"          {row.tokens:4d} tokens  p50 {row.p50_ms:7.3f}  p99 {row.p99_ms:7.3f} ms"
-        f"{'' if row.cold_ms is None else f'  after a gap {row.cold_ms:7.3f}'}"
+        f"{'' if row.cold_ms is None else f'  after a gap {row.cold_ms:7.3f}'}{_write_work(row)}"
         for row in rung.latency
     ]
     for step in rung.steps:

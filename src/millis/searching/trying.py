@@ -20,6 +20,7 @@ from millis.data.lengths import LengthHistogram
 from millis.measuring.fingerprint import fingerprint, n_cores
 from millis.measuring.quality import measure_quality
 from millis.measuring.table import measure_table
+from millis.models.work import read_work
 from millis.searching.bodies import bodies_of_texts
 from millis.searching.building import Artifact, Built, Reference, build_artifact
 from millis.searching.candidates import Variant, mean_ms, predict_percentile_ms, propose, shapes_for
@@ -124,6 +125,7 @@ def _build_one(
     if pruning:
         built = replace(built, choices=(pruning.choice, *built.choices))
     rung, quality = _measure_rung(case, variant, built, quality=like.quality if like else None)
+    rung = _count_work(rung, source)
     if pruning:
         rung = msgspec.structs.replace(rung, layers=pruning.layers)
     if pruning and variant.threads == 1 and variant.runtime == pruning.runtime:
@@ -141,6 +143,21 @@ def _build_one(
         )
         for shape in shapes_for(variant, cores=n_cores())
     ]  # fmt: skip
+
+
+def _count_work(rung: Rung, source: Path) -> Rung:
+    """Write the operations and bytes of an inference beside its times."""
+    work, is_int8 = read_work(source), rung.precision == "int8"
+    weight_bytes = 1 if is_int8 else 4
+    row_bytes = 2 if is_int8 and rung.table else weight_bytes  # a table that stands apart is in half precision
+    latency = tuple(
+        msgspec.structs.replace(
+            row, operations=work.operations(row.tokens),
+            n_bytes=work.n_bytes(row.tokens, weight_bytes=weight_bytes, row_bytes=row_bytes),
+        )
+        for row in rung.latency
+    )  # fmt: skip
+    return msgspec.structs.replace(rung, latency=latency)
 
 
 def artifact_case(case: Case, reference: Reference) -> Artifact:

@@ -1,0 +1,56 @@
+"""What one inference of an encoder has to do: operations, and bytes that it must read at least once.
+
+Border: sizes out of a config.json; no weights are loaded and nothing is timed.
+Limits: matrices and attention only, which are nearly all; as if every matrix were in one precision.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from millis.backends.encoder import KEY
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """The sizes that decide the work of a tagger.
+
+    Args:
+        matrices: weights of all matrices outside the embedding table.
+        attended: heads of all layers times the size of a head.
+        row: numbers in a row of the embedding table.
+    """
+
+    matrices: int
+    attended: int
+    row: int
+
+    def operations(self, tokens: int) -> int:
+        """Count multiplications and additions for one text of so many tokens."""
+        return 2 * tokens * self.matrices + 4 * tokens**2 * self.attended
+
+    def n_bytes(self, tokens: int, *, weight_bytes: int, row_bytes: int) -> int:
+        """Count the bytes of all matrices and of a text's rows in the table.
+
+        Args:
+            weight_bytes, row_bytes: of one number in a matrix, and in the table.
+        """
+        return self.matrices * weight_bytes + tokens * self.row * row_bytes
+
+
+def read_work(folder: Path) -> Work:
+    """Read the sizes of a tagger in Hugging Face layout, pruned or whole."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+
+    def size(*names: str) -> int:
+        return int(next(config[name] for name in names if name in config))
+
+    width, heads = size("hidden_size", "dim"), size("num_attention_heads", "n_heads")
+    whole = [heads, size("intermediate_size", "hidden_dim")]
+    layers = config.get(KEY) or [whole] * size("num_hidden_layers", "n_layers")
+    attended = sum(kept for kept, _ in layers) * (width // heads)
+    channels = sum(kept for _, kept in layers)
+    row = int(config.get("embedding_size") or width)  # ELECTRA's may be narrower, and is widened by a matrix
+    widening = row * width if row != width else 0
+    labels = len(config.get("id2label", ()))
+    return Work(matrices=width * (4 * attended + 2 * channels + labels) + widening, attended=attended, row=row)
