@@ -95,6 +95,16 @@ def test_a_rung_that_stands_outside_the_bundle_is_refused(tmp_path: Path, folder
         open_bundle(bundle.path)
 
 
+def test_a_manifest_from_before_a_key_was_known_is_whole(tmp_path: Path) -> None:
+    bundle = make_fake_bundle(tmp_path)
+    document = json.loads((bundle.path / "manifest.json").read_text())
+    del document["notes"]
+    body = json.dumps({**document, "seal": ""}, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    document["seal"] = hashlib.sha256(body.encode()).hexdigest()
+    (bundle.path / "manifest.json").write_text(json.dumps(document))
+    assert open_bundle(bundle.path).manifest.notes == ()
+
+
 def test_task_settings_of_another_task_are_refused(tmp_path: Path) -> None:
     bundle = make_fake_bundle(tmp_path)
     forge(bundle, task_settings={"speed": "high"})

@@ -240,7 +240,7 @@ def _read_manifest(folder: Path) -> Manifest:
             f"{folder.name}: {MANIFEST} cannot be read ({error}): truncated, altered, or of another version. Copy the"
             " bundle again or make it anew."
         ) from error
-    if _seal(manifest).seal != manifest.seal:
+    if _compute_seal(content) != manifest.seal:
         raise InvalidBundle(f"{folder.name}: {MANIFEST} was altered (its seal does not fit). Make the bundle anew.")
     return manifest
 
@@ -266,8 +266,13 @@ def _check_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def _seal(manifest: Manifest) -> Manifest:
-    body = msgspec.json.encode(msgspec.structs.replace(manifest, seal=""), order="sorted")
-    return msgspec.structs.replace(manifest, seal=hashlib.sha256(body).hexdigest())
+    return msgspec.structs.replace(manifest, seal=_compute_seal(msgspec.json.encode(manifest)))
+
+
+def _compute_seal(content: bytes) -> str:
+    """Hash a manifest by what is written in it, so that a later version's new keys break no older bundle."""
+    document = {**msgspec.json.decode(content), "seal": ""}
+    return hashlib.sha256(msgspec.json.encode(document, order="sorted")).hexdigest()
 
 
 def _inside(name: str) -> PurePosixPath:
