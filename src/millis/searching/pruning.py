@@ -30,7 +30,7 @@ from millis.searching.layers import find_table
 from millis.telemetry.progress import say
 from millis.training.batches import encode_examples
 from millis.training.distillation import distil
-from millis.training.settings import TrainSettings
+from millis.training.settings import TrainSettings, choose_learning_rate
 from millis.training.steps import torch_state
 
 SHARES = (70, 60, 50, 40, 32, 24, 18, 12)
@@ -42,9 +42,11 @@ _LEAST_AGREEMENT = 0.995
 _FARTHEST = 2.1
 """What is pruned may have had so many times as much."""
 
-_FEWEST_EPOCHS, _MOST_EPOCHS = 2, 30
-_STEPS = 3_000
+_STEPS, _EPOCHS = 4_000, (2, 30)
 """Of distilling, when nothing is left; fewer, the more is left: what was not taken away need not be learnt again."""
+
+_RATE, _HIGHEST_RATE = 4.0, 1e-3
+"""Learning rate over fine-tuning's when nothing is left, and its bound; lower, the more is left to be forgotten."""
 
 _COMPARED = 100
 
@@ -192,12 +194,8 @@ class _Maker:
         found = self._judge(pruned.tagger, folder)
         if not self._is_sure(found):
             name += ", distilled"
-            settings = TrainSettings()
-            n_steps = _STEPS * (1 - share / 100) ** 2
-            epochs = round(n_steps * settings.batch_size / len(self._windows))
-            settings = replace(settings, epochs=min(max(epochs, _FEWEST_EPOCHS), _MOST_EPOCHS))
             distilled = distil(
-                pruned.tagger, teacher=self._teacher, windows=self._windows, settings=settings, name=name
+                pruned.tagger, teacher=self._teacher, windows=self._windows, settings=self._plan(share), name=name
             )
             found = self._judge(distilled, folder)
         return {
@@ -209,6 +207,16 @@ class _Maker:
             ),
             "choice": _explain(name, pruned, drop=found["drop"]),
         }  # fmt: skip
+
+    def _plan(self, share: int) -> TrainSettings:
+        """Choose how long and how fast to distil what is left at a share."""
+        usual, gone = TrainSettings(), 1 - share / 100
+        fewest, most = _EPOCHS
+        epochs = round(_STEPS * gone**3 * usual.batch_size / len(self._windows))
+        rate, _ = choose_learning_rate(usual, width=int(self._teacher.config.hidden_size))
+        return replace(
+            usual, epochs=min(max(epochs, fewest), most), learning_rate=min(max(_RATE * gone, 1.0) * rate, _HIGHEST_RATE)
+        )
 
     def _measure(self, source: int, folder: Path) -> tuple[Tagger, Curves]:
         """Give what is left at a share, and its curves, which stay at hand for another share of the same."""

@@ -29,9 +29,6 @@ _NOISE = 0.2
 """Mean share of a text's pieces that another piece of the training text replaces. WNUT-17, MiniLM-L6 pruned to 18 % of
 its layers' time, 12 epochs: F1 on dev 48.8 without and 52.0 with it, on test 30.3 and 31.5."""
 
-_RATE, _HIGHEST_RATE = 4.0, 1e-3
-"""Learning rate over fine-tuning's, and its bound: soft labels and hidden states bear more than hard labels do."""
-
 
 def distil(tagger: Tagger, *, teacher: Tagger, windows: Sequence[Window], settings: TrainSettings, name: str) -> Tagger:
     """Give a copy of a tagger that was trained to answer as its teacher does.
@@ -54,8 +51,6 @@ def distil(tagger: Tagger, *, teacher: Tagger, windows: Sequence[Window], settin
     ]  # fmt: skip
     n_steps = sum(map(len, plans))
     peak, _ = choose_learning_rate(settings, width=int(tagger.config.hidden_size))
-    if settings.learning_rate is None:
-        peak = min(_RATE * peak, _HIGHEST_RATE)
     noise = Noise(windows)
     layers = _layers_to_match(tagger)
     is_bf16, _ = choose_precision(settings)
