@@ -78,7 +78,7 @@ def test_small_and_repetitive_data_still_gives_one_example_to_each_part() -> Non
     ],
 )
 def test_too_few_examples_are_refused(train: list[SpanExample]) -> None:
-    with pytest.raises(InvalidData, match="too few to carve"):
+    with pytest.raises(InvalidData, match="too small to carve"):
         make_splits(train, seed=1)
 
 

@@ -71,7 +71,7 @@ def make_splits(
             texts = _choose_texts(rest, n=n, fixed=fixed, generator=generator)
             if not texts:
                 raise InvalidData(
-                    f"{len(train)} examples in train are too few to carve {name} from: each label must stand "
+                    f"train is too small to carve {name} from ({len(train)} in all): each label must stand "
                     f"in another text too. Give more examples, or a file for {name}."
                 )
             carved[name] = tuple(example for example in rest if example.text in texts)
