@@ -86,7 +86,7 @@ def test_an_impossible_contract_gets_numbers_and_exit_code_3(fitted: Fitted) -> 
     case, _ = fitted
     out = case.folder / "fast.millis"
     (case.folder / "fast.run").symlink_to(case.folder / "names.run")
-    done = run_millis("fit", *case.flags, "--p99", "0.02 ms", "--memory-mb", "1", "-o", out, "--json")
+    done = run_millis("fit", *case.flags, "--p99", "0.02 ms", "--memory-mb", "1", "--within", "30 s", "-o", out, "--json")
     assert done.returncode == 3, done.stderr[-2000:]
     assert "nearest:" in done.stderr
     assert "instead: p99 <=" in done.stderr
@@ -133,7 +133,7 @@ def test_a_fit_fills_a_ladder_and_the_cheapest_rung_that_keeps_the_contract_serv
     case, _ = fitted
     out = case.folder / "ladder.millis"
     (case.folder / "ladder.run").symlink_to(case.folder / "names.run")
-    done = run_millis("fit", *case.flags, "--rungs", "2", "--p99", "500 ms", "-o", out, "--json")
+    done = run_millis("fit", *case.flags, "--rungs", "2", "--within", "75 s", "--p99", "500 ms", "-o", out, "--json")
     assert done.returncode == 0, done.stderr[-2000:]
     assert "layer table of" in done.stderr
     assert "pruned to 60 % of the layers' time" in done.stderr
