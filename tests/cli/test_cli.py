@@ -75,7 +75,7 @@ def test_every_command_is_in_the_docs_and_has_help() -> None:
         (["fit", "--train", "train.conll", "--base", "b", "--p99", "5 ms", "--epochs", "0", "-o", "o.millis"], "epochs"),
         (["fit", "--train", "train.conll", "--base", "b", "--p99", "5 ms", "-o", "train.conll"], "not a bundle"),
         (["fit", "--train", "train.conll", "--base", "n" * 300, "--p99", "5 ms", "-o", "o.millis"], "hub id"),
-        (["fit", "--train", "one.conll", "--base", "b", "--p99", "5 ms", "-o", "o.millis"], "too few"),
+        (["fit", "--train", "one.conll", "--base", "b", "--p99", "5 ms", "-o", "o.millis"], "too small"),
         (["fit", "--train", "plain.conll", "--base", "b", "--p99", "5 ms", "-o", "o.millis"], "no span in any"),
         (["inspect", "\udcff.millis"], "UTF-8"),
         (["ask", "http://127.0.0.1:port", "hi"], "does not answer"),
