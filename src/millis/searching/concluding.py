@@ -78,10 +78,11 @@ def prove_candidate(case: Case, candidate: Candidate, *, reference: Reference) -
 
 def choose_served(proven: Sequence[Proven]) -> Proven:
     """Choose the one that serves: the fastest that keeps the contract, or else the best, quality first, then time."""
-    return min(
-        proven,
-        key=lambda one: (not one.is_kept, not one.has_quality, not one.is_fast, one.served.load.percentile_ms(_seen(one))),
-    )
+    def order(one: Proven) -> tuple[bool, bool, bool, float]:
+        ms = one.served.load.percentile_ms(_seen(one))
+        return (not one.is_kept, not one.has_quality, not one.is_fast, ms)
+
+    return min(proven, key=order)
 
 
 def save_ladder(case: Case, proven: Sequence[Proven], tried: Sequence[Candidate]) -> Bundle:
