@@ -166,7 +166,6 @@ def test_a_body_that_does_not_arrive_is_refused_in_time(tmp_path: Path) -> None:
 
 
 def test_a_client_that_leaves_in_the_middle_of_its_body_harms_nobody(server: Supervisor) -> None:
-
     for _ in range(20):
         with socket.create_connection(("127.0.0.1", port_of(server))) as peer:
             peer.sendall(b"POST /v1/ner HTTP/1.1\r\nHost: a\r\nContent-Length: 500\r\n\r\n{")

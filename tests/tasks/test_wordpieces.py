@@ -4,8 +4,8 @@ import random
 from pathlib import Path
 
 import pytest
+from tokenizers import AddedToken, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Library
-from tokenizers import models, normalizers, pre_tokenizers
 
 from making import make_tokenizer
 from millis.tasks.ner import find_units
@@ -68,6 +68,20 @@ def test_real_words_of_a_real_base_are_cut_as_the_library_cuts(minilm: Path) -> 
         wanted = library.encode(text, add_special_tokens=False)
         found = ours.encode(text)
         assert (found.ids, found.offsets) == (wanted.ids, wanted.offsets), text
+
+
+@pytest.mark.parametrize("added", [["Thé"], ["a\tn"], [f"token{i}" for i in range(200)]])
+def test_added_tokens_that_match_otherwise_than_they_are_written_are_left_to_the_library(
+    added: list[str], tmp_path: Path
+) -> None:
+    file = write(tmp_path)
+    library = Library.from_file(str(file))
+    library.add_tokens([AddedToken(content, normalized=True) for content in added])
+    library.save(str(file))
+    ours = Tokenizer(file)
+    for text in ("a the then", "a n ba", "token7 a token17", "the thé"):
+        wanted = library.encode(text, add_special_tokens=False)
+        assert ours.encode(text).ids == wanted.ids, text
 
 
 def test_other_tokenizers_are_left_to_the_library(tmp_path: Path) -> None:

@@ -154,7 +154,7 @@ class Pruner:
         return f"{share} in {self._table.runtime}"
 
     def _folder(self, share: int) -> Path:
-        return self._case.folder / "pruned" / str(share)
+        return self._case.folder / "pruned" / self._table.runtime / str(share)
 
     def _layer_ms(self, layer: LayerShape) -> float:
         return self._cost("heads", layer.heads) + self._cost("channels", layer.channels)

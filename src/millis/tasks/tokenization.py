@@ -14,6 +14,9 @@ from tokenizers import models, normalizers, pre_tokenizers
 from millis.errors import InvalidBase, InvalidValue
 from millis.tasks.wordpieces import WordPieces
 
+_MOST_ADDED = 100
+"""Added tokens that are looked for at every character of a text; more cost what the short way saves."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pieces:
@@ -95,10 +98,11 @@ def _find_short_way(tokenizer: _Tokenizer) -> WordPieces | None:
         return None
     vocabulary = tokenizer.get_vocab(with_added_tokens=False)
     unknown = vocabulary.get(model.unk_token)
-    if unknown is None or not model.continuing_subword_prefix:
+    added = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
+    is_plain = all(content.isascii() and content.isprintable() for content in added)  # else it may match in other words
+    if unknown is None or not model.continuing_subword_prefix or not is_plain or len(added) > _MOST_ADDED:
         return None
     return WordPieces(
         vocabulary, lowercase=normalizer.lowercase, unknown=unknown, prefix=model.continuing_subword_prefix,
-        longest=model.max_input_chars_per_word,
-        added=[token.content for token in tokenizer.get_added_tokens_decoder().values()],
+        longest=model.max_input_chars_per_word, added=added,
     )  # fmt: skip
