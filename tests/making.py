@@ -3,15 +3,19 @@
 Border: used by tests only; makes files in the folders that it is given.
 """
 
+import hashlib
 import json
 import socket
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from millis.backends.fake import write_fake
 from millis.bundles import Bundle, Manifest, Rung, ServingShape, save_bundle
+from millis.bundles.bundle import hash_file
+from millis.bundles.manifest import FileEntry
 from millis.contract import Contract
 from millis.tasks.ner import ner_labels
 
@@ -61,6 +65,23 @@ def make_fake_bundle(
         manifest=manifest,
         parts={"tokenizer.json": make_tokenizer(folder / f"{name}-tokenizer"), "rungs/fake": files},
     )
+
+
+def forge(bundle: Bundle, **changes: object) -> None:
+    """Change what a manifest says and seal it again, as anybody can."""
+    manifest = msgspec.structs.replace(bundle.manifest, seal="", **changes)
+    seal = hashlib.sha256(msgspec.json.encode(manifest, order="sorted")).hexdigest()
+    (bundle.path / "manifest.json").write_bytes(msgspec.json.encode(msgspec.structs.replace(manifest, seal=seal)))
+
+
+def forge_file(bundle: Bundle, name: str) -> None:
+    """Make a manifest speak of the file that stands there now, and take the certificates of the old one away."""
+    file = bundle.path / name
+    entry = FileEntry(sha256=hash_file(file), n_bytes=file.stat().st_size)
+    kept = {file: one for file, one in bundle.manifest.files.items() if not file.startswith("certificate")}
+    for certificate in bundle.manifest.files.keys() - kept.keys():
+        (bundle.path / certificate).unlink()
+    forge(bundle, files={**kept, name: entry})
 
 
 def write_conll(file: Path, sentences: Sequence[Sequence[tuple[str, str]]]) -> Path:

@@ -13,18 +13,12 @@ import msgspec
 import pytest
 
 import millis
-from making import make_fake_bundle
-from millis.bundles import Bundle, Certificate, load, open_bundle, save_bundle
+from making import forge, forge_file, make_fake_bundle
+from millis.backends.fake import write_fake
+from millis.bundles import Certificate, load, open_bundle, save_bundle
 from millis.bundles.bundle import certify
 from millis.bundles.manifest import ServingShape
 from millis.errors import InvalidBundle, InvalidValue, RunFailed
-
-
-def forge(bundle: Bundle, **changes: object) -> None:
-    """Change what a manifest says and seal it again, as anybody can."""
-    manifest = msgspec.structs.replace(bundle.manifest, seal="", **changes)
-    seal = hashlib.sha256(msgspec.json.encode(manifest, order="sorted")).hexdigest()
-    (bundle.path / "manifest.json").write_bytes(msgspec.json.encode(msgspec.structs.replace(manifest, seal=seal)))
 
 
 def test_a_saved_bundle_opens_and_answers(tmp_path: Path) -> None:
@@ -109,6 +103,21 @@ def test_task_settings_of_another_task_are_refused(tmp_path: Path) -> None:
     bundle = make_fake_bundle(tmp_path)
     forge(bundle, task_settings={"speed": "high"})
     with pytest.raises(InvalidBundle, match="speed"):
+        millis.load(bundle.path)
+
+
+def test_a_network_of_other_labels_is_refused_before_it_serves(tmp_path: Path) -> None:
+    bundle = make_fake_bundle(tmp_path)
+    write_fake(bundle.path / "rungs" / "fake", labels=len(bundle.manifest.labels) - 2)
+    forge_file(bundle, "rungs/fake/fake.json")
+    with pytest.raises(InvalidBundle, match="to other labels"):
+        millis.load(bundle.path)
+
+
+def test_buckets_shorter_than_the_longest_window_are_refused(tmp_path: Path) -> None:
+    bundle = make_fake_bundle(tmp_path)
+    forge(bundle, rungs=(msgspec.structs.replace(bundle.rung(), buckets=(8, 16)),))
+    with pytest.raises(InvalidBundle, match="32 tokens"):
         millis.load(bundle.path)
 
 

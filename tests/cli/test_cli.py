@@ -116,6 +116,17 @@ def test_a_mistake_is_one_sentence_and_a_code(
     assert not (tmp_path / "o.millis").exists()
 
 
+def test_a_mistake_in_the_data_is_told_before_the_training_libraries_load(tmp_path: Path) -> None:
+    (tmp_path / "ragged.conll").write_text("a\tO\nb\tx\tO\n")
+    script = (
+        "import sys; from millis.errors import InvalidData; from millis.searching import fit; from millis.contract import Contract\n"
+        "try: fit('ragged.conll', base='b', out='o.millis', contract=Contract(p99='5 ms'))\n"
+        "except InvalidData: print({'torch', 'transformers', 'openvino'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
 def test_bench_measures_anybodys_server_and_prints_one_document(tmp_path: Path) -> None:
     bundle = make_fake_bundle(tmp_path)
     (tmp_path / "bodies.jsonl").write_bytes(b"\n".join(body(f"maria {i}") for i in range(20)))

@@ -1,6 +1,7 @@
 """The whole loop through the real command line, on a small real model."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,9 @@ import pytest
 
 import millis
 from fitting import Case, run_millis
+from making import forge_file
 from millis.data.readers import read_examples
+from millis.errors import InvalidBundle
 from millis.models.prediction import predict
 from millis.models.taggers import load_tagger
 from millis.serving.settings import ServeSettings
@@ -66,6 +69,32 @@ def test_served_loaded_and_reference_answers_are_the_same(fitted: Fitted) -> Non
         if len(mine["entities"]) == len(theirs["entities"]):
             for a, b in zip(mine["entities"], theirs["entities"], strict=True):
                 assert a["score"] == pytest.approx(b["score"], abs=0.1), "int8 scores within 0.1 of fp32"
+
+
+def test_a_tokenizer_with_more_pieces_than_the_network_is_refused(fitted: Fitted, tmp_path: Path) -> None:
+    case, _ = fitted
+    shutil.copytree(case.bundle, tmp_path / "forged.millis")
+    bundle = millis.open_bundle(tmp_path / "forged.millis")
+    tokenizer = json.loads((bundle.path / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"] |= {f"more{i}": len(tokenizer["model"]["vocab"]) + i for i in range(50)}
+    (bundle.path / "tokenizer.json").write_text(json.dumps(tokenizer))
+    forge_file(bundle, "tokenizer.json")
+    for rung in bundle.manifest.rungs:
+        with pytest.raises(InvalidBundle, match="belongs to another tokenizer"):
+            millis.load(bundle.path, rung=rung.name)
+    refused = run_millis("serve", bundle.path, "--port", "0")
+    assert refused.returncode == 2
+    assert "belongs to another tokenizer" in refused.stderr
+
+
+def test_a_base_with_fewer_rows_than_pieces_is_refused(case: Case, tmp_path: Path) -> None:
+    shutil.copytree(case.folder / "base", tmp_path / "base")
+    config = json.loads((tmp_path / "base" / "config.json").read_text())
+    (tmp_path / "base" / "config.json").write_text(json.dumps(config | {"vocab_size": 20}))
+    flags = [str(tmp_path / "base") if flag == str(case.folder / "base") else flag for flag in case.flags]
+    refused = run_millis("fit", *flags, "--p99", "500 ms", "-o", tmp_path / "o.millis")
+    assert refused.returncode == 2
+    assert "20 pieces" in refused.stderr
 
 
 def test_prove_evaluate_and_ask_work_on_the_bundle(fitted: Fitted) -> None:

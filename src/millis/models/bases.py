@@ -90,6 +90,20 @@ def longest_input(folder: Path) -> int:
         ) from error
 
 
+def check_vocabulary(folder: Path, *, n_pieces: int) -> None:
+    """Check that a base has a row for each piece of its tokenizer.
+
+    Raises:
+        InvalidBase: it has fewer; a text with such a piece could not be answered.
+    """
+    n_rows = _read_json(folder / "config.json").get("vocab_size")
+    if isinstance(n_rows, int) and n_rows < n_pieces:
+        raise InvalidBase(
+            f"{folder.name} has word embeddings for {n_rows:,} pieces, its tokenizer.json has {n_pieces:,}: give the"
+            " tokenizer that belongs to these weights (or make room: resize_token_embeddings of transformers)."
+        )
+
+
 def width_of(folder: Path) -> int:
     """Give the width of a base's hidden states."""
     config = _read_json(folder / "config.json")

@@ -2,7 +2,8 @@
 
 Border: the top of the making rooms; what it measures is what is served. `prove` needs no training library.
 
-    fitting     labelled text to a proven bundle
+    fitting     labelled text to a proven bundle: what is asked is read and checked
+    search      which rungs are made and proven, in which order
     candidates  which variants are worth building, and how long each will take by prediction
     building    training, export, quantising: the parts of a bundle, each compared with its source
     proving     a bundle behind a real server under the contract's load, and the verdict

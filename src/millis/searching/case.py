@@ -22,7 +22,7 @@ from millis.data.readers import ReadSettings, read_labelled
 from millis.data.splits import Splits, make_splits
 from millis.errors import InvalidData, InvalidValue
 from millis.measuring.fingerprint import fingerprint
-from millis.models.bases import find_base, longest_input
+from millis.models.bases import check_vocabulary, find_base, longest_input
 from millis.searching.ledger import Ledger
 from millis.tasks.ner import NerTask, ner_labels
 from millis.tasks.tokenization import Tokenizer
@@ -123,6 +123,7 @@ class Case:
 
     Args:
         buckets, fine_buckets: static lengths for the whole network, and for pruned ones.
+        began: when, by time.monotonic(), in seconds.
     """
 
     settings: FitSettings
@@ -135,12 +136,13 @@ class Case:
     fine_buckets: tuple[int, ...]
     folder: Path
     ledger: Ledger
-    deadline: float
+    began: float
     notes: tuple[str, ...]
 
     def has_time(self) -> bool:
         """Say whether further candidates may be tried."""
-        return time.monotonic() < self.deadline
+        within_ms = self.settings.within_ms
+        return within_ms is None or 1000 * (time.monotonic() - self.began) < within_ms
 
 
 def prepare(contract: Contract, settings: FitSettings, *, began: float) -> Case:
@@ -155,6 +157,7 @@ def prepare(contract: Contract, settings: FitSettings, *, began: float) -> Case:
         say(line)
     base = find_base(settings.base)
     tokenizer = Tokenizer(base / TOKENIZER)
+    check_vocabulary(base, n_pieces=tokenizer.n_vocabulary)
     n_special = len(tokenizer.prefix) + len(tokenizer.suffix)
     lengths = tuple(len(tokenizer.encode(example.text).ids) + n_special for example in splits.train)
     longest = _longest_window(lengths, limit=longest_input(base))
@@ -178,8 +181,7 @@ def prepare(contract: Contract, settings: FitSettings, *, began: float) -> Case:
     return Case(
         settings=settings, contract=contract, splits=splits, task=task, tokenizer_file=base / TOKENIZER,
         lengths=windowed, buckets=choose_buckets(windowed, count=_N_BUCKETS, maximum=longest), fine_buckets=fine,
-        folder=folder, ledger=Ledger(folder, inputs=inputs), notes=notes,
-        deadline=began + settings.within_ms / 1000 if settings.within_ms else float("inf"),
+        folder=folder, ledger=Ledger(folder, inputs=inputs), began=began, notes=notes,
     )  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """From candidates to a bundle: score the chosen ones on test, prove each behind a server, write what stands at the end.
 
-Border: which candidates, and when to stop, is fitting.py's matter.
+Border: which candidates, and when to stop, is search.py's matter.
 """
 
 from collections.abc import Sequence

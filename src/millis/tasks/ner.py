@@ -82,6 +82,7 @@ class NerTask:
         self.labels = tuple(labels)
         self.example = example
         self.max_tokens = max_tokens
+        self.n_pieces = tokenizer.n_vocabulary
         self._tokenizer = tokenizer
         self._room = room
         self._overlap = overlap

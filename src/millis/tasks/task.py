@@ -56,6 +56,12 @@ class Task(Protocol):
     labels: tuple[str, ...]
     """Names of the model's K outputs, in order (for NER: O, B-PER, I-PER, ...)."""
 
+    max_tokens: int
+    """Length of the longest window, special tokens included."""
+
+    n_pieces: int
+    """Size of the tokenizer's vocabulary; ids are below it."""
+
     def encode(self, text: str, *, example: SpanExample | None = None) -> tuple[Window, ...]:
         """Cut a text into windows a model can take; with an example's spans, windows carry targets."""
 

@@ -1,0 +1,198 @@
+"""Which rungs are made and proven, and in which order: the whole model, then pruned ones, until enough are proven.
+
+Border: decides; the rooms below do the work, and a Case says what is asked. Imports the training libraries.
+"""
+
+import time
+
+from millis.bundles import Bundle
+from millis.errors import ContractBroken, MeasurementVoid
+from millis.models.bases import find_base
+from millis.searching.building import Reference, train_reference
+from millis.searching.candidates import Variant
+from millis.searching.case import Case
+from millis.searching.concluding import Proven, choose_served, climb, prove_candidate, save_ladder
+from millis.searching.pruning import SHARES, Pruner, make_pruner
+from millis.searching.relaxing import Point, relax
+from millis.searching.trying import Candidate, artifact_case, build_pruned, build_whole, probe
+from millis.searching.tuning import tune
+from millis.searching.vocabulary import trim_reference
+from millis.telemetry.progress import say
+from millis.units import write_ms
+
+_MOST_PROOFS = 3
+_MOST_PRUNINGS = 3
+_AT_EASE = 0.67
+"""Share of the bound within which a probe of some hundred requests promises that the proof will be kept."""
+
+_STEP_DOWN = 0.6
+"""A further rung of the ladder has at most this share of the layers' time of the one before."""
+
+_NEAR = 1.25
+"""How far two probes may differ though the candidates do not."""
+
+
+def search(case: Case) -> Bundle:
+    """Train the reference, make rungs until the contract is kept and the ladder is full, and save the ladder.
+
+    Raises:
+        ContractBroken, MeasurementVoid: see run_fit.
+    """
+    base, training, folder = find_base(case.settings.base), case.settings.training(), case.folder / "training"
+    if case.settings.tune:
+        training, folder = tune(base, case=case, settings=training, n_trainings=case.settings.tune)
+    reference = train_reference(
+        base, task=case.task, splits=case.splits, folder=folder, tokenizer_file=case.tokenizer_file, settings=training
+    )
+    say(f"reference (torch fp32): {reference.test.name} {reference.test.value:.2f} on test\n{reference.test.report}")
+    if case.settings.trim_vocabulary or case.settings.corpus:
+        case, reference = trim_reference(case, reference)
+    found = _Search(case, reference)
+    found.try_whole()
+    found.try_pruned()
+    found.fill_ladder()
+    bundle = save_ladder(case, found.proven, found.tried)
+    verdict = choose_served(found.proven).verdict
+    for line in verdict.lines():
+        say(line)
+    say(f"loop done in {write_ms(1000 * (time.monotonic() - case.began))}: {bundle.path}")
+    if verdict.status != "kept":
+        points = [_point(one) for one in found.tried]
+        advice = "\n".join(relax(points, contract=case.contract, lengths=case.lengths))
+        error = ContractBroken if verdict.status == "broken" else MeasurementVoid
+        raise error(
+            f"no candidate is proven to keep '{case.contract}' here; the best stands at {case.settings.out},"
+            f" {verdict.status}.\n{advice}"
+        )
+    return bundle
+
+
+class _Search:
+    """What was tried and what was proven so far.
+
+    Args:
+        tried: candidates, those to prove first in front.
+        proven: in the order of the proofs.
+    """
+
+    def __init__(self, case: Case, reference: Reference) -> None:
+        self._case, self._reference, self._contract = case, reference, case.contract
+        self.tried: list[Candidate] = []
+        self.proven: list[Proven] = []
+        self._pruner: Pruner | None = None
+        self._kinds: list[Variant] = []
+
+    def try_whole(self) -> None:
+        """Build and probe the whole model; prove it where a proof is likely to be kept."""
+        self.tried = probe(self._case, build_whole(self._case, self._reference))
+        if self._is_at_ease() or not self._can_prune():
+            self._prove_best()
+
+    def try_pruned(self) -> None:
+        """Prune as far as the contract asks, and a step further, or less far, where that did not do."""
+        if self.is_kept() or not self._can_prune():
+            return
+        floor, whole = self._contract.floor, self._reference.dev.value
+        if floor is not None and whole < floor:
+            say(f"the uncompressed model reaches {whole:.2f} on dev, below the floor of {floor:g}: pruning cannot help")
+            return
+        best, pruner = self.tried[0], self._make_pruner()
+        bound_ms = self._contract.bound_ms
+        if pruner.rest_ms > bound_ms:
+            say(f"embeddings, norms and head alone take {pruner.rest_ms:.2f} ms, the bound is {write_ms(bound_ms)}")
+        predicted = {share: best.seen_ms * pruner.predict_share(share) for share in SHARES}
+        easy = [share for share in SHARES if predicted[share] < _AT_EASE * bound_ms] or [SHARES[-1]]
+        less = [share for share in reversed(SHARES) if share > easy[0] and predicted[share] < bound_ms]
+        say(f"{best.name} is not well within {write_ms(bound_ms)}: its layers are pruned to {easy[0]} % of their time")
+        keeps_quality = self._prune_to(easy[0])
+        self._prove_best()
+        for share in (easy[1:] if keeps_quality else less)[: _MOST_PRUNINGS - 1]:
+            if self.is_kept() or not self._case.has_time():
+                break
+            self._prune_to(share)
+            self._prove_best()
+
+    def fill_ladder(self) -> None:
+        """Add rungs further and further down until the front of time and quality has as many as were asked."""
+        if not self.proven:
+            self._prove_best()
+        wanted = self._case.settings.rungs
+        if wanted > 1:
+            self._prove_share(100)
+        while len(climb(self.proven)) < wanted and self._can_prune():
+            least = min(one.variant.share for one in self.tried)
+            share = next((share for share in SHARES if share <= _STEP_DOWN * least), None)
+            if share is None:
+                say(f"the ladder has {len(climb(self.proven))} of {wanted} rungs: less than {least} % is not tried")
+                break
+            self._prune_to(share)
+            self._prove_share(share)
+
+    def is_kept(self) -> bool:
+        """Say whether the contract is kept by one of those proven."""
+        return any(one.is_kept for one in self.proven)
+
+    def _can_prune(self) -> bool:
+        return self._contract.device == "cpu" and self._case.has_time()
+
+    def _make_pruner(self) -> Pruner:
+        if self._pruner is None:
+            self._kinds = self._fastest_kinds()
+            self._pruner = make_pruner(
+                artifact_case(self._case, self._reference), self._reference, runtime=self._kinds[0].runtime,
+                buckets=self._case.fine_buckets, lengths=self._case.lengths,
+            )  # fmt: skip
+        return self._pruner
+
+    def _fastest_kinds(self) -> list[Variant]:
+        """Give the runtimes to build pruned ones in: the first over HTTP, and the first by the tables."""
+        first = (self.tried[0], min(self.tried, key=lambda one: one.predicted_ms))
+        return list({one.variant.runtime: one.variant for one in first}.values())
+
+    def _prune_to(self, share: int) -> bool:
+        """Prune, build, probe; say whether dev is content with it."""
+        pruning = self._make_pruner().prune_to(share)
+        found = build_pruned(self._case, pruning, kinds=self._kinds, reference=self._reference)
+        self.tried = probe(self._case, found, known=self.tried)
+        return any(one.keeps_quality(self._contract) for one in found)
+
+    def _is_at_ease(self) -> bool:
+        """Say whether the first candidate was seen so far within the contract that its proof will say so."""
+        first = self.tried[0]
+        return (
+            first.measured_ms is not None
+            and first.measured_ms < _AT_EASE * self._contract.bound_ms
+            and first.keeps_quality(self._contract)
+        )
+
+    def _prove_best(self) -> None:
+        """Prove candidates in order until one keeps the contract, or the next is clearly slower than one too slow."""
+        for _ in range(_MOST_PROOFS):
+            candidate = next(iter(self._unproven()), None)
+            too_slow_ms = min((one.candidate.seen_ms for one in self.proven if not one.is_fast), default=float("inf"))
+            is_over = self.is_kept() or (self.proven and not self._case.has_time())
+            if candidate is None or candidate.seen_ms > _NEAR * too_slow_ms or is_over:
+                break
+            self._prove(candidate)
+
+    def _prove_share(self, share: int) -> None:
+        """Prove the likeliest candidate of those pruned to a share, unless one of them was."""
+        mine = [one for one in self._unproven() if one.variant.share == share]
+        if mine and not any(one.candidate.variant.share == share for one in self.proven):
+            self._prove(min(mine, key=lambda one: (one.measured_ms is None, one.seen_ms)))
+
+    def _prove(self, candidate: Candidate) -> None:
+        self.proven.append(prove_candidate(self._case, candidate, reference=self._reference))
+
+    def _unproven(self) -> list[Candidate]:
+        """Give the candidates that may be proven yet; files that lost their quality on test do so in any layout."""
+        names = {one.candidate.name for one in self.proven}
+        lost = {one.candidate.variant.artifact for one in self.proven if not one.has_quality}
+        return [one for one in self.tried if one.name not in names and one.variant.artifact not in lost]
+
+
+def _point(candidate: Candidate) -> Point:
+    return Point(
+        name=candidate.name, quality=candidate.quality, drop=candidate.drop, predicted_ms=candidate.predicted_ms,
+        measured_ms=candidate.measured_ms, table=candidate.rung.latency, shape=candidate.shape,
+    )  # fmt: skip
