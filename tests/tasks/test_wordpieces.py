@@ -52,7 +52,8 @@ def test_pieces_are_the_librarys(lowercase: bool, longest: int, tmp_path: Path) 
         found = ours.encode(text)
         assert (found.ids, found.offsets) == (wanted.ids, wanted.offsets), repr(text)
         if found.words is not None:
-            assert find_units(text, found) == find_units(text, Pieces(found.ids, found.offsets)), repr(text)
+            units = find_units(text, Pieces(found.ids, found.offsets))
+            assert [*map(list, found.words)] == [*map(list, units)], repr(text)
         n_plain += ours._plain.encode(text) is not None
     assert 1_000 < n_plain < 2_900, "both ways were gone"
 

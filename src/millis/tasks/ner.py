@@ -11,7 +11,7 @@ Limits: entities do not nest; one that begins inside a unit is widened to the un
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,31 +21,22 @@ from millis.errors import InvalidValue
 from millis.tasks.scoring import score_spans
 from millis.tasks.task import Score, Window
 from millis.tasks.tokenization import Pieces, Tokenizer
+from millis.tasks.wordpieces import Characters, Words
 
 IGNORED = -100
 
 
-class _Units(NamedTuple):
-    """The units of a text, or of a window: where each one's first piece stands, and its characters."""
-
-    pieces: list[int]
-    starts: list[int]
-    ends: list[int]
-
-    def between(self, first: int, last: int) -> "_Units":
-        """Give the units whose first piece stands from first to before last."""
-        if first <= 0 and last > self.pieces[-1]:
-            return self
-        a, b = bisect_left(self.pieces, first), bisect_left(self.pieces, last)
-        return _Units(self.pieces[a:b], self.starts[a:b], self.ends[a:b])
-
-
 @dataclass(frozen=True, slots=True)
 class _Places:
-    """What decode needs of a window: which units it speaks for, and the rows where their first pieces stand."""
+    """What decode needs of a window.
 
-    units: _Units
-    rows: NDArray[np.int64]
+    Args:
+        units: which units it speaks for.
+        shift: from the place of a piece in the text to its row in the window.
+    """
+
+    units: Words
+    shift: int
 
 
 def ner_labels(types: Sequence[str]) -> tuple[str, ...]:
@@ -100,20 +91,19 @@ class NerTask:
         """
         pieces = self._tokenizer.encode(text)
         units = find_units(text, pieces)
-        if not units.pieces:
+        if not units.spans:
             return ()
         targets = self._targets(units, example.spans, n_pieces=len(pieces.ids)) if example else None
         prefix, suffix = self._tokenizer.prefix, self._tokenizer.suffix
         windows = []
         for start, end, first, last in _plan_windows(len(pieces.ids), room=self._room, overlap=self._overlap):
             ids = np.array([*prefix, *pieces.ids[start:end], *suffix], np.int64)
-            spoken = units.between(first, last)
-            rows = np.array(spoken.pieces, np.int64) + (len(prefix) - start)
+            places = _Places(units.between(first, last), len(prefix) - start)
             window_targets = None
             if targets is not None:
                 window_targets = np.full(len(ids), IGNORED, np.int64)
                 window_targets[len(prefix) : len(prefix) + end - start] = targets[start:end]
-            windows.append(Window(ids=ids, targets=window_targets, places=_Places(spoken, rows)))
+            windows.append(Window(ids=ids, targets=window_targets, places=places))
         return tuple(windows)
 
     def decode(self, text: str, windows: Sequence[Window], logits: Sequence[NDArray[np.float32]]) -> dict[str, Any]:
@@ -127,24 +117,26 @@ class NerTask:
         n_before = 0  # units of the windows before
         open_until = -1  # the unit that would go on with the last entity
         for window, rows in zip(windows, logits, strict=True):
-            places: _Places = window.places
-            spoken = rows[places.rows]
-            best = spoken.argmax(axis=1)
+            units, shift = window.places.units, window.places.shift
+            best = rows.argmax(axis=1)
             hits = self._is_entity[best].nonzero()[0]
-            if not len(hits):
-                n_before += len(places.rows)
-                continue
-            found = spoken[hits]
-            confidence = 1 / np.exp(found - found.max(axis=1, keepdims=True)).sum(axis=1)
-            for unit, label, probability in zip(hits.tolist(), best[hits].tolist(), confidence.tolist(), strict=True):
-                kind, start, end = self._kinds[label], places.units.starts[unit], places.units.ends[unit]
-                if n_before + unit == open_until and kind == entities[-1][0] and not self._begins[label]:
-                    entities[-1][2] = end
-                    entities[-1][3].append(probability)
-                else:
-                    entities.append([kind, start, end, [probability]])
-                open_until = n_before + unit + 1
-            n_before += len(places.rows)
+            if len(hits):
+                found = rows[hits]
+                confidence = 1 / np.exp(found - found.max(axis=1, keepdims=True)).sum(axis=1)
+                for row, label, probability in zip(
+                    hits.tolist(), best[hits].tolist(), confidence.tolist(), strict=True
+                ):
+                    unit = bisect_left(units.pieces, row - shift)
+                    if unit == len(units.pieces) or units.pieces[unit] != row - shift:
+                        continue  # no first piece of a unit, or one that another window speaks for
+                    kind, (start, end) = self._kinds[label], units.spans[unit]
+                    if n_before + unit == open_until and kind == entities[-1][0] and not self._begins[label]:
+                        entities[-1][2] = end
+                        entities[-1][3].append(probability)
+                    else:
+                        entities.append([kind, start, end, [probability]])
+                    open_until = n_before + unit + 1
+            n_before += len(units.pieces)
         return {
             "entities": [
                 {"label": kind, "text": text[start:end], "start": start, "end": end,
@@ -166,16 +158,16 @@ class NerTask:
     def n_widened(self, example: SpanExample) -> int:
         """Count the spans that cannot be answered exactly, since they begin or end inside a unit."""
         units = find_units(example.text, self._tokenizer.encode(example.text))
-        starts, ends = set(units.starts), set(units.ends)
+        starts, ends = ({span[edge] for span in units.spans} for edge in (0, 1))
         return sum(span.start not in starts or span.end not in ends for span in example.spans)
 
-    def _targets(self, units: _Units, spans: Sequence[Span], *, n_pieces: int) -> NDArray[np.int64]:
+    def _targets(self, units: Words, spans: Sequence[Span], *, n_pieces: int) -> NDArray[np.int64]:
         """Give each unit's first piece its label id, every other piece IGNORED."""
         targets = np.full(n_pieces, IGNORED, np.int64)
         targets[units.pieces] = 0
         for span in spans:
             mark = "B"
-            for piece, start, end in zip(*units, strict=True):
+            for piece, (start, end) in zip(*units, strict=True):
                 if start < span.end and span.start < end:
                     label = f"{mark}-{span.label}"
                     if label not in self._ids:
@@ -188,32 +180,29 @@ class NerTask:
         return targets
 
 
-def find_units(text: str, found: Pieces) -> _Units:
+def find_units(text: str, found: Pieces) -> Words:
     """Join neighbouring pieces where a run of letters or digits goes on across them."""
-    offsets = found.offsets
-    starts: list[int] = []
-    ends: list[int] = []
     if found.words is not None:
-        starts = [offsets[piece][0] for piece in found.words]
-        ends = [offsets[after - 1][1] for after in (*found.words[1:], len(offsets))] if starts else []
-        return _Units(found.words, starts, ends)
+        return found.words
+    spans: list[Characters] = []
     pieces: list[int] = []
     last_end = -1
-    for piece, (start, end) in enumerate(offsets):
+    for piece, (start, end) in enumerate(found.offsets):
         while start < end and text[start].isspace():  # SentencePiece counts the space before a word in
             start += 1
         if start == end:
             continue
         if start < last_end:  # byte-level pieces can share a character: it belongs to the first
-            ends[-1] = last_end = max(end, last_end)
+            last_end = max(end, last_end)
+            spans[-1] = (spans[-1][0], last_end)
         elif start == last_end and _runs_on(text[start - 1]) and _runs_on(text[start]):
-            ends[-1] = last_end = end
+            last_end = end
+            spans[-1] = (spans[-1][0], end)
         else:
             pieces.append(piece)
-            starts.append(start)
-            ends.append(end)
+            spans.append((start, end))
             last_end = end
-    return _Units(pieces, starts, ends)
+    return Words(pieces, spans)
 
 
 def _runs_on(character: str) -> bool:

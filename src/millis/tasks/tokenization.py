@@ -12,7 +12,7 @@ from tokenizers import Tokenizer as _Tokenizer
 from tokenizers import models, normalizers, pre_tokenizers
 
 from millis.errors import InvalidBase, InvalidValue
-from millis.tasks.wordpieces import WordPieces
+from millis.tasks.wordpieces import Characters, WordPieces, Words
 
 _MOST_ADDED = 100
 """Added tokens that are looked for at every character of a text; more cost what the short way saves."""
@@ -25,13 +25,12 @@ class Pieces:
     Args:
         ids: of each piece.
         offsets: its characters, in code points, half-open.
-        words: places of the pieces that begin a run of letters and digits, or are some other character; None where the
-            task has to find them itself.
+        words: runs of letters and digits, and every other character; None where the task has to find them itself.
     """
 
     ids: list[int]
-    offsets: list[tuple[int, int]]
-    words: list[int] | None = None
+    offsets: list[Characters]
+    words: Words | None = None
 
 
 class Tokenizer:

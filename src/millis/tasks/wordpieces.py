@@ -7,11 +7,34 @@ Source: greedy longest match first, as in Devlin et al. 2019 (arXiv:1810.04805),
 """
 
 import re
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
 _WORDS = re.compile(r"[A-Za-z0-9]+|[^\sA-Za-z0-9]")
 _ODD = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 """Characters that normalisation takes away."""
+
+_N_REMEMBERED = 4096
+"""Words of several pieces whose cut is remembered, the latest asked for; some 2 MB."""
+
+Characters = tuple[int, int]
+"""Where a stretch of text begins and ends, half-open, in code points."""
+
+
+class Words(NamedTuple):
+    """The words of a text, in order: the place of each one's first piece, and its characters."""
+
+    pieces: Sequence[int]
+    spans: Sequence[Characters]
+
+    def between(self, first: int, last: int) -> "Words":
+        """Give the words whose first piece stands from first to before last."""
+        if first <= 0 and last > self.pieces[-1]:
+            return self
+        a, b = bisect_left(self.pieces, first), bisect_left(self.pieces, last)
+        return Words(self.pieces[a:b], self.spans[a:b])
 
 
 class WordPieces:
@@ -29,7 +52,9 @@ class WordPieces:
         self, vocabulary: Mapping[str, int], *, lowercase: bool, unknown: int, prefix: str, longest: int,
         added: Sequence[str],
     ) -> None:  # fmt: skip
-        self._whole = {piece: at for piece, at in vocabulary.items() if not piece.startswith(prefix)}
+        self._whole = {
+            piece: at for piece, at in vocabulary.items() if not piece.startswith(prefix) and len(piece) <= longest
+        }
         self._further = {
             piece.removeprefix(prefix): at for piece, at in vocabulary.items() if piece.startswith(prefix)
         }
@@ -37,29 +62,35 @@ class WordPieces:
         self._unknown = unknown
         self._longest = longest
         self._added = re.compile("|".join(map(re.escape, added)) or r"(?!)", re.IGNORECASE)
+        self._cut = lru_cache(_N_REMEMBERED)(self._cut_word)
 
-    def encode(self, text: str) -> tuple[list[int], list[tuple[int, int]], list[int]] | None:
-        """Cut a text into ids, offsets (half-open) and the places of words' first pieces; None if it is not plain."""
+    def encode(self, text: str) -> tuple[list[int], list[Characters], Words] | None:
+        """Cut a text into ids, offsets and words; None if it is not plain."""
         if not text.isascii() or _ODD.search(text) or self._added.search(text):
             return None
+        lowered = text.lower() if self._lowercase else text
+        spans = [match.span() for match in _WORDS.finditer(lowered)]
+        whole = [self._whole.get(lowered[start:end]) for start, end in spans]
+        if None not in whole:
+            return whole, spans, Words(range(len(spans)), spans)  # type: ignore[return-value]  # no None in it
         ids: list[int] = []
-        offsets: list[tuple[int, int]] = []
+        offsets: list[Characters] = []
         words: list[int] = []
-        whole = self._whole
-        for match in _WORDS.finditer(text.lower() if self._lowercase else text):
-            word, span = match[0], match.span()
-            at = whole.get(word)
+        for span, at in zip(spans, whole, strict=True):
             words.append(len(ids))
-            if at is not None and len(word) <= self._longest:
+            if at is not None:
                 ids.append(at)
                 offsets.append(span)
             else:
-                self._cut(word, span, ids, offsets)
-        return ids, offsets, words
+                start = span[0]
+                for piece, begin, end in self._cut(lowered[start : span[1]]):
+                    ids.append(piece)
+                    offsets.append((start + begin, start + end))
+        return ids, offsets, Words(words, spans)
 
-    def _cut(self, word: str, span: tuple[int, int], ids: list[int], offsets: list[tuple[int, int]]) -> None:
-        """Add the longest piece that begins the word, then the longest that goes on, to its end."""
-        first, n = span[0], len(word)
+    def _cut_word(self, word: str) -> tuple[tuple[int, int, int], ...]:
+        """Give the longest piece that begins the word, then the longest that goes on, to its end: id, begin, end."""
+        n = len(word)
         found: list[tuple[int, int, int]] = []
         begin, pieces = 0, self._whole
         while begin < n <= self._longest:
@@ -68,10 +99,6 @@ class WordPieces:
                 end -= 1
             if end == begin:
                 break
-            found.append((pieces[word[begin:end]], first + begin, first + end))
+            found.append((pieces[word[begin:end]], begin, end))
             begin, pieces = end, self._further
-        if begin < n:
-            found = [(self._unknown, *span)]
-        for at, start, end in found:
-            ids.append(at)
-            offsets.append((start, end))
+        return tuple(found) if begin == n else ((self._unknown, 0, n),)
