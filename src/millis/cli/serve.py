@@ -18,6 +18,9 @@ def command(
         typer.Option(help="Inference threads in each process, 0 for the event loop; the bundle's when missing."),
     ] = None,
     grace: Annotated[float, typer.Option(help="Seconds that a stop waits for requests it took.")] = 10.0,
+    poll: Annotated[
+        float, typer.Option(help="Milliseconds to look for the next request before sleeping; 0 saves power.")
+    ] = 10.0,
     max_body_bytes: Annotated[int, typer.Option(help="Largest request body.")] = 1_000_000,
     max_texts: Annotated[int, typer.Option(help="Most texts in one request.")] = 256,
     max_characters: Annotated[int, typer.Option(help="Most characters in one request.")] = 50_000,
@@ -32,7 +35,7 @@ def command(
 
     settings = ServeSettings(
         bundles=tuple(map(str, bundles)), host=host, port=port, workers=workers, threads=threads, grace_s=grace,
-        limits=Limits(body_bytes=max_body_bytes, texts=max_texts, characters=max_characters),
+        poll_ms=poll, limits=Limits(body_bytes=max_body_bytes, texts=max_texts, characters=max_characters),
     )  # fmt: skip
     with Supervisor(settings) as server:
         names = [bundle.name for bundle in server.bundles]

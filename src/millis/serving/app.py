@@ -28,6 +28,7 @@ from millis.bundles.model import Answer
 from millis.errors import InvalidRequest, MillisError
 from millis.serving.execution import Executor
 from millis.serving.openapi import describe
+from millis.serving.polling import Polling
 from millis.serving.problems import MEDIA_TYPE, handlers, write_problem
 from millis.serving.requests import Receive, TaskRequest, read_body, read_request
 from millis.serving.settings import Limits
@@ -59,13 +60,16 @@ class Served:
     executor: Executor
 
 
-def make_app(served: Sequence[Served], *, limits: Limits, metrics: Metrics) -> App:
+def make_app(
+    served: Sequence[Served], *, limits: Limits, metrics: Metrics, polling: Polling | None = None
+) -> App:
     """Put routes in front of executors: one task route for each task that a bundle has."""
     by_task: dict[str, dict[str, Served]] = {}
     for one in served:
         by_task.setdefault(one.bundle.manifest.task, {})[one.bundle.name] = one
     tasks = {
-        f"/v1/{task}": _TaskRoute(task, models, limits=limits, metrics=metrics) for task, models in by_task.items()
+        f"/v1/{task}": _TaskRoute(task, models, limits=limits, metrics=metrics, polling=polling)
+        for task, models in by_task.items()
     }
     others = Starlette(
         routes=[
@@ -106,12 +110,15 @@ def settle_memory() -> None:
 class _TaskRoute:
     """POST /v1/{task}: read, answer, write; account for each stage."""
 
-    def __init__(self, task: str, models: Mapping[str, Served], *, limits: Limits, metrics: Metrics) -> None:
+    def __init__(
+        self, task: str, models: Mapping[str, Served], *, limits: Limits, metrics: Metrics, polling: Polling | None
+    ) -> None:
         self._route = f"/v1/{task}"
         self._models = models
         self._only = next(iter(models.values())) if len(models) == 1 else None
         self._limits = limits
         self._metrics = metrics
+        self._polling = polling
         self._encode = msgspec.json.Encoder().encode
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -133,6 +140,8 @@ class _TaskRoute:
                 raise  # a bug of ours: the server writes it into its log
         else:
             await self._write(send, served, answers, (began, parsed, waited_ns), request_id)
+            if self._polling is not None:
+                self._polling.go_on()
             _after_sending(self._metrics.count, route=self._route, status=200)
 
     def _choose(self, request: TaskRequest) -> Served:

@@ -42,6 +42,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         workers: processes; None takes the bundle's own layout.
         threads: inference threads in each worker; None takes the bundle's own layout.
         grace_s: how long a stop waits for requests that were taken.
+        poll_ms: how long a worker looks for the next request, after an answer, before it sleeps; 0 saves power.
     """
 
     bundles: tuple[str, ...]
@@ -50,6 +51,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     workers: int | None = None
     threads: int | None = None
     grace_s: float = 10.0
+    poll_ms: float = 10.0
     limits: Limits = Limits()
 
     def __post_init__(self) -> None:
@@ -64,6 +66,8 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             raise InvalidValue(f"threads cannot be {self.threads}: give 0 (on the event loop) to 64.")
         if not 0 <= self.grace_s <= 3600:
             raise InvalidValue(f"grace cannot be {self.grace_s}: give 0 to 3600 seconds.")
+        if not 0 <= self.poll_ms <= 60_000:
+            raise InvalidValue(f"poll cannot be {self.poll_ms}: give 0 to 60000 milliseconds; 0 sleeps at once.")
 
 
 def write_settings(settings: ServeSettings) -> str:

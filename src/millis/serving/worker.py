@@ -10,6 +10,7 @@ import asyncio
 import os
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import uvicorn
@@ -19,6 +20,7 @@ from millis.bundles import Bundle, load, open_bundle
 from millis.errors import MillisError
 from millis.serving.app import Served, make_app, settle_memory
 from millis.serving.execution import Executor, LoopExecutor, ThreadExecutor
+from millis.serving.polling import Polling, count_cores
 from millis.serving.protocol import Protocol
 from millis.serving.settings import ServeSettings, read_settings
 from millis.telemetry.metrics import Metrics
@@ -39,7 +41,12 @@ def run_worker(settings: ServeSettings, *, listener: socket.socket, ready: int, 
         bundle = open_bundle(path)
         served.append(Served(bundle, make_executor(bundle, threads=settings.threads)))
     bounds = {one.bundle.name: float(one.bundle.manifest.contract["bound_ms"]) for one in served}
-    app = make_app(served, limits=settings.limits, metrics=Metrics(folder=metrics, bounds_ms=bounds))
+    app = make_app(
+        served,
+        limits=settings.limits,
+        metrics=Metrics(folder=metrics, bounds_ms=bounds),
+        polling=Polling(settings.poll_ms) if _may_poll(settings, served) else None,
+    )
     settle_memory()
     server = uvicorn.Server(
         uvicorn.Config(
@@ -58,6 +65,13 @@ def run_worker(settings: ServeSettings, *, listener: socket.socket, ready: int, 
         runner.run(_serve(server, listener, ready=ready, control=control))
     for one in served:
         one.executor.close()
+
+
+def _may_poll(settings: ServeSettings, served: Sequence[Served]) -> bool:
+    """Say whether polling takes nothing from others of this server: a core is left, inference runs on the loop."""
+    shapes = [one.bundle.manifest.serving for one in served]
+    n_workers = settings.workers or max(shape.workers for shape in shapes)
+    return all(isinstance(one.executor, LoopExecutor) for one in served) and n_workers < count_cores()
 
 
 async def _serve(server: uvicorn.Server, listener: socket.socket, *, ready: int, control: int) -> None:
