@@ -18,7 +18,7 @@ import pytest
 import millis
 from making import ask_raw, body, make_fake_bundle
 from millis.errors import InvalidBundle, InvalidValue
-from millis.serving.polling import count_cores
+from millis.measuring.fingerprint import n_cores, read_quota
 from millis.serving.settings import Limits, ServeSettings, write_settings
 from millis.serving.supervisor import Supervisor
 
@@ -334,23 +334,25 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processor time of another process is read from /proc")
-@pytest.mark.skipif(count_cores() < 2, reason="a worker polls only where it leaves a core")
-@pytest.mark.parametrize("poll_ms", [0.0, 1000.0])
-def test_a_worker_looks_for_the_next_request_for_a_while_and_then_sleeps(tmp_path: Path, poll_ms: float) -> None:
+@pytest.mark.skipif(n_cores() < 2 or read_quota() is not None, reason="a worker polls only where it leaves a core")
+@pytest.mark.parametrize(("poll_ms", "workers", "threads"), [(1000.0, 1, 0), (0.0, 1, 0), (1000.0, n_cores(), 0), (1000.0, 1, 1)])
+def test_a_worker_looks_for_the_next_request_for_a_while_and_then_sleeps(
+    tmp_path: Path, poll_ms: float, workers: int, threads: int
+) -> None:
     def ticks(pid: int) -> int:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return int(fields[11]) + int(fields[12])  # hundredths of a second
 
-    settings = ServeSettings(bundles=(str(make_fake_bundle(tmp_path).path),), port=0, poll_ms=poll_ms)
-    with Supervisor(settings) as server:
-        (pid,) = server.pids
+    may_poll = poll_ms > 0 and workers < n_cores() and threads == 0
+    bundle = make_fake_bundle(tmp_path, workers=workers, threads=threads)
+    with Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0, poll_ms=poll_ms)) as server:
         assert httpx.post(f"{server.url}/v1/ner", json={"input": "maria"}).status_code == 200
-        began = ticks(pid)
+        began = sum(map(ticks, server.pids))
         time.sleep(0.8)
-        awake = ticks(pid) - began
+        awake = sum(map(ticks, server.pids)) - began
         time.sleep(0.6)
-        began = ticks(pid)
+        began = sum(map(ticks, server.pids))
         time.sleep(0.5)
-        asleep = ticks(pid) - began
-    assert awake > 20 if poll_ms else awake < 10
+        asleep = sum(map(ticks, server.pids)) - began
+    assert awake > 20 if may_poll else awake < 10
     assert asleep < 10

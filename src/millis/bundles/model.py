@@ -140,17 +140,20 @@ def load(path: str | Path | Bundle, *, rung: str | None = None, streams: int = 1
 def _check_parts(model: Model) -> None:
     """Run the longest window of the last piece: parts of different models show here, not in somebody's request."""
     task = model.task
+    reason: Exception | None = None
     try:
         shape = model.run(np.full(task.max_tokens, task.n_pieces - 1, np.int64)).shape
-    except Exception:  # each library has its own for an id, or a place, beyond its table
-        shape = ()
+    except MemoryError:
+        raise
+    except Exception as error:  # each library has its own for an id, or a place, beyond its table
+        shape, reason = (), error
     if shape != (task.max_tokens, len(task.labels)):
         model.close()
         raise InvalidBundle(
             f"{model.name}: rung {model.rung.name} cannot run a window of {task.max_tokens} tokens out of"
             f" {task.n_pieces:,} pieces to scores of {len(task.labels)} labels: its network belongs to another"
             " tokenizer or to other labels. Make the bundle anew."
-        )
+        ) from reason
 
 
 def load_task(bundle: Bundle) -> Task:

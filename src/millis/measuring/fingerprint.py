@@ -86,7 +86,7 @@ def fingerprint() -> Fingerprint:
         cpu=described.get("model name") or platform.processor() or platform.machine(),
         flags=tuple(flag for flag in _FLAGS if flag in flags),
         cores=n_cores(),
-        quota_cores=_read_quota(),
+        quota_cores=read_quota(),
         memory_mb=_read_memory_mb(),
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         versions={"python": platform.python_version(), **_versions()},
@@ -106,8 +106,8 @@ def _read_cpuinfo() -> dict[str, str]:
     return {name.strip(): value.strip() for name, _, value in rows}
 
 
-def _read_quota() -> float | None:
-    """Read the time limit of a container (cgroup v2 or v1), in cores."""
+def read_quota() -> float | None:
+    """Read the time limit of a container (cgroup v2 or v1), in cores; None without one."""
     words = (_read(_CGROUP / "cpu.max") or "").split()
     if not words:
         words = [_read(_CGROUP / "cpu" / f"cpu.cfs_{name}_us") or "" for name in ("quota", "period")]

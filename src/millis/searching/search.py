@@ -38,14 +38,15 @@ def search(case: Case) -> Bundle:
     Raises:
         ContractBroken, MeasurementVoid: see run_fit.
     """
-    base, training, folder = find_base(case.settings.base), case.settings.training(), case.folder / "training"
-    if case.settings.tune:
-        training, folder = tune(base, case=case, settings=training, n_trainings=case.settings.tune)
+    settings, training, folder = case.settings, case.settings.training(), case.folder / "training"
+    base = find_base(settings.base)
+    if settings.tune:
+        training, folder = tune(base, case=case, settings=training, n_trainings=settings.tune)
     reference = train_reference(
         base, task=case.task, splits=case.splits, folder=folder, tokenizer_file=case.tokenizer_file, settings=training
     )
     say(f"reference (torch fp32): {reference.test.name} {reference.test.value:.2f} on test\n{reference.test.report}")
-    if case.settings.trim_vocabulary or case.settings.corpus:
+    if settings.trim_vocabulary or settings.corpus:
         case, reference = trim_reference(case, reference)
     found = _Search(case, reference)
     found.try_whole()
@@ -61,7 +62,7 @@ def search(case: Case) -> Bundle:
         advice = "\n".join(relax(points, contract=case.contract, lengths=case.lengths))
         error = ContractBroken if verdict.status == "broken" else MeasurementVoid
         raise error(
-            f"no candidate is proven to keep '{case.contract}' here; the best stands at {case.settings.out},"
+            f"no candidate is proven to keep '{case.contract}' here; the best stands at {settings.out},"
             f" {verdict.status}.\n{advice}"
         )
     return bundle

@@ -61,7 +61,7 @@ class Served:
 
 
 def make_app(
-    served: Sequence[Served], *, limits: Limits, metrics: Metrics, polling: Polling | None = None
+    served: Sequence[Served], *, limits: Limits, metrics: Metrics, polling: Polling
 ) -> App:
     """Put routes in front of executors: one task route for each task that a bundle has."""
     by_task: dict[str, dict[str, Served]] = {}
@@ -111,7 +111,7 @@ class _TaskRoute:
     """POST /v1/{task}: read, answer, write; account for each stage."""
 
     def __init__(
-        self, task: str, models: Mapping[str, Served], *, limits: Limits, metrics: Metrics, polling: Polling | None
+        self, task: str, models: Mapping[str, Served], *, limits: Limits, metrics: Metrics, polling: Polling
     ) -> None:
         self._route = f"/v1/{task}"
         self._models = models
@@ -140,8 +140,7 @@ class _TaskRoute:
                 raise  # a bug of ours: the server writes it into its log
         else:
             await self._write(send, served, answers, (began, parsed, waited_ns), request_id)
-            if self._polling is not None:
-                self._polling.go_on()
+            self._polling.go_on()
             _after_sending(self._metrics.count, route=self._route, status=200)
 
     def _choose(self, request: TaskRequest) -> Served:

@@ -6,7 +6,6 @@ Border: keeps the event loop awake; knows no requests.
 """
 
 import asyncio
-import os
 
 
 class Polling:
@@ -23,9 +22,11 @@ class Polling:
 
     def go_on(self) -> None:
         """Stay awake from now; call it on the loop, when an answer was sent."""
+        if not self._for_s:
+            return
         loop = asyncio.get_running_loop()
         self._until = loop.time() + self._for_s
-        if self._for_s and not self._is_awake:
+        if not self._is_awake:
             self._is_awake = True
             loop.call_soon(self._look, loop)
 
@@ -33,8 +34,3 @@ class Polling:
         self._is_awake = loop.time() < self._until
         if self._is_awake:
             loop.call_soon(self._look, loop)  # the loop asks its sockets between two turns, without waiting
-
-
-def count_cores() -> int:
-    """Count the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -19,8 +19,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
+import msgspec
+
 from millis.bundles import Bundle, open_bundle
 from millis.errors import InvalidBundle, InvalidValue, MillisError, RunFailed
+from millis.measuring.fingerprint import n_cores, read_quota
 from millis.serving.settings import ServeSettings, write_settings
 
 _START_LIMIT_S = 120.0
@@ -54,9 +57,10 @@ class Supervisor:
     """
 
     def __init__(self, settings: ServeSettings) -> None:
-        self.settings = settings
         self.bundles = _open_all(settings.bundles)
         self.n_workers = settings.workers or max(bundle.manifest.serving.workers for bundle in self.bundles)
+        may_poll = _leaves_a_core(self.bundles, n_workers=self.n_workers, threads=settings.threads)
+        self.settings = settings if may_poll else msgspec.structs.replace(settings, poll_ms=0.0)
         self.n_restarts = 0
         self._early_deaths = 0
         self._workers: list[_Worker] = []
@@ -184,6 +188,12 @@ class Supervisor:
             raise RunFailed(f"workers end as soon as they start (code {code}): see their last words above.")
         self.n_restarts += 1
         self._workers.append(self._start_worker())
+
+
+def _leaves_a_core(bundles: Sequence[Bundle], *, n_workers: int, threads: int | None) -> bool:
+    """Say whether workers may poll: inference runs on their loops, a core is left, and no quota counts the time."""
+    of_bundles = [bundle.manifest.serving.threads for bundle in bundles]
+    return not any(of_bundles if threads is None else [threads]) and n_workers < n_cores() and read_quota() is None
 
 
 def _open_all(paths: Sequence[str]) -> list[Bundle]:

@@ -10,7 +10,6 @@ import asyncio
 import os
 import socket
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import uvicorn
@@ -20,7 +19,7 @@ from millis.bundles import Bundle, load, open_bundle
 from millis.errors import MillisError
 from millis.serving.app import Served, make_app, settle_memory
 from millis.serving.execution import Executor, LoopExecutor, ThreadExecutor
-from millis.serving.polling import Polling, count_cores
+from millis.serving.polling import Polling
 from millis.serving.protocol import Protocol
 from millis.serving.settings import ServeSettings, read_settings
 from millis.telemetry.metrics import Metrics
@@ -45,7 +44,7 @@ def run_worker(settings: ServeSettings, *, listener: socket.socket, ready: int, 
         served,
         limits=settings.limits,
         metrics=Metrics(folder=metrics, bounds_ms=bounds),
-        polling=Polling(settings.poll_ms) if _may_poll(settings, served) else None,
+        polling=Polling(settings.poll_ms),
     )
     settle_memory()
     server = uvicorn.Server(
@@ -65,13 +64,6 @@ def run_worker(settings: ServeSettings, *, listener: socket.socket, ready: int, 
         runner.run(_serve(server, listener, ready=ready, control=control))
     for one in served:
         one.executor.close()
-
-
-def _may_poll(settings: ServeSettings, served: Sequence[Served]) -> bool:
-    """Say whether polling takes nothing from others of this server: a core is left, inference runs on the loop."""
-    shapes = [one.bundle.manifest.serving for one in served]
-    n_workers = settings.workers or max(shape.workers for shape in shapes)
-    return all(isinstance(one.executor, LoopExecutor) for one in served) and n_workers < count_cores()
 
 
 async def _serve(server: uvicorn.Server, listener: socket.socket, *, ready: int, control: int) -> None:

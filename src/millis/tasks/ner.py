@@ -117,7 +117,8 @@ class NerTask:
         n_before = 0  # units of the windows before
         open_until = -1  # the unit that would go on with the last entity
         for window, rows in zip(windows, logits, strict=True):
-            units, shift = window.places.units, window.places.shift
+            places: _Places = window.places
+            units, shift = places.units, places.shift
             best = rows.argmax(axis=1)
             hits = self._is_entity[best].nonzero()[0]
             if len(hits):

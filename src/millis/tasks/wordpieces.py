@@ -9,15 +9,11 @@ Source: greedy longest match first, as in Devlin et al. 2019 (arXiv:1810.04805),
 import re
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import NamedTuple
 
 _WORDS = re.compile(r"[A-Za-z0-9]+|[^\sA-Za-z0-9]")
 _ODD = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 """Characters that normalisation takes away."""
-
-_N_REMEMBERED = 4096
-"""Words of several pieces whose cut is remembered, the latest asked for; some 2 MB."""
 
 Characters = tuple[int, int]
 """Where a stretch of text begins and ends, half-open, in code points."""
@@ -62,7 +58,6 @@ class WordPieces:
         self._unknown = unknown
         self._longest = longest
         self._added = re.compile("|".join(map(re.escape, added)) or r"(?!)", re.IGNORECASE)
-        self._cut = lru_cache(_N_REMEMBERED)(self._cut_word)
 
     def encode(self, text: str) -> tuple[list[int], list[Characters], Words] | None:
         """Cut a text into ids, offsets and words; None if it is not plain."""
@@ -88,7 +83,7 @@ class WordPieces:
                     offsets.append((start + begin, start + end))
         return ids, offsets, Words(words, spans)
 
-    def _cut_word(self, word: str) -> tuple[tuple[int, int, int], ...]:
+    def _cut(self, word: str) -> list[tuple[int, int, int]]:
         """Give the longest piece that begins the word, then the longest that goes on, to its end: id, begin, end."""
         n = len(word)
         found: list[tuple[int, int, int]] = []
@@ -101,4 +96,4 @@ class WordPieces:
                 break
             found.append((pieces[word[begin:end]], begin, end))
             begin, pieces = end, self._further
-        return tuple(found) if begin == n else ((self._unknown, 0, n),)
+        return found if begin == n else [(self._unknown, 0, n)]
