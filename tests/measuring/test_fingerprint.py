@@ -11,7 +11,8 @@ from importlib.metadata import version
 import msgspec
 import pytest
 
-from millis.measuring.fingerprint import Fingerprint, fingerprint, n_cores
+from millis.cores import n_cores
+from millis.measuring.fingerprint import Fingerprint, fingerprint
 
 
 def other(**changes: object) -> Fingerprint:

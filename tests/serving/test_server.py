@@ -17,8 +17,8 @@ import pytest
 
 import millis
 from making import ask_raw, body, make_fake_bundle
+from millis.cores import n_cores, read_quota
 from millis.errors import InvalidBundle, InvalidValue
-from millis.measuring.fingerprint import n_cores, read_quota
 from millis.serving.settings import Limits, ServeSettings, write_settings
 from millis.serving.supervisor import Supervisor
 

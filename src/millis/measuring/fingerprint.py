@@ -12,6 +12,8 @@ from pathlib import Path
 
 import msgspec
 
+from millis.cores import n_cores, read_quota
+
 _FLAGS = (
     "avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8", "amx_bf16",
     "asimddp", "i8mm", "bf16", "sve",
@@ -93,29 +95,10 @@ def fingerprint() -> Fingerprint:
     )
 
 
-def n_cores() -> int:
-    """Count the logical cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _read_cpuinfo() -> dict[str, str]:
     text = _read(Path("/proc/cpuinfo")) or ""
     rows = (line.partition(":") for line in text.split("\n\n")[0].splitlines())
     return {name.strip(): value.strip() for name, _, value in rows}
-
-
-def read_quota() -> float | None:
-    """Read the time limit of a container (cgroup v2 or v1), in cores; None without one."""
-    words = (_read(_CGROUP / "cpu.max") or "").split()
-    if not words:
-        words = [_read(_CGROUP / "cpu" / f"cpu.cfs_{name}_us") or "" for name in ("quota", "period")]
-    try:
-        quota, period = (int(word) for word in words)
-    except ValueError:  # no such file, or "max"
-        return None
-    return round(quota / period, 2) if quota > 0 and period > 0 else None
 
 
 def _read_memory_mb() -> int:

@@ -21,10 +21,10 @@ from millis.compiling.comparing import compare, loaded, require_exact, run_all
 from millis.compiling.onnx import export_embeddings, export_ids, load_for_export
 from millis.compiling.openvino import convert_onnx
 from millis.compressing.quantize import quantize_onnx, quantize_openvino
+from millis.cores import n_cores
 from millis.data.examples import SpanExample
 from millis.data.splits import Splits
 from millis.errors import RunFailed
-from millis.measuring.fingerprint import n_cores
 from millis.models.prediction import predict
 from millis.models.taggers import load_tagger
 from millis.searching.candidates import Variant

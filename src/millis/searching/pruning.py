@@ -20,7 +20,7 @@ from millis.bundles import Choice, LatencyRow
 from millis.bundles.manifest import LayerTime, Step
 from millis.compiling.comparing import compare, loaded, run_all
 from millis.compressing.prune import Cost, Curves, Pruned, measure_curves, prune
-from millis.measuring.fingerprint import n_cores
+from millis.cores import n_cores
 from millis.measuring.layers import LayerTable
 from millis.measuring.quality import bound_drop
 from millis.models.prediction import predict

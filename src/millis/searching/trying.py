@@ -16,8 +16,9 @@ from millis.bundles import Bundle, Choice, Manifest, Rung, ServingShape, load, s
 from millis.bundles.bundle import TOKENIZER, hash_file
 from millis.bundles.manifest import Tried
 from millis.contract import Contract
+from millis.cores import n_cores
 from millis.data.lengths import LengthHistogram
-from millis.measuring.fingerprint import fingerprint, n_cores
+from millis.measuring.fingerprint import fingerprint
 from millis.measuring.quality import measure_quality
 from millis.measuring.table import measure_table
 from millis.models.work import read_work

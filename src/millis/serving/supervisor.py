@@ -22,8 +22,8 @@ from types import TracebackType
 import msgspec
 
 from millis.bundles import Bundle, open_bundle
+from millis.cores import n_cores, read_quota
 from millis.errors import InvalidBundle, InvalidValue, MillisError, RunFailed
-from millis.measuring.fingerprint import n_cores, read_quota
 from millis.serving.settings import ServeSettings, write_settings
 
 _START_LIMIT_S = 120.0

@@ -5,7 +5,6 @@ Source: AdamW, Loshchilov & Hutter 2019, arXiv:1711.05101; warm-up and linear de
 arXiv:1810.04805, appendix A.2.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from millis.cores import n_cores
 from millis.data.examples import SpanExample
 from millis.errors import InvalidValue
 from millis.models.prediction import predict
@@ -133,10 +133,9 @@ def rate_share(step: int, *, n_steps: int, warmup_share: float) -> float:
 def torch_state(seed: int) -> Iterator[None]:
     """Seed torch and give it every core while the block runs; then put both back."""
     threads = torch.get_num_threads()
-    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        torch.set_num_threads(n_cores)
+        torch.set_num_threads(n_cores())
         try:
             yield
         finally:

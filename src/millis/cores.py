@@ -1,0 +1,35 @@
+"""How much processor this process may use: cores, and the time that a container rations.
+
+Border: asks the system; decides nothing. Importing it loads nothing but the standard library.
+"""
+
+import os
+from pathlib import Path
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def n_cores() -> int:
+    """Count the logical cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def read_quota() -> float | None:
+    """Read the time limit of a container (cgroup v2 or v1), in cores; None without one."""
+    words = _read(_CGROUP / "cpu.max").split()
+    if not words:
+        words = [_read(_CGROUP / "cpu" / f"cpu.cfs_{name}_us") for name in ("quota", "period")]
+    try:
+        quota, period = (int(word) for word in words)
+    except ValueError:  # no such file, or "max"
+        return None
+    return round(quota / period, 2) if quota > 0 and period > 0 else None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
