@@ -1,5 +1,6 @@
 """Taggers: built from every supported type, quiet, saved and loaded to the bit."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,14 @@ def test_weights_of_another_configuration_are_refused(base: Path) -> None:
     config = (base / "config.json").read_text()
     (base / "config.json").write_text(config.replace('"num_hidden_layers": 2', '"num_hidden_layers": 3'))
     with pytest.raises(InvalidBase, match="lacks 16 of the weights"):
+        build_tagger(base, labels=LABELS, seed=1)
+
+
+@pytest.mark.parametrize(("key", "value"), [("hidden_size", "wide"), ("vocab_size", None), ("num_attention_heads", 0)])
+def test_a_config_of_wrong_values_is_refused(base: Path, key: str, value: object) -> None:
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {key: value}))
+    with pytest.raises(InvalidBase, match="cannot be loaded as an encoder"):
         build_tagger(base, labels=LABELS, seed=1)
 
 

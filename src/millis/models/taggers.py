@@ -125,7 +125,10 @@ def save_tagger(model: Tagger, folder: Path, *, tokenizer_file: Path) -> None:
 
 
 def _configure(base: Path, labels: Sequence[str]) -> Any:
-    config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
+    try:
+        config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # the library's errors have no common base
+        raise _not_loaded(base, error) from error
     setattr(config, _ATTENTION_DROPOUT.get(config.model_type, "attention_probs_dropout_prob"), 0.0)
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: i for i, label in enumerate(labels)}
@@ -142,11 +145,15 @@ def _load(folder: Path, **options: Any) -> tuple[Any, dict[str, Any]]:
             attn_implementation="sdpa", dtype=torch.float32, output_loading_info=True, **options,
         )  # fmt: skip
     except Exception as error:  # the library's errors have no common base
-        raise InvalidBase(
-            f"{folder.name} cannot be loaded as an encoder ({type(error).__name__}):"
-            " give a folder whose config.json and model.safetensors belong together."
-        ) from error
+        raise _not_loaded(folder, error) from error
     return network, report
+
+
+def _not_loaded(folder: Path, error: Exception) -> InvalidBase:
+    return InvalidBase(
+        f"{folder.name} cannot be loaded as an encoder ({type(error).__name__}):"
+        " give a folder whose config.json and model.safetensors belong together."
+    )
 
 
 @contextmanager
