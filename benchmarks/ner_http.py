@@ -6,6 +6,7 @@
     pipeline      the same, unpadded
     onnxruntime   int8 dynamic, one thread, two workers, FastAPI
     millis        the bundle that `millis fit` made on this machine
+    millis-warm   the same with --keep-warm, which keeps a core busy: it is up in its own turns only
     echo          a bare Starlette echo of the same JSON: the floor
 
 Texts are the test sentences of WNUT-17 in ../shared/data. Where the bundle is not there it is fitted first, under
@@ -22,8 +23,10 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +35,7 @@ import msgspec
 import numpy as np
 
 from common import ROOT, free_port, keep, serve
-from millis.bundles import open_bundle
+from millis.bundles import Bundle, open_bundle
 from millis.compiling.onnx import export_ids, load_for_export
 from millis.contract import Contract
 from millis.data.readers import read_examples
@@ -139,8 +142,18 @@ def sum_up(runs: list[LoadResult]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+@contextmanager
+def keep_warm(bundle: Bundle) -> Iterator[str]:
+    """Serve a bundle with --keep-warm while the block runs, and give its address."""
+    with Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0, keep_warm=True)) as server:
+        url = f"{server.url}/v1/ner"
+        for _ in range(50):
+            httpx.post(url, json={"input": "warm"})
+        yield url
+
+
 def measure(
-    urls: dict[str, str], *, bodies: tuple[bytes, ...], rates: list[float], rounds: int, seconds: float
+    urls: dict[str, Callable[[], AbstractContextManager[str]]], *, bodies: tuple[bytes, ...], rates: list[float], rounds: int, seconds: float
 ) -> dict[str, dict[str, Any]]:
     """Take turns: every round offers every rate to every server that can carry it."""
     runs: dict[str, dict[str, list[LoadResult]]] = {}
@@ -149,10 +162,11 @@ def measure(
             for who in list(urls) if turn % 2 else reversed(urls):
                 if who in SLOW and rate > 10:
                     continue
-                run = offer_load(
-                    urls[who], bodies=bodies, rate_per_s=rate, seconds=seconds, bound_ms=GOODPUT_MS, timeout_s=20,
-                    seed=turn, name=f"round {turn + 1}, {rate:g}/s, {who}",
-                )  # fmt: skip
+                with urls[who]() as url:
+                    run = offer_load(
+                        url, bodies=bodies, rate_per_s=rate, seconds=seconds, bound_ms=GOODPUT_MS, timeout_s=20,
+                        seed=turn, name=f"round {turn + 1}, {rate:g}/s, {who}",
+                    )  # fmt: skip
                 runs.setdefault(f"{rate:g}", {}).setdefault(who, []).append(run)
     return {rate: {who: sum_up(found) for who, found in by_who.items()} for rate, by_who in runs.items()}
 
@@ -204,8 +218,13 @@ def main() -> int:
             "echo": f"http://127.0.0.1:{port}/echo",
         }
         quality = {who: score_served(url, task, examples).value for who, url in urls.items() if who != "echo"}
+        turns: dict[str, Callable[[], AbstractContextManager[str]]] = {
+            who: partial(nullcontext, url) for who, url in urls.items()
+        }
+        turns["millis-warm"] = partial(keep_warm, bundle)
+        quality["millis-warm"] = quality["millis"]
         table = measure(
-            urls, bodies=bodies, rates=[float(rate) for rate in asked.rates.split(",")], rounds=asked.rounds,
+            turns, bodies=bodies, rates=[float(rate) for rate in asked.rates.split(",")], rounds=asked.rounds,
             seconds=asked.seconds,
         )  # fmt: skip
     print_table(table, quality)
@@ -218,9 +237,12 @@ def main() -> int:
     print(f"ceiling: {statistics.median(lengths):.0f} tokens x {2 * parameters / 1e6:.1f} M operations at {peak:.0f} GOPS = {floor_ms:.2f} ms")
     for rate, rival_name in (("100", "onnxruntime"), ("10", "article")):
         if rate in table:
-            ours, theirs = table[rate]["millis"], table[rate][rival_name]
-            result[f"over_{rival_name}"] = {name: theirs[name] / ours[name] for name in ("p50_ms", "p95_ms", "p99_ms")}
-            print(f"{rival_name} over millis at {rate}/s: " + ", ".join(f"{name[:3]} {ratio:.2f}x" for name, ratio in result[f"over_{rival_name}"].items()))
+            theirs = table[rate][rival_name]
+            for who in ("millis", "millis-warm"):
+                ratios = {name: theirs[name] / table[rate][who][name] for name in ("p50_ms", "p95_ms", "p99_ms")}
+                result.setdefault(f"over_{rival_name}", {})[who] = ratios
+                told = ", ".join(f"{name[:3]} {ratio:.2f}x" for name, ratio in ratios.items())
+                print(f"{rival_name} over {who} at {rate}/s: {told}")
     if asked.proof:
         served = measure_served(bundle, contract=CONTRACT, bodies=bodies, n_requests=asked.proof)
         verdict = judge_served(bundle, contract=CONTRACT, served=served)

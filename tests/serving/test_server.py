@@ -333,26 +333,47 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
         time.sleep(0.02)
 
 
+def _ticks(pid: int) -> int:
+    """Give the processor time of a process in hundredths of a second."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processor time of another process is read from /proc")
 @pytest.mark.skipif(n_cores() < 2 or read_quota() is not None, reason="a worker polls only where it leaves a core")
 @pytest.mark.parametrize(("poll_ms", "workers", "threads"), [(1000.0, 1, 0), (0.0, 1, 0), (1000.0, n_cores(), 0), (1000.0, 1, 1)])
 def test_a_worker_looks_for_the_next_request_for_a_while_and_then_sleeps(
     tmp_path: Path, poll_ms: float, workers: int, threads: int
 ) -> None:
-    def ticks(pid: int) -> int:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return int(fields[11]) + int(fields[12])  # hundredths of a second
-
     may_poll = poll_ms > 0 and workers < n_cores() and threads == 0
     bundle = make_fake_bundle(tmp_path, workers=workers, threads=threads)
     with Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0, poll_ms=poll_ms)) as server:
         assert httpx.post(f"{server.url}/v1/ner", json={"input": "maria"}).status_code == 200
-        began = sum(map(ticks, server.pids))
+        began = sum(map(_ticks, server.pids))
         time.sleep(0.8)
-        awake = sum(map(ticks, server.pids)) - began
+        awake = sum(map(_ticks, server.pids)) - began
         time.sleep(0.6)
-        began = sum(map(ticks, server.pids))
+        began = sum(map(_ticks, server.pids))
         time.sleep(0.5)
-        asleep = sum(map(ticks, server.pids)) - began
+        asleep = sum(map(_ticks, server.pids)) - began
     assert awake > 20 if may_poll else awake < 10
     assert asleep < 10
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processor time of another process is read from /proc")
+@pytest.mark.skipif(n_cores() < 2 or read_quota() is not None, reason="a worker is kept warm only where it leaves a core")
+def test_a_worker_kept_warm_runs_its_model_while_nobody_asks_and_answers_all_the_same(tmp_path: Path) -> None:
+    bundle = make_fake_bundle(tmp_path, workers=1, threads=0)
+    with Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0, keep_warm=True)) as server:
+        began = _ticks(server.pids[0])
+        time.sleep(0.5)
+        assert _ticks(server.pids[0]) - began > 20
+        assert "entities" in httpx.post(f"{server.url}/v1/ner", json={"input": "maria"}).json()["results"][0]
+        counted = httpx.get(f"{server.url}/metrics").text
+    assert 'millis_requests_total{route="/v1/ner",status="200"} 1.0' in counted
+
+
+def test_keeping_warm_where_no_core_is_left_is_refused(tmp_path: Path) -> None:
+    bundle = make_fake_bundle(tmp_path, workers=n_cores(), threads=0)
+    with pytest.raises(InvalidValue, match=r"--keep-warm needs .* a core more"):
+        Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0, keep_warm=True))

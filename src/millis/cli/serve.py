@@ -21,6 +21,9 @@ def command(
     poll: Annotated[
         float, typer.Option(help="Milliseconds to look for the next request before sleeping; 0 saves power.")
     ] = 10.0,
+    keep_warm: Annotated[
+        bool, typer.Option("--keep-warm", help="Run the model when idle: fast answers to rare requests, a busy core.")
+    ] = False,
     max_body_bytes: Annotated[int, typer.Option(help="Largest request body.")] = 1_000_000,
     max_texts: Annotated[int, typer.Option(help="Most texts in one request.")] = 256,
     max_characters: Annotated[int, typer.Option(help="Most characters in one request.")] = 50_000,
@@ -35,7 +38,8 @@ def command(
 
     settings = ServeSettings(
         bundles=tuple(map(str, bundles)), host=host, port=port, workers=workers, threads=threads, grace_s=grace,
-        poll_ms=poll, limits=Limits(body_bytes=max_body_bytes, texts=max_texts, characters=max_characters),
+        poll_ms=poll, keep_warm=keep_warm,
+        limits=Limits(body_bytes=max_body_bytes, texts=max_texts, characters=max_characters),
     )  # fmt: skip
     with Supervisor(settings) as server:
         names = [bundle.name for bundle in server.bundles]

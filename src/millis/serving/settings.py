@@ -43,6 +43,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         threads: inference threads in each worker; None takes the bundle's own layout.
         grace_s: how long a stop waits for requests that were taken.
         poll_ms: how long a worker looks for the next request, after an answer, before it sleeps; 0 saves power.
+        keep_warm: never sleep, and run each model's example when there is nothing else to do: a core is busy always.
     """
 
     bundles: tuple[str, ...]
@@ -52,6 +53,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     threads: int | None = None
     grace_s: float = 10.0
     poll_ms: float = 10.0
+    keep_warm: bool = False
     limits: Limits = Limits()
 
     def __post_init__(self) -> None:

@@ -52,7 +52,7 @@ class Supervisor:
 
     Raises (on entry):
         InvalidBundle: a bundle cannot be opened, or two have one name.
-        InvalidValue: the port is taken, or the host is not this machine's.
+        InvalidValue: --keep-warm where no core is left; the port is taken, or the host is not this machine's.
         RunFailed: a worker could not start; the message is the worker's own.
     """
 
@@ -60,6 +60,11 @@ class Supervisor:
         self.bundles = _open_all(settings.bundles)
         self.n_workers = settings.workers or max(bundle.manifest.serving.workers for bundle in self.bundles)
         may_poll = _leaves_a_core(self.bundles, n_workers=self.n_workers, threads=settings.threads)
+        if settings.keep_warm and not may_poll:
+            raise InvalidValue(
+                f"--keep-warm needs inference on the event loop, a core more than the {self.n_workers} worker(s) and no"
+                f" CPU quota: there are {n_cores()} core(s). Serve without it, or with --workers 1 --threads 0 on two."
+            )
         self.settings = settings if may_poll else msgspec.structs.replace(settings, poll_ms=0.0)
         self.n_restarts = 0
         self._early_deaths = 0

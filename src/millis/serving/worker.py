@@ -7,9 +7,11 @@ Border: process matters; answers come from the app.
 """
 
 import asyncio
+import itertools
 import os
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import uvicorn
@@ -44,7 +46,7 @@ def run_worker(settings: ServeSettings, *, listener: socket.socket, ready: int, 
         served,
         limits=settings.limits,
         metrics=Metrics(folder=metrics, bounds_ms=bounds),
-        polling=Polling(settings.poll_ms),
+        polling=(polling := _make_polling(settings, served)),
     )
     settle_memory()
     server = uvicorn.Server(
@@ -61,12 +63,24 @@ def run_worker(settings: ServeSettings, *, listener: socket.socket, ready: int, 
         )
     )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(server, listener, ready=ready, control=control))
+        runner.run(_serve(server, listener, polling=polling, ready=ready, control=control))
     for one in served:
         one.executor.close()
 
 
-async def _serve(server: uvicorn.Server, listener: socket.socket, *, ready: int, control: int) -> None:
+def _make_polling(settings: ServeSettings, served: Sequence[Served]) -> Polling:
+    models = itertools.cycle([one.executor.model for one in served])
+
+    def run_example() -> None:
+        model = next(models)
+        model.answer(model.task.example)
+
+    return Polling(settings.poll_ms, keep_warm=run_example if settings.keep_warm else None)
+
+
+async def _serve(
+    server: uvicorn.Server, listener: socket.socket, *, polling: Polling, ready: int, control: int
+) -> None:
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
@@ -81,6 +95,7 @@ async def _serve(server: uvicorn.Server, listener: socket.socket, *, ready: int,
         os.write(ready, b"ready\n")
     except BrokenPipeError:  # the parent ended while this loaded
         server.should_exit = True
+    polling.go_on()
     await serving
 
 
