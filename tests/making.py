@@ -13,7 +13,7 @@ import msgspec
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from millis.backends.fake import write_fake
-from millis.bundles import Bundle, Manifest, Rung, ServingShape, save_bundle
+from millis.bundles import Bundle, LatencyRow, Manifest, Rung, ServingShape, save_bundle
 from millis.bundles.bundle import hash_file
 from millis.bundles.manifest import FileEntry
 from millis.contract import Contract
@@ -49,21 +49,33 @@ def make_fake_bundle(
     workers: int = 1,
     threads: int = 0,
     buckets: tuple[int, ...] | None = None,
+    p99: str = "1 s",
+    faster_ms: float | None = None,
 ) -> Bundle:
-    """Write a bundle whose model is the fake backend."""
-    files = folder / f"{name}-files"
-    write_fake(files, labels=len(LABELS), delay_ms=delay_ms)
-    rung = Rung(name="fake", backend="fake", precision="fp32", folder="rungs/fake", buckets=buckets)
+    """Write a bundle whose model is the fake backend; with faster_ms there is a second, faster rung, `fake-fast`."""
+    delays_ms = {"fake": delay_ms} | ({} if faster_ms is None else {"fake-fast": faster_ms})
+    rungs, parts = [], {}
+    for place, (one, ms) in enumerate(delays_ms.items()):
+        write_fake(folder / f"{name}-{one}", labels=len(LABELS), delay_ms=ms)
+        parts[f"rungs/{one}"] = folder / f"{name}-{one}"
+        latency = () if faster_ms is None else (LatencyRow(tokens=32, p50_ms=ms + 0.1, p99_ms=ms + 0.5, n=100),)
+        quality = {} if faster_ms is None else {"name": "F1", "value": 90.0 - 5 * place}
+        rungs.append(
+            Rung(
+                name=one, backend="fake", precision="fp32", folder=f"rungs/{one}", buckets=buckets, latency=latency,
+                quality=quality,
+            )
+        )
     manifest = Manifest(
         format=1, name=name, task="ner", labels=LABELS,
         task_settings={"max_tokens": 32, "overlap": 8, "example": "maria garcia wrote from lisbon"},
-        rungs=(rung,), rung="fake", contract=Contract(p99="50 ms", rate=50).record(),
+        rungs=tuple(rungs), rung="fake", contract=Contract(p99=p99, rate=50).record(),
         serving=ServingShape(workers=workers, threads=threads), lengths=((8, 3), (16, 1)),
     )  # fmt: skip
     return save_bundle(
         folder / f"{name}.millis",
         manifest=manifest,
-        parts={"tokenizer.json": make_tokenizer(folder / f"{name}-tokenizer"), "rungs/fake": files},
+        parts={"tokenizer.json": make_tokenizer(folder / f"{name}-tokenizer"), **parts},
     )
 
 

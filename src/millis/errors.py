@@ -13,8 +13,10 @@
     └── Interrupted             stopped by the user; what was finished is kept
 
 A message has four parts: what is wrong, what came, what would be accepted, what to do next.
-It never holds a user's text. Border: plain Python, imports nothing.
+It never holds a user's text. Border: plain Python.
 """
+
+from typing import Any
 
 
 class MillisError(Exception):
@@ -63,6 +65,8 @@ class InvalidRequest(MillisError):
     Args:
         status: the HTTP status, when it is not 400.
         slug: the problem's name, when it is not `invalid-request`.
+    Attributes:
+        extra: further members of the problem.
     """
 
     slug = "invalid-request"
@@ -73,6 +77,7 @@ class InvalidRequest(MillisError):
         super().__init__(message)
         self.status = status
         self.slug = slug
+        self.extra: dict[str, Any] = {}
 
 
 class MissingExtra(MillisError):

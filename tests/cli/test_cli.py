@@ -198,8 +198,8 @@ def test_a_serving_worker_loads_no_training_library(tmp_path: Path) -> None:
     bundle = make_fake_bundle(tmp_path)
     program = (
         "import sys; from millis.serving import supervisor, worker, app\n"
-        "from millis.serving.worker import make_executor; from millis.bundles import open_bundle\n"
-        "make_executor(open_bundle(sys.argv[1]), threads=None)\n"
+        "from millis.serving.worker import make_executor; from millis.serving.clock import SocketClock; from millis.bundles import open_bundle\n"
+        "make_executor([open_bundle(sys.argv[1])], clock=SocketClock())\n"
         "print(*sorted(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", program, str(bundle.path)], capture_output=True, text=True, check=True)

@@ -178,7 +178,7 @@ def test_the_descriptions_say_what_is_served(server: Supervisor) -> None:
     assert models["data"][0]["id"] == "fake"
     assert models["data"][0]["labels"] == ["ORG", "PER"]
     contracts = httpx.get(f"{server.url}/contract").json()["data"]
-    assert contracts[0]["contract"]["bound_ms"] == 50.0
+    assert contracts[0]["contract"]["bound_ms"] == 1000.0
     description = httpx.get(f"{server.url}/openapi.json").json()
     assert description["openapi"].startswith("3.1")
     assert set(description["paths"]["/v1/ner"]["post"]["responses"]) >= {"200", "400", "413", "422"}

@@ -5,9 +5,9 @@ Border: reads and writes files, runs a loaded rung; no HTTP, no making of models
 
 from millis.bundles.bundle import Bundle, open_bundle, save_bundle
 from millis.bundles.manifest import Certificate, Choice, LatencyRow, Manifest, Rung, ServingShape
-from millis.bundles.model import Model, load
+from millis.bundles.model import Model, load, load_ladder
 
 __all__ = [
     "Bundle", "Certificate", "Choice", "LatencyRow", "Manifest", "Model", "Rung", "ServingShape",
-    "load", "open_bundle", "save_bundle",
+    "load", "load_ladder", "open_bundle", "save_bundle",
 ]  # fmt: skip

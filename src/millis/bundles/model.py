@@ -79,6 +79,10 @@ class Model:
         n_tokens = sum(len(window.ids) for window in windows)
         return Answer(result, encoded - began, ran - encoded, decoded - ran, n_tokens)
 
+    def bucket_of(self, n_tokens: int) -> int:
+        """Give the token count that a window really costs: its bucket, or its own where any length runs."""
+        return n_tokens if self._buckets is None else next(bucket for bucket in self._buckets if bucket >= n_tokens)
+
     def run(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """Run the network on one window of ids (T,): pad to its bucket, give logits (T, K)."""
         n = len(ids)
@@ -86,19 +90,27 @@ class Model:
             batch = {"input_ids": ids[None], "attention_mask": np.ones((1, n), np.int64)}
             whole: NDArray[np.float32] = self._backend.run(batch)["logits"][0]
             return whole
-        bucket = next(bucket for bucket in self._buckets if bucket >= n)
+        bucket = self.bucket_of(n)
         padded, mask = self._padded[bucket]
         padded[0, :n], padded[0, n:] = ids, 0
         mask[0, :n], mask[0, n:] = 1, 0
         logits: NDArray[np.float32] = self._backend.run({"input_ids": padded, "attention_mask": mask})["logits"][0, :n]
         return logits
 
-    def warm(self, *, rounds: int = 3) -> None:
-        """Run every bucket and the example a few times, so that the first request is like the others."""
+    def warm(self, *, rounds: int = 3) -> list[tuple[int, float]]:
+        """Run every bucket and the example a few times, so that the first request is like the others.
+
+        Returns:
+            token counts, and the shortest time in ms that each took.
+        """
+        times: dict[int, float] = {}
         for _ in range(rounds):
-            for bucket in self._buckets or (16, 64):
-                self.run(np.full(bucket, 1, np.int64))
+            for n in dict.fromkeys(min(bucket, self.task.max_tokens) for bucket in self._buckets or (16, 64)):
+                began = perf_counter_ns()
+                self.run(np.full(n, 1, np.int64))
+                times[n] = min(times.get(n, np.inf), (perf_counter_ns() - began) / 1e6)
             self.answer(self.task.example)
+        return sorted(times.items())
 
     def share(self) -> "Model":
         """Give another thread a Model over the same weights."""
@@ -120,7 +132,25 @@ def load(path: str | Path | Bundle, *, rung: str | None = None, streams: int = 1
         InvalidBundle: a file is missing, truncated or altered.
     """
     bundle = path if isinstance(path, Bundle) else open_bundle(path)
-    chosen = bundle.rung(rung)
+    return _load_rung(bundle, bundle.rung(rung), task=load_task(bundle), streams=streams, cache=cache)
+
+
+def load_ladder(bundle: Bundle, *, streams: int = 1, has_fallback: bool = True) -> tuple[Model, ...]:
+    """Load the rung that serves and, where asked, those that are faster, slowest first; they share one task."""
+    task, serving = load_task(bundle), bundle.rung(None)
+    faster: list[tuple[float, Rung]] = []
+    if has_fallback and serving.latency:
+        limit = _mean_ms(serving)
+        faster = [(_mean_ms(one), one) for one in bundle.manifest.rungs if one.latency and _mean_ms(one) < limit]
+    rungs = [serving, *(rung for _, rung in sorted(faster, key=lambda pair: -pair[0]))]
+    return tuple(_load_rung(bundle, rung, task=task, streams=streams, cache=None) for rung in rungs)
+
+
+def _mean_ms(rung: Rung) -> float:
+    return sum(row.p50_ms for row in rung.latency) / len(rung.latency)
+
+
+def _load_rung(bundle: Bundle, chosen: Rung, *, task: Task, streams: int, cache: Path | None) -> Model:
     backend: Backend = backends[chosen.backend]()
     settings = BackendSettings(
         device=chosen.device,
@@ -130,7 +160,6 @@ def load(path: str | Path | Bundle, *, rung: str | None = None, streams: int = 1
         cache=cache or compiled_cache(bundle, chosen),
         table=bundle.path / chosen.table if chosen.table else None,
     )
-    task = load_task(bundle)
     backend.load(bundle.path / chosen.folder, settings=settings)
     model = Model(task, backend, rung=chosen, name=bundle.name)
     _check_parts(model)

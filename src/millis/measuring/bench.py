@@ -35,7 +35,7 @@ class LoadResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     Args:
         offered_per_s: the rate asked for; achieved_per_s counts 2xx answers over seconds.
         n_requests: all that were due = n_ok + n_refused + n_errors + n_unanswered.
-        n_refused: 429 and 503 answers.
+        n_refused: 429, 503 and 504 answers.
         n_errors: other answers than 2xx (in statuses), connections that failed (in failures), and n_unsent.
         n_unanswered: due, but without an answer when time was up.
         n_unsent: requests for which the generator's machine had no descriptor, port or memory.
@@ -45,6 +45,7 @@ class LoadResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         n_sure_misses: 2xx answers whose Server-Timing alone adds up to more than bound_ms, so that no lateness of the
             generator can have made them late; None without a bound.
         latency: of 2xx answers, from the scheduled arrival.
+        refusals: of n_refused, likewise; None where there are none.
         lateness: how late the generator sent what was due and had a connection.
         stages: Server-Timing of 2xx answers, by stage.
         rungs: 2xx answers by X-Millis-Rung.
@@ -75,6 +76,7 @@ class LoadResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     stages: dict[str, LatencySummary]
     rungs: dict[str, int]
     histogram: str
+    refusals: LatencySummary | None = None
     void: str | None = None
 
     def percentile_ms(self, percentile: float) -> float:
@@ -91,7 +93,9 @@ class LoadResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         bad += [f"{self.n_unsent} could not be sent"] if self.n_unsent else []
         bad += [f"{self.n_waited} waited for a connection"] if self.n_waited else []
         told += [f"  {', '.join(bad)}"] if bad else []
-        rows = {"latency": self.latency, "generator late": self.lateness}
+        rows = {"latency": self.latency}
+        rows |= {"refusal": self.refusals} if self.refusals else {}
+        rows["generator late"] = self.lateness
         rows |= {f"stage {name}": row for name, row in self.stages.items()}
         told += _write_table(rows)
         if self.rungs:
@@ -288,7 +292,7 @@ def _sum_up(raw: Raw, *, plan: Plan, url: str, bound_ms: float | None) -> LoadRe
     histogram = Histogram().record(ns / 1e6 for ns in raw.ok_ns)
     lateness = Histogram().record(ns / 1e6 for ns in raw.late_ns).summary()
     n_ok = len(raw.ok_ns)
-    n_refused = raw.statuses.get(429, 0) + raw.statuses.get(503, 0)
+    n_refused = len(raw.refused_ns)
     n_errors = sum(raw.statuses.values()) - n_ok - n_refused + sum(raw.failures.values()) + raw.n_unsent
     timings = [_read_timing(value) for value in raw.timings]
     n_in_time = sum(ns <= bound_ms * 1e6 for ns in raw.ok_ns) if bound_ms is not None else 0
@@ -312,6 +316,7 @@ def _sum_up(raw: Raw, *, plan: Plan, url: str, bound_ms: float | None) -> LoadRe
         n_misses=None if bound_ms is None else plan.n_requests - n_in_time,
         n_sure_misses=None if bound_ms is None else sum(sum(timing.values()) > bound_ms for timing in timings),
         latency=histogram.summary(),
+        refusals=Histogram().record(ns / 1e6 for ns in raw.refused_ns).summary() if raw.refused_ns else None,
         lateness=lateness,
         stages=_sum_up_stages(timings),
         rungs=raw.rungs,

@@ -34,6 +34,9 @@ from millis.measuring.connection import Address, Connection
 
 MOST_CONNECTIONS = 900
 
+REFUSALS = (429, 503, 504)
+"""Statuses by which a server says that it will not answer this request in time."""
+
 _OUR_FAULT = (EADDRNOTAVAIL, EMFILE, ENFILE, ENOBUFS, ENOMEM)
 _START_NS = 20_000_000
 _PROGRESS_NS = 500_000_000
@@ -86,6 +89,7 @@ class Raw(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     Args:
         seconds: from the start of the arrivals to the last answer, or to the end of waiting.
         ok_ns: latencies of 2xx answers, from the scheduled arrival.
+        refused_ns: latencies of 429, 503 and 504 answers, likewise.
         late_ns: for each request sent, how long after it could have been: after it was due or, when all connections
             were busy, after one was free.
         statuses: answers by status.
@@ -100,6 +104,7 @@ class Raw(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     seconds: float
     ok_ns: list[int]
+    refused_ns: list[int]
     late_ns: list[int]
     statuses: dict[int, int]
     failures: dict[str, int]
@@ -182,6 +187,7 @@ class Generator:
         return Raw(
             seconds=(perf_counter_ns() - start) / 1e9,
             ok_ns=self._ok_ns,
+            refused_ns=self._refused_ns,
             late_ns=self._late_ns,
             statuses=self._statuses,
             failures=self._failures,
@@ -199,6 +205,7 @@ class Generator:
 
     def _forget(self) -> None:
         self._ok_ns: list[int] = []
+        self._refused_ns: list[int] = []
         self._late_ns: list[int] = []
         self._headers: list[list[tuple[bytes, bytes]]] = []
         self._statuses: Counter[int] = Counter()
@@ -277,6 +284,8 @@ class Generator:
         if 200 <= connection.status < 300:
             self._ok_ns.append(now - connection.due_ns)
             self._headers.append(connection.headers)
+        elif connection.status in REFUSALS:
+            self._refused_ns.append(now - connection.due_ns)
         connection.is_busy, connection.ready_ns = False, now
         if connection.is_reusable:
             self._idle.append(connection)

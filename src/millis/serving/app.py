@@ -7,14 +7,14 @@ contract speaks of; everything else takes its way through Starlette.
 import asyncio
 import ctypes
 import gc
+import math
 import sys
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from importlib import resources
 from pathlib import Path
 from time import perf_counter_ns
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 import msgspec
@@ -24,19 +24,23 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from millis.bundles import Bundle
-from millis.bundles.model import Answer
 from millis.errors import InvalidRequest, MillisError
+from millis.serving.deadlines import read_deadline
 from millis.serving.execution import Executor
 from millis.serving.openapi import describe
 from millis.serving.polling import Polling
 from millis.serving.problems import MEDIA_TYPE, handlers, write_problem
 from millis.serving.requests import Receive, TaskRequest, read_body, read_request
+from millis.serving.scheduling import NEVER, Job, Ladder, Refused
 from millis.serving.settings import Limits
 from millis.telemetry.metrics import STAGES, Metrics, write_metrics
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Scope = MutableMapping[str, Any]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_SERVERS_SHARE = 0.9
+"""Of a contract's bound; the rest is for the way to the client and back."""
 
 _PAGE_TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -52,23 +56,45 @@ _PAGE_HEADERS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Served:
-    """A bundle and the executor that answers for it."""
+class _Named(NamedTuple):
+    """How answers speak of a rung."""
 
-    bundle: Bundle
-    executor: Executor
+    name: str
+    header: bytes
+    quality: msgspec.Raw
+
+
+class Served:
+    """A bundle and the ladder of rungs that answers for it.
+
+    Attributes:
+        usual_ms: deadline of a request that names none: the contract's bound, less what the way to the client takes.
+    """
+
+    def __init__(self, bundle: Bundle, ladder: Ladder) -> None:
+        self.bundle, self.ladder = bundle, ladder
+        self.usual_ms = _SERVERS_SHARE * float(bundle.manifest.contract["bound_ms"])
+        self.rungs = [
+            _Named(model.rung.name, model.rung.name.encode(), _name_quality(model.rung.quality))
+            for model in ladder.models
+        ]
+
+
+def _name_quality(quality: Mapping[str, Any]) -> msgspec.Raw:
+    """Write what was measured of a rung: {"F1": 91.2}, or null."""
+    named = {quality["name"]: round(quality["value"], 2)} if quality else None
+    return msgspec.Raw(msgspec.json.encode(named))
 
 
 def make_app(
-    served: Sequence[Served], *, limits: Limits, metrics: Metrics, polling: Polling
+    served: Sequence[Served], *, executor: Executor, limits: Limits, metrics: Metrics, polling: Polling
 ) -> App:
     """Put routes in front of executors: one task route for each task that a bundle has."""
     by_task: dict[str, dict[str, Served]] = {}
     for one in served:
         by_task.setdefault(one.bundle.manifest.task, {})[one.bundle.name] = one
     tasks = {
-        f"/v1/{task}": _TaskRoute(task, models, limits=limits, metrics=metrics, polling=polling)
+        f"/v1/{task}": _TaskRoute(task, models, executor=executor, limits=limits, metrics=metrics, polling=polling)
         for task, models in by_task.items()
     }
     others = Starlette(
@@ -77,7 +103,7 @@ def make_app(
             Route("/v1/models", _json(lambda: _list_models(served))),
             Route("/contract", _json(lambda: _list_contracts(served))),
             Route("/openapi.json", _json(lambda: describe(by_task))),
-            Route("/health", _Health(served), methods=["GET"]),
+            Route("/health", _Health(served, executor), methods=["GET"]),
             Route("/health/live", _json(lambda: {"status": "alive"})),
             Route("/metrics", _answer_metrics),
             Route("/", _page("playground.html")),
@@ -111,11 +137,13 @@ class _TaskRoute:
     """POST /v1/{task}: read, answer, write; account for each stage."""
 
     def __init__(
-        self, task: str, models: Mapping[str, Served], *, limits: Limits, metrics: Metrics, polling: Polling
-    ) -> None:
+        self, task: str, models: Mapping[str, Served], *, executor: Executor, limits: Limits, metrics: Metrics,
+        polling: Polling,
+    ) -> None:  # fmt: skip
         self._route = f"/v1/{task}"
         self._models = models
         self._only = next(iter(models.values())) if len(models) == 1 else None
+        self._executor = executor
         self._limits = limits
         self._metrics = metrics
         self._polling = polling
@@ -127,19 +155,20 @@ class _TaskRoute:
         try:
             body = await read_body(receive, limit=self._limits.body_bytes, within_s=self._limits.body_s)
             request = read_request(body, limits=self._limits)
+            allowed_ms = read_deadline(scope["headers"])
             served = self._choose(request)
-            texts = request.input if isinstance(request.input, list) else [request.input]
+            job = _make_job(served, request, allowed_ms=allowed_ms, came_ns=scope["millis.came_ns"])
+            scope["millis.gone"].append(partial(self._executor.drop, job))
             parsed = perf_counter_ns()
-            answers, waited_ns = await served.executor.answer(texts)
+            await self._executor.answer(job, has_own_deadline=allowed_ms is not None)
         except Exception as error:
-            status, payload = write_problem(error)
-            headers = [(b"content-type", MEDIA_TYPE.encode()), (b"x-request-id", request_id)]
-            await _send(send, status, payload, [*headers, *([(b"connection", b"close")] if status == 408 else [])])
-            _after_sending(self._metrics.count, route=self._route, status=status)
+            await self._write_problem(send, error, request_id)
+            if isinstance(error, Refused) and error.slug == "deadline-passed":  # it was admitted
+                _after_sending(self._metrics.promise, model=job.ladder.name, is_kept=False)
             if not isinstance(error, MillisError):
                 raise  # a bug of ours: the server writes it into its log
         else:
-            await self._write(send, served, answers, (began, parsed, waited_ns), request_id)
+            await self._write(send, served, job, (scope["millis.read_ns"], began, parsed), request_id)
             self._polling.go_on()
             _after_sending(self._metrics.count, route=self._route, status=200)
 
@@ -153,50 +182,71 @@ class _TaskRoute:
             raise InvalidRequest(f"{wrong}: choose one of {known}.", status=404, slug="unknown-model")
         return found
 
+    async def _write_problem(self, send: Send, error: Exception, request_id: bytes) -> None:
+        status, payload = write_problem(error)
+        headers = [(b"content-type", MEDIA_TYPE.encode()), (b"x-request-id", request_id)]
+        if status == 408:
+            headers.append((b"connection", b"close"))
+        if isinstance(error, Refused):
+            headers.append((b"retry-after", str(math.ceil(error.retry_after_ms / 1000)).encode()))
+        await _send(send, status, payload, headers)
+        _after_sending(self._metrics.count, route=self._route, status=status)
+        if isinstance(error, Refused):
+            self._polling.go_on()
+            _after_sending(self._metrics.refuse, route=self._route, reason=error.slug)
+
     async def _write(
-        self, send: Send, served: Served, answers: Sequence[Answer], times: tuple[int, int, int], request_id: bytes
+        self, send: Send, served: Served, job: Job, times: tuple[int, int, int], request_id: bytes
     ) -> None:
-        began, parsed, waited_ns = times
-        rung = served.executor.model.rung.name
+        assert job.rung is not None
+        read_ns, began, parsed = times
         writing = perf_counter_ns()
+        rung = served.rungs[job.rung]
         payload = self._encode(
-            {"model": served.bundle.name, "rung": rung, "results": [answer.result for answer in answers]}
+            {"model": served.bundle.name, "rung": rung.name, "quality": rung.quality, "results": job.results}
         )
         wrote = perf_counter_ns()
-        stages_ns = (
-            parsed - began,
-            waited_ns,
-            sum(answer.tokenize_ns for answer in answers),
-            sum(answer.run_ns for answer in answers),
-            sum(answer.decode_ns for answer in answers),
-            wrote - writing,
-        )
+        queue_ns = began - read_ns + max(writing - parsed - job.tokenize_ns - job.worked_ns, 0)
+        stages_ns = (parsed - began, queue_ns, job.tokenize_ns, job.run_ns, job.decode_ns, wrote - writing)
         timing = ", ".join(f"{stage};dur={ns / 1e6:.3f}" for stage, ns in zip(STAGES, stages_ns, strict=True))
         await _send(send, 200, payload, [
             (b"content-type", b"application/json"), (b"server-timing", timing.encode()),
-            (b"x-millis-rung", rung.encode()), (b"x-request-id", request_id),
+            (b"x-millis-rung", rung.header), (b"x-request-id", request_id),
         ])  # fmt: skip
-        _after_sending(
-            self._metrics.record,
-            model=served.bundle.name,
-            rung=rung,
-            total_ns=perf_counter_ns() - began,
-            stages_ns=stages_ns,
-            n_tokens=sum(answer.n_tokens for answer in answers),
-        )
+        _after_sending(self._account, served, job, rung.name, stages_ns, read_ns)
+
+    def _account(self, served: Served, job: Job, rung: str, stages_ns: tuple[int, ...], read_ns: int) -> None:
+        _, queue_ns, _, run_ns, _, _ = stages_ns
+        ended_ns = read_ns + sum(stages_ns)
+        overhead_ns = (sum(stages_ns) - queue_ns - run_ns) / len(job.texts)
+        served.ladder.forecast.observe_end(overhead_ns=overhead_ns, late_ns=ended_ns - job.predicted_ns)
+        self._metrics.record(
+            model=served.bundle.name, rung=rung, total_ns=sum(stages_ns), stages_ns=stages_ns,
+            n_tokens=job.n_tokens,
+        )  # fmt: skip
+        if job.deadline_ns < NEVER:
+            self._metrics.promise(model=served.bundle.name, is_kept=ended_ns <= job.deadline_ns)
+
+
+def _make_job(served: Served, request: TaskRequest, *, allowed_ms: float | None, came_ns: int) -> Job:
+    texts = request.input if isinstance(request.input, list) else [request.input]
+    within_ms = served.usual_ms if allowed_ms is None else allowed_ms
+    places = served.ladder.rungs(rung=request.rung, may_fall_back=request.fallback)
+    return Job(served.ladder, texts, came_ns=came_ns, deadline_ns=came_ns + int(1e6 * within_ms), places=places)
 
 
 class _Health:
     """GET /health: ready means that every model just answered its own example, through the queue of the others."""
 
-    def __init__(self, served: Sequence[Served]) -> None:
-        self._served = served
+    def __init__(self, served: Sequence[Served], executor: Executor) -> None:
+        self._served, self._executor = served, executor
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         models = {}
         for one in self._served:
             began = perf_counter_ns()
-            await one.executor.answer([one.executor.model.task.example])
+            job = Job(one.ladder, [one.ladder.task.example], came_ns=began, deadline_ns=NEVER, places=range(1))
+            await self._executor.answer(job, has_own_deadline=False)
             models[one.bundle.name] = {"status": "ready", "ms": round((perf_counter_ns() - began) / 1e6, 3)}
         payload = msgspec.json.encode({"status": "ready", "models": models})
         await _send(send, 200, payload, [(b"content-type", b"application/json")])
@@ -211,10 +261,10 @@ def _list_models(served: Sequence[Served]) -> dict[str, Any]:
                 "object": "model",
                 "owned_by": "millis",
                 "task": one.bundle.manifest.task,
-                "rung": one.executor.model.rung.name,
-                "rungs": [rung.name for rung in one.bundle.manifest.rungs],
+                "rung": one.ladder.models[0].rung.name,
+                "rungs": [model.rung.name for model in one.ladder.models],
                 "labels": sorted({label.partition("-")[2] or label for label in one.bundle.manifest.labels} - {"O"}),
-                "example": one.executor.model.task.example,
+                "example": one.ladder.task.example,
                 "contract": one.bundle.manifest.contract,
             }
             for one in served
@@ -270,9 +320,9 @@ def _request_id(scope: Scope) -> bytes:
     return uuid4().hex.encode()
 
 
-def _after_sending(do: Callable[..., None], **arguments: Any) -> None:
+def _after_sending(do: Callable[..., None], *values: Any, **named: Any) -> None:
     """Do something in the loop's next turn: uvloop writes to sockets only when a turn ends."""
-    asyncio.get_running_loop().call_soon(partial(do, **arguments))
+    asyncio.get_running_loop().call_soon(partial(do, *values, **named))
 
 
 async def _send(send: Send, status: int, payload: bytes, headers: list[tuple[bytes, bytes]]) -> None:

@@ -1,117 +1,246 @@
-"""Where a request runs: on the event loop to its end, or on a thread that shares the weights with others.
+"""Where a request runs: on the event loop, window by window, or on threads that share the weights.
 
-Border: calls a Model; knows no HTTP. Which of the two is better depends on the machine and the rate, so the search
-measures both (docs/decisions has the numbers).
+Border: runs jobs in the order of scheduling.py; knows no HTTP. Which of the two is better depends on the machine and
+the rate, so the search measures both (docs/decisions has the numbers).
 """
 
 import asyncio
-import queue
 import threading
 from collections.abc import Sequence
 from time import perf_counter_ns
 from typing import Protocol
 
 from millis.bundles import Model
-from millis.bundles.model import Answer
+from millis.errors import InvalidRequest
+from millis.serving.clock import SocketClock
+from millis.serving.scheduling import NEVER, Job, Ladder, Queue, Refused, refuse
+
+_MOST_LOOKS = 8
+"""Turns of the loop between two windows, as long as each brings something; some 0.01 ms each, and what it brings."""
 
 
 class Executor(Protocol):
-    """Runs texts through one model."""
+    """Answers jobs of any ladder of a worker."""
 
-    model: Model
+    ladders: tuple[Ladder, ...]
 
-    async def answer(self, texts: Sequence[str]) -> tuple[list[Answer], int]:
-        """Answer texts in order.
+    async def answer(self, job: Job, *, has_own_deadline: bool) -> None:
+        """Run a job to its end; its results and times are in it then.
 
-        Returns:
-            the answers, and the nanoseconds that the request waited for its turn.
+        Args:
+            has_own_deadline: the client named it. Where it did not, a job that is too long for the usual one has
+                none, and runs behind all that have.
+        Raises:
+            Refused: it would be late, or was when its turn came.
         """
 
+    def drop(self, job: Job) -> None:
+        """Forget a job whose client went away; its next window is not run."""
+
     def close(self) -> None:
-        """Finish what was taken and free the model."""
+        """Finish what was taken and free the models."""
 
 
 class LoopExecutor:
-    """Run on the event loop, to the end, without a hop; the loop is given back between the texts of a list."""
+    """Run on the event loop: at once where nobody else is there, else in turns, between which sockets are read."""
 
-    def __init__(self, model: Model) -> None:
-        self.model = model
+    def __init__(self, ladders: Sequence[Ladder], *, clock: SocketClock) -> None:
+        self.ladders, self._clock = tuple(ladders), clock
+        self._queue = Queue(lanes=1)
+        self._is_running = False
 
-    async def answer(self, texts: Sequence[str]) -> tuple[list[Answer], int]:
-        """Answer texts here and now; nothing waits, so the queue is empty."""
-        if len(texts) == 1:
-            return [self.model.answer(texts[0])], 0
-        answers = []
-        for text in texts:
-            answers.append(self.model.answer(text))
-            await asyncio.sleep(0)
-        return answers, 0
+    async def answer(self, job: Job, *, has_own_deadline: bool) -> None:
+        """See Executor."""
+        _prepare(job, self._queue, has_own_deadline=has_own_deadline)
+        if not (self._is_running or self._clock.is_crowded) and len(job.lengths()) == 1:
+            self._clock.block()
+            error = _run_window(job, job.ladder.models, self._queue)
+            asyncio.get_running_loop().call_soon(self._clock.unblock)
+            if error is not None:
+                raise error
+            return
+        loop = asyncio.get_running_loop()
+        job.future = loop.create_future()
+        self._queue.put(job)
+        if not self._is_running:
+            self._is_running = True
+            loop.call_soon(self._look, loop, self._clock.n_events, _MOST_LOOKS)
+        await job.future
+
+    def drop(self, job: Job) -> None:
+        """See Executor."""
+        if self._queue.drop(job):
+            _settle(job.future, _gone())
 
     def close(self) -> None:
-        """Free the model."""
-        self.model.close()
+        """Free the models."""
+        for ladder in self.ladders:
+            for model in ladder.models:
+                model.close()
 
+    def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Run one window of the job whose turn it is."""
+        job = self._queue.take()
+        if job is None:
+            self._is_running = False
+            self._clock.rest()
+            return
+        self._clock.block()
+        error = _run_window(job, job.ladder.models, self._queue)
+        if error is None and not job.is_done:
+            self._queue.put(job)
+        else:
+            _settle(job.future, error)
+        loop.call_soon(self._look, loop, self._clock.n_events, _MOST_LOOKS)
 
-_Job = tuple[Sequence[str], asyncio.AbstractEventLoop, "asyncio.Future[tuple[list[Answer], int]]", int]
+    def _look(self, loop: asyncio.AbstractEventLoop, n_events: int, n_left: int) -> None:
+        """Let the loop turn before the next window runs: answers go out, who came and who went is seen."""
+        self._clock.unblock()
+        if n_left and self._clock.n_events != n_events:
+            loop.call_soon(self._look, loop, self._clock.n_events, n_left - 1)
+        else:
+            loop.call_soon(self._turn, loop)
 
 
 class ThreadExecutor:
-    """Run on the first free of n threads over one copy of the weights, first come first served."""
+    """Run on the first free of n threads over one copy of the weights, in turns."""
 
-    def __init__(self, model: Model, *, n: int) -> None:
-        self.model = model
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+    def __init__(self, ladders: Sequence[Ladder], *, n: int) -> None:
+        self.ladders = tuple(ladders)
+        self._queue = Queue(lanes=n)
+        self._changed = threading.Condition()
+        self._is_closing = False
         self._threads = [
-            threading.Thread(target=self._work, args=(model.share(),), name=f"inference-{i}", daemon=True)
+            threading.Thread(
+                target=self._work,
+                args=({ladder: tuple(model.share() for model in ladder.models) for ladder in self.ladders},),
+                name=f"inference-{i}",
+                daemon=True,
+            )
             for i in range(n)
         ]
         for thread in self._threads:
             thread.start()
 
-    async def answer(self, texts: Sequence[str]) -> tuple[list[Answer], int]:
-        """Answer texts on the thread that is free first; the texts of a list share its turn with other requests."""
-        loop = asyncio.get_running_loop()
-        waits = 0
-        answers: list[Answer] = []
-        for text in texts:
-            future: asyncio.Future[tuple[list[Answer], int]] = loop.create_future()
-            self._jobs.put(((text,), loop, future, perf_counter_ns()))
-            part, wait = await future
-            answers += part
-            waits += wait
-        return answers, waits
+    async def answer(self, job: Job, *, has_own_deadline: bool) -> None:
+        """See Executor."""
+        job.future = asyncio.get_running_loop().create_future()
+        with self._changed:
+            _prepare(job, self._queue, has_own_deadline=has_own_deadline)
+            self._queue.put(job)
+            self._changed.notify()
+        await job.future
+
+    def drop(self, job: Job) -> None:
+        """See Executor."""
+        with self._changed:
+            job.is_gone = True
+            is_dropped = self._queue.drop(job)
+        if is_dropped:
+            _settle(job.future, _gone())
 
     def close(self) -> None:
-        """Finish what was taken, end the threads, free the model."""
-        for _ in self._threads:
-            self._jobs.put(None)
+        """Finish what was taken, end the threads, free the models."""
+        with self._changed:
+            self._is_closing = True
+            self._changed.notify_all()
         for thread in self._threads:
             thread.join()
-        self.model.close()
+        for ladder in self.ladders:
+            for model in ladder.models:
+                model.close()
 
-    def _work(self, model: Model) -> None:
-        while (job := self._jobs.get()) is not None:
-            texts, loop, future, put = job
-            wait = perf_counter_ns() - put
-            try:
-                answers = [model.answer(text) for text in texts]
-            except BaseException as error:
-                _settle(loop, future, error)
+    def _work(self, models: dict[Ladder, tuple[Model, ...]]) -> None:
+        lane = threading.current_thread()
+        while True:
+            with self._changed:
+                while (job := self._queue.take()) is None:
+                    if self._is_closing:
+                        return
+                    self._changed.wait()
+                self._queue.busy_until_ns[lane] = perf_counter_ns() + job.needs_ns
+            error = _run_window(job, models[job.ladder], self._queue, lock=self._changed)
+            with self._changed:
+                del self._queue.busy_until_ns[lane]
+                if error is None and not job.is_done:
+                    if not job.is_gone:
+                        self._queue.put(job)
+                        continue
+                    error = _gone()
+            job.future.get_loop().call_soon_threadsafe(_settle, job.future, error)
+
+
+def _prepare(job: Job, queue: Queue, *, has_own_deadline: bool) -> None:
+    """Cut the texts, predict, and ask the queue whether the job may come in."""
+    forecast, fastest = job.ladder.forecast, job.places[-1]
+    began = perf_counter_ns()
+    if has_own_deadline:
+        over_ns = queue.is_hopeless(job.deadline_ns, least_ns=forecast.least_ns(fastest), now_ns=began)
+        if over_ns is not None:
+            raise refuse(
+                job, reason="the answer would come too late", over_ns=over_ns,
+                predicted_ns=job.deadline_ns + over_ns, slug="would-be-late",
+            )  # fmt: skip
+    job.encoded = [job.ladder.task.encode(text) for text in job.texts]
+    now = perf_counter_ns()
+    job.tokenize_ns = now - began
+    alone_ns = forecast.run_ns(fastest, job.lengths()) + forecast.overhead_ns * len(job.texts)
+    job.needs_ns = alone_ns
+    if not has_own_deadline and job.came_ns + alone_ns > job.deadline_ns:
+        job.deadline_ns = NEVER
+    queue.admit(job, now_ns=now)
+
+
+def _run_window(
+    job: Job, models: Sequence[Model], queue: Queue, *, lock: threading.Condition | None = None
+) -> BaseException | None:
+    """Run the next window of a job, and decode its text when that was the last; give what went wrong."""
+    began = perf_counter_ns()
+    try:
+        if job.rung is None:
+            if lock is None:
+                job.rung = queue.choose_rung(job, now_ns=began)
             else:
-                _settle(loop, future, (answers, wait))
+                with lock:
+                    job.rung = queue.choose_rung(job, now_ns=began)
+            if job.rung is None:
+                return _give_up(job, now_ns=began)
+        place, model, forecast = job.rung, models[job.rung], job.ladder.forecast
+        windows = job.encoded[len(job.results)]
+        running = ran = perf_counter_ns()
+        if windows:  # a text of control characters alone has none
+            ids = windows[len(job.logits)].ids
+            job.logits.append(model.run(ids))
+            ran = perf_counter_ns()
+            job.run_ns += ran - running
+            forecast.observe_run(place, model.bucket_of(len(ids)), ns=ran - running)
+        if len(job.logits) == len(windows):
+            job.results.append(model.task.decode(job.texts[len(job.results)], windows, job.logits))
+            job.logits = []
+            job.decode_ns += perf_counter_ns() - ran
+        job.needs_ns = forecast.run_ns(place, job.lengths()) + forecast.overhead_ns
+    except BaseException as error:
+        return error
+    finally:
+        job.worked_ns += perf_counter_ns() - began
+    return None
 
 
-def _settle(
-    loop: asyncio.AbstractEventLoop,
-    future: "asyncio.Future[tuple[list[Answer], int]]",
-    outcome: tuple[list[Answer], int] | BaseException,
-) -> None:
-    def settle() -> None:
-        if future.cancelled():
-            return
-        if isinstance(outcome, BaseException):
-            future.set_exception(outcome)
-        else:
-            future.set_result(outcome)
+def _give_up(job: Job, *, now_ns: int) -> Refused:
+    return refuse(
+        job, reason="its turn came too late", over_ns=now_ns + job.needs_ns - job.deadline_ns,
+        predicted_ns=now_ns + job.needs_ns, slug="deadline-passed", status=504,
+    )  # fmt: skip
 
-    loop.call_soon_threadsafe(settle)
+
+def _gone() -> InvalidRequest:
+    return InvalidRequest("the client went away before its answer was ready.", slug="disconnected")
+
+
+def _settle(future: "asyncio.Future[None]", error: BaseException | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(None)
+    else:
+        future.set_exception(error)

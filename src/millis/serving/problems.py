@@ -21,19 +21,25 @@ Handler = Callable[[Request, Any], Awaitable[Response]]
 _SLUGS = {404: "unknown-route", 405: "method-not-allowed"}
 
 
-class Problem(msgspec.Struct, kw_only=True):
+class Problem(msgspec.Struct, kw_only=True, omit_defaults=True):
     """What went wrong with a request.
 
     Args:
         type: the problem's name, a slug behind a relative address.
         title: the status in words.
         detail: what is wrong, what came, what is allowed, what to do.
+        predicted_ms: of a refusal, when the answer was predicted.
+        retry_after_ms: of a refusal, when the same request is predicted to fit.
+        rung: of a refusal, the faster one that would have fitted.
     """
 
     type: str
     title: str
     status: int
     detail: str
+    predicted_ms: float | None = None
+    retry_after_ms: float | None = None
+    rung: str | None = None
 
 
 def write_problem(error: Exception) -> tuple[int, bytes]:
@@ -41,7 +47,8 @@ def write_problem(error: Exception) -> tuple[int, bytes]:
     if not isinstance(error, MillisError):
         error = InvalidRequest("the server failed on this request; the fault is ours.", status=500, slug="internal")
     status = 422 if isinstance(error, InvalidValue) else error.status
-    return status, _encode(status, error.slug, str(error))
+    more = error.extra if isinstance(error, InvalidRequest) else {}
+    return status, _encode(status, error.slug, str(error), **more)
 
 
 async def on_http_exception(request: Request, error: HTTPException) -> Response:
@@ -71,7 +78,7 @@ def handlers() -> dict[Any, Any]:
     return {HTTPException: on_http_exception, MillisError: on_error, Exception: on_error}
 
 
-def _encode(status: int, slug: str, detail: str) -> bytes:
+def _encode(status: int, slug: str, detail: str, **more: Any) -> bytes:
     return msgspec.json.encode(
-        Problem(type=f"/problems/{slug}", title=HTTPStatus(status).phrase, status=status, detail=detail)
+        Problem(type=f"/problems/{slug}", title=HTTPStatus(status).phrase, status=status, detail=detail, **more)
     )

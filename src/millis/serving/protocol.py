@@ -5,14 +5,55 @@ Limits: uvicorn reads heads of any length and waits for them without end; put a 
 strangers reach.
 """
 
+import asyncio
+from collections.abc import Callable, MutableMapping
+from time import perf_counter_ns
+from typing import Any
+
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from millis.errors import InvalidRequest
+from millis.serving.clock import SocketClock
 from millis.serving.problems import MEDIA_TYPE, write_problem
 
 
 class Protocol(HttpToolsProtocol):
-    """Answer what cannot be parsed, and close: nobody knows where the next request would begin."""
+    """Answer what cannot be parsed, and close: nobody knows where the next request would begin.
+
+    A request's scope says in `millis.came_ns` when it may have come, in `millis.read_ns` when it was read, and in
+    `millis.gone` whom to tell when its client goes away.
+    """
+
+    clock: SocketClock
+    _came_ns: int
+    _read_ns: int
+    _gone: list[Callable[[], None]]
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Note that somebody came."""
+        self.clock.n_events += 1
+        super().connection_made(transport)  # type: ignore[arg-type]
+
+    def data_received(self, data: bytes) -> None:
+        """Note the time, then parse."""
+        self._came_ns, self._read_ns = self.clock.read(), perf_counter_ns()
+        super().data_received(data)
+
+    def on_message_begin(self) -> None:
+        """Put the time into the scope."""
+        super().on_message_begin()
+        if self.cycle is None or self.cycle.response_complete:  # else this one was sent before the answer to another
+            self._gone = []
+        scope: MutableMapping[str, Any] = self.scope  # type: ignore[assignment]
+        scope["millis.came_ns"], scope["millis.read_ns"] = self._came_ns, self._read_ns
+        scope["millis.gone"] = self._gone
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell who waits for this client's answer that nobody does any more."""
+        self.clock.n_events += 1
+        super().connection_lost(exc)
+        for tell in getattr(self, "_gone", ()):
+            tell()
 
     def send_400_response(self, msg: str) -> None:
         """Write a problem in place of msg."""

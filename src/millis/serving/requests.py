@@ -26,10 +26,14 @@ class TaskRequest(msgspec.Struct, forbid_unknown_fields=True):
     Args:
         input: a text, or a list of texts.
         model: name of a bundle; may be left out when one bundle serves the task.
+        rung: the one that is to answer; None lets the server choose by the time that is left.
+        fallback: may a faster, less accurate rung than the usual one answer when time is short?
     """
 
     input: str | list[str]
     model: str | None = None
+    rung: str | None = None
+    fallback: bool = True
 
 
 _decoder = msgspec.json.Decoder(TaskRequest)
@@ -88,9 +92,9 @@ def read_request(body: bytes, *, limits: Limits) -> TaskRequest:
         request = _decoder.decode(body)
     except msgspec.ValidationError as error:
         # The library names an unknown key, which may be a text of the client's.
-        reason = "a key besides input and model came" if "unknown field" in str(error) else str(error)
+        reason = "a key besides input, model, rung and fallback came" if "unknown field" in str(error) else str(error)
         raise InvalidRequest(
-            f'{reason}: send {{"input": TEXT or [TEXT, ...], "model": NAME (optional)}}.',
+            f'{reason}: send {{"input": TEXT or [TEXT, ...], "model", "rung", "fallback" (optional)}}.',
             status=422,
             slug="wrong-shape",
         ) from error

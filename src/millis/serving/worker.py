@@ -17,33 +17,44 @@ from pathlib import Path
 import uvicorn
 import uvloop
 
-from millis.bundles import Bundle, load, open_bundle
+from millis.bundles import Bundle, Model, load_ladder, open_bundle
 from millis.errors import MillisError
 from millis.serving.app import Served, make_app, settle_memory
+from millis.serving.clock import SocketClock
 from millis.serving.execution import Executor, LoopExecutor, ThreadExecutor
 from millis.serving.polling import Polling
+from millis.serving.prediction import Forecast
 from millis.serving.protocol import Protocol
+from millis.serving.scheduling import Ladder
 from millis.serving.settings import ServeSettings, read_settings
 from millis.telemetry.metrics import Metrics
 
 
-def make_executor(bundle: Bundle, *, threads: int | None) -> Executor:
-    """Load a bundle's serving rung behind the executor that its layout (or the operator) names, and warm it."""
-    n = bundle.manifest.serving.threads if threads is None else threads
-    model = load(bundle, streams=max(n, 1))
-    model.warm()
-    return ThreadExecutor(model, n=n) if n else LoopExecutor(model)
+def make_executor(
+    bundles: Sequence[Bundle], *, clock: SocketClock, threads: int | None = None, has_fallback: bool = True
+) -> Executor:
+    """Load what bundles serve behind the executor that their layout (or the operator) names, and warm it."""
+    n = max(bundle.manifest.serving.threads for bundle in bundles) if threads is None else threads
+    ladders = [make_ladder(load_ladder(bundle, streams=max(n, 1), has_fallback=has_fallback)) for bundle in bundles]
+    return ThreadExecutor(ladders, n=n) if n else LoopExecutor(ladders, clock=clock)
+
+
+def make_ladder(models: Sequence[Model]) -> Ladder:
+    """Warm rungs and put them behind a forecast."""
+    warm_ns = [[(n, 1e6 * ms) for n, ms in model.warm()] for model in models]
+    return Ladder(models[0].name, models, Forecast([model.rung for model in models], warm_ns=warm_ns))
 
 
 def run_worker(settings: ServeSettings, *, listener: socket.socket, ready: int, control: int, metrics: Path) -> None:
     """Serve on an already bound socket until SIGTERM or until control closes."""
-    served = []
-    for path in settings.bundles:
-        bundle = open_bundle(path)
-        served.append(Served(bundle, make_executor(bundle, threads=settings.threads)))
+    clock = SocketClock()
+    bundles = [open_bundle(path) for path in settings.bundles]
+    executor = make_executor(bundles, clock=clock, threads=settings.threads, has_fallback=settings.fallback)
+    served = [Served(*pair) for pair in zip(bundles, executor.ladders, strict=True)]
     bounds = {one.bundle.name: float(one.bundle.manifest.contract["bound_ms"]) for one in served}
     app = make_app(
         served,
+        executor=executor,
         limits=settings.limits,
         metrics=Metrics(folder=metrics, bounds_ms=bounds),
         polling=(polling := _make_polling(settings, served)),
@@ -53,7 +64,7 @@ def run_worker(settings: ServeSettings, *, listener: socket.socket, ready: int, 
         uvicorn.Config(
             app,
             loop="uvloop",
-            http=Protocol,
+            http=type("ClockedProtocol", (Protocol,), {"clock": clock}),
             ws="none",
             lifespan="off",
             log_level="warning",
@@ -64,12 +75,11 @@ def run_worker(settings: ServeSettings, *, listener: socket.socket, ready: int, 
     )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(server, listener, polling=polling, ready=ready, control=control))
-    for one in served:
-        one.executor.close()
+    executor.close()
 
 
 def _make_polling(settings: ServeSettings, served: Sequence[Served]) -> Polling:
-    models = itertools.cycle([one.executor.model for one in served])
+    models = itertools.cycle([one.ladder.models[0] for one in served])
 
     def run_example() -> None:
         model = next(models)

@@ -34,12 +34,22 @@ class Metrics:
         )
         stages = Counter("millis_stage_seconds", "Time spent by stage.", ("model", "stage"))
         tokens = Counter("millis_tokens", "Tokens run, special tokens included, padding not.", ("model",))
+        self._refusals = Counter("millis_refusals", "Requests refused, by reason.", ("route", "reason"))
+        self._promises = Counter("millis_promises", "Admitted requests with a deadline, by outcome.", ("model", "kept"))
         self._requests, self._seconds, self._stages, self._tokens = requests, seconds, stages, tokens
         self._bound: dict[tuple[str, str], tuple[object, ...]] = {}
 
     def count(self, *, route: str, status: int) -> None:
         """Count one answer."""
         self._requests.labels(route, str(status)).inc()
+
+    def refuse(self, *, route: str, reason: str) -> None:
+        """Count one refusal."""
+        self._refusals.labels(route, reason).inc()
+
+    def promise(self, *, model: str, is_kept: bool) -> None:
+        """Count a request that was admitted under a deadline."""
+        self._promises.labels(model, "true" if is_kept else "false").inc()
 
     def record(self, *, model: str, rung: str, total_ns: int, stages_ns: tuple[int, ...], n_tokens: int) -> None:
         """Record one answered request; stages_ns in the order of STAGES."""

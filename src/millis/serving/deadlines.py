@@ -1,0 +1,48 @@
+"""How long a client will wait, as its headers say.
+
+Border: headers in, milliseconds out.
+Source: grpc-timeout as in the gRPC protocol over HTTP/2: up to eight digits and a unit.
+"""
+
+import math
+from collections.abc import Iterable
+
+from millis.errors import InvalidRequest
+
+MOST_MS = 3_600_000.0
+
+_UNITS_MS = {"H": 3_600_000.0, "M": 60_000.0, "S": 1000.0, "m": 1.0, "u": 1e-3, "n": 1e-6}
+_NAMES = (b"x-deadline-ms", b"grpc-timeout")
+
+
+def read_deadline(headers: Iterable[tuple[bytes, bytes]]) -> float | None:
+    """Give how many ms a client allows, from X-Deadline-Ms or grpc-timeout; None where it does not say.
+
+    Raises:
+        InvalidRequest: not a number of milliseconds above 0 and up to an hour, or said twice.
+    """
+    said = [(name, value) for name, value in headers if name in _NAMES]
+    if not said:
+        return None
+    if len(said) > 1:
+        raise _refuse("is said more than once", "say it once")
+    name, value = said[0]
+    try:
+        ms = float(value) if name == _NAMES[0] else _read_grpc(value.decode("ascii"))
+    except (ValueError, KeyError, IndexError) as error:
+        advice = "give milliseconds, or digits and H, M, S, m, u or n"
+        raise _refuse(f"in {name.decode()} cannot be read", advice) from error
+    if not (math.isfinite(ms) and 0 < ms <= MOST_MS):
+        raise _refuse(f"cannot be {ms:g} ms", f"give more than 0 and up to {MOST_MS:.0f}")
+    return ms
+
+
+def _read_grpc(value: str) -> float:
+    digits, unit = value[:-1], value[-1]
+    if not 1 <= len(digits) <= 8 or not digits.isdecimal():
+        raise ValueError(value)
+    return int(digits) * _UNITS_MS[unit]
+
+
+def _refuse(wrong: str, advice: str) -> InvalidRequest:
+    return InvalidRequest(f"the deadline {wrong}: {advice}, in X-Deadline-Ms or grpc-timeout.", slug="bad-deadline")

@@ -1,0 +1,79 @@
+"""How long a ladder's rungs will take, and how far such a prediction may be trusted.
+
+A prediction begins as the certificate's times by length, or as what warming up took where there are none, and is
+corrected by what requests take. What it is off by is followed at its 99.2nd percentile: a promise keeps that much
+distance to its deadline.
+Border: numbers; it runs nothing and decides nothing.
+Source: the percentile is followed as in Robbins & Monro 1951, A Stochastic Approximation Method: up by a large step
+when a promise was late, down by a small one when it was not.
+"""
+
+from collections.abc import Sequence
+
+from millis.bundles import Rung
+
+KEPT = 0.992
+"""Share of promises that are to be kept; between the 98.5 and 99.9 % that a useful promise keeps."""
+
+_OVERHEAD_NS = 300_000.0
+"""Of an answer beside the network's run, before any was seen: parse, tokenize, decode, write."""
+
+_FOLLOW = 0.05
+_STEP = 0.1
+_FORGET = 0.002
+_SPEEDS = (0.2, 20.0)
+
+
+class Forecast:
+    """Predicts for the rungs of one ladder, in nanoseconds.
+
+    Args:
+        rungs: as the bundle says, most accurate first.
+        warm_ns: by rung, token count and time of an inference, as warming up took; used where a rung has no table.
+    Attributes:
+        margin_ns: how much sooner than its deadline a predicted end must be.
+        overhead_ns: of an answer beside the network's run.
+    """
+
+    def __init__(self, rungs: Sequence[Rung], *, warm_ns: Sequence[Sequence[tuple[int, float]]]) -> None:
+        self._times = [
+            [(row.tokens, 1e6 * row.p50_ms) for row in rung.latency] or list(warm)
+            for rung, warm in zip(rungs, warm_ns, strict=True)
+        ]
+        self._speed = 1.0
+        self.overhead_ns = _OVERHEAD_NS
+        spreads = [1e6 * (row.p99_ms - row.p50_ms) for rung in rungs[:1] for row in rung.latency]
+        self.margin_ns = max(spreads, default=1e6)
+
+    def run_ns(self, rung: int, lengths: Sequence[int]) -> float:
+        """Predict the network's time on windows of these token counts."""
+        return self._speed * sum(self._look_up(rung, n) for n in lengths)
+
+    def least_ns(self, rung: int) -> float:
+        """Predict the shortest answer that a rung can give."""
+        return self._speed * self._times[rung][0][1] + self.overhead_ns
+
+    def observe_run(self, rung: int, n_tokens: int, *, ns: float) -> None:
+        """Learn from one inference."""
+        seen = ns / self._look_up(rung, n_tokens)
+        lowest, highest = _SPEEDS
+        self._speed += _FOLLOW * (min(max(seen, lowest), highest) - self._speed)
+
+    def observe_end(self, *, overhead_ns: float, late_ns: float) -> None:
+        """Learn from one answer: what it took beside the run, and how much later than predicted it ended."""
+        self.overhead_ns += _FOLLOW * (overhead_ns - self.overhead_ns)
+        is_over = late_ns > self.margin_ns
+        step_ns = _STEP * self.least_ns(-1)
+        self.margin_ns = max(self.margin_ns + step_ns * (KEPT if is_over else KEPT - 1), 0.0)
+
+    def observe_refusal(self) -> None:
+        """Learn that the margin alone kept somebody out: without this, one that grew too large would stay so."""
+        self.margin_ns *= 1 - _FORGET
+
+    def _look_up(self, rung: int, n_tokens: int) -> float:
+        times = self._times[rung]
+        for tokens, ns in times:
+            if n_tokens <= tokens:
+                return ns
+        tokens, ns = times[-1]
+        return ns * n_tokens / tokens

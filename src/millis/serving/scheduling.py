@@ -1,0 +1,260 @@
+"""Which request runs next, and which is refused because it would be late or make others late.
+
+Earliest deadline first. A request is admitted when it, and everybody who waits, will make it if each is answered by the
+fastest rung that it allows; a more accurate one is taken when its turn comes and time is left. So under overload
+quality bends first and refusing comes second.
+Border: jobs and clocks; no event loop, no threads, no HTTP. The caller locks.
+Source: admission by simulating the earliest-deadline-first schedule, as for periodic tasks in Liu & Layland 1973.
+"""
+
+import math
+from bisect import insort
+from collections.abc import Sequence
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
+
+from millis.bundles import Model
+from millis.errors import InvalidRequest
+from millis.serving.prediction import Forecast
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from millis.tasks.task import Window
+
+NEVER = 1 << 62
+"""The deadline of a job that has none, in ns."""
+
+_MOST_WAITING = 1000
+_SHARED = 0.5
+"""Of the time that those who wait can spare, how much one request may take for a more accurate rung."""
+
+
+class Ladder:
+    """Rungs of one bundle, most accurate first, and what is known of their times."""
+
+    def __init__(self, name: str, models: Sequence[Model], forecast: Forecast) -> None:
+        self.name, self.models, self.forecast = name, tuple(models), forecast
+        self.task = models[0].task
+
+    def rungs(self, *, rung: str | None, may_fall_back: bool) -> range:
+        """Give the places of the rungs that a request allows.
+
+        Raises:
+            InvalidRequest: 404, no rung of that name is served.
+        """
+        if rung is None:
+            return range(len(self.models) if may_fall_back else 1)
+        for place, model in enumerate(self.models):
+            if model.rung.name == rung:
+                return range(place, place + 1)
+        known = ", ".join(model.rung.name for model in self.models)
+        raise InvalidRequest(
+            f"no rung of that name is served for {self.name}: choose one of {known}, or leave it out.",
+            status=404,
+            slug="unknown-rung",
+        )
+
+
+class Refused(InvalidRequest):
+    """A request that would not be answered in time; nothing of it was run.
+
+    Args:
+        predicted_ms: when it would have been answered, from its coming.
+        retry_after_ms: when the same request is predicted to fit.
+        rung: the one that would have fitted now, None where none would.
+    """
+
+    def __init__(
+        self, message: str, *, slug: str, status: int, predicted_ms: float, retry_after_ms: float, rung: str | None
+    ) -> None:
+        super().__init__(message, status=status, slug=slug)
+        self.retry_after_ms = retry_after_ms
+        self.extra = {"predicted_ms": round(predicted_ms, 3), "retry_after_ms": round(retry_after_ms, 3), "rung": rung}
+
+
+class Job:
+    """One request on its way: its windows, where it is, and what it cost.
+
+    Args:
+        came_ns: when its bytes may have arrived.
+        deadline_ns: when it must be answered; NEVER where it has no deadline.
+        places: of the rungs that it allows, in its ladder.
+    Attributes:
+        rung: the place of the rung that answers, None until its turn comes.
+        needs_ns: predicted for what is left of it, on the fastest rung that it allows.
+    """
+
+    __slots__ = (
+        "came_ns",
+        "deadline_ns",
+        "decode_ns",
+        "encoded",
+        "future",
+        "is_gone",
+        "ladder",
+        "logits",
+        "needs_ns",
+        "places",
+        "predicted_ns",
+        "results",
+        "run_ns",
+        "rung",
+        "texts",
+        "tokenize_ns",
+        "worked_ns",
+    )  # fmt: skip
+
+    def __init__(
+        self, ladder: Ladder, texts: Sequence[str], *, came_ns: int, deadline_ns: int, places: range
+    ) -> None:
+        self.ladder, self.texts, self.places = ladder, texts, places
+        self.came_ns, self.deadline_ns = came_ns, deadline_ns
+        self.encoded: list[tuple[Window, ...]] = []
+        self.logits: list[NDArray[Any]] = []
+        self.results: list[dict[str, Any]] = []
+        self.rung: int | None = None
+        self.needs_ns = self.predicted_ns = 0.0
+        self.tokenize_ns = self.run_ns = self.decode_ns = self.worked_ns = 0
+        self.future: Any = None
+        self.is_gone = False
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of all its windows, special tokens included."""
+        return sum(len(window.ids) for windows in self.encoded for window in windows)
+
+    @property
+    def is_done(self) -> bool:
+        """Say whether every text has its result."""
+        return len(self.results) == len(self.texts)
+
+    def lengths(self) -> list[int]:
+        """List the token counts of the windows that are left to run."""
+        done = len(self.results)
+        left = [len(window.ids) for windows in self.encoded[done:] for window in windows]
+        return left[len(self.logits) :]
+
+
+_by_deadline = attrgetter("deadline_ns")
+
+
+class Queue:
+    """Jobs that wait, earliest deadline first.
+
+    Args:
+        lanes: how many run at the same time.
+    """
+
+    def __init__(self, *, lanes: int) -> None:
+        self._lanes = lanes
+        self._jobs: list[Job] = []
+        self.busy_until_ns: dict[object, float] = {}
+        """By lane that runs, when it is predicted to be free."""
+
+    def __len__(self) -> int:
+        """Give how many wait."""
+        return len(self._jobs)
+
+    def admit(self, job: Job, *, now_ns: int) -> None:
+        """Check that a job, and everybody who waits, will be in time; predict when it ends.
+
+        Raises:
+            Refused: it would be late, or make another late, or too many wait.
+        """
+        forecast = job.ladder.forecast
+        starts_ns = self._starts(job.deadline_ns, now_ns)
+        job.predicted_ns = starts_ns + job.needs_ns
+        if len(self._jobs) >= _MOST_WAITING:
+            raise self._refuse(job, over_ns=job.needs_ns, slug="queue-full")
+        if job.deadline_ns == NEVER:
+            return
+        over_ns = job.predicted_ns + forecast.margin_ns - job.deadline_ns
+        if over_ns > 0:
+            if starts_ns == now_ns:
+                forecast.observe_refusal()
+            raise self._refuse(job, over_ns=over_ns, slug="would-be-late")
+        over_ns = job.needs_ns / self._lanes - self._spare(job.deadline_ns, now_ns)
+        if over_ns > 0:
+            raise self._refuse(job, over_ns=over_ns, slug="would-make-others-late")
+
+    def is_hopeless(self, deadline_ns: int, *, least_ns: float, now_ns: int) -> float | None:
+        """Say, before a text is cut, by how much its deadline would be missed at least; None if it may be met."""
+        over_ns = self._starts(deadline_ns, now_ns) + least_ns - deadline_ns
+        return over_ns if over_ns > 0 else None
+
+    def put(self, job: Job) -> None:
+        """Let a job wait for its turn."""
+        insort(self._jobs, job, key=_by_deadline)
+
+    def take(self) -> Job | None:
+        """Give the job whose turn it is."""
+        return self._jobs.pop(0) if self._jobs else None
+
+    def drop(self, job: Job) -> bool:
+        """Forget a job whose client went away; say whether it waited."""
+        if job not in self._jobs:
+            return False
+        self._jobs.remove(job)
+        return True
+
+    def choose_rung(self, job: Job, *, now_ns: int) -> int | None:
+        """Give the most accurate rung for which there is time, the others' included; None if no rung can make it."""
+        fastest = job.places[-1]
+        lengths = job.lengths()
+        forecast = job.ladder.forecast
+        fast_ns = forecast.run_ns(fastest, lengths)
+        rest_ns = forecast.overhead_ns * len(job.texts)
+        if now_ns + fast_ns + rest_ns > job.deadline_ns:
+            return None
+        spare_ns = _SHARED * self._lanes * self._spare(-1, now_ns + fast_ns / self._lanes)
+        for place in job.places[:-1]:
+            run_ns = forecast.run_ns(place, lengths)
+            is_in_time = now_ns + run_ns + rest_ns + forecast.margin_ns <= job.deadline_ns
+            if is_in_time and (not self._jobs or run_ns - fast_ns <= spare_ns):
+                for other in (job, *self._jobs):  # no error of the forecast: it is meant
+                    other.predicted_ns += run_ns - fast_ns
+                return place
+        return fastest
+
+    def _starts(self, deadline_ns: int, now_ns: float) -> float:
+        """Predict when a job of this deadline would start: behind what runs and what is due earlier."""
+        ahead_ns = sum(job.needs_ns for job in self._jobs if job.deadline_ns <= deadline_ns)
+        running_ns = sum(max(end - now_ns, 0.0) for end in self.busy_until_ns.values())
+        idle = self._lanes - len(self.busy_until_ns)
+        if not ahead_ns and idle > 0:
+            return now_ns
+        return now_ns + (ahead_ns + running_ns) / self._lanes
+
+    def _spare(self, after_ns: int, now_ns: float) -> float:
+        """Predict how much later those due after a deadline could start and still be in time, in ns."""
+        least, ends_ns = float(NEVER), self._starts(after_ns, now_ns)
+        for job in self._jobs:
+            if job.deadline_ns > after_ns:
+                ends_ns += job.needs_ns / self._lanes
+                least = min(least, job.deadline_ns - ends_ns - job.ladder.forecast.margin_ns)
+        return max(least, 0.0)
+
+    def _refuse(self, job: Job, *, over_ns: float, slug: str) -> Refused:
+        reason = {
+            "queue-full": f"{_MOST_WAITING} requests wait already",
+            "would-be-late": "the answer would come too late",
+            "would-make-others-late": "the answer would make others late that were admitted before",
+        }[slug]
+        return refuse(job, reason=reason, over_ns=over_ns, predicted_ns=job.predicted_ns, slug=slug)
+
+
+def refuse(job: Job, *, reason: str, over_ns: float, predicted_ns: float, slug: str, status: int = 503) -> Refused:
+    """Say no, with the time that was predicted, when to come again, and the rung that would have fitted."""
+    predicted_ms = (predicted_ns - job.came_ns) / 1e6
+    allowed_ms = (job.deadline_ns - job.came_ns) / 1e6
+    ladder, fits = job.ladder, None
+    if job.places[-1] + 1 < len(ladder.models):
+        last = len(ladder.models) - 1
+        saved_ns = ladder.forecast.least_ns(job.places[-1]) - ladder.forecast.least_ns(last)
+        fits = ladder.models[last].rung.name if saved_ns >= over_ns else None
+    allowed = f" of the {allowed_ms:.1f} ms allowed" if job.deadline_ns < NEVER else ""
+    return Refused(
+        f"{reason}: after {predicted_ms:.1f} ms{allowed}. Ask again in {math.ceil(over_ns / 1e6)} ms, or allow more.",
+        slug=slug, status=status, predicted_ms=predicted_ms, retry_after_ms=over_ns / 1e6, rung=fits,
+    )  # fmt: skip

@@ -1,0 +1,150 @@
+"""The order of requests, who is refused, and which rung answers: on a clock of our own."""
+
+import pytest
+
+from millis.bundles import LatencyRow, Rung
+from millis.serving.prediction import KEPT, Forecast
+from millis.serving.scheduling import NEVER, Job, Ladder, Queue, Refused
+
+MS = 1_000_000
+
+
+class Model:
+    """As much of a model as a ladder looks at."""
+
+    task = None
+
+    def __init__(self, name: str, ms: float) -> None:
+        self.rung = Rung(name=name, backend="fake", precision="fp32", folder=name, latency=(LatencyRow(tokens=32, p50_ms=ms, p99_ms=ms, n=1),))
+
+
+class Sized(Job):
+    """A job of one window whose length is given."""
+
+    def lengths(self) -> list[int]:
+        return [32]
+
+
+def make_ladder(*ms: float) -> Ladder:
+    models = [Model(f"rung-{i}", one) for i, one in enumerate(ms)]
+    ladder = Ladder("m", models, Forecast([model.rung for model in models], warm_ns=[[]] * len(models)))  # type: ignore[arg-type]
+    ladder.forecast.overhead_ns = 0.0
+    return ladder
+
+
+def make_job(ladder: Ladder, *, within_ms: float | None, now_ms: float = 0.0, places: range | None = None) -> Job:
+    deadline_ns = NEVER if within_ms is None else int((now_ms + within_ms) * MS)
+    job = Sized(ladder, ["text"], came_ns=int(now_ms * MS), deadline_ns=deadline_ns, places=places or range(len(ladder.models)))
+    job.needs_ns = ladder.forecast.run_ns(job.places[-1], [32])
+    return job
+
+
+def fill(queue: Queue, ladder: Ladder, *, within_ms: float, n: int) -> list[Job]:
+    jobs = [make_job(ladder, within_ms=within_ms) for _ in range(n)]
+    for job in jobs:
+        queue.admit(job, now_ns=0)
+        queue.put(job)
+    return jobs
+
+
+def test_the_earliest_deadline_runs_first_and_one_without_any_last() -> None:
+    ladder, queue = make_ladder(1.0), Queue(lanes=1)
+    late, never, soon = (make_job(ladder, within_ms=ms) for ms in (50, None, 5))
+    for job in (late, never, soon):
+        queue.put(job)
+    assert [queue.take() for _ in range(4)] == [soon, late, never, None]
+
+
+def test_as_many_are_admitted_as_will_be_in_time_and_the_next_is_told_when_to_come_again() -> None:
+    ladder, queue = make_ladder(2.0), Queue(lanes=1)
+    fill(queue, ladder, within_ms=10, n=5)
+    with pytest.raises(Refused, match=r"too late: after 12\.0 ms of the 10\.0 ms allowed") as refused:
+        queue.admit(make_job(ladder, within_ms=10), now_ns=0)
+    assert refused.value.status == 503
+    assert refused.value.extra == {"predicted_ms": 12.0, "retry_after_ms": 2.0, "rung": None}
+
+
+def test_two_lanes_admit_twice_as_many() -> None:
+    ladder, queue = make_ladder(2.0), Queue(lanes=2)
+    queue.busy_until_ns = {0: 0.0, 1: 0.0}
+    fill(queue, ladder, within_ms=10, n=9)
+    with pytest.raises(Refused):
+        queue.admit(make_job(ladder, within_ms=10), now_ns=0)
+
+
+def test_who_is_in_a_hurry_may_not_make_others_late() -> None:
+    ladder, queue = make_ladder(2.0), Queue(lanes=1)
+    fill(queue, ladder, within_ms=10, n=5)
+    with pytest.raises(Refused, match="make others late") as refused:
+        queue.admit(make_job(ladder, within_ms=4), now_ns=0)
+    assert refused.value.slug == "would-make-others-late"
+    assert len(queue) == 5
+
+
+def test_a_margin_keeps_its_distance_to_the_deadline() -> None:
+    ladder, queue = make_ladder(2.0), Queue(lanes=1)
+    ladder.forecast.margin_ns = 3.0 * MS
+    fill(queue, ladder, within_ms=10, n=3)
+    with pytest.raises(Refused):
+        queue.admit(make_job(ladder, within_ms=10), now_ns=0)
+
+
+def test_the_most_accurate_rung_that_fits_answers_and_a_faster_one_when_time_is_short() -> None:
+    ladder, queue = make_ladder(8.0, 4.0, 1.0), Queue(lanes=1)
+    assert [queue.choose_rung(make_job(ladder, within_ms=ms), now_ns=0) for ms in (9, 5, 2, 0.5)] == [0, 1, 2, None]
+
+
+def test_quality_bends_before_anybody_is_refused() -> None:
+    ladder, queue = make_ladder(8.0, 1.0), Queue(lanes=1)
+    fill(queue, ladder, within_ms=10, n=10)  # ten times the fast rung; the accurate one would have fitted once
+    rungs, now = [], 0.0
+    while (job := queue.take()) is not None:
+        rung = queue.choose_rung(job, now_ns=int(now))
+        assert rung is not None, "an admitted request was late"
+        rungs.append(rung)
+        now += ladder.forecast.run_ns(rung, [32])
+        assert now <= job.deadline_ns
+    assert rungs.count(1) >= 9
+
+
+def test_who_waits_leaves_no_time_for_a_better_rung() -> None:
+    ladder, queue = make_ladder(8.0, 1.0), Queue(lanes=1)
+    fill(queue, ladder, within_ms=10, n=2)
+    assert queue.choose_rung(make_job(ladder, within_ms=30), now_ns=0) == 1
+    queue.take(), queue.take()
+    assert queue.choose_rung(make_job(ladder, within_ms=30), now_ns=0) == 0
+
+
+def test_a_pinned_rung_is_kept_and_the_refusal_names_the_one_that_would_fit() -> None:
+    ladder, queue = make_ladder(8.0, 1.0), Queue(lanes=1)
+    job = make_job(ladder, within_ms=5, places=ladder.rungs(rung="rung-0", may_fall_back=True))
+    with pytest.raises(Refused) as refused:
+        queue.admit(job, now_ns=0)
+    assert refused.value.extra["rung"] == "rung-1"
+    queue.admit(make_job(ladder, within_ms=5), now_ns=0)
+    assert list(ladder.rungs(rung=None, may_fall_back=False)) == [0]
+
+
+def test_a_thousand_without_a_deadline_fill_the_queue() -> None:
+    ladder, queue = make_ladder(1.0), Queue(lanes=1)
+    for _ in range(1000):
+        job = make_job(ladder, within_ms=None)
+        queue.admit(job, now_ns=0)
+        queue.put(job)
+    with pytest.raises(Refused, match="1000 requests wait already"):
+        queue.admit(make_job(ladder, within_ms=None), now_ns=0)
+
+
+def test_a_forecast_follows_the_machine_and_its_margin_the_tail() -> None:
+    forecast = make_ladder(2.0).forecast
+    for _ in range(200):
+        forecast.observe_run(0, 32, ns=3.0 * MS)
+    assert forecast.run_ns(0, [32]) == pytest.approx(3.0 * MS, rel=0.01)
+    late = [5.0 * MS if i % 50 == 0 else 0.1 * MS for i in range(20_000)]  # 2 % are late: more than may be
+    for ns in late:
+        forecast.observe_end(overhead_ns=0.0, late_ns=ns)
+    assert forecast.margin_ns >= 5.0 * MS * 0.9
+    for _ in range(20_000):
+        forecast.observe_end(overhead_ns=0.0, late_ns=0.1 * MS)
+    assert forecast.margin_ns < 1.0 * MS
+    assert 0.985 < KEPT < 0.999
