@@ -142,9 +142,9 @@ def test_a_forecast_follows_the_machine_and_its_margin_the_tail() -> None:
     assert forecast.run_ns(0, [32]) == pytest.approx(3.0 * MS, rel=0.01)
     late = [5.0 * MS if i % 50 == 0 else 0.1 * MS for i in range(20_000)]  # 2 % are late: more than may be
     for ns in late:
-        forecast.observe_end(overhead_ns=0.0, late_ns=ns)
+        forecast.observe_end(ns)
     assert forecast.margin_ns >= 5.0 * MS * 0.9
     for _ in range(20_000):
-        forecast.observe_end(overhead_ns=0.0, late_ns=0.1 * MS)
+        forecast.observe_end(0.1 * MS)
     assert forecast.margin_ns < 1.0 * MS
     assert 0.985 < KEPT < 0.999

@@ -219,7 +219,8 @@ class _TaskRoute:
         _, queue_ns, _, run_ns, _, _ = stages_ns
         ended_ns = read_ns + sum(stages_ns)
         overhead_ns = (sum(stages_ns) - queue_ns - run_ns) / len(job.texts)
-        served.ladder.forecast.observe_end(overhead_ns=overhead_ns, late_ns=ended_ns - job.predicted_ns)
+        served.ladder.forecast.observe_overhead(overhead_ns)
+        served.ladder.forecast.observe_end(ended_ns - job.predicted_ns)
         self._metrics.record(
             model=served.bundle.name, rung=rung, total_ns=sum(stages_ns), stages_ns=stages_ns,
             n_tokens=job.n_tokens,

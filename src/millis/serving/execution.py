@@ -227,6 +227,7 @@ def _run_window(
 
 
 def _give_up(job: Job, *, now_ns: int) -> Refused:
+    job.ladder.forecast.observe_end(now_ns + job.needs_ns - job.predicted_ns)
     return refuse(
         job, reason="its turn came too late", over_ns=now_ns + job.needs_ns - job.deadline_ns,
         predicted_ns=now_ns + job.needs_ns, slug="deadline-passed", status=504,

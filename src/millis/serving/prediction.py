@@ -1,7 +1,7 @@
 """How long a ladder's rungs will take, and how far such a prediction may be trusted.
 
 A prediction begins as the certificate's times by length, or as what warming up took where there are none, and is
-corrected by what requests take. What it is off by is followed at its 99.2nd percentile: a promise keeps that much
+corrected by what requests take. What it is off by is followed at its 99.5th percentile: a promise keeps that much
 distance to its deadline.
 Border: numbers; it runs nothing and decides nothing.
 Source: the percentile is followed as in Robbins & Monro 1951, A Stochastic Approximation Method: up by a large step
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from millis.bundles import Rung
 
-KEPT = 0.992
+KEPT = 0.995
 """Share of promises that are to be kept; between the 98.5 and 99.9 % that a useful promise keeps."""
 
 _OVERHEAD_NS = 300_000.0
@@ -59,9 +59,12 @@ class Forecast:
         lowest, highest = _SPEEDS
         self._speed += _FOLLOW * (min(max(seen, lowest), highest) - self._speed)
 
-    def observe_end(self, *, overhead_ns: float, late_ns: float) -> None:
-        """Learn from one answer: what it took beside the run, and how much later than predicted it ended."""
-        self.overhead_ns += _FOLLOW * (overhead_ns - self.overhead_ns)
+    def observe_overhead(self, ns: float) -> None:
+        """Learn what an answer took beside the run."""
+        self.overhead_ns += _FOLLOW * (ns - self.overhead_ns)
+
+    def observe_end(self, late_ns: float) -> None:
+        """Learn from a request that was admitted: how much later than predicted it ended, or would have."""
         is_over = late_ns > self.margin_ns
         step_ns = _STEP * self.least_ns(-1)
         self.margin_ns = max(self.margin_ns + step_ns * (KEPT if is_over else KEPT - 1), 0.0)
