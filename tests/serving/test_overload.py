@@ -134,3 +134,61 @@ def test_twice_the_load_that_fits_is_answered_in_time_or_refused_at_once(tmp_pat
     assert load.latency.p50_ms < 250
     assert load.refusals is not None
     assert load.refusals.p50_ms < 100
+
+
+def test_a_crowd_without_deadlines_is_refused_by_the_contracts_bound_in_whole_answers(tmp_path: Path) -> None:
+    bundle = make_fake_bundle(tmp_path, delay_ms=40.0, p99="200 ms")
+    with Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0)) as server:
+
+        async def send() -> list[httpx.Response]:
+            async with httpx.AsyncClient(base_url=server.url, timeout=30) as client:
+                await asyncio.gather(*(client.get("/health/live") for _ in range(40)))  # the connections are there
+                return await asyncio.gather(*(client.post(URL, json={"input": f"maria {i}"}) for i in range(40)))
+
+        answers = asyncio.run(send())
+        refused = [one for one in answers if one.status_code == 503]
+        assert {one.status_code for one in answers} <= {200, 503, 504}
+        assert len(refused) > 20
+        for one in refused:
+            assert one.headers["content-type"] == "application/problem+json"
+            assert one.json()["type"] == "/problems/would-be-late"
+            assert int(one.headers["retry-after"]) >= 1
+        time.sleep(0.3)  # sheds are counted together
+        assert metric(server, 'millis_refusals_total{reason="would-be-late"') == len(refused)
+        assert metric(server, 'millis_requests_total{route="/v1/ner",status="503"}') == len(refused)
+        patient = httpx.post(f"{server.url}{URL}", json={"input": "maria"}, headers={"X-Deadline-Ms": "5000"})
+        assert patient.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("head", "body_sent"),
+    [
+        ("Content-Length: 18", '{"input": "maria"}'),
+        ("Content-Length: 18\r\nX-Deadline-Ms: 60000", '{"input": "maria"}'),
+        ("Transfer-Encoding: chunked", '12\r\n{"input": "maria"}\r\n0\r\n\r\n'),
+        ("Content-Length: 18\r\nExpect: 100-continue", '{"input": "maria"}'),
+        ("Content-Length: 18\r\nConnection: close", '{"input": "maria"}'),
+        ("Content-Length: 36", '{"input": "maria"}{"input": "maria"}'),
+    ],
+)
+def test_a_request_that_is_not_plain_meets_no_short_way_while_others_wait(tmp_path: Path, head: str, body_sent: str) -> None:
+    bundle = make_fake_bundle(tmp_path, delay_ms=30.0, p99="100 ms")
+    with Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0)) as server:
+        port = int(server.url.rpartition(":")[2])
+
+        async def send() -> bytes:
+            async with httpx.AsyncClient(base_url=server.url, timeout=30) as client:
+                crowd = [asyncio.create_task(client.post(URL, json={"input": "maria"})) for _ in range(12)]
+                await asyncio.sleep(0.1)
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(f"POST {URL} HTTP/1.1\r\nHost: a\r\n{head}\r\n\r\n{body_sent}".encode())
+                while (first := await asyncio.wait_for(reader.readline(), 20)).startswith(b"HTTP/1.1 100"):
+                    await reader.readline()
+                writer.close()
+                await asyncio.gather(*crowd)
+                return first
+
+        first = asyncio.run(send())
+        wanted = (b"200",) if "60000" in head else (b"200", b"400", b"503", b"504")
+        assert first.split()[1] in wanted, first
+        assert httpx.post(f"{server.url}{URL}", json={"input": "maria"}).status_code == 200

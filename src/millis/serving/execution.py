@@ -15,7 +15,7 @@ from millis.errors import InvalidRequest
 from millis.serving.clock import SocketClock
 from millis.serving.scheduling import NEVER, Job, Ladder, Queue, Refused, refuse
 
-_MOST_LOOKS = 8
+_MOST_LOOKS = 4
 """Turns of the loop between two windows, as long as each brings something; some 0.01 ms each, and what it brings."""
 
 
@@ -33,6 +33,13 @@ class Executor(Protocol):
         Raises:
             Refused: it would be late, or was when its turn came.
         """
+
+    @property
+    def n_waiting(self) -> int:
+        """Say how many wait for their turn."""
+
+    def foresee(self, ladder: Ladder, *, deadline_ns: int) -> float | None:
+        """Give by how many ns the shortest answer of a ladder would miss a deadline; None where it might not."""
 
     def drop(self, job: Job) -> None:
         """Forget a job whose client went away; its next window is not run."""
@@ -66,6 +73,15 @@ class LoopExecutor:
             self._is_running = True
             loop.call_soon(self._look, loop, self._clock.n_events, _MOST_LOOKS)
         await job.future
+
+    @property
+    def n_waiting(self) -> int:
+        """See Executor."""
+        return len(self._queue)
+
+    def foresee(self, ladder: Ladder, *, deadline_ns: int) -> float | None:
+        """See Executor."""
+        return _foresee(self._queue, ladder, deadline_ns)
 
     def drop(self, job: Job) -> None:
         """See Executor."""
@@ -131,6 +147,16 @@ class ThreadExecutor:
             self._changed.notify()
         await job.future
 
+    @property
+    def n_waiting(self) -> int:
+        """See Executor."""
+        return len(self._queue)
+
+    def foresee(self, ladder: Ladder, *, deadline_ns: int) -> float | None:
+        """See Executor."""
+        with self._changed:
+            return _foresee(self._queue, ladder, deadline_ns)
+
     def drop(self, job: Job) -> None:
         """See Executor."""
         with self._changed:
@@ -168,6 +194,11 @@ class ThreadExecutor:
                         continue
                     error = _gone()
             job.future.get_loop().call_soon_threadsafe(_settle, job.future, error)
+
+
+def _foresee(queue: Queue, ladder: Ladder, deadline_ns: int) -> float | None:
+    least_ns = ladder.forecast.least_ns(len(ladder.models) - 1) + ladder.forecast.margin_ns
+    return queue.is_hopeless(deadline_ns, least_ns=least_ns, now_ns=perf_counter_ns())
 
 
 def _prepare(job: Job, queue: Queue, *, has_own_deadline: bool) -> None:

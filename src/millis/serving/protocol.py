@@ -15,6 +15,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from millis.errors import InvalidRequest
 from millis.serving.clock import SocketClock
 from millis.serving.problems import MEDIA_TYPE, write_problem
+from millis.serving.shedding import Shedder
 
 
 class Protocol(HttpToolsProtocol):
@@ -25,6 +26,8 @@ class Protocol(HttpToolsProtocol):
     """
 
     clock: SocketClock
+    shedder: Shedder
+    _is_between = True
     _came_ns: int
     _read_ns: int
     _gone: list[Callable[[], None]]
@@ -35,18 +38,33 @@ class Protocol(HttpToolsProtocol):
         super().connection_made(transport)  # type: ignore[arg-type]
 
     def data_received(self, data: bytes) -> None:
-        """Note the time, then parse."""
+        """Note the time; refuse at once who would be late whatever it says, else parse."""
         self._came_ns, self._read_ns = self.clock.read(), perf_counter_ns()
+        if self._is_between and (self.cycle is None or self.cycle.response_complete):
+            refusal = self.shedder.look(data, came_ns=self._came_ns)
+            if refusal is not None:
+                self._unset_keepalive_if_required()
+                self.transport.write(refusal)
+                self.timeout_keep_alive_task = self.loop.call_later(
+                    self.timeout_keep_alive, self.timeout_keep_alive_handler
+                )
+                return
         super().data_received(data)
 
     def on_message_begin(self) -> None:
         """Put the time into the scope."""
         super().on_message_begin()
+        self._is_between = False
         if self.cycle is None or self.cycle.response_complete:  # else this one was sent before the answer to another
             self._gone = []
         scope: MutableMapping[str, Any] = self.scope  # type: ignore[assignment]
         scope["millis.came_ns"], scope["millis.read_ns"] = self._came_ns, self._read_ns
         scope["millis.gone"] = self._gone
+
+    def on_message_complete(self) -> None:
+        """Note that what comes next is another request."""
+        super().on_message_complete()
+        self._is_between = True
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell who waits for this client's answer that nobody does any more."""

@@ -27,6 +27,7 @@ from millis.serving.prediction import Forecast
 from millis.serving.protocol import Protocol
 from millis.serving.scheduling import Ladder
 from millis.serving.settings import ServeSettings, read_settings
+from millis.serving.shedding import Shedder
 from millis.telemetry.metrics import Metrics
 
 
@@ -52,19 +53,21 @@ def run_worker(settings: ServeSettings, *, listener: socket.socket, ready: int, 
     executor = make_executor(bundles, clock=clock, threads=settings.threads, has_fallback=settings.fallback)
     served = [Served(*pair) for pair in zip(bundles, executor.ladders, strict=True)]
     bounds = {one.bundle.name: float(one.bundle.manifest.contract["bound_ms"]) for one in served}
+    counts = Metrics(folder=metrics, bounds_ms=bounds)
     app = make_app(
         served,
         executor=executor,
         limits=settings.limits,
-        metrics=Metrics(folder=metrics, bounds_ms=bounds),
+        metrics=counts,
         polling=(polling := _make_polling(settings, served)),
     )
     settle_memory()
+    bound = {"clock": clock, "shedder": _make_shedder(executor, served, counts)}
     server = uvicorn.Server(
         uvicorn.Config(
             app,
             loop="uvloop",
-            http=type("ClockedProtocol", (Protocol,), {"clock": clock}),
+            http=type("BoundProtocol", (Protocol,), bound),
             ws="none",
             lifespan="off",
             log_level="warning",
@@ -76,6 +79,16 @@ def run_worker(settings: ServeSettings, *, listener: socket.socket, ready: int, 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(server, listener, polling=polling, ready=ready, control=control))
     executor.close()
+
+
+def _make_shedder(executor: Executor, served: Sequence[Served], metrics: Metrics) -> Shedder:
+    tasks = [one.bundle.manifest.task for one in served]
+    routes = {
+        f"/v1/{task}".encode(): (one.ladder, int(1e6 * one.usual_ms))
+        for task, one in zip(tasks, served, strict=True)
+        if tasks.count(task) == 1  # else the body says which model
+    }
+    return Shedder(executor, routes=routes, metrics=metrics)
 
 
 def _make_polling(settings: ServeSettings, served: Sequence[Served]) -> Polling:

@@ -39,13 +39,13 @@ class Metrics:
         self._requests, self._seconds, self._stages, self._tokens = requests, seconds, stages, tokens
         self._bound: dict[tuple[str, str], tuple[object, ...]] = {}
 
-    def count(self, *, route: str, status: int) -> None:
-        """Count one answer."""
-        self._requests.labels(route, str(status)).inc()
+    def count(self, *, route: str, status: int, n: int = 1) -> None:
+        """Count answers."""
+        self._requests.labels(route, str(status)).inc(n)
 
-    def refuse(self, *, route: str, reason: str) -> None:
-        """Count one refusal."""
-        self._refusals.labels(route, reason).inc()
+    def refuse(self, *, route: str, reason: str, n: int = 1) -> None:
+        """Count refusals."""
+        self._refusals.labels(route, reason).inc(n)
 
     def promise(self, *, model: str, is_kept: bool) -> None:
         """Count a request that was admitted under a deadline."""
