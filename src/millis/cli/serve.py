@@ -18,6 +18,9 @@ def command(
         typer.Option(help="Inference threads in each process, 0 for the event loop; the bundle's when missing."),
     ] = None,
     grace: Annotated[float, typer.Option(help="Seconds that a stop waits for requests it took.")] = 10.0,
+    fallback: Annotated[
+        bool, typer.Option(help="Load the ladder's faster rungs too and answer by them when time is short.")
+    ] = True,
     poll: Annotated[
         float, typer.Option(help="Milliseconds to look for the next request before sleeping; 0 saves power.")
     ] = 10.0,
@@ -38,7 +41,7 @@ def command(
 
     settings = ServeSettings(
         bundles=tuple(map(str, bundles)), host=host, port=port, workers=workers, threads=threads, grace_s=grace,
-        poll_ms=poll, keep_warm=keep_warm,
+        fallback=fallback, poll_ms=poll, keep_warm=keep_warm,
         limits=Limits(body_bytes=max_body_bytes, texts=max_texts, characters=max_characters),
     )  # fmt: skip
     with Supervisor(settings) as server:

@@ -65,7 +65,9 @@ def measure_served(
 ) -> Served:
     """Serve a bundle on a free port of loopback and offer it the contract's load."""
     shape = shape or bundle.manifest.serving
-    settings = ServeSettings(bundles=(str(bundle.path),), port=0, workers=shape.workers, threads=shape.threads)
+    settings = ServeSettings(
+        bundles=(str(bundle.path),), port=0, workers=shape.workers, threads=shape.threads, fallback=False
+    )  # of the rung that the quality clause speaks of
     with Supervisor(settings) as server:
         result = offer_load(
             f"{server.url}/v1/{bundle.manifest.task}",

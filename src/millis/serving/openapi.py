@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from millis.serving.deadlines import MOST_MS
 from millis.serving.problems import MEDIA_TYPE, Problem
 from millis.serving.requests import TaskRequest
 
@@ -34,6 +35,19 @@ _RESULTS: dict[str, dict[str, Any]] = {
         },
     }
 }
+
+_DEADLINES = [
+    {
+        "name": "X-Deadline-Ms", "in": "header", "required": False,
+        "description": "ms from its coming within which an answer is of use; the contract's bound when missing",
+        "schema": {"type": "number", "exclusiveMinimum": 0, "maximum": MOST_MS},
+    },
+    {
+        "name": "grpc-timeout", "in": "header", "required": False,
+        "description": "the same as gRPC writes it; one of the two",
+        "schema": {"type": "string", "pattern": "^[0-9]{1,8}[HMSmun]$"},
+    },
+]  # fmt: skip
 
 _READS = {
     "/v1/models": "The models that are served.",
@@ -75,12 +89,14 @@ def describe(by_task: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
             "properties": {
                 "model": {"type": "string", "enum": sorted(models)},
                 "rung": {"type": "string"},
+                "quality": {"type": ["object", "null"], "description": "points of the rung on the test set, by metric"},
                 "results": {"type": "array", "items": _RESULTS.get(task, {"type": "object"})},
             },
         }
         paths[f"/v1/{task}"] = {
             "post": {
                 "summary": f"Answer one text or a list of them ({task}).",
+                "parameters": _DEADLINES,
                 "requestBody": {
                     "required": True,
                     "content": {"application/json": {"schema": {"$ref": "#/components/schemas/TaskRequest"}}},
@@ -95,7 +111,8 @@ def describe(by_task: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
                         },
                         "content": {"application/json": {"schema": answer}},
                     },
-                    **dict.fromkeys(("400", "404", "405", "408", "413", "415", "422"), problem),
+                    **dict.fromkeys(("400", "404", "405", "408", "413", "415", "422", "504"), problem),
+                    "503": problem | {"headers": {"Retry-After": {"schema": {"type": "integer", "minimum": 0}}}},
                 },
             }
         }
