@@ -16,6 +16,7 @@ A message has four parts: what is wrong, what came, what would be accepted, what
 It never holds a user's text. Border: plain Python.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -65,6 +66,7 @@ class InvalidRequest(MillisError):
     Args:
         status: the HTTP status, when it is not 400.
         slug: the problem's name, when it is not `invalid-request`.
+        headers: further ones of the answer.
     Attributes:
         extra: further members of the problem.
     """
@@ -73,10 +75,18 @@ class InvalidRequest(MillisError):
     status = 400
     exit_code = 2
 
-    def __init__(self, message: str, *, status: int = 400, slug: str = "invalid-request") -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 400,
+        slug: str = "invalid-request",
+        headers: Sequence[tuple[bytes, bytes]] = (),
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.slug = slug
+        self.headers = tuple(headers)
         self.extra: dict[str, Any] = {}
 
 

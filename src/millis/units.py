@@ -8,8 +8,8 @@ import re
 
 from millis.errors import InvalidValue
 
-_DURATION = re.compile(r"^\s*([0-9]*\.?[0-9]+)\s*(us|µs|ms|s|sec|m|min|h)\s*$")
-_MILLISECONDS = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3, "sec": 1e3, "m": 6e4, "min": 6e4, "h": 3.6e6}
+_DURATION = re.compile(r"^\s*([0-9]*\.?[0-9]+)\s*(us|µs|ms|s|sec|m|min|h|d)\s*$")
+_MILLISECONDS = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3, "sec": 1e3, "m": 6e4, "min": 6e4, "h": 3.6e6, "d": 8.64e7}
 _RATE = re.compile(r"^\s*([0-9]*\.?[0-9]+)\s*(?:/\s*s|per\s*s|rps)?\s*$")
 
 
@@ -28,7 +28,7 @@ def read_duration_ms(value: str | float, *, name: str = "duration", unit: str | 
     milliseconds = float(match[1]) * _MILLISECONDS[match[2]] if match else math.nan
     if not (math.isfinite(milliseconds) and milliseconds > 0):
         raise InvalidValue(
-            f"{name} cannot be {value!r}: give a positive number with a unit (us, ms, s, m, h), like '5 ms'."
+            f"{name} cannot be {value!r}: give a positive number with a unit (us, ms, s, m, h, d), like '5 ms'."
         )
     return milliseconds
 

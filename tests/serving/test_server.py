@@ -19,6 +19,7 @@ import millis
 from making import ask_raw, body, make_fake_bundle
 from millis.cores import n_cores, read_quota
 from millis.errors import InvalidBundle, InvalidValue
+from millis.security.keys import KeyFile
 from millis.serving.settings import Limits, ServeSettings, write_settings
 from millis.serving.supervisor import Supervisor
 
@@ -278,8 +279,10 @@ def test_what_cannot_be_served_is_refused_before_a_port_is_taken(tmp_path: Path)
     for grace_s in (-1.0, float("nan"), 1e9):
         with pytest.raises(InvalidValue, match="grace"):
             ServeSettings(bundles=(same,), grace_s=grace_s)
+    KeyFile(tmp_path / "keys.json").create(name="", scopes=["*"])
+    keys = str(tmp_path / "keys.json")
     with pytest.raises(InvalidValue, match="cannot listen on no-such-host"):
-        Supervisor(ServeSettings(bundles=(same,), host="no-such-host.invalid", port=0)).__enter__()
+        Supervisor(ServeSettings(bundles=(same,), host="no-such-host.invalid", port=0, keys=keys)).__enter__()
     with Supervisor(ServeSettings(bundles=(same,), port=0)) as server:
         taken = int(server.url.rsplit(":", 1)[1])
         with pytest.raises(InvalidValue, match="cannot listen"), Supervisor(ServeSettings(bundles=(same,), port=taken)):

@@ -14,7 +14,7 @@ from millis.cli.output import write_error
 from millis.errors import Interrupted, InvalidValue, MillisError
 
 _UsageError: Any = typer.BadParameter.__base__  # typer carries a click of its own and exports only this child
-_COMMANDS = ("ask", "bench", "demo", "evaluate", "fit", "inspect", "prove", "serve")
+_COMMANDS = ("ask", "audit", "bench", "demo", "evaluate", "fit", "inspect", "keys", "prove", "serve")
 
 
 class _LazyGroup(TyperGroup):
@@ -29,6 +29,8 @@ class _LazyGroup(TyperGroup):
         if cmd_name not in _COMMANDS:
             return None
         module = import_module(f"millis.cli.{cmd_name}")
+        if hasattr(module, "app"):
+            return typer.main.get_command(module.app)
         single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
         single.command(cmd_name)(module.command)
         return typer.main.get_command(single)

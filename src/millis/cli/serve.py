@@ -27,6 +27,10 @@ def command(
     keep_warm: Annotated[
         bool, typer.Option("--keep-warm", help="Run the model when idle: fast answers to rare requests, a busy core.")
     ] = False,
+    keys: Annotated[
+        Path | None, typer.Option(help="File of API keys (`millis keys create`); without it only loopback is served.")
+    ] = None,
+    audit: Annotated[Path | None, typer.Option(help="Folder for the audit log (`millis audit verify`).")] = None,
     max_body_bytes: Annotated[int, typer.Option(help="Largest request body.")] = 1_000_000,
     max_texts: Annotated[int, typer.Option(help="Most texts in one request.")] = 256,
     max_characters: Annotated[int, typer.Option(help="Most characters in one request.")] = 50_000,
@@ -34,7 +38,7 @@ def command(
 ) -> None:
     """Answer over HTTP until Ctrl-C or SIGTERM; what was taken is finished first.
 
-    Prints where it answers once every worker is warm. There are no keys yet: anybody who reaches the port may ask.
+    Prints where it answers once every worker is warm. Without --keys anybody on this machine may ask, and nobody else.
     """
     from millis.serving.settings import Limits, ServeSettings
     from millis.serving.supervisor import Supervisor
@@ -42,6 +46,7 @@ def command(
     settings = ServeSettings(
         bundles=tuple(map(str, bundles)), host=host, port=port, workers=workers, threads=threads, grace_s=grace,
         fallback=fallback, poll_ms=poll, keep_warm=keep_warm,
+        keys=None if keys is None else str(keys), audit=None if audit is None else str(audit),
         limits=Limits(body_bytes=max_body_bytes, texts=max_texts, characters=max_characters),
     )  # fmt: skip
     with Supervisor(settings) as server:

@@ -7,7 +7,6 @@ contract speaks of; everything else takes its way through Starlette.
 import asyncio
 import ctypes
 import gc
-import math
 import sys
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from functools import partial
@@ -27,9 +26,10 @@ from millis.bundles import Bundle
 from millis.errors import InvalidRequest, MillisError
 from millis.serving.deadlines import read_deadline
 from millis.serving.execution import Executor
+from millis.serving.gate import Gate
 from millis.serving.openapi import describe
 from millis.serving.polling import Polling
-from millis.serving.problems import MEDIA_TYPE, handlers, write_problem
+from millis.serving.problems import MEDIA_TYPE, handlers, list_headers, write_problem
 from millis.serving.requests import Receive, TaskRequest, read_body, read_request
 from millis.serving.scheduling import NEVER, Job, Ladder, Refused
 from millis.serving.settings import Limits
@@ -41,6 +41,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _SERVERS_SHARE = 0.9
 """Of a contract's bound; the rest is for the way to the client and back."""
+
+_ALWAYS_OPEN = "/health/live"
 
 _PAGE_TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -87,14 +89,16 @@ def _name_quality(quality: Mapping[str, Any]) -> msgspec.Raw:
 
 
 def make_app(
-    served: Sequence[Served], *, executor: Executor, limits: Limits, metrics: Metrics, polling: Polling
+    served: Sequence[Served], *, executor: Executor, gate: Gate, limits: Limits, metrics: Metrics, polling: Polling
 ) -> App:
     """Put routes in front of executors: one task route for each task that a bundle has."""
     by_task: dict[str, dict[str, Served]] = {}
     for one in served:
         by_task.setdefault(one.bundle.manifest.task, {})[one.bundle.name] = one
     tasks = {
-        f"/v1/{task}": _TaskRoute(task, models, executor=executor, limits=limits, metrics=metrics, polling=polling)
+        f"/v1/{task}": _TaskRoute(
+            task, models, executor=executor, gate=gate, limits=limits, metrics=metrics, polling=polling
+        )
         for task, models in by_task.items()
     }
     others = Starlette(
@@ -114,10 +118,31 @@ def make_app(
     others.router.redirect_slashes = False  # it would send clients wherever their Host header says
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        is_task = scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in tasks
-        await (tasks[scope["path"]] if is_task else others)(scope, receive, send)
+        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in tasks:
+            await tasks[scope["path"]](scope, receive, send)
+        elif scope["type"] == "http" and scope["path"] != _ALWAYS_OPEN:
+            await _pass(gate, others, scope, receive, send)
+        else:
+            await others(scope, receive, send)
 
     return app
+
+
+async def _pass(gate: Gate, others: App, scope: Scope, receive: Receive, send: Send) -> None:
+    """Let a request through the gate to a route that is no task's, and note how it ended."""
+
+    async def send_and_note(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            gate.note(scope, status=message["status"])
+        await send(message)
+
+    try:
+        gate.check(scope)
+    except InvalidRequest as error:
+        status, payload = write_problem(error)
+        await _send(send_and_note, status, payload, [(b"content-type", MEDIA_TYPE.encode()), *list_headers(error)])
+    else:
+        await others(scope, receive, send_and_note)
 
 
 def settle_memory() -> None:
@@ -137,13 +162,13 @@ class _TaskRoute:
     """POST /v1/{task}: read, answer, write; account for each stage."""
 
     def __init__(
-        self, task: str, models: Mapping[str, Served], *, executor: Executor, limits: Limits, metrics: Metrics,
-        polling: Polling,
+        self, task: str, models: Mapping[str, Served], *, executor: Executor, gate: Gate, limits: Limits,
+        metrics: Metrics, polling: Polling,
     ) -> None:  # fmt: skip
-        self._route = f"/v1/{task}"
+        self._task, self._route = task, f"/v1/{task}"
         self._models = models
         self._only = next(iter(models.values())) if len(models) == 1 else None
-        self._executor = executor
+        self._executor, self._gate = executor, gate
         self._limits = limits
         self._metrics = metrics
         self._polling = polling
@@ -153,16 +178,18 @@ class _TaskRoute:
         began = perf_counter_ns()
         request_id = _request_id(scope)
         try:
+            self._gate.check(scope)
             body = await read_body(receive, limit=self._limits.body_bytes, within_s=self._limits.body_s)
             request = read_request(body, limits=self._limits)
             allowed_ms = read_deadline(scope["headers"])
             served = self._choose(request)
+            self._gate.allow(scope, self._task, f"model:{served.bundle.name}")
             job = _make_job(served, request, allowed_ms=allowed_ms, came_ns=scope["millis.came_ns"])
             scope["millis.gone"].append(partial(self._executor.drop, job))
             parsed = perf_counter_ns()
             await self._executor.answer(job, has_own_deadline=allowed_ms is not None)
         except Exception as error:
-            await self._write_problem(send, error, request_id)
+            await self._write_problem(scope, send, error, request_id)
             if isinstance(error, Refused) and error.slug == "deadline-passed":  # it was admitted
                 _after_sending(self._metrics.promise, model=job.ladder.name, is_kept=False)
             if not isinstance(error, MillisError):
@@ -171,6 +198,7 @@ class _TaskRoute:
             await self._write(send, served, job, (scope["millis.read_ns"], began, parsed), request_id)
             self._polling.go_on()
             _after_sending(self._metrics.count, route=self._route, status=200)
+            _after_sending(self._gate.note, scope, status=200, on=served.bundle.name)
 
     def _choose(self, request: TaskRequest) -> Served:
         if request.model is None and self._only is not None:
@@ -182,15 +210,12 @@ class _TaskRoute:
             raise InvalidRequest(f"{wrong}: choose one of {known}.", status=404, slug="unknown-model")
         return found
 
-    async def _write_problem(self, send: Send, error: Exception, request_id: bytes) -> None:
+    async def _write_problem(self, scope: Scope, send: Send, error: Exception, request_id: bytes) -> None:
         status, payload = write_problem(error)
-        headers = [(b"content-type", MEDIA_TYPE.encode()), (b"x-request-id", request_id)]
-        if status == 408:
-            headers.append((b"connection", b"close"))
-        if isinstance(error, Refused):
-            headers.append((b"retry-after", str(math.ceil(error.retry_after_ms / 1000)).encode()))
+        headers = [(b"content-type", MEDIA_TYPE.encode()), (b"x-request-id", request_id), *list_headers(error)]
         await _send(send, status, payload, headers)
         _after_sending(self._metrics.count, route=self._route, status=status)
+        _after_sending(self._gate.note, scope, status=status)
         if isinstance(error, Refused):
             self._polling.go_on()
             _after_sending(self._metrics.refuse, route=self._route, reason=error.slug)

@@ -51,6 +51,11 @@ def write_problem(error: Exception) -> tuple[int, bytes]:
     return status, _encode(status, error.slug, str(error), **more)
 
 
+def list_headers(error: Exception) -> tuple[tuple[bytes, bytes], ...]:
+    """Give the headers that an error wants on its answer."""
+    return error.headers if isinstance(error, InvalidRequest) else ()
+
+
 async def on_http_exception(request: Request, error: HTTPException) -> Response:
     """Answer an unknown route or a wrong method."""
     details = {
@@ -70,7 +75,8 @@ async def on_http_exception(request: Request, error: HTTPException) -> Response:
 async def on_error(request: Request, error: Exception) -> Response:
     """Answer an error that one of our own rooms raised, or a bug of ours."""
     status, body = write_problem(error)
-    return Response(body, status_code=status, media_type=MEDIA_TYPE)
+    headers = {name.decode(): value.decode() for name, value in list_headers(error)}
+    return Response(body, status_code=status, media_type=MEDIA_TYPE, headers=headers)
 
 
 def handlers() -> dict[Any, Any]:

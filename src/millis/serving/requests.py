@@ -53,6 +53,7 @@ async def read_body(receive: Receive, *, limit: int, within_s: float) -> bytes:
             f"the body did not arrive within {within_s:g} s: send as many bytes as Content-Length says.",
             status=408,
             slug="body-too-slow",
+            headers=((b"connection", b"close"),),
         ) from error
 
 

@@ -68,8 +68,8 @@ class Refused(InvalidRequest):
     def __init__(
         self, message: str, *, slug: str, status: int, predicted_ms: float, retry_after_ms: float, rung: str | None
     ) -> None:
-        super().__init__(message, status=status, slug=slug)
-        self.retry_after_ms = retry_after_ms
+        retry_after = b"%d" % math.ceil(retry_after_ms / 1000)
+        super().__init__(message, status=status, slug=slug, headers=((b"retry-after", retry_after),))
         self.extra = {"predicted_ms": round(predicted_ms, 3), "retry_after_ms": round(retry_after_ms, 3), "rung": rung}
 
 

@@ -3,6 +3,7 @@
 Border: values only.
 """
 
+import ipaddress
 from typing import Any
 
 import msgspec
@@ -44,6 +45,8 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         grace_s: how long a stop waits for requests that were taken.
         fallback: load the faster rungs too and answer by them when time is short.
         poll_ms: how long a worker looks for the next request, after an answer, before it sleeps; 0 saves power.
+        keys: file of API keys; without it the server listens on loopback only.
+        audit: folder of the audit log.
         keep_warm: never sleep, and run each model's example when there is nothing else to do: a core is busy always.
     """
 
@@ -56,12 +59,19 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     fallback: bool = True
     poll_ms: float = 10.0
     keep_warm: bool = False
+    keys: str | None = None
+    audit: str | None = None
     limits: Limits = Limits()
 
     def __post_init__(self) -> None:
         """Refuse what cannot be served."""
         if not self.bundles:
             raise InvalidValue("nothing to serve: name at least one bundle.")
+        if self.keys is None and not _is_loopback(self.host):
+            raise InvalidValue(
+                f"without keys a server listens on this machine alone, not on {self.host}: name with --keys a file that"
+                " `millis keys create` wrote, or leave --host out."
+            )
         if not 0 <= self.port <= 65535:
             raise InvalidValue(f"port cannot be {self.port}: give 0 to 65535; 0 lets the system choose.")
         if self.workers is not None and not 1 <= self.workers <= 256:
@@ -72,6 +82,13 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             raise InvalidValue(f"grace cannot be {self.grace_s}: give 0 to 3600 seconds.")
         if not 0 <= self.poll_ms <= 60_000:
             raise InvalidValue(f"poll cannot be {self.poll_ms}: give 0 to 60000 milliseconds; 0 sleeps at once.")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def write_settings(settings: ServeSettings) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 from millis.serving.execution import Executor
+from millis.serving.gate import Gate
 from millis.serving.problems import MEDIA_TYPE, write_problem
 from millis.serving.scheduling import Ladder, Refused
 from millis.telemetry.metrics import Metrics
@@ -30,8 +31,10 @@ class Shedder:
         routes: by path, the only ladder that answers there and the ns that it usually has.
     """
 
-    def __init__(self, executor: Executor, *, routes: Mapping[bytes, tuple[Ladder, int]], metrics: Metrics) -> None:
-        self._executor, self._metrics = executor, metrics
+    def __init__(
+        self, executor: Executor, *, routes: Mapping[bytes, tuple[Ladder, int]], metrics: Metrics, gate: Gate
+    ) -> None:
+        self._executor, self._metrics, self._gate = executor, metrics, gate
         self._routes = {path: (ladder, usual_ns, path.decode()) for path, (ladder, usual_ns) in routes.items()}
         self._seen: Counter[str] = Counter()
 
@@ -60,6 +63,7 @@ class Shedder:
         for route, n in self._seen.items():
             self._metrics.count(route=route, status=503, n=n)
             self._metrics.refuse(route=route, reason="would-be-late", n=n)
+            self._gate.note_shed(route, times=n)
         self._seen.clear()
 
 

@@ -18,12 +18,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import msgspec
 
 from millis.bundles import Bundle, open_bundle
 from millis.cores import n_cores, read_quota
 from millis.errors import InvalidBundle, InvalidValue, MillisError, RunFailed
+from millis.security.keys import KeyFile
 from millis.serving.settings import ServeSettings, write_settings
 
 _START_LIMIT_S = 120.0
@@ -65,7 +67,10 @@ class Supervisor:
                 f"--keep-warm needs inference on the event loop, a core more than the {self.n_workers} worker(s) and no"
                 f" CPU quota: there are {n_cores()} core(s). Serve without it, or with --workers 1 --threads 0 on two."
             )
-        self.settings = settings if may_poll else msgspec.structs.replace(settings, poll_ms=0.0)
+        if settings.keys is not None and not KeyFile(settings.keys).read():
+            raise InvalidValue(f"there is no key in {settings.keys}: `millis keys create` makes one.")
+        changes: dict[str, Any] = {"workers": self.n_workers} | ({} if may_poll else {"poll_ms": 0.0})
+        self.settings = msgspec.structs.replace(settings, **changes)
         self.n_restarts = 0
         self._early_deaths = 0
         self._workers: list[_Worker] = []

@@ -19,9 +19,12 @@ import uvloop
 
 from millis.bundles import Bundle, Model, load_ladder, open_bundle
 from millis.errors import MillisError
+from millis.security.audit import AuditLog
+from millis.security.keys import KeyFile, KeyRing
 from millis.serving.app import Served, make_app, settle_memory
 from millis.serving.clock import SocketClock
 from millis.serving.execution import Executor, LoopExecutor, ThreadExecutor
+from millis.serving.gate import Gate
 from millis.serving.polling import Polling
 from millis.serving.prediction import Forecast
 from millis.serving.protocol import Protocol
@@ -53,16 +56,22 @@ def run_worker(settings: ServeSettings, *, listener: socket.socket, ready: int, 
     executor = make_executor(bundles, clock=clock, threads=settings.threads, has_fallback=settings.fallback)
     served = [Served(*pair) for pair in zip(bundles, executor.ladders, strict=True)]
     bounds = {one.bundle.name: float(one.bundle.manifest.contract["bound_ms"]) for one in served}
+    gate = Gate(
+        keys=KeyRing(KeyFile(settings.keys)) if settings.keys else None,
+        audit=AuditLog(settings.audit) if settings.audit else None,
+        n_workers=settings.workers or 1,
+    )
     counts = Metrics(folder=metrics, bounds_ms=bounds)
     app = make_app(
         served,
         executor=executor,
+        gate=gate,
         limits=settings.limits,
         metrics=counts,
         polling=(polling := _make_polling(settings, served)),
     )
     settle_memory()
-    bound = {"clock": clock, "shedder": _make_shedder(executor, served, counts)}
+    bound = {"clock": clock, "shedder": _make_shedder(executor, served, counts, gate)}
     server = uvicorn.Server(
         uvicorn.Config(
             app,
@@ -79,16 +88,17 @@ def run_worker(settings: ServeSettings, *, listener: socket.socket, ready: int, 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(server, listener, polling=polling, ready=ready, control=control))
     executor.close()
+    gate.close()
 
 
-def _make_shedder(executor: Executor, served: Sequence[Served], metrics: Metrics) -> Shedder:
+def _make_shedder(executor: Executor, served: Sequence[Served], metrics: Metrics, gate: Gate) -> Shedder:
     tasks = [one.bundle.manifest.task for one in served]
     routes = {
         f"/v1/{task}".encode(): (one.ladder, int(1e6 * one.usual_ms))
         for task, one in zip(tasks, served, strict=True)
         if tasks.count(task) == 1  # else the body says which model
     }
-    return Shedder(executor, routes=routes, metrics=metrics)
+    return Shedder(executor, routes=routes, metrics=metrics, gate=gate)
 
 
 def _make_polling(settings: ServeSettings, served: Sequence[Served]) -> Polling:

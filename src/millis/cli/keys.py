@@ -1,0 +1,79 @@
+"""`millis keys`: make, list and revoke API keys."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from millis.cli.output import Json, write_result
+
+File = Annotated[Path, typer.Option("--file", help="The file of keys; give it to `millis serve --keys`.")]
+_DEFAULT = Path("millis-keys.json")
+
+app = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys.")
+
+
+@app.command()
+def create(
+    scope: Annotated[
+        list[str], typer.Option(help="A task (ner), model:NAME, metrics, admin, or * for all; repeat it.")
+    ],
+    name: Annotated[str, typer.Option(help="For people.")] = "",
+    expires: Annotated[str | None, typer.Option(help='Like "90d" or "12h"; for good when missing.')] = None,
+    rate: Annotated[
+        str | None, typer.Option(help='Requests a second, like "100/s"; without limit when missing.')
+    ] = None,
+    file: File = _DEFAULT,
+    as_json: Json = False,
+) -> None:
+    """Make a key and show it, this once; the file keeps its hash."""
+    from millis.security.keys import KeyFile, write_time
+    from millis.units import read_duration_ms, read_rate_per_s
+
+    secret, key = KeyFile(file).create(
+        name=name, scopes=scope, expires_s=read_duration_ms(expires, name="expires") / 1000 if expires else None,
+        rate_per_s=read_rate_per_s(rate) if rate else None,
+    )  # fmt: skip
+    write_result(
+        {"key": secret, "id": key.id, "name": name, "scopes": scope, "expires": key.expires, "file": str(file)},
+        lines=[
+            secret,
+            f"  key {key.id} for {', '.join(scope)}, expires {write_time(key.expires)}. It is shown only now.",
+            f"  millis serve BUNDLE --keys {file}; curl -H 'Authorization: Bearer KEY' ...",
+        ],
+        is_json=as_json,
+    )
+
+
+@app.command("list")
+def list_keys(file: File = _DEFAULT, as_json: Json = False) -> None:
+    """Show what is kept of each key."""
+    from millis.security.keys import KeyFile, write_time
+
+    keys = KeyFile(file).read()
+    write_result(
+        [
+            {"id": one.id, "name": one.name, "scopes": one.scopes, "rate_per_s": one.rate_per_s, "created": one.created,
+             "expires": one.expires, "state": one.state()}
+            for one in keys
+        ],
+        lines=[
+            f"{one.id}  {one.state():8} {', '.join(one.scopes)}  expires {write_time(one.expires)}"
+            f"{'' if one.rate_per_s is None else f'  {one.rate_per_s:g}/s'}  {one.name}".rstrip()
+            for one in keys
+        ] or [f"no key in {file}: `millis keys create --scope ner` makes one"],
+        is_json=as_json,
+    )  # fmt: skip
+
+
+@app.command()
+def revoke(
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="As `millis keys list` shows it.")],
+    file: File = _DEFAULT,
+    as_json: Json = False,
+) -> None:
+    """Make a key worthless, in running servers too."""
+    from millis.security.keys import KeyFile
+
+    key = KeyFile(file).revoke(key_id)
+    write_result({"id": key.id, "state": key.state()}, lines=[f"{key.id} is revoked"], is_json=as_json)

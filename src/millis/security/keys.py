@@ -1,0 +1,216 @@
+"""API keys: made, shown once, kept as hashes, found again in constant time, revoked while servers run.
+
+A key is `mk_ID_SECRET`, its secret 256 random bits; the file keeps the SHA-256 of the secret. That is no password that
+somebody chose, so nothing slower is needed to keep it from being guessed.
+Border: one JSON file, readable by its owner alone, replaced as a whole.
+"""
+
+import fcntl
+import hashlib
+import hmac
+import os
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from millis.errors import InvalidValue, RunFailed
+
+ANY = "*"
+ADMIN = "admin"
+METRICS = "metrics"
+
+_PREFIX = "mk"
+_LOOK_AGAIN_S = 0.5
+_NOBODY = "0" * 64
+_SCOPE = r"^(\*|[a-z0-9-]{1,40}|model:[^\x00-\x1f\x7f/\\]{1,200})$"
+
+Scope = Annotated[str, Meta(pattern=_SCOPE)]
+
+
+class Key(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is kept of a key.
+
+    Args:
+        name: for people.
+        sha256: of its secret.
+        scopes: tasks ("ner"), models ("model:NAME"), "metrics", "admin"; "*" is every one.
+        rate_per_s: requests a second that it may make; None without limit.
+        created, expires: seconds since 1970.
+    """
+
+    id: str
+    name: str
+    sha256: str
+    scopes: tuple[Scope, ...]
+    rate_per_s: float | None = None
+    created: float
+    expires: float | None = None
+    is_revoked: bool = False
+
+    def may(self, *scopes: str) -> bool:
+        """Say whether the key has one of these scopes."""
+        return ANY in self.scopes or any(scope in self.scopes for scope in scopes)
+
+    def state(self, *, now_s: float | None = None) -> str:
+        """Say "valid", "expired" or "revoked"."""
+        if self.is_revoked:
+            return "revoked"
+        now_s = time.time() if now_s is None else now_s
+        return "expired" if self.expires is not None and now_s >= self.expires else "valid"
+
+
+class KeyFile:
+    """A file of keys.
+
+    Args:
+        path: it need not be there yet; a file that is there is readable by its owner alone, or refused.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def read(self) -> tuple[Key, ...]:
+        """Read every key.
+
+        Raises:
+            InvalidValue: the file cannot be read, is not of this shape, or others may read it.
+        """
+        try:
+            with self.path.open("rb") as stream:
+                mode = os.fstat(stream.fileno()).st_mode
+                content = stream.read()
+        except FileNotFoundError:
+            return ()
+        except OSError as error:
+            raise InvalidValue(
+                f"the keys in {self.path} cannot be read ({error.strerror}): name a file that can."
+            ) from error
+        if mode & 0o077:
+            raise InvalidValue(f"others may read the keys in {self.path}: run `chmod 600` on it.")
+        try:
+            return msgspec.json.decode(content, type=tuple[Key, ...])
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise InvalidValue(
+                f"{self.path} holds no keys of millis ({error}): name a file that `millis keys create` wrote."
+            ) from error
+
+    def create(
+        self, *, name: str, scopes: Sequence[str], expires_s: float | None = None, rate_per_s: float | None = None
+    ) -> tuple[str, Key]:
+        """Make a key.
+
+        Args:
+            expires_s: how long it is valid; None for good.
+        Returns:
+            the key itself, which is nowhere else, and what is kept of it.
+        Raises:
+            InvalidValue: no scope, or one that cannot be.
+        """
+        secret, now = secrets.token_hex(32), time.time()
+        record = {
+            "id": secrets.token_hex(6), "name": name, "sha256": _hash(secret), "scopes": list(scopes),
+            "rate_per_s": rate_per_s, "created": now, "expires": None if expires_s is None else now + expires_s,
+        }  # fmt: skip
+        try:
+            key = msgspec.convert(record, type=Key)
+        except msgspec.ValidationError as error:
+            raise InvalidValue(
+                f"scopes cannot be {list(scopes)}: give tasks (ner), model:NAME, metrics, admin, or * for all."
+            ) from error
+        if not scopes:
+            raise InvalidValue("a key without scopes opens nothing: give at least one, like --scope ner.")
+        with self._writing() as keys:
+            keys.append(key)
+        return f"{_PREFIX}_{key.id}_{secret}", key
+
+    def revoke(self, key_id: str) -> Key:
+        """Make a key worthless, in running servers too within half a second.
+
+        Raises:
+            InvalidValue: there is no such key.
+        """
+        with self._writing() as keys:
+            for place, key in enumerate(keys):
+                if key.id == key_id:
+                    keys[place] = msgspec.structs.replace(key, is_revoked=True)
+                    return keys[place]
+        raise InvalidValue(f"{self.path} has no key {key_id!r}: `millis keys list` shows those there are.")
+
+    @contextmanager
+    def _writing(self) -> Iterator[list[Key]]:
+        """Give the keys to be changed, alone; what an error leaves behind is the old file."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.with_name(f"{self.path.name}.lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                keys = list(self.read())
+                yield keys
+                part = self.path.with_name(f"{self.path.name}.part")
+                part.unlink(missing_ok=True)
+                with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
+                    stream.write(msgspec.json.format(msgspec.json.encode(keys), indent=1))
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                part.replace(self.path)
+        except OSError as error:
+            raise RunFailed(
+                f"the keys in {self.path} cannot be written ({error.strerror}): name another file."
+            ) from error
+
+
+class KeyRing:
+    """The keys of a file as a server sees them; looks again when the file changed."""
+
+    def __init__(self, file: KeyFile) -> None:
+        self._file = file
+        self._keys: dict[str, Key] = {}
+        self._stamp: tuple[int, int, int] | None = None
+        self._look_at = 0.0
+        self._load()
+
+    def find(self, key: str, *, now_s: float | None = None) -> Key | None:
+        """Give what is kept of a key, expired and revoked ones too; None for one that never was.
+
+        A wrong secret and an unknown name take the same time.
+        """
+        if time.monotonic() >= self._look_at:
+            self._load()
+        prefix, _, rest = key.partition("_")
+        key_id, _, secret = rest.partition("_")
+        known = self._keys.get(key_id) if prefix == _PREFIX else None
+        is_right = hmac.compare_digest(_hash(secret), known.sha256 if known else _NOBODY)
+        return known if is_right else None
+
+    def _load(self) -> None:
+        """Read the file when it is another than before; one that cannot be read changes nothing."""
+        self._look_at = time.monotonic() + _LOOK_AGAIN_S
+        try:
+            found = self._file.path.stat()
+        except OSError:
+            found = None
+        stamp = (found.st_mtime_ns, found.st_size, found.st_ino) if found else (0, 0, 0)
+        if stamp == self._stamp:
+            return
+        is_first, self._stamp = self._stamp is None, stamp
+        try:
+            self._keys = {key.id: key for key in self._file.read()}
+        except InvalidValue:
+            if is_first:
+                raise
+            self._keys = {}  # nobody gets in by keys that cannot be read any more
+
+
+def write_time(seconds: float | None) -> str:
+    """Write a moment for people, in UTC; "never" for None."""
+    return "never" if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
+def _hash(secret: str) -> str:
+    return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()

@@ -1,0 +1,112 @@
+"""The audit log: what is in it, and what a changed one shows."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from making import make_fake_bundle
+from millis.errors import InvalidData, RunFailed
+from millis.security.audit import AuditLog, verify
+from millis.security.keys import KeyFile
+from millis.serving.settings import ServeSettings
+from millis.serving.supervisor import Supervisor
+
+
+def write_log(folder: Path, n: int = 5) -> Path:
+    log = AuditLog(folder)
+    for i in range(n):
+        log.tell("POST /v1/ner", outcome="200", who="shop", on=f"model-{i}")
+        log.write()
+    return next(folder.glob("*.jsonl"))
+
+
+def change(file: Path, edit: Callable[[list[str]], list[str]]) -> None:
+    file.write_text("".join(edit(file.read_text().splitlines(keepends=True))))
+
+
+def test_a_log_that_nobody_touched_is_whole(tmp_path: Path) -> None:
+    write_log(tmp_path / "log", 5)
+    write_log(tmp_path / "log", 3)
+    found = verify(tmp_path / "log")
+    assert (found.files, found.lines, found.problems) == (2, 8, ())
+
+
+@pytest.mark.parametrize(
+    ("edit", "line", "words"),
+    [
+        (lambda rows: [row.replace("model-2", "model-9") for row in rows], 3, "was changed"),
+        (lambda rows: rows[:1] + rows[2:], 2, "removed"),
+        (lambda rows: rows[1:], 1, "removed"),
+        (lambda rows: rows[:-1], 4, "1 lines are missing at the end"),
+        (lambda rows: [], 0, "5 lines are missing at the end"),
+        (lambda rows: [rows[1], rows[0], *rows[2:]], 1, "was changed"),
+        (lambda rows: [*rows, rows[-1]], 6, "put in"),
+        (lambda rows: [*rows[:2], "nonsense\n", *rows[2:]], 3, "no line of an audit log"),
+    ],
+)
+def test_a_line_that_was_changed_removed_or_put_in_is_found(tmp_path: Path, edit: Callable[[list[str]], list[str]], line: int, words: str) -> None:
+    file = write_log(tmp_path / "log")
+    change(file, edit)
+    (problem,) = verify(tmp_path / "log").problems
+    assert problem.startswith(f"{file.name}:{line}: ")
+    assert words in problem
+
+
+def test_a_file_or_a_head_that_is_gone_is_missed(tmp_path: Path) -> None:
+    file = write_log(tmp_path / "a")
+    file.unlink()
+    assert "the whole file is missing" in verify(tmp_path / "a").problems[0]
+    file = write_log(tmp_path / "b")
+    file.with_suffix(".head").unlink()
+    assert "head" in verify(tmp_path / "b").problems[0]
+    file = write_log(tmp_path / "c")
+    head = json.loads(file.with_suffix(".head").read_text())
+    file.with_suffix(".head").write_text(json.dumps({**head, "n": 2}))
+    assert "head" in verify(tmp_path / "c").problems[0]
+
+
+def test_a_folder_without_a_log_is_refused_and_one_that_cannot_be_written_too(tmp_path: Path) -> None:
+    with pytest.raises(InvalidData, match="no audit log"):
+        verify(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunFailed, match="cannot be written"):
+        AuditLog(tmp_path / "file")
+    log = AuditLog(tmp_path / "log")
+    log.tell("x", outcome="200")
+    shutil.rmtree(tmp_path / "log")
+    with pytest.raises(RunFailed, match="cannot be written"):
+        log.write()
+
+
+def test_a_server_notes_who_did_what_and_never_the_text(tmp_path: Path) -> None:
+    keys = KeyFile(tmp_path / "keys.json")
+    secret, key = keys.create(name="", scopes=["ner"])
+    bundle, folder = make_fake_bundle(tmp_path), tmp_path / "log"
+    settings = ServeSettings(bundles=(str(bundle.path),), port=0, keys=str(keys.path), audit=str(folder))
+    with Supervisor(settings) as server, httpx.Client(base_url=server.url) as client:
+        headers = {"Authorization": f"Bearer {secret}"}
+        client.post("/v1/ner", json={"input": "maria garcia"}, headers=headers)
+        client.post("/v1/ner", json={"input": ""}, headers=headers)
+        client.post("/v1/ner", json={"input": "maria garcia"})
+        client.get("/metrics", headers=headers)
+        client.get("/health/live")
+    rows = [json.loads(line) for file in folder.glob("*.jsonl") for line in file.read_text().splitlines()]
+    assert [(row.get("who", ""), row["what"], row["outcome"]) for row in rows] == [
+        (key.id, "POST /v1/ner", "200"), (key.id, "POST /v1/ner", "422"), ("", "POST /v1/ner", "401"), (key.id, "GET /metrics", "403"),
+    ]  # fmt: skip
+    assert rows[0]["on"] == "fake"
+    written = "".join(file.read_text(errors="replace") for file in folder.iterdir())
+    assert "maria" not in written
+    assert secret not in written
+    checked = subprocess.run([sys.executable, "-m", "millis", "audit", "verify", str(folder)], capture_output=True, text=True)
+    assert (checked.returncode, checked.stdout) == (0, "4 lines in 1 files: whole\n")
+    change(next(folder.glob("*.jsonl")), lambda rows: rows[:-1])
+    checked = subprocess.run([sys.executable, "-m", "millis", "audit", "verify", str(folder)], capture_output=True, text=True)
+    assert checked.returncode == 1
+    assert "NOT whole" in checked.stdout
