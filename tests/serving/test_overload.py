@@ -109,6 +109,7 @@ def test_without_fallback_one_rung_is_loaded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("threads", [0, 1])
+@pytest.mark.slow
 def test_the_work_of_clients_that_went_away_is_not_done(tmp_path: Path, threads: int) -> None:
     bundle = make_fake_bundle(tmp_path, delay_ms=100.0, threads=threads, p99="10 s")
     with Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0)) as server:
@@ -123,6 +124,7 @@ def test_the_work_of_clients_that_went_away_is_not_done(tmp_path: Path, threads:
         assert time.monotonic() - began < 5
 
 
+@pytest.mark.slow
 def test_twice_the_load_that_fits_is_answered_in_time_or_refused_at_once(tmp_path: Path) -> None:
     bundle = make_fake_bundle(tmp_path, delay_ms=10.0, p99="200 ms")
     with Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0)) as server:
