@@ -3,6 +3,8 @@
 import base64
 import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -164,3 +166,17 @@ def test_keys_are_made_listed_and_revoked_at_the_command_line(tmp_path: Path) ->
     assert made["key"] not in json.dumps(listed)
     run("revoke", made["id"])
     assert run("list")[0]["state"] == "revoked"  # type: ignore[index]
+
+
+def test_ask_brings_a_key_to_a_server(tmp_path: Path, file: KeyFile) -> None:
+    secret, _ = file.create(name="", scopes=["ner"])
+    bundle = make_fake_bundle(tmp_path)
+    with Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0, keys=str(file.path))) as server:
+        for arguments, env, code in ((["--key", secret], {}, 0), ([], {"MILLIS_KEY": secret}, 0), ([], {}, 2), (["--key", "mk_x_y"], {}, 2)):
+            done = subprocess.run(
+                [sys.executable, "-m", "millis", "ask", server.url, "maria wrote", *arguments], env={**os.environ, **env}, capture_output=True, text=True
+            )
+            assert done.returncode == code, done.stderr
+            assert secret not in done.stdout + done.stderr
+        assert "401" in done.stderr
+        assert "key" in done.stderr

@@ -4,12 +4,15 @@ import asyncio
 import json
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import msgspec
 import pytest
 
-from making import body, make_fake_bundle
+from making import body, forge, make_fake_bundle
+from millis.bundles import LatencyRow
 from millis.measuring.bench import offer_load
 from millis.serving.settings import ServeSettings
 from millis.serving.supervisor import Supervisor
@@ -194,3 +197,39 @@ def test_a_request_that_is_not_plain_meets_no_short_way_while_others_wait(tmp_pa
         wanted = (b"200",) if "60000" in head else (b"200", b"400", b"503", b"504")
         assert first.split()[1] in wanted, first
         assert httpx.post(f"{server.url}{URL}", json={"input": "maria"}).status_code == 200
+
+
+def test_a_list_whose_deadline_passed_is_not_run_to_its_end(tmp_path: Path) -> None:
+    bundle = make_fake_bundle(tmp_path, delay_ms=20.0, faster_ms=20.0)
+    forge(bundle, rungs=tuple(msgspec.structs.replace(rung, latency=(LatencyRow(tokens=32, p50_ms=1.0, p99_ms=1.0, n=1),)) for rung in bundle.manifest.rungs))
+    with Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0, fallback=False)) as server:
+        began = time.monotonic()
+        answer = httpx.post(f"{server.url}{URL}", json={"input": ["maria"] * 100}, headers={"X-Deadline-Ms": "400"}, timeout=30)
+        assert time.monotonic() - began < 1.5  # two seconds of work, promised by a table that is wrong
+        assert (answer.status_code, answer.json()["type"]) == (504, "/problems/deadline-passed")
+
+
+def test_where_no_answer_can_keep_the_contract_nobody_is_refused_for_it(tmp_path: Path) -> None:
+    bundle = make_fake_bundle(tmp_path, delay_ms=20.0, p99="1 ms")
+    with Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0)) as server:
+
+        async def send() -> set[int]:
+            async with httpx.AsyncClient(base_url=server.url, timeout=30) as client:
+                await asyncio.gather(*(client.get("/health/live") for _ in range(12)))  # the connections are there
+                return {one.status_code for one in await asyncio.gather(*(client.post(URL, json={"input": f"maria {i}"}) for i in range(60)))}
+
+        assert asyncio.run(send()) == {200}
+
+
+@pytest.mark.slow
+def test_health_is_answered_while_others_are_refused(tmp_path: Path) -> None:
+    bundle = make_fake_bundle(tmp_path, delay_ms=10.0, p99="100 ms")
+    with Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0)) as server, ThreadPoolExecutor(1) as pool:
+        payload = json.dumps({"input": "maria"}).encode()
+        load = pool.submit(offer_load, f"{server.url}{URL}", bodies=[payload], rate_per_s=300, n_requests=900)
+        time.sleep(1.0)
+        began = time.monotonic()
+        assert httpx.get(f"{server.url}/health", timeout=10).status_code == 200
+        assert time.monotonic() - began < 2.0
+        assert not load.done()
+        assert load.result().n_refused > 200

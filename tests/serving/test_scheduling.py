@@ -32,9 +32,9 @@ def make_ladder(*ms: float) -> Ladder:
     return ladder
 
 
-def make_job(ladder: Ladder, *, within_ms: float | None, now_ms: float = 0.0, places: range | None = None) -> Job:
+def make_job(ladder: Ladder, *, within_ms: float | None, now_ms: float = 0.0, places: range | None = None, is_own: bool = True) -> Job:
     deadline_ns = NEVER if within_ms is None else int((now_ms + within_ms) * MS)
-    job = Sized(ladder, ["text"], came_ns=int(now_ms * MS), deadline_ns=deadline_ns, places=places or range(len(ladder.models)))
+    job = Sized(ladder, ["text"], came_ns=int(now_ms * MS), deadline_ns=deadline_ns, places=places or range(len(ladder.models)), is_own_deadline=is_own)
     job.needs_ns = ladder.forecast.run_ns(job.places[-1], [32])
     return job
 
@@ -148,3 +148,30 @@ def test_a_forecast_follows_the_machine_and_its_margin_the_tail() -> None:
         forecast.observe_end(0.1 * MS)
     assert forecast.margin_ns < 1.0 * MS
     assert 0.985 < KEPT < 0.999
+
+
+def test_a_request_without_a_deadline_of_its_own_is_not_kept_out_of_an_idle_server_by_the_margin() -> None:
+    ladder, queue = make_ladder(2.0), Queue(lanes=1)
+    ladder.forecast.margin_ns = 50.0 * MS
+    queue.admit(make_job(ladder, within_ms=10, is_own=False), now_ns=0)
+    with pytest.raises(Refused):
+        queue.admit(make_job(ladder, within_ms=10), now_ns=0)
+
+
+def test_a_large_margin_leaves_most_of_the_usual_deadline_to_those_without_one_of_their_own() -> None:
+    ladder, queue = make_ladder(1.0), Queue(lanes=1)
+    ladder.forecast.margin_ns = 50.0 * MS
+    for _ in range(7):
+        job = make_job(ladder, within_ms=10, is_own=False)
+        queue.admit(job, now_ns=0)
+        queue.put(job)
+    with pytest.raises(Refused):
+        queue.admit(make_job(ladder, within_ms=10, is_own=False), now_ns=0)
+
+
+def test_who_comes_later_and_is_due_sooner_is_no_error_of_the_forecast() -> None:
+    ladder, queue = make_ladder(2.0), Queue(lanes=1)
+    (patient,) = fill(queue, ladder, within_ms=100, n=1)
+    before = patient.predicted_ns
+    fill(queue, ladder, within_ms=10, n=2)
+    assert patient.predicted_ns - before == pytest.approx(4.0 * MS)

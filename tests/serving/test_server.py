@@ -380,3 +380,12 @@ def test_keeping_warm_where_no_core_is_left_is_refused(tmp_path: Path) -> None:
     bundle = make_fake_bundle(tmp_path, workers=n_cores(), threads=0)
     with pytest.raises(InvalidValue, match=r"--keep-warm needs .* a core more"):
         Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0, keep_warm=True))
+
+
+@pytest.mark.skipif(n_cores() < 2 or read_quota() is not None, reason="a worker is kept warm only where it leaves a core")
+def test_keeping_warm_runs_no_example_between_the_texts_of_a_list(tmp_path: Path) -> None:
+    bundle = make_fake_bundle(tmp_path, delay_ms=20.0)
+    with Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0, keep_warm=True)) as server:
+        began = time.monotonic()
+        assert httpx.post(f"{server.url}/v1/ner", json={"input": ["maria"] * 50}, timeout=30).status_code == 200
+        assert time.monotonic() - began < 1.6  # one second of work; twice that with an example after each

@@ -46,6 +46,9 @@ class _Problem(msgspec.Struct):
 def command(
     target: Annotated[str, typer.Argument(help="NAME.millis, or the address of a server.")],
     text: Annotated[str, typer.Argument(help="What to ask about.")],
+    key: Annotated[
+        str | None, typer.Option(envvar="MILLIS_KEY", help="For a server with keys; better in MILLIS_KEY than here.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Ask a bundle (in this process) or a running server, and show the answer with its milliseconds."""
@@ -53,7 +56,7 @@ def command(
         raise InvalidValue("the text is empty: give at least one character.")
     answer: dict[str, Any]
     if target.startswith(("http://", "https://")):
-        answer, timing = ask_server(target, text)
+        answer, timing = ask_server(target, text, key=key)
     else:
         from millis.bundles import load
 
@@ -77,7 +80,7 @@ def command(
     )
 
 
-def ask_server(url: str, text: str) -> tuple[dict[str, Any], str]:
+def ask_server(url: str, text: str, *, key: str | None = None) -> tuple[dict[str, Any], str]:
     """Ask the first task that a server has.
 
     Returns:
@@ -93,11 +96,13 @@ def ask_server(url: str, text: str) -> tuple[dict[str, Any], str]:
     from urllib.request import Request, urlopen
 
     base = url.rstrip("/")
+    headers = {"Content-Type": "application/json"} | ({} if key is None else {"X-API-Key": key})
     try:
-        with urlopen(f"{base}/v1/models", timeout=10) as response:  # noqa: S310 - the user named the address
+        listed = Request(f"{base}/v1/models", headers=headers)  # noqa: S310 - the user named the address
+        with urlopen(listed, timeout=10) as response:  # noqa: S310
             first = msgspec.convert(json.load(response), type=_Models).data[0]
         body = json.dumps({"model": first.id, "input": text}).encode()
-        request = Request(f"{base}/v1/{quote(first.task)}", body, {"Content-Type": "application/json"})  # noqa: S310
+        request = Request(f"{base}/v1/{quote(first.task)}", body, headers)  # noqa: S310
         with urlopen(request, timeout=30) as response:  # noqa: S310
             answer = json.load(response)
             msgspec.convert(answer, type=_Answer)

@@ -44,6 +44,9 @@ _SERVERS_SHARE = 0.9
 
 _ALWAYS_OPEN = "/health/live"
 
+_HEALTH_NS = 1_000_000_000
+"""Within which the example is answered, or the server is not healthy; behind whoever is due sooner."""
+
 _PAGE_TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css",
@@ -187,7 +190,7 @@ class _TaskRoute:
             job = _make_job(served, request, allowed_ms=allowed_ms, came_ns=scope["millis.came_ns"])
             scope["millis.gone"].append(partial(self._executor.drop, job))
             parsed = perf_counter_ns()
-            await self._executor.answer(job, has_own_deadline=allowed_ms is not None)
+            await self._executor.answer(job)
         except Exception as error:
             await self._write_problem(scope, send, error, request_id)
             if isinstance(error, Refused) and error.slug == "deadline-passed":  # it was admitted
@@ -245,12 +248,12 @@ class _TaskRoute:
         ended_ns = read_ns + sum(stages_ns)
         overhead_ns = (sum(stages_ns) - queue_ns - run_ns) / len(job.texts)
         served.ladder.forecast.observe_overhead(overhead_ns)
-        served.ladder.forecast.observe_end(ended_ns - job.predicted_ns)
         self._metrics.record(
             model=served.bundle.name, rung=rung, total_ns=sum(stages_ns), stages_ns=stages_ns,
             n_tokens=job.n_tokens,
         )  # fmt: skip
-        if job.deadline_ns < NEVER:
+        if job.deadline_ns < NEVER:  # the others run behind all that come, which nobody can predict
+            served.ladder.forecast.observe_end(ended_ns - job.predicted_ns)
             self._metrics.promise(model=served.bundle.name, is_kept=ended_ns <= job.deadline_ns)
 
 
@@ -258,7 +261,10 @@ def _make_job(served: Served, request: TaskRequest, *, allowed_ms: float | None,
     texts = request.input if isinstance(request.input, list) else [request.input]
     within_ms = served.usual_ms if allowed_ms is None else allowed_ms
     places = served.ladder.rungs(rung=request.rung, may_fall_back=request.fallback)
-    return Job(served.ladder, texts, came_ns=came_ns, deadline_ns=came_ns + int(1e6 * within_ms), places=places)
+    return Job(
+        served.ladder, texts, came_ns=came_ns, deadline_ns=came_ns + int(1e6 * within_ms),
+        is_own_deadline=allowed_ms is not None, places=places,
+    )  # fmt: skip
 
 
 class _Health:
@@ -271,8 +277,11 @@ class _Health:
         models = {}
         for one in self._served:
             began = perf_counter_ns()
-            job = Job(one.ladder, [one.ladder.task.example], came_ns=began, deadline_ns=NEVER, places=range(1))
-            await self._executor.answer(job, has_own_deadline=False)
+            job = Job(
+                one.ladder, [one.ladder.task.example], came_ns=began, deadline_ns=began + _HEALTH_NS,
+                is_own_deadline=True, places=range(1),
+            )  # fmt: skip
+            await self._executor.answer(job)
             models[one.bundle.name] = {"status": "ready", "ms": round((perf_counter_ns() - began) / 1e6, 3)}
         payload = msgspec.json.encode({"status": "ready", "models": models})
         await _send(send, 200, payload, [(b"content-type", b"application/json")])

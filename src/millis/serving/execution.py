@@ -5,8 +5,10 @@ the rate, so the search measures both (docs/decisions has the numbers).
 """
 
 import asyncio
+import itertools
 import threading
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from time import perf_counter_ns
 from typing import Protocol
 
@@ -15,6 +17,7 @@ from millis.errors import InvalidRequest
 from millis.serving.clock import SocketClock
 from millis.serving.scheduling import NEVER, Job, Ladder, Queue, Refused, refuse
 
+_NO_LOCK = nullcontext()
 _MOST_LOOKS = 4
 """Turns of the loop between two windows, as long as each brings something; some 0.01 ms each, and what it brings."""
 
@@ -24,12 +27,9 @@ class Executor(Protocol):
 
     ladders: tuple[Ladder, ...]
 
-    async def answer(self, job: Job, *, has_own_deadline: bool) -> None:
+    async def answer(self, job: Job) -> None:
         """Run a job to its end; its results and times are in it then.
 
-        Args:
-            has_own_deadline: the client named it. Where it did not, a job that is too long for the usual one has
-                none, and runs behind all that have.
         Raises:
             Refused: it would be late, or was when its turn came.
         """
@@ -38,14 +38,17 @@ class Executor(Protocol):
     def n_waiting(self) -> int:
         """Say how many wait for their turn."""
 
-    def foresee(self, ladder: Ladder, *, deadline_ns: int) -> float | None:
-        """Give by how many ns the shortest answer of a ladder would miss a deadline; None where it might not."""
+    def foresee(self, ladder: Ladder, *, came_ns: int, usual_ns: int) -> float | None:
+        """Give by how many ns the shortest answer would miss the usual deadline because of those ahead; else None."""
 
     def drop(self, job: Job) -> None:
         """Forget a job whose client went away; its next window is not run."""
 
     def close(self) -> None:
         """Finish what was taken and free the models."""
+
+    def run_idle(self) -> None:
+        """Run an example where nobody waits, so that the next request finds the model warm."""
 
 
 class LoopExecutor:
@@ -55,10 +58,11 @@ class LoopExecutor:
         self.ladders, self._clock = tuple(ladders), clock
         self._queue = Queue(lanes=1)
         self._is_running = False
+        self._examples = itertools.cycle(ladder.models[0] for ladder in self.ladders)
 
-    async def answer(self, job: Job, *, has_own_deadline: bool) -> None:
+    async def answer(self, job: Job) -> None:
         """See Executor."""
-        _prepare(job, self._queue, has_own_deadline=has_own_deadline)
+        _prepare(job, self._queue)
         if not (self._is_running or self._clock.is_crowded) and len(job.lengths()) == 1:
             self._clock.block()
             error = _run_window(job, job.ladder.models, self._queue)
@@ -79,9 +83,9 @@ class LoopExecutor:
         """See Executor."""
         return len(self._queue)
 
-    def foresee(self, ladder: Ladder, *, deadline_ns: int) -> float | None:
+    def foresee(self, ladder: Ladder, *, came_ns: int, usual_ns: int) -> float | None:
         """See Executor."""
-        return _foresee(self._queue, ladder, deadline_ns)
+        return ladder.foresee(self._queue, came_ns=came_ns, usual_ns=usual_ns, now_ns=perf_counter_ns())
 
     def drop(self, job: Job) -> None:
         """See Executor."""
@@ -91,8 +95,16 @@ class LoopExecutor:
     def close(self) -> None:
         """Free the models."""
         for ladder in self.ladders:
-            for model in ladder.models:
-                model.close()
+            ladder.close()
+
+    def run_idle(self) -> None:
+        """See Executor."""
+        if self._is_running:
+            return
+        self._clock.block()
+        model = next(self._examples)
+        model.answer(model.task.example)
+        asyncio.get_running_loop().call_soon(self._clock.unblock)
 
     def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
         """Run one window of the job whose turn it is."""
@@ -138,11 +150,11 @@ class ThreadExecutor:
         for thread in self._threads:
             thread.start()
 
-    async def answer(self, job: Job, *, has_own_deadline: bool) -> None:
+    async def answer(self, job: Job) -> None:
         """See Executor."""
         job.future = asyncio.get_running_loop().create_future()
         with self._changed:
-            _prepare(job, self._queue, has_own_deadline=has_own_deadline)
+            _prepare(job, self._queue)
             self._queue.put(job)
             self._changed.notify()
         await job.future
@@ -152,10 +164,10 @@ class ThreadExecutor:
         """See Executor."""
         return len(self._queue)
 
-    def foresee(self, ladder: Ladder, *, deadline_ns: int) -> float | None:
+    def foresee(self, ladder: Ladder, *, came_ns: int, usual_ns: int) -> float | None:
         """See Executor."""
         with self._changed:
-            return _foresee(self._queue, ladder, deadline_ns)
+            return ladder.foresee(self._queue, came_ns=came_ns, usual_ns=usual_ns, now_ns=perf_counter_ns())
 
     def drop(self, job: Job) -> None:
         """See Executor."""
@@ -173,8 +185,10 @@ class ThreadExecutor:
         for thread in self._threads:
             thread.join()
         for ladder in self.ladders:
-            for model in ladder.models:
-                model.close()
+            ladder.close()
+
+    def run_idle(self) -> None:
+        """Nothing: on a thread it would stand before the next request; the parent refuses to keep such workers warm."""
 
     def _work(self, models: dict[Ladder, tuple[Model, ...]]) -> None:
         lane = threading.current_thread()
@@ -196,18 +210,13 @@ class ThreadExecutor:
             job.future.get_loop().call_soon_threadsafe(_settle, job.future, error)
 
 
-def _foresee(queue: Queue, ladder: Ladder, deadline_ns: int) -> float | None:
-    least_ns = ladder.forecast.least_ns(len(ladder.models) - 1) + ladder.forecast.margin_ns
-    return queue.is_hopeless(deadline_ns, least_ns=least_ns, now_ns=perf_counter_ns())
-
-
-def _prepare(job: Job, queue: Queue, *, has_own_deadline: bool) -> None:
+def _prepare(job: Job, queue: Queue) -> None:
     """Cut the texts, predict, and ask the queue whether the job may come in."""
-    forecast, fastest = job.ladder.forecast, job.places[-1]
+    fastest = job.places[-1]
     began = perf_counter_ns()
-    if has_own_deadline:
-        over_ns = queue.is_hopeless(job.deadline_ns, least_ns=forecast.least_ns(fastest), now_ns=began)
-        if over_ns is not None:
+    if job.is_own_deadline:
+        over_ns = queue.foresee(job.deadline_ns, least_ns=job.ladder.forecast.least_ns(fastest), now_ns=began)
+        if over_ns > 0:
             raise refuse(
                 job, reason="the answer would come too late", over_ns=over_ns,
                 predicted_ns=job.deadline_ns + over_ns, slug="would-be-late",
@@ -215,27 +224,23 @@ def _prepare(job: Job, queue: Queue, *, has_own_deadline: bool) -> None:
     job.encoded = [job.ladder.task.encode(text) for text in job.texts]
     now = perf_counter_ns()
     job.tokenize_ns = now - began
-    alone_ns = forecast.run_ns(fastest, job.lengths()) + forecast.overhead_ns * len(job.texts)
-    job.needs_ns = alone_ns
-    if not has_own_deadline and job.came_ns + alone_ns > job.deadline_ns:
+    job.needs_ns = job.predict_ns(fastest)
+    if not job.is_own_deadline and job.came_ns + job.needs_ns > job.deadline_ns:
         job.deadline_ns = NEVER
     queue.admit(job, now_ns=now)
 
 
 def _run_window(
-    job: Job, models: Sequence[Model], queue: Queue, *, lock: threading.Condition | None = None
+    job: Job, models: Sequence[Model], queue: Queue, *, lock: AbstractContextManager[object] = _NO_LOCK
 ) -> BaseException | None:
     """Run the next window of a job, and decode its text when that was the last; give what went wrong."""
     began = perf_counter_ns()
     try:
         if job.rung is None:
-            if lock is None:
+            with lock:
                 job.rung = queue.choose_rung(job, now_ns=began)
-            else:
-                with lock:
-                    job.rung = queue.choose_rung(job, now_ns=began)
-            if job.rung is None:
-                return _give_up(job, now_ns=began)
+        if job.rung is None or began > job.deadline_ns:
+            return _give_up(job, now_ns=began)
         place, model, forecast = job.rung, models[job.rung], job.ladder.forecast
         windows = job.encoded[len(job.results)]
         running = ran = perf_counter_ns()
@@ -249,7 +254,8 @@ def _run_window(
             job.results.append(model.task.decode(job.texts[len(job.results)], windows, job.logits))
             job.logits = []
             job.decode_ns += perf_counter_ns() - ran
-        job.needs_ns = forecast.run_ns(place, job.lengths()) + forecast.overhead_ns
+        if not job.is_done:
+            job.needs_ns = job.predict_ns(place)
     except BaseException as error:
         return error
     finally:

@@ -3,7 +3,7 @@
 Border: names and shapes, no values.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -49,6 +49,12 @@ _DEADLINES = [
     },
 ]  # fmt: skip
 
+_KEYS = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "basic": {"type": "http", "scheme": "basic", "description": "the key as password, any name"},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
+
 _READS = {
     "/v1/models": "The models that are served.",
     "/contract": "What each model promises, and the proof of it.",
@@ -83,42 +89,46 @@ def describe(by_task: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         }
     }
     for task, models in by_task.items():
-        answer = {
-            "type": "object",
-            "required": ["model", "rung", "results"],
-            "properties": {
-                "model": {"type": "string", "enum": sorted(models)},
-                "rung": {"type": "string"},
-                "quality": {"type": ["object", "null"], "description": "points of the rung on the test set, by metric"},
-                "results": {"type": "array", "items": _RESULTS.get(task, {"type": "object"})},
-            },
-        }
-        paths[f"/v1/{task}"] = {
-            "post": {
-                "summary": f"Answer one text or a list of them ({task}).",
-                "parameters": _DEADLINES,
-                "requestBody": {
-                    "required": True,
-                    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/TaskRequest"}}},
-                },
-                "responses": {
-                    "200": {
-                        "description": "One result per text, in order.",
-                        "headers": {
-                            "Server-Timing": {"schema": {"type": "string"}, "description": "ms by stage"},
-                            "X-Millis-Rung": {"schema": {"type": "string"}},
-                            "X-Request-Id": {"schema": {"type": "string"}},
-                        },
-                        "content": {"application/json": {"schema": answer}},
-                    },
-                    **dict.fromkeys(("400", "404", "405", "408", "413", "415", "422", "504"), problem),
-                    "503": problem | {"headers": {"Retry-After": {"schema": {"type": "integer", "minimum": 0}}}},
-                },
-            }
-        }
+        paths[f"/v1/{task}"] = {"post": _describe_task(task, sorted(models), problem=problem)}
     return {
         "openapi": "3.1.0",
         "info": {"title": "millis", "version": version("millis")},
         "paths": paths,
-        "components": {"schemas": components},
+        "components": {"schemas": components, "securitySchemes": _KEYS},
+        "security": [{}, *({name: []} for name in _KEYS)],
+    }
+
+
+def _describe_task(task: str, models: Sequence[str], *, problem: dict[str, Any]) -> dict[str, Any]:
+    answer = {
+        "type": "object",
+        "required": ["model", "rung", "quality", "results"],
+        "properties": {
+            "model": {"type": "string", "enum": models},
+            "rung": {"type": "string"},
+            "quality": {"type": ["object", "null"], "description": "points of the rung on the test set, by metric"},
+            "results": {"type": "array", "items": _RESULTS.get(task, {"type": "object"})},
+        },
+    }
+    retry = {"headers": {"Retry-After": {"schema": {"type": "integer", "minimum": 0}}}}
+    return {
+        "summary": f"Answer one text or a list of them ({task}).",
+        "parameters": _DEADLINES,
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/TaskRequest"}}},
+        },
+        "responses": {
+            "200": {
+                "description": "One result per text, in order.",
+                "headers": {
+                    "Server-Timing": {"schema": {"type": "string"}, "description": "ms by stage"},
+                    "X-Millis-Rung": {"schema": {"type": "string"}},
+                    "X-Request-Id": {"schema": {"type": "string"}},
+                },
+                "content": {"application/json": {"schema": answer}},
+            },
+            **dict.fromkeys(("400", "401", "403", "404", "405", "408", "413", "415", "422"), problem),
+            **dict.fromkeys(("429", "503", "504"), problem | retry),
+        },
     }

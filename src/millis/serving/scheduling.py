@@ -26,6 +26,7 @@ NEVER = 1 << 62
 """The deadline of a job that has none, in ns."""
 
 _MOST_WAITING = 1000
+_MARGIN = 0.25
 _SHARED = 0.5
 """Of the time that those who wait can spare, how much one request may take for a more accurate rung."""
 
@@ -36,6 +37,20 @@ class Ladder:
     def __init__(self, name: str, models: Sequence[Model], forecast: Forecast) -> None:
         self.name, self.models, self.forecast = name, tuple(models), forecast
         self.task = models[0].task
+
+    def close(self) -> None:
+        """Free the models."""
+        for model in self.models:
+            model.close()
+
+    def foresee(self, queue: "Queue", *, came_ns: int, usual_ns: int, now_ns: int) -> float | None:
+        """Give by how many ns the shortest answer would miss the usual deadline because of those ahead; else None."""
+        least_ns = self.forecast.least_ns(len(self.models) - 1)
+        if least_ns > usual_ns:  # then it is not the others' fault, and nobody is refused for it
+            return None
+        margin_ns = min(self.forecast.margin_ns, _MARGIN * usual_ns)
+        over_ns = queue.foresee(came_ns + usual_ns, least_ns=least_ns + margin_ns, now_ns=now_ns)
+        return over_ns if over_ns > 0 else None
 
     def rungs(self, *, rung: str | None, may_fall_back: bool) -> range:
         """Give the places of the rungs that a request allows.
@@ -79,6 +94,9 @@ class Job:
     Args:
         came_ns: when its bytes may have arrived.
         deadline_ns: when it must be answered; NEVER where it has no deadline.
+        is_own_deadline: the client named it, and is promised it. Where it did not, a refusal breaks the contract as
+            much as a late answer would: the forecast's margin counts up to a part of the time, and not at all while
+            nobody is ahead; who is too long for the usual deadline has none, and runs behind all that have.
         places: of the rungs that it allows, in its ladder.
     Attributes:
         rung: the place of the rung that answers, None until its turn comes.
@@ -86,30 +104,16 @@ class Job:
     """
 
     __slots__ = (
-        "came_ns",
-        "deadline_ns",
-        "decode_ns",
-        "encoded",
-        "future",
-        "is_gone",
-        "ladder",
-        "logits",
-        "needs_ns",
-        "places",
-        "predicted_ns",
-        "results",
-        "run_ns",
-        "rung",
-        "texts",
-        "tokenize_ns",
-        "worked_ns",
+        "came_ns", "deadline_ns", "decode_ns", "encoded", "future", "is_gone", "is_own_deadline", "ladder", "logits",
+        "needs_ns", "places", "predicted_ns", "results", "run_ns", "rung", "texts", "tokenize_ns", "worked_ns",
     )  # fmt: skip
 
     def __init__(
-        self, ladder: Ladder, texts: Sequence[str], *, came_ns: int, deadline_ns: int, places: range
-    ) -> None:
+        self, ladder: Ladder, texts: Sequence[str], *, came_ns: int, deadline_ns: int, is_own_deadline: bool,
+        places: range,
+    ) -> None:  # fmt: skip
         self.ladder, self.texts, self.places = ladder, texts, places
-        self.came_ns, self.deadline_ns = came_ns, deadline_ns
+        self.came_ns, self.deadline_ns, self.is_own_deadline = came_ns, deadline_ns, is_own_deadline
         self.encoded: list[tuple[Window, ...]] = []
         self.logits: list[NDArray[Any]] = []
         self.results: list[dict[str, Any]] = []
@@ -128,6 +132,18 @@ class Job:
     def is_done(self) -> bool:
         """Say whether every text has its result."""
         return len(self.results) == len(self.texts)
+
+    @property
+    def margin_ns(self) -> float:
+        """How much sooner than its deadline it must be predicted to end."""
+        margin_ns = self.ladder.forecast.margin_ns
+        return margin_ns if self.is_own_deadline else min(margin_ns, _MARGIN * (self.deadline_ns - self.came_ns))
+
+    def predict_ns(self, place: int) -> float:
+        """Predict what is left of it on a rung."""
+        forecast = self.ladder.forecast
+        left = len(self.texts) - len(self.results)
+        return forecast.run_ns(place, self.lengths()) + forecast.overhead_ns * left
 
     def lengths(self) -> list[int]:
         """List the token counts of the windows that are left to run."""
@@ -162,26 +178,29 @@ class Queue:
         Raises:
             Refused: it would be late, or make another late, or too many wait.
         """
-        forecast = job.ladder.forecast
         starts_ns = self._starts(job.deadline_ns, now_ns)
         job.predicted_ns = starts_ns + job.needs_ns
         if len(self._jobs) >= _MOST_WAITING:
             raise self._refuse(job, over_ns=job.needs_ns, slug="queue-full")
         if job.deadline_ns == NEVER:
             return
-        over_ns = job.predicted_ns + forecast.margin_ns - job.deadline_ns
+        is_alone = starts_ns == now_ns
+        margin_ns = 0.0 if is_alone and not job.is_own_deadline else job.margin_ns
+        over_ns = job.predicted_ns + margin_ns - job.deadline_ns
         if over_ns > 0:
-            if starts_ns == now_ns:
-                forecast.observe_refusal()
+            if is_alone:
+                job.ladder.forecast.observe_refusal()
             raise self._refuse(job, over_ns=over_ns, slug="would-be-late")
         over_ns = job.needs_ns / self._lanes - self._spare(job.deadline_ns, now_ns)
         if over_ns > 0:
             raise self._refuse(job, over_ns=over_ns, slug="would-make-others-late")
+        for other in self._jobs:
+            if other.deadline_ns > job.deadline_ns:
+                other.predicted_ns += job.needs_ns / self._lanes
 
-    def is_hopeless(self, deadline_ns: int, *, least_ns: float, now_ns: int) -> float | None:
-        """Say, before a text is cut, by how much its deadline would be missed at least; None if it may be met."""
-        over_ns = self._starts(deadline_ns, now_ns) + least_ns - deadline_ns
-        return over_ns if over_ns > 0 else None
+    def foresee(self, deadline_ns: int, *, least_ns: float, now_ns: int) -> float:
+        """Give by how many ns an answer that takes least_ns would miss a deadline; below 0 it would not."""
+        return self._starts(deadline_ns, now_ns) + least_ns - deadline_ns
 
     def put(self, job: Job) -> None:
         """Let a job wait for its turn."""
@@ -201,19 +220,17 @@ class Queue:
     def choose_rung(self, job: Job, *, now_ns: int) -> int | None:
         """Give the most accurate rung for which there is time, the others' included; None if no rung can make it."""
         fastest = job.places[-1]
-        lengths = job.lengths()
-        forecast = job.ladder.forecast
-        fast_ns = forecast.run_ns(fastest, lengths)
-        rest_ns = forecast.overhead_ns * len(job.texts)
-        if now_ns + fast_ns + rest_ns > job.deadline_ns:
+        fast_ns = job.predict_ns(fastest)
+        if now_ns + fast_ns > job.deadline_ns:
             return None
         spare_ns = _SHARED * self._lanes * self._spare(-1, now_ns + fast_ns / self._lanes)
         for place in job.places[:-1]:
-            run_ns = forecast.run_ns(place, lengths)
-            is_in_time = now_ns + run_ns + rest_ns + forecast.margin_ns <= job.deadline_ns
-            if is_in_time and (not self._jobs or run_ns - fast_ns <= spare_ns):
-                for other in (job, *self._jobs):  # no error of the forecast: it is meant
-                    other.predicted_ns += run_ns - fast_ns
+            takes_ns = job.predict_ns(place)
+            is_in_time = now_ns + takes_ns + job.margin_ns <= job.deadline_ns
+            if is_in_time and (not self._jobs or takes_ns - fast_ns <= spare_ns):
+                job.predicted_ns += takes_ns - fast_ns  # no error of the forecast: it is meant
+                for other in self._jobs:
+                    other.predicted_ns += (takes_ns - fast_ns) / self._lanes
                 return place
         return fastest
 
@@ -232,7 +249,7 @@ class Queue:
         for job in self._jobs:
             if job.deadline_ns > after_ns:
                 ends_ns += job.needs_ns / self._lanes
-                least = min(least, job.deadline_ns - ends_ns - job.ladder.forecast.margin_ns)
+                least = min(least, job.deadline_ns - ends_ns - job.margin_ns)
         return max(least, 0.0)
 
     def _refuse(self, job: Job, *, over_ns: float, slug: str) -> Refused:

@@ -47,7 +47,7 @@ class Shedder:
         if found is None or end < 0 or not _is_plain(data[:end].lower(), n_body=len(data) - end - len(_END)):
             return None
         ladder, usual_ns, route = found
-        over_ns = self._executor.foresee(ladder, deadline_ns=came_ns + usual_ns)
+        over_ns = self._executor.foresee(ladder, came_ns=came_ns, usual_ns=usual_ns)
         if over_ns is None:
             return None
         self._count(route)

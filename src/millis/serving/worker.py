@@ -7,7 +7,6 @@ Border: process matters; answers come from the app.
 """
 
 import asyncio
-import itertools
 import os
 import socket
 import sys
@@ -61,6 +60,7 @@ def run_worker(settings: ServeSettings, *, listener: socket.socket, ready: int, 
         audit=AuditLog(settings.audit) if settings.audit else None,
         n_workers=settings.workers or 1,
     )
+    polling = Polling(settings.poll_ms, keep_warm=executor.run_idle if settings.keep_warm else None)
     counts = Metrics(folder=metrics, bounds_ms=bounds)
     app = make_app(
         served,
@@ -68,7 +68,7 @@ def run_worker(settings: ServeSettings, *, listener: socket.socket, ready: int, 
         gate=gate,
         limits=settings.limits,
         metrics=counts,
-        polling=(polling := _make_polling(settings, served)),
+        polling=polling,
     )
     settle_memory()
     bound = {"clock": clock, "shedder": _make_shedder(executor, served, counts, gate)}
@@ -99,16 +99,6 @@ def _make_shedder(executor: Executor, served: Sequence[Served], metrics: Metrics
         if tasks.count(task) == 1  # else the body says which model
     }
     return Shedder(executor, routes=routes, metrics=metrics, gate=gate)
-
-
-def _make_polling(settings: ServeSettings, served: Sequence[Served]) -> Polling:
-    models = itertools.cycle([one.ladder.models[0] for one in served])
-
-    def run_example() -> None:
-        model = next(models)
-        model.answer(model.task.example)
-
-    return Polling(settings.poll_ms, keep_warm=run_example if settings.keep_warm else None)
 
 
 async def _serve(
