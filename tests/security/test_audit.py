@@ -1,7 +1,9 @@
 """The audit log: what is in it, and what a changed one shows."""
 
 import json
+import resource
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -110,3 +112,37 @@ def test_a_server_notes_who_did_what_and_never_the_text(tmp_path: Path) -> None:
     checked = subprocess.run([sys.executable, "-m", "millis", "audit", "verify", str(folder)], capture_output=True, text=True)
     assert checked.returncode == 1
     assert "NOT whole" in checked.stdout
+
+
+def test_what_could_not_be_written_is_written_later_and_the_log_is_whole(tmp_path: Path) -> None:
+    log, limit = AuditLog(tmp_path / "log"), resource.getrlimit(resource.RLIMIT_FSIZE)
+    log.tell("first", outcome="200")
+    log.write()
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, limit[1]))  # the disk is full in the middle of a line
+    try:
+        for i in range(5):
+            log.tell(f"line {i}", outcome="200")
+        with pytest.raises(RunFailed, match="cannot be written"):
+            log.write()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, before)
+    assert verify(tmp_path / "log").lines == 1
+    log.tell("last", outcome="200")
+    log.write()
+    found = verify(tmp_path / "log")
+    assert (found.lines, found.problems) == (7, ())
+
+
+def test_a_log_that_cannot_be_written_for_long_says_how_much_was_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("millis.security.audit._MOST_PENDING", 3)
+    log = AuditLog(tmp_path / "log")
+    for i in range(10):
+        log.tell(f"line {i}", outcome="200")
+    log.write()
+    log.tell("after", outcome="200")
+    log.write()
+    rows = [json.loads(row) for row in next((tmp_path / "log").glob("*.jsonl")).read_text().splitlines()]
+    assert [(row["what"], row.get("times", 1)) for row in rows] == [("line 0", 1), ("line 1", 1), ("line 2", 1), ("lost", 7), ("after", 1)]
+    assert verify(tmp_path / "log").problems == ()

@@ -180,3 +180,21 @@ def test_ask_brings_a_key_to_a_server(tmp_path: Path, file: KeyFile) -> None:
             assert secret not in done.stdout + done.stderr
         assert "401" in done.stderr
         assert "key" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"name": "a\nb"}, {"name": "\x1b[31m"}, {"name": "x" * 201}, {"expires_s": 86400.0 * 365 * 101}, {"expires_s": float("nan")}, {"rate_per_s": -1.0}],
+)
+def test_what_a_key_cannot_have_is_refused_and_no_key_is_made(file: KeyFile, settings: dict[str, object]) -> None:
+    with pytest.raises(InvalidValue, match=r"a key cannot have|scopes"):
+        file.create(**{"name": "", "scopes": ["ner"], **settings})  # type: ignore[arg-type]
+    assert not file.path.exists()
+
+
+@pytest.mark.parametrize("path", ["/", ".", "folder"])
+def test_a_folder_is_no_file_of_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(InvalidValue, match=r"no file of keys|cannot be read"):
+        KeyFile(path).create(name="", scopes=["ner"])

@@ -4,11 +4,10 @@ A folder holds one file for each process that wrote, FILE.jsonl, beside it FILE.
 last seal, and `audit.key`, the secret by which seals are made: whoever may change lines but not read the secret cannot
 seal them again, and a line that is missing at the end is missed by the head. Keep the secret where the log is not, to
 verify against somebody who can read both.
-Border: files; when to write is the caller's to say, since a seal costs microseconds and a write more.
+Border: files; when to write is the caller's to say, since a line costs microseconds and a write more.
 Limits: what was told and not written yet is lost when the process is killed.
 """
 
-import hashlib
 import hmac
 import os
 import secrets
@@ -23,6 +22,7 @@ from millis.errors import InvalidData, RunFailed
 
 SECRET = "audit.key"  # noqa: S105 - a file's name
 _FIRST = "0" * 64
+_MOST_PENDING = 100_000
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -63,36 +63,42 @@ class AuditLog:
         self._secret = _read_secret(self._folder)
         name = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{os.getpid()}-{secrets.token_hex(3)}"
         self._file = self._folder / f"{name}.jsonl"
-        self._lines: list[Line] = []
+        self._rows: list[bytes] = []
+        self._n_lost = 0
         self._n, self._seal = 0, _FIRST
 
     def tell(self, what: str, *, outcome: str, who: str = "", on: str = "", times: int = 1) -> None:
-        """Note something; `write` brings it to the file."""
+        """Seal a line; `write` brings it to the file. Beyond what memory holds, lines are counted as lost."""
+        if len(self._rows) >= _MOST_PENDING:
+            self._n_lost += times
+            return
         self._n += 1
-        self._lines.append(Line(n=self._n, at=time.time(), who=who, what=what, on=on, outcome=outcome, times=times))
+        line = Line(n=self._n, at=time.time(), who=who, what=what, on=on, outcome=outcome, times=times)
+        bare = msgspec.json.encode(line)
+        self._seal = _seal(self._secret, self._seal, bare)
+        self._rows.append(b'%b,"seal":"%b"}\n' % (bare[:-1], self._seal.encode()))
 
     def write(self) -> None:
-        """Seal what was told and append it.
+        """Append what was told; what cannot be written now stays for the next time.
 
         Raises:
             RunFailed: the disk is full, or the folder is gone.
         """
-        if not self._lines:
+        if not self._rows:
             return
-        rows = []
-        for line in self._lines:
-            self._seal = _seal(self._secret, self._seal, line)
-            rows.append(msgspec.json.encode(msgspec.structs.replace(line, seal=self._seal)) + b"\n")
-        self._lines.clear()
         try:
-            with open(os.open(self._file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as stream:
-                stream.write(b"".join(rows))
+            _append(self._file, b"".join(self._rows))
+            self._rows.clear()
             part = self._file.with_suffix(".part")
             with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
                 stream.write(msgspec.json.encode(_head(self._secret, self._n, self._seal)))
             part.replace(self._file.with_suffix(".head"))
         except OSError as error:
             raise RunFailed(f"the audit log in {self._folder} cannot be written ({error.strerror}).") from error
+        if self._n_lost:
+            lost, self._n_lost = self._n_lost, 0
+            self.tell("lost", outcome="not written", times=lost)
+            self.write()
 
 
 class Verified(msgspec.Struct, frozen=True, kw_only=True):
@@ -135,7 +141,7 @@ def _verify_file(file: Path, secret: bytes) -> tuple[int, Sequence[tuple[int, st
             line = msgspec.json.decode(row, type=Line)
         except (msgspec.DecodeError, UnicodeDecodeError):
             return n, [(n, "is no line of an audit log")]
-        seal = _seal(secret, seal, line)
+        seal = _seal(secret, seal, msgspec.json.encode(msgspec.structs.replace(line, seal="")))
         if line.n != n or not hmac.compare_digest(seal, line.seal):
             return n, [(n, "was changed, or a line before it was removed or put in")]
     try:
@@ -150,13 +156,27 @@ def _verify_file(file: Path, secret: bytes) -> tuple[int, Sequence[tuple[int, st
     return n, []
 
 
-def _seal(secret: bytes, before: str, line: Line) -> str:
-    bare = msgspec.json.encode(msgspec.structs.replace(line, seal=""))
-    return hmac.new(secret, before.encode() + bare, hashlib.sha256).hexdigest()
+def _append(file: Path, rows: bytes) -> None:
+    """Append rows, or nothing: half a line would look like somebody's deed."""
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        size = os.fstat(descriptor).st_size
+        try:
+            while rows:
+                rows = rows[os.write(descriptor, rows) :]
+        except OSError:
+            os.ftruncate(descriptor, size)
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _seal(secret: bytes, before: str, bare: bytes) -> str:
+    return hmac.digest(secret, before.encode() + bare, "sha256").hex()
 
 
 def _head(secret: bytes, n: int, last: str) -> dict[str, Any]:
-    return {"n": n, "last": last, "seal": hmac.new(secret, f"{n} {last}".encode(), hashlib.sha256).hexdigest()}
+    return {"n": n, "last": last, "seal": hmac.digest(secret, f"{n} {last}".encode(), "sha256").hex()}
 
 
 def _read_secret(folder: Path) -> bytes:

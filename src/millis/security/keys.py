@@ -31,7 +31,10 @@ _LOOK_AGAIN_S = 0.5
 _NOBODY = "0" * 64
 _SCOPE = r"^(\*|[a-z0-9-]{1,40}|model:[^\x00-\x1f\x7f/\\]{1,200})$"
 
+_LONGEST_S = 100 * 365 * 86400.0
+
 Scope = Annotated[str, Meta(pattern=_SCOPE)]
+Name = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]{0,200}$")]
 
 
 class Key(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -46,7 +49,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """
 
     id: str
-    name: str
+    name: Name
     sha256: str
     scopes: tuple[Scope, ...]
     rate_per_s: float | None = None
@@ -111,8 +114,13 @@ class KeyFile:
         Returns:
             the key itself, which is nowhere else, and what is kept of it.
         Raises:
-            InvalidValue: no scope, or one that cannot be.
+            InvalidValue: no scope, or one that cannot be; a name, time or rate that cannot be.
         """
+        if not (expires_s is None or 0 <= expires_s <= _LONGEST_S) or not (rate_per_s is None or rate_per_s > 0):
+            raise InvalidValue(
+                f"a key cannot have {expires_s} seconds or {rate_per_s} requests a second: give up to 100 years, and a"
+                " rate above 0, or leave them out."
+            )
         secret, now = secrets.token_hex(32), time.time()
         record = {
             "id": secrets.token_hex(6), "name": name, "sha256": _hash(secret), "scopes": list(scopes),
@@ -122,7 +130,8 @@ class KeyFile:
             key = msgspec.convert(record, type=Key)
         except msgspec.ValidationError as error:
             raise InvalidValue(
-                f"scopes cannot be {list(scopes)}: give tasks (ner), model:NAME, metrics, admin, or * for all."
+                f"a key cannot have the scopes {list(scopes)} and the name {name[:40]!r}: give tasks (ner), model:NAME,"
+                " metrics, admin, or * for all, and a name of up to 200 printable characters."
             ) from error
         if not scopes:
             raise InvalidValue("a key without scopes opens nothing: give at least one, like --scope ner.")
@@ -146,6 +155,8 @@ class KeyFile:
     @contextmanager
     def _writing(self) -> Iterator[list[Key]]:
         """Give the keys to be changed, alone; what an error leaves behind is the old file."""
+        if not self.path.name:
+            raise InvalidValue(f"{str(self.path)!r} is no file of keys: name a file.")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.with_name(f"{self.path.name}.lock").open("w") as lock:
@@ -209,7 +220,12 @@ class KeyRing:
 
 def write_time(seconds: float | None) -> str:
     """Write a moment for people, in UTC; "never" for None."""
-    return "never" if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+    if seconds is None:
+        return "never"
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+    except (ValueError, OverflowError):  # a file that was edited by hand
+        return "beyond the calendar"
 
 
 def _hash(secret: str) -> str:
