@@ -78,15 +78,17 @@ def main() -> int:
         server = stack.enter_context(Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0)))
         urls = {"millis": f"{server.url}/v1/{bundle.manifest.task}"}
         if asked.rival:
+            urls["rival"] = ""  # it is up in its own turns only: what it has not answered yet would take the cores
             best = bundle.path.with_name(bundle.path.name.removesuffix(".millis") + ".run") / "training" / "best"
             rival = make_rival(best, Path(stack.enter_context(tempfile.TemporaryDirectory())), bundle.manifest.labels)
-            urls["rival"] = start_rival(stack, "onnxruntime", model=rival, workers=2)
 
         def offer(who: str, rate: float, seconds: float) -> LoadResult:
-            return offer_load(
-                urls[who], bodies=bodies, rate_per_s=rate, seconds=seconds, bound_ms=contract.bound_ms, timeout_s=5,
-                name=f"{who}, {rate:.0f}/s",
-            )  # fmt: skip
+            with ExitStack() as turn:
+                url = urls[who] or start_rival(turn, "onnxruntime", model=rival, workers=2)
+                return offer_load(
+                    url, bodies=bodies, rate_per_s=rate, seconds=seconds, bound_ms=contract.bound_ms, timeout_s=5,
+                    name=f"{who}, {rate:.0f}/s", warmup=200,
+                )  # fmt: skip
 
         knees: dict[str, float] = {}
         for who in urls:

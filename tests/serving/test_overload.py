@@ -48,11 +48,13 @@ def test_who_would_be_late_is_refused_with_the_time_to_come_again(tmp_path: Path
         assert len(refused) >= 4
         for one in refused:
             problem = one.json()
-            assert problem["type"] == "/problems/would-be-late"
-            assert problem["predicted_ms"] > 200
+            # Who was read last may have come first by a hair, and would then go before those admitted.
+            assert problem["type"] in ("/problems/would-be-late", "/problems/would-make-others-late")
+            assert problem["type"] != "/problems/would-be-late" or problem["predicted_ms"] > 200
             assert 0 < problem["retry_after_ms"] < 5000
             assert int(one.headers["retry-after"]) >= 1
-        assert metric(server, 'millis_refusals_total{reason="would-be-late"') == len(refused)
+        counted = [metric(server, f'millis_refusals_total{{reason="{one}"') for one in ("would-be-late", "would-make-others-late")]
+        assert sum(counted) == len(refused)
         assert httpx.post(f"{server.url}{URL}", json={"input": "maria"}).status_code == 200
 
 

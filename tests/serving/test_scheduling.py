@@ -158,10 +158,10 @@ def test_a_request_without_a_deadline_of_its_own_is_not_kept_out_of_an_idle_serv
         queue.admit(make_job(ladder, within_ms=10), now_ns=0)
 
 
-def test_a_large_margin_leaves_most_of_the_usual_deadline_to_those_without_one_of_their_own() -> None:
+def test_the_margin_grows_with_those_ahead_for_requests_without_a_deadline_of_their_own() -> None:
     ladder, queue = make_ladder(1.0), Queue(lanes=1)
-    ladder.forecast.margin_ns = 50.0 * MS
-    for _ in range(7):
+    ladder.forecast.margin_ns = 4.0 * MS
+    for _ in range(6):
         job = make_job(ladder, within_ms=10, is_own=False)
         queue.admit(job, now_ns=0)
         queue.put(job)

@@ -26,7 +26,7 @@ NEVER = 1 << 62
 """The deadline of a job that has none, in ns."""
 
 _MOST_WAITING = 1000
-_MARGIN = 0.25
+_CROWD = 4
 _SHARED = 0.5
 """Of the time that those who wait can spare, how much one request may take for a more accurate rung."""
 
@@ -48,8 +48,9 @@ class Ladder:
         least_ns = self.forecast.least_ns(len(self.models) - 1)
         if least_ns > usual_ns:  # then it is not the others' fault, and nobody is refused for it
             return None
-        margin_ns = min(self.forecast.margin_ns, _MARGIN * usual_ns)
-        over_ns = queue.foresee(came_ns + usual_ns, least_ns=least_ns + margin_ns, now_ns=now_ns)
+        over_ns = queue.foresee(
+            came_ns + usual_ns, least_ns=least_ns, now_ns=now_ns, margin_ns=self.forecast.margin_ns
+        )  # fmt: skip
         return over_ns if over_ns > 0 else None
 
     def rungs(self, *, rung: str | None, may_fall_back: bool) -> range:
@@ -95,17 +96,19 @@ class Job:
         came_ns: when its bytes may have arrived.
         deadline_ns: when it must be answered; NEVER where it has no deadline.
         is_own_deadline: the client named it, and is promised it. Where it did not, a refusal breaks the contract as
-            much as a late answer would: the forecast's margin counts up to a part of the time, and not at all while
+            much as a late answer would: the forecast's margin counts in full only behind a crowd, and not at all while
             nobody is ahead; who is too long for the usual deadline has none, and runs behind all that have.
         places: of the rungs that it allows, in its ladder.
     Attributes:
         rung: the place of the rung that answers, None until its turn comes.
+        margin_ns: how much sooner than its deadline it had to be predicted to end when it was admitted.
         needs_ns: predicted for what is left of it, on the fastest rung that it allows.
     """
 
     __slots__ = (
         "came_ns", "deadline_ns", "decode_ns", "encoded", "future", "is_gone", "is_own_deadline", "ladder", "logits",
-        "needs_ns", "places", "predicted_ns", "results", "run_ns", "rung", "texts", "tokenize_ns", "worked_ns",
+        "margin_ns", "needs_ns", "places", "predicted_ns", "results", "run_ns", "rung", "texts", "tokenize_ns",
+        "worked_ns",
     )  # fmt: skip
 
     def __init__(
@@ -118,7 +121,7 @@ class Job:
         self.logits: list[NDArray[Any]] = []
         self.results: list[dict[str, Any]] = []
         self.rung: int | None = None
-        self.needs_ns = self.predicted_ns = 0.0
+        self.margin_ns = self.needs_ns = self.predicted_ns = 0.0
         self.tokenize_ns = self.run_ns = self.decode_ns = self.worked_ns = 0
         self.future: Any = None
         self.is_gone = False
@@ -132,12 +135,6 @@ class Job:
     def is_done(self) -> bool:
         """Say whether every text has its result."""
         return len(self.results) == len(self.texts)
-
-    @property
-    def margin_ns(self) -> float:
-        """How much sooner than its deadline it must be predicted to end."""
-        margin_ns = self.ladder.forecast.margin_ns
-        return margin_ns if self.is_own_deadline else min(margin_ns, _MARGIN * (self.deadline_ns - self.came_ns))
 
     def predict_ns(self, place: int) -> float:
         """Predict what is left of it on a rung."""
@@ -184,11 +181,11 @@ class Queue:
             raise self._refuse(job, over_ns=job.needs_ns, slug="queue-full")
         if job.deadline_ns == NEVER:
             return
-        is_alone = starts_ns == now_ns
-        margin_ns = 0.0 if is_alone and not job.is_own_deadline else job.margin_ns
-        over_ns = job.predicted_ns + margin_ns - job.deadline_ns
+        margin_ns = job.ladder.forecast.margin_ns
+        job.margin_ns = margin_ns if job.is_own_deadline else margin_ns * self._crowdedness(job.deadline_ns)
+        over_ns = job.predicted_ns + job.margin_ns - job.deadline_ns
         if over_ns > 0:
-            if is_alone:
+            if starts_ns == now_ns:
                 job.ladder.forecast.observe_refusal()
             raise self._refuse(job, over_ns=over_ns, slug="would-be-late")
         over_ns = job.needs_ns / self._lanes - self._spare(job.deadline_ns, now_ns)
@@ -198,9 +195,14 @@ class Queue:
             if other.deadline_ns > job.deadline_ns:
                 other.predicted_ns += job.needs_ns / self._lanes
 
-    def foresee(self, deadline_ns: int, *, least_ns: float, now_ns: int) -> float:
-        """Give by how many ns an answer that takes least_ns would miss a deadline; below 0 it would not."""
-        return self._starts(deadline_ns, now_ns) + least_ns - deadline_ns
+    def foresee(self, deadline_ns: int, *, least_ns: float, now_ns: int, margin_ns: float = 0.0) -> float:
+        """Give by how many ns an answer that takes least_ns would miss a deadline; below 0 it would not.
+
+        Args:
+            margin_ns: of it counts what counts for a request without a deadline of its own.
+        """
+        margin_ns *= self._crowdedness(deadline_ns)
+        return self._starts(deadline_ns, now_ns) + least_ns + margin_ns - deadline_ns
 
     def put(self, job: Job) -> None:
         """Let a job wait for its turn."""
@@ -226,13 +228,18 @@ class Queue:
         spare_ns = _SHARED * self._lanes * self._spare(-1, now_ns + fast_ns / self._lanes)
         for place in job.places[:-1]:
             takes_ns = job.predict_ns(place)
-            is_in_time = now_ns + takes_ns + job.margin_ns <= job.deadline_ns
+            is_in_time = now_ns + takes_ns + job.ladder.forecast.margin_ns <= job.deadline_ns
             if is_in_time and (not self._jobs or takes_ns - fast_ns <= spare_ns):
                 job.predicted_ns += takes_ns - fast_ns  # no error of the forecast: it is meant
                 for other in self._jobs:
                     other.predicted_ns += (takes_ns - fast_ns) / self._lanes
                 return place
         return fastest
+
+    def _crowdedness(self, deadline_ns: int) -> float:
+        """Give how much of a forecast's error to expect: it adds up over those ahead, up to a crowd of four a lane."""
+        n_ahead = sum(job.deadline_ns <= deadline_ns for job in self._jobs) + len(self.busy_until_ns)
+        return min(n_ahead / (_CROWD * self._lanes), 1.0)
 
     def _starts(self, deadline_ns: int, now_ns: float) -> float:
         """Predict when a job of this deadline would start: behind what runs and what is due earlier."""
