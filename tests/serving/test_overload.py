@@ -67,6 +67,7 @@ def test_a_request_that_names_no_deadline_is_answered_however_long_it_takes_alon
         assert refused.status_code == 503
 
 
+@pytest.mark.slow
 def test_a_list_makes_room_for_others_between_its_texts(tmp_path: Path) -> None:
     bundle = make_fake_bundle(tmp_path, delay_ms=20.0, p99="200 ms")
     with Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0)) as server:
@@ -143,6 +144,7 @@ def test_twice_the_load_that_fits_is_answered_in_time_or_refused_at_once(tmp_pat
     assert load.refusals.p50_ms < 100
 
 
+@pytest.mark.slow
 def test_a_crowd_without_deadlines_is_refused_by_the_contracts_bound_in_whole_answers(tmp_path: Path) -> None:
     bundle = make_fake_bundle(tmp_path, delay_ms=40.0, p99="200 ms")
     with Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0)) as server:
@@ -167,6 +169,7 @@ def test_a_crowd_without_deadlines_is_refused_by_the_contracts_bound_in_whole_an
         assert patient.status_code == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("head", "body_sent"),
     [

@@ -227,6 +227,7 @@ def test_a_killed_worker_is_replaced_and_the_others_go_on(tmp_path: Path) -> Non
             watcher.join()
 
 
+@pytest.mark.slow
 def test_a_stop_finishes_what_was_taken(tmp_path: Path) -> None:
     bundle = make_fake_bundle(tmp_path, delay_ms=400, threads=2)
     with Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0)) as server:
@@ -342,6 +343,7 @@ def _ticks(pid: int) -> int:
     return int(fields[11]) + int(fields[12])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processor time of another process is read from /proc")
 @pytest.mark.skipif(n_cores() < 2 or read_quota() is not None, reason="a worker polls only where it leaves a core")
 @pytest.mark.parametrize(("poll_ms", "workers", "threads"), [(1000.0, 1, 0), (0.0, 1, 0), (1000.0, n_cores(), 0), (1000.0, 1, 1)])
@@ -382,6 +384,7 @@ def test_keeping_warm_where_no_core_is_left_is_refused(tmp_path: Path) -> None:
         Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0, keep_warm=True))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(n_cores() < 2 or read_quota() is not None, reason="a worker is kept warm only where it leaves a core")
 def test_keeping_warm_runs_no_example_between_the_texts_of_a_list(tmp_path: Path) -> None:
     bundle = make_fake_bundle(tmp_path, delay_ms=20.0)
