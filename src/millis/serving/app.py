@@ -30,9 +30,10 @@ from millis.serving.gate import Gate
 from millis.serving.openapi import describe
 from millis.serving.polling import Polling
 from millis.serving.problems import MEDIA_TYPE, handlers, list_headers, write_problem
-from millis.serving.requests import Receive, TaskRequest, read_body, read_request
+from millis.serving.requests import Receive, TaskRequest, make_reader, read_body
 from millis.serving.scheduling import NEVER, Job, Ladder, Refused
 from millis.serving.settings import Limits
+from millis.tasks import tasks
 from millis.telemetry.metrics import STAGES, Metrics, write_metrics
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -98,7 +99,7 @@ def make_app(
     by_task: dict[str, dict[str, Served]] = {}
     for one in served:
         by_task.setdefault(one.bundle.manifest.task, {})[one.bundle.name] = one
-    tasks = {
+    routes = {
         f"/v1/{task}": _TaskRoute(
             task, models, executor=executor, gate=gate, limits=limits, metrics=metrics, polling=polling
         )
@@ -106,7 +107,7 @@ def make_app(
     }
     others = Starlette(
         routes=[
-            *(Route(path, route, methods=["POST"]) for path, route in tasks.items()),
+            *(Route(path, route, methods=["POST"]) for path, route in routes.items()),
             Route("/v1/models", _json(lambda: _list_models(served))),
             Route("/contract", _json(lambda: _list_contracts(served))),
             Route("/openapi.json", _json(lambda: describe(by_task))),
@@ -121,8 +122,8 @@ def make_app(
     others.router.redirect_slashes = False  # it would send clients wherever their Host header says
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in tasks:
-            await tasks[scope["path"]](scope, receive, send)
+        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in routes:
+            await routes[scope["path"]](scope, receive, send)
         elif scope["type"] == "http" and scope["path"] != _ALWAYS_OPEN:
             await _pass(gate, others, scope, receive, send)
         else:
@@ -175,6 +176,7 @@ class _TaskRoute:
         self._limits = limits
         self._metrics = metrics
         self._polling = polling
+        self._read = make_reader(task, tasks[task].options)
         self._encode = msgspec.json.Encoder().encode
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -183,7 +185,7 @@ class _TaskRoute:
         try:
             self._gate.check(scope)
             body = await read_body(receive, limit=self._limits.body_bytes, within_s=self._limits.body_s)
-            request = read_request(body, limits=self._limits)
+            request = self._read(body, limits=self._limits)
             allowed_ms = read_deadline(scope["headers"])
             served = self._choose(request)
             self._gate.allow(scope, self._task, f"model:{served.bundle.name}")
@@ -264,6 +266,7 @@ def _make_job(served: Served, request: TaskRequest, *, allowed_ms: float | None,
     return Job(
         served.ladder, texts, came_ns=came_ns, deadline_ns=came_ns + int(1e6 * within_ms),
         is_own_deadline=allowed_ms is not None, places=places,
+        options={name: getattr(request, name) for name in served.ladder.task.options},
     )  # fmt: skip
 
 
@@ -298,7 +301,7 @@ def _list_models(served: Sequence[Served]) -> dict[str, Any]:
                 "task": one.bundle.manifest.task,
                 "rung": one.ladder.models[0].rung.name,
                 "rungs": [model.rung.name for model in one.ladder.models],
-                "labels": sorted({label.partition("-")[2] or label for label in one.bundle.manifest.labels} - {"O"}),
+                "labels": one.ladder.task.names(one.bundle.manifest.labels),
                 "example": one.ladder.task.example,
                 "contract": one.bundle.manifest.contract,
             }
