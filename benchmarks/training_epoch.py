@@ -30,8 +30,8 @@ from millis.models.bases import find_base
 from millis.models.prediction import predict
 from millis.models.taggers import Tagger, build_tagger
 from millis.tasks.ner import NerTask, ner_labels
-from millis.tasks.tokenization import Tokenizer
 from millis.tasks.task import IGNORED
+from millis.tasks.tokenization import Tokenizer
 from millis.training.batches import encode_examples
 from millis.training.settings import TrainSettings
 from millis.training.steps import Steps, rate_share, torch_state

@@ -1,19 +1,18 @@
 """Classification: targets, answers, calibration and scores, by arrays whose right answer is known."""
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from making import make_tokenizer
 from millis.data.examples import LabelExample
 from millis.errors import InvalidData, InvalidValue
 from millis.tasks.calibration import area_under_roc, calibration_error
 from millis.tasks.classify import ClassifyTask
-from millis.tasks.task import IGNORED, Task
+from millis.tasks.task import Task
 from millis.tasks.tokenization import Tokenizer
-from tests.making import make_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -68,32 +67,37 @@ def test_a_long_text_is_read_in_windows_that_cover_it(tokenizer: Tokenizer) -> N
     task = ClassifyTask(tokenizer, labels=("a", "b"), max_tokens=12, overlap=3)
     text = " ".join(["one"] * 30)
     windows = task.encode(text)
-    assert [len(window.ids) for window in windows] == [12, 12, 12, 12, 4 + 2]
+    assert [len(window.ids) for window in windows] == [12, 12, 12, 9 + 2]
     assert len(task.encode("one " * 10)) == 1
     assert len(task.encode("\x00")) == 1, "no text, and still an answer"
-    logits = [np.array([[1.0, 0.0]], np.float32)] * 4 + [np.array([[-99.0, 0.0]], np.float32)]
+    logits = [np.array([[1.0, 0.0]], np.float32)] * 3 + [np.array([[-99.0, 0.0]], np.float32)]
     got = task.decode(text, windows, logits)
     assert got["label"] == "b"
-    mean = (4 * 10 * 1.0 + 4 * -99.0) / 44
+    mean = (3 * 10 * 1.0 + 9 * -99.0) / 39
     assert got["score"] == pytest.approx(1 / (1 + math.exp(mean)), abs=1e-5)
 
 
-def test_out_of_scope_has_no_output_and_is_told_by_doubt(tokenizer: Tokenizer) -> None:
+def test_out_of_scope_is_told_by_its_output_and_by_doubt(tokenizer: Tokenizer) -> None:
     task = ClassifyTask.learn(tokenizer, EXAMPLES, out_of_scope="none")
     assert task.labels == ("a", "b")
-    assert task.encode("x", example=EXAMPLES[2])[0].targets.tolist() == [IGNORED]
-    assert task.unlearnt(EXAMPLES) == (EXAMPLES[2],)
-    sure, unsure = np.array([[5.0, 0.0]], np.float32), np.array([[0.2, 0.0]], np.float32)
-    examples = [example("x", "a")] * 40 + [example("x", "none")] * 40
-    outputs = [(task.encode("x"), [logits])for logits in [sure] * 39 + [unsure] * 40 + [sure]]
-    found = task.calibrate(examples, outputs)
-    assert "of 80 texts 78 are told rightly" in found.said
+    assert task.head.outputs == ("a", "b", "none")
+    assert task.encode("x", example=EXAMPLES[2])[0].targets.tolist() == [2]
+    sure, unsure, told = ([[5.0, 0.0, -5.0]], [[0.2, 0.0, -5.0]], [[3.0, -2.0, 9.0]])
+    given = [sure] * 39 + [told] + [unsure] * 20 + [told] * 20 + [sure]
+    examples = [example("x", "a")] * 40 + [example("x", "none")] * 41
+    found = task.calibrate(examples, [(task.encode("x"), [np.array(one, np.float32)]) for one in given])
+    assert "of 81 texts 79 are told rightly" in found.said
     again = ClassifyTask(tokenizer, labels=found.task.labels, **found.task.settings)
-    inside, outside = (again.decode("x", again.encode("x"), [one / found.temperature]) for one in (sure, unsure))
-    assert inside["label"] == "a" and inside["out_of_scope"] < 0.1
-    assert outside["label"] is None and outside["out_of_scope"] > 0.9
-    assert outside["score"] == outside["out_of_scope"]
-    score = again.score([example("x", "a"), example("x", "none")], [inside, outside])
+    scaled = [[np.array(one, np.float32) / found.temperature] for one in (sure, unsure, told)]
+    inside, *outside = (again.decode("x", again.encode("x"), one) for one in scaled)
+    assert inside["label"] == "a"
+    assert inside["out_of_scope"] < 0.1
+    assert [one["label"] for one in inside["scores"]] == ["a", "b"]
+    for one in outside:
+        assert one["label"] is None
+        assert one["out_of_scope"] > 0.9
+        assert one["score"] == one["out_of_scope"]
+    score = again.score([example("x", "a"), example("x", "none"), example("x", "none")], [inside, *outside])
     assert score.value == 100
     assert "AUROC 100.00" in score.report
 
@@ -149,6 +153,6 @@ def test_what_cannot_be_learnt_is_a_sentence(
 
 def test_dev_without_a_text_out_of_scope_is_a_sentence(tokenizer: Tokenizer) -> None:
     task = ClassifyTask.learn(tokenizer, EXAMPLES, out_of_scope="none")
-    outputs = [(task.encode("x"), [np.array([[1.0, 0.0]], np.float32)])]
-    with pytest.raises(InvalidData, match="0 of 1 texts have the label 'none'"):
+    outputs = [(task.encode("x"), [np.array([[1.0, 0.0, 0.0]], np.float32)])]
+    with pytest.raises(InvalidData, match="0 of 1 texts of dev have the label 'none'"):
         task.calibrate([example("x", "a")], outputs)

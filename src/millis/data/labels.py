@@ -126,8 +126,11 @@ def _find_columns(first: Sequence[str], columns: Columns) -> tuple[int, int, boo
     names = [cell.strip().lower() for cell in first]
     text = _find_column(names, columns.text, usual=TEXTS)
     label = _find_column(names, columns.label, usual=LABELS)
-    named = [one for one in (columns.text, columns.label) if one is not None and not one.isdecimal()]
-    has_header = bool(named) or (text is not None and label is not None) or _is_named(names, columns)
+    pairs = ((columns.text, text, TEXTS), (columns.label, label, LABELS))
+    has_header = any(
+        found is not None and (asked is None or not asked.isdecimal() or names[found] in usual)
+        for asked, found, usual in pairs
+    )
     if text is None and label is None and len(first) == 2:
         text, label = 0, 1
     if text is None or label is None or text == label:
@@ -139,20 +142,13 @@ def _find_columns(first: Sequence[str], columns: Columns) -> tuple[int, int, boo
     return text, label, has_header
 
 
-def _is_named(names: Sequence[str], columns: Columns) -> bool:
-    """Say whether a first row that both columns are numbered in is a header all the same."""
-    return columns.text is not None and columns.label is not None and any(
-        names[int(one) - 1] in usual for one, usual in ((columns.text, TEXTS), (columns.label, LABELS))
-    )
-
-
 def _find_column(names: Sequence[str], asked: str | None, *, usual: Sequence[str]) -> int | None:
     if asked is None:
         return next((names.index(name) for name in usual if name in names), None)
-    if asked.strip().lower() in names:
-        return names.index(asked.strip().lower())
     if asked.isdecimal() and 1 <= int(asked) <= len(names):
         return int(asked) - 1
+    if asked.strip().lower() in names:
+        return names.index(asked.strip().lower())
     raise _Bad(f"no column {asked!r}: the first row has {', '.join(name[:30] for name in names)}")
 
 

@@ -30,7 +30,7 @@ def calibrate_reference(case: Case, reference: Reference) -> tuple[Case, Referen
     if known is None or not folder.is_dir():
         began = time.monotonic()
         shutil.rmtree(folder, ignore_errors=True)
-        examples = (*case.splits.dev, *case.task.unlearnt(case.splits.train))
+        examples = case.splits.dev
         tagger = load_tagger(reference.folder)
         with torch_state(0):
             outputs = run_windows(tagger, task=case.task, texts=[example.text for example in examples])

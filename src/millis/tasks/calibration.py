@@ -8,12 +8,19 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+_RIDGE = 1e-2
 
-def signs_of(logits: NDArray[np.floating]) -> tuple[float, float, float]:
-    """Say how sure a network is, by logits (K,): log probability of the best, log sum exp of all, and 1."""
-    best = float(logits.max())
-    total = best + math.log(float(np.exp(logits - best).sum()))
-    return best - total, total, 1.0
+
+def signs_of(logits: NDArray[np.floating]) -> tuple[float, float, float, float]:
+    """Say what speaks for none of the labels, by logits (K + 1,), the last of which is that of none.
+
+    Returns:
+        none above the best label, the best above the second, log sum exp of all labels, and 1.
+    """
+    labels = np.sort(logits[:-1].astype(np.float64))
+    best, second = float(labels[-1]), float(labels[-2])
+    total = best + math.log(float(np.exp(labels - best).sum()))
+    return float(logits[-1]) - best, best - second, total, 1.0
 
 
 def calibration_error(logits: NDArray[np.float64], targets: NDArray[np.int64], *, n_bins: int = 15) -> float:
@@ -64,17 +71,24 @@ def fit_temperature(logits: NDArray[np.float64], targets: NDArray[np.int64]) -> 
     return math.exp((low + high) / 2)
 
 
-def fit_logistic(signs: NDArray[np.float64], is_outside: NDArray[np.bool_]) -> tuple[float, float, float]:
-    """Fit log odds of being outside as a weighted sum of signs (N, 3), by Newton's method with a small ridge."""
-    weights = np.zeros(3)
-    wanted = is_outside.astype(np.float64)
+def fit_logistic(signs: NDArray[np.float64], is_positive: NDArray[np.bool_]) -> tuple[float, ...]:
+    """Fit log odds as a weighted sum of signs (N, F): Newton's method on a loss with a small ridge, halving steps."""
+    spread = np.maximum(np.abs(signs).mean(axis=0), 1e-9)  # so that the ridge weighs all alike
+    scaled, wanted = signs / spread, is_positive.astype(np.float64)
+    weights = np.zeros(signs.shape[1])
+
+    def loss(at: NDArray[np.float64]) -> float:
+        odds = scaled @ at
+        return float((np.logaddexp(0, odds) - wanted * odds).sum() + _RIDGE / 2 * at @ at)
+
     for _ in range(50):
-        given = 1 / (1 + np.exp(-np.clip(signs @ weights, -50, 50)))
-        gradient = signs.T @ (given - wanted) + 1e-3 * weights
-        curvature = (signs * (given * (1 - given))[:, None]).T @ signs + 1e-3 * np.eye(3)
+        given = 1 / (1 + np.exp(-np.clip(scaled @ weights, -50, 50)))
+        gradient = scaled.T @ (given - wanted) + _RIDGE * weights
+        curvature = (scaled * (given * (1 - given))[:, None]).T @ scaled + _RIDGE * np.eye(len(weights))
         step = np.linalg.solve(curvature, gradient)
-        weights = weights - step
+        while loss(weights - step) > loss(weights) and np.abs(step).max() > 1e-9:
+            step /= 2
+        weights -= step
         if np.abs(step).max() < 1e-8:
             break
-    first, second, third = (float(weight) for weight in weights)
-    return first, second, third
+    return tuple(float(weight) for weight in weights / spread)

@@ -4,8 +4,9 @@ A label of a single-label task is the best of K outputs. A multi-label task asks
 two outputs, no and yes; so both are softmaxes, and everything that trains, prunes or compares networks treats them
 alike. A text longer than a window is read in several, whose outputs are averaged by length.
 
-Where training data says which label means *none of these*, that label has no output of its own: a logistic function of
-how sure the network is of the others gives the probability that none of them fits.
+Where training data says which label means *none of these*, it has an output like the others, and a logistic function
+of that output and of how sure the network is of the others, fitted to texts it has not learnt, gives the probability
+that none fits: what none of these looks like is never all in the training data, doubt shows the rest.
 
 Border: knows tokens, labels and probabilities, no model library and no HTTP.
 """
@@ -23,7 +24,7 @@ from millis.data.examples import LabelExample
 from millis.errors import InvalidData, InvalidValue
 from millis.tasks.calibration import calibration_error, fit_logistic, fit_temperature, signs_of
 from millis.tasks.scoring import score_labels
-from millis.tasks.task import IGNORED, NO_OPTIONS, Calibration, Head, Score, Window, lay_windows
+from millis.tasks.task import NO_OPTIONS, Calibration, Head, Score, Window, lay_windows
 from millis.tasks.tokenization import Tokenizer
 
 Logits = NDArray[np.float32]
@@ -37,12 +38,11 @@ class OutOfScope:
 
     Args:
         label: as the data names it.
-        weights: of the best label's log probability, of log sum exp over all logits, and of 1, in the log odds of
-            being out of scope; None before they are fitted.
+        weights: of what `signs_of` gives, in the log odds of being out of scope; None before they are fitted.
     """
 
     label: str
-    weights: tuple[float, float, float] | None = None
+    weights: tuple[float, ...] | None = None
 
 
 class ClassifyTask:
@@ -95,11 +95,11 @@ class ClassifyTask:
             outputs = tuple(f"{answer} {label}" for label in self.labels for answer in ("no:", "yes:"))
             self.head = Head(outputs, rows=len(self.labels))
         else:
-            self.head = Head(self.labels, rows=1)
+            self.head = Head((*self.labels, *([self.out_of_scope.label] if self.out_of_scope else [])), rows=1)
         self._tokenizer = tokenizer
         self._overlap = overlap
         self._room = lay_windows(max_tokens, overlap=overlap, tokenizer=tokenizer)
-        self._ids = {label: i for i, label in enumerate(self.labels)}
+        self._ids = {label: i for i, label in enumerate(self.labels if is_multi else self.head.outputs)}
 
     @classmethod
     def learn(
@@ -186,10 +186,11 @@ class ClassifyTask:
         top_k, output = (options.get(name, usual) for name, (_, usual) in self.options.items())
         mean = _average(windows, logits)
         if self.is_multi:
-            scores = 1 / (1 + np.exp(mean[:, _NO] - mean[:, _YES]))
+            scores = np.exp(-np.logaddexp(0, mean[:, _NO] - mean[:, _YES]))
         else:
-            row = np.exp(mean[0] - mean[0].max())
-            scores = row / row.sum()
+            row = mean[0, : len(self.labels)]
+            odds = np.exp(row - row.max())
+            scores = odds / odds.sum()
         order = np.argsort(-scores, kind="stable")
         ranked = [
             {"label": self.labels[i], "score": round(float(scores[i]), 6)} for i in order[:top_k].tolist()
@@ -234,7 +235,10 @@ class ClassifyTask:
             (row, self._targets(example)) for row, example in zip(logits, examples, strict=True)
             if not self._is_outside(example)
         ]  # fmt: skip
-        rows = np.concatenate([row for row, _ in scoped]).astype(np.float64)
+        if not scoped:
+            raise InvalidData("no text of dev is in scope: give some, to see how far scores can be believed.")
+        n_outputs = 2 if self.is_multi else len(self.labels)
+        rows = np.concatenate([row[:, :n_outputs] for row, _ in scoped]).astype(np.float64)
         targets = np.concatenate([target for _, target in scoped])
         temperature = fit_temperature(rows, targets)
         before, after = (100 * calibration_error(one, targets) for one in (rows, rows / temperature))
@@ -245,8 +249,8 @@ class ClassifyTask:
         is_outside = np.array([self._is_outside(example) for example in examples])
         if not is_outside.any() or is_outside.all():
             raise InvalidData(
-                f"{int(is_outside.sum())} of {len(examples)} texts have the label {self.out_of_scope.label!r}: to learn"
-                " when to say it, some must have it and some not."
+                f"{int(is_outside.sum())} of {len(examples)} texts of dev have the label {self.out_of_scope.label!r}: to"
+                " learn when to say it, some must have it and some not."
             )
         weights = fit_logistic(signs, is_outside)
         scope = {"label": self.out_of_scope.label, "weights": weights}
@@ -255,21 +259,15 @@ class ClassifyTask:
         said += f"; of {len(examples)} texts {n_right} are told rightly to be in scope or out of it"
         return Calibration(temperature=temperature, task=fitted, said=said)
 
-    def unlearnt(self, examples: Sequence[LabelExample]) -> tuple[LabelExample, ...]:
-        """Give the examples that teach the network nothing: those out of scope."""
-        return tuple(example for example in examples if self._is_outside(example))
-
     def _is_outside(self, example: LabelExample) -> bool:
         return self.out_of_scope is not None and example.labels == (self.out_of_scope.label,)
 
     def _targets(self, example: LabelExample) -> NDArray[np.int64]:
-        """Give the output that is right in each row, int64 (R,); IGNORED for a text out of scope."""
+        """Give the output that is right in each row, int64 (R,)."""
         if self.is_multi:
             targets = np.zeros(len(self.labels), np.int64)
             targets[[self._id(label) for label in example.labels]] = _YES
             return targets
-        if self._is_outside(example):
-            return np.array([IGNORED], np.int64)
         if len(example.labels) != 1:
             raise InvalidData(f"{example.source or 'a text'} has {len(example.labels)} labels: one is needed.")
         return np.array([self._id(example.labels[0])], np.int64)
@@ -280,7 +278,7 @@ class ClassifyTask:
         return self._ids[label]
 
     def _out_of_scope(self, logits: NDArray[np.floating]) -> float | None:
-        """Give the probability that no label fits, for logits (K,)."""
+        """Give the probability that no label fits, for logits (K + 1,)."""
         if self.out_of_scope is None or self.out_of_scope.weights is None:
             return None
         odds = sum(sign * weight for sign, weight in zip(signs_of(logits), self.out_of_scope.weights, strict=True))

@@ -104,10 +104,6 @@ class NerTask:
         n = sum(map(self.n_widened, examples))
         return (f"{n} entities of test begin or end inside a word and cannot be answered exactly",) if n else ()
 
-    def unlearnt(self, examples: Sequence[SpanExample]) -> tuple[SpanExample, ...]:
-        """Give none: each text teaches what is no entity."""
-        return ()
-
     def calibrate(self, examples: Sequence[SpanExample], outputs: Any) -> None:
         """Fit nothing: scores of entities are the network's own."""
 

@@ -129,9 +129,6 @@ class Task(Protocol):
     def notes(self, examples: Sequence[Any]) -> tuple[str, ...]:
         """Say what of these examples cannot be answered, whatever the network."""
 
-    def unlearnt(self, examples: Sequence[Any]) -> tuple[Any, ...]:
-        """Give the examples that teach the network nothing, and are of use to `calibrate` alone."""
-
     def calibrate(
         self, examples: Sequence[Any], outputs: Sequence[tuple[Sequence[Window], Sequence[NDArray[np.float32]]]]
     ) -> "Calibration | None":
