@@ -249,8 +249,8 @@ class ClassifyTask:
         is_outside = np.array([self._is_outside(example) for example in examples])
         if not is_outside.any() or is_outside.all():
             raise InvalidData(
-                f"{int(is_outside.sum())} of {len(examples)} texts of dev have the label {self.out_of_scope.label!r}: to"
-                " learn when to say it, some must have it and some not."
+                f"{int(is_outside.sum())} of {len(examples)} texts of dev have the label {self.out_of_scope.label!r}:"
+                " to learn when to say it, some must have it and some not."
             )
         weights = fit_logistic(signs, is_outside)
         scope = {"label": self.out_of_scope.label, "weights": weights}
