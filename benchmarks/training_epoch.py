@@ -99,7 +99,7 @@ def main() -> None:
     )
     others = watch_others()
     with torch_state(settings.seed):
-        ours = Steps(base, labels=labels, windows=encode_examples(task, train), settings=settings)
+        ours = Steps(base, head=task.head, windows=encode_examples(task, train), settings=settings)
         plain = PlainRecipe(base, task=task, examples=train, ours=ours, seed=settings.seed)
         for reason in ours.reasons:
             print(reason, flush=True)
