@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from making import make_tokenizer
 from millis.backends.fake import write_fake
+from millis.backends.static import StaticWeights, save_static
 
 LABELS = ("O", "B-ORG", "I-ORG", "B-PER", "I-PER")
 
@@ -45,7 +46,21 @@ def write_backend_files(folder: Path, *, tagger: Path) -> dict[str, Path]:
     convert_onnx(folder / "embeddings.onnx", folder / "openvino", table=table.numpy())
     export_ids(loaded, folder / "onnxruntime" / "model.onnx")
     write_fake(folder / "fake", labels=len(LABELS))
-    return {name: folder / name for name in ("fake", "onnxruntime", "openvino")} | {"torch": tagger}
+    save_static(folder / "static", draw_static())
+    return {name: folder / name for name in ("fake", "onnxruntime", "openvino", "static")} | {"torch": tagger}
+
+
+def draw_static(*, rows: int = 2, n_outputs: int = 6, seed: int = 1) -> StaticWeights:
+    """Draw a static model of 60 pieces."""
+    chance = np.random.default_rng(seed)
+
+    def draw(*shape: int) -> NDArray[np.float32]:
+        return chance.normal(size=shape).astype(np.float32)
+
+    return StaticWeights(
+        table=draw(60, 16).astype(np.float16), pairs=draw(32, 16).astype(np.float16), inside=draw(16, 24),
+        inside_bias=draw(24), out=draw(24, n_outputs), out_bias=draw(n_outputs), rows=rows,
+    )  # fmt: skip
 
 
 def draw_windows(n: int, *, seed: int = 0) -> list[NDArray[np.int64]]:

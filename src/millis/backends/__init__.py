@@ -1,4 +1,4 @@
-"""Runtimes that turn arrays into arrays: openvino, onnxruntime, torch, and fake.
+"""Runtimes that turn arrays into arrays: openvino, onnxruntime, torch, static, and fake.
 
 Border: knows token ids and logits, nothing of text, tasks or HTTP. Each library is imported in the one file named
 after it. What every backend must do is in conformance.py.
@@ -13,6 +13,7 @@ backends = Registry(
         "fake": "millis.backends.fake:FakeBackend",
         "onnxruntime": "millis.backends.onnxruntime:OnnxRuntimeBackend",
         "openvino": "millis.backends.openvino:OpenVinoBackend",
+        "static": "millis.backends.static:StaticBackend",
         "torch": "millis.backends.torch:TorchBackend",
     },
     extras={"onnxruntime": "onnxruntime", "torch": "train"},

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from millis.backends import Backend, BackendSettings
+from millis.backends.static import save_static
 from millis.bundles import Choice
 from millis.bundles.manifest import Step
 from millis.compiling.comparing import compare, loaded, require_exact, run_all
@@ -30,12 +31,16 @@ from millis.models.taggers import load_tagger
 from millis.searching.candidates import Variant
 from millis.searching.ledger import Ledger
 from millis.tasks import Score, Task
+from millis.tasks.tokenization import Tokenizer
 from millis.telemetry.progress import say
+from millis.training.batches import encode_examples
 from millis.training.loop import train
 from millis.training.settings import TrainSettings
+from millis.training.static import distil_static
 
 _CALIBRATION = 200
 _COMPARED = 100
+_STATIC_STEPS, _STATIC_EPOCHS = 3_000, (3, 40)
 _PADDING = 3  # an export that lost its mask shows only beside padding
 
 
@@ -119,7 +124,7 @@ def build_artifact(variant: Variant, *, case: Artifact, reference: Path) -> Buil
         )
     shutil.rmtree(folder, ignore_errors=True)
     say(f"building {key}")
-    make = _quantize if variant.precision == "int8" else _export
+    make = {"static": _teach_static}.get(variant.backend, _quantize if variant.precision == "int8" else _export)
     try:
         built = make(variant, folder=folder, case=case, reference=reference)
     except OSError as error:
@@ -166,6 +171,22 @@ def _quantize(variant: Variant, *, folder: Path, case: Artifact, reference: Path
         choices = quantize_onnx(source.folder, folder, loss=loss, max_drop=case.max_drop)
     step = _compare(f"{variant.backend} fp32 to int8", variant, folder, case=case, reference=reference, began=began)
     return Built(folder=folder, steps=(*source.steps, step), choices=choices)
+
+
+def _teach_static(variant: Variant, *, folder: Path, case: Artifact, reference: Path) -> Built:
+    """Teach static vectors what the reference answers."""
+    began = time.monotonic()
+    windows = encode_examples(case.task, case.splits.train)
+    fewest, most = _STATIC_EPOCHS
+    epochs = min(max(round(_STATIC_STEPS * TrainSettings().batch_size / len(windows)), fewest), most)
+    tokenizer = Tokenizer(case.tokenizer_file)
+    weights = distil_static(
+        load_tagger(reference), windows=windows, settings=TrainSettings(epochs=epochs), prefix=tokenizer.prefix,
+        suffix=tokenizer.suffix,
+    )  # fmt: skip
+    save_static(folder, weights)
+    step = _compare("torch to static vectors", variant, folder, case=case, reference=reference, began=began)
+    return Built(folder=folder, steps=(step,))
 
 
 def _compare(name: str, variant: Variant, folder: Path, *, case: Artifact, reference: Path, began: float) -> Step:

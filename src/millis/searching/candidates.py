@@ -66,6 +66,10 @@ def propose(*, device: str) -> tuple[Variant, ...]:
     )
 
 
+STATIC = Variant(backend="static", precision="fp16", is_bucketed=False)
+"""Token vectors without attention, for tasks that speak of whole texts: built apart, since nothing of it is pruned."""
+
+
 def shapes_for(variant: Variant, *, cores: int) -> tuple[ServingShape, ...]:
     """List the ways to lay out a server: processes side by side, or one process whose threads share the weights."""
     lanes = max(cores // variant.threads, 1)

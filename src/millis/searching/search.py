@@ -10,12 +10,12 @@ from millis.errors import ContractBroken, MeasurementVoid
 from millis.models.bases import find_base
 from millis.searching.building import Reference, train_reference
 from millis.searching.calibration import calibrate_reference
-from millis.searching.candidates import Variant
+from millis.searching.candidates import STATIC, Variant
 from millis.searching.case import Case
 from millis.searching.concluding import Proven, choose_served, climb, prove_candidate, save_ladder
 from millis.searching.pruning import SHARES, Pruner, make_pruner
 from millis.searching.relaxing import Point, relax
-from millis.searching.trying import Candidate, artifact_case, build_pruned, build_whole, probe
+from millis.searching.trying import Candidate, artifact_case, build_pruned, build_static, build_whole, probe
 from millis.searching.tuning import tune
 from millis.searching.vocabulary import trim_reference
 from millis.telemetry.progress import say
@@ -87,7 +87,8 @@ class _Search:
 
     def try_whole(self) -> None:
         """Build and probe the whole model; prove it where a proof is likely to be kept."""
-        self.tried = probe(self._case, build_whole(self._case, self._reference))
+        found = build_whole(self._case, self._reference) + build_static(self._case, reference=self._reference)
+        self.tried = probe(self._case, found)
         if self._is_at_ease() or not self._can_prune():
             self._prove_best()
 
@@ -99,7 +100,8 @@ class _Search:
         if floor is not None and whole < floor:
             say(f"the uncompressed model reaches {whole:.2f} on dev, below the floor of {floor:g}: pruning cannot help")
             return
-        best, pruner = self.tried[0], self._make_pruner()
+        best = next(one for one in self.tried if one.variant != STATIC)
+        pruner = self._make_pruner()
         bound_ms = self._contract.bound_ms
         if pruner.rest_ms > bound_ms:
             say(f"embeddings, norms and head alone take {pruner.rest_ms:.2f} ms, the bound is {write_ms(bound_ms)}")
@@ -122,6 +124,7 @@ class _Search:
         wanted = self._case.settings.rungs
         if wanted > 1:
             self._prove_share(100)
+            self._prove_static()
         while len(climb(self.proven)) < wanted and self._can_prune():
             least = min(one.variant.share for one in self.tried)
             share = next((share for share in SHARES if share <= _STEP_DOWN * least), None)
@@ -149,7 +152,8 @@ class _Search:
 
     def _fastest_kinds(self) -> list[Variant]:
         """Give the runtimes to build pruned ones in: the first over HTTP, and the first by the tables."""
-        first = (self.tried[0], min(self.tried, key=lambda one: one.predicted_ms))
+        pruned = [one for one in self.tried if one.variant != STATIC]
+        first = (pruned[0], min(pruned, key=lambda one: one.predicted_ms))
         return list({one.variant.runtime: one.variant for one in first}.values())
 
     def _prune_to(self, share: int) -> bool:
@@ -180,9 +184,16 @@ class _Search:
 
     def _prove_share(self, share: int) -> None:
         """Prove the likeliest candidate of those pruned to a share, unless one of them was."""
-        mine = [one for one in self._unproven() if one.variant.share == share]
-        if mine and not any(one.candidate.variant.share == share for one in self.proven):
+        mine = [one for one in self._unproven() if one.variant.share == share and one.variant != STATIC]
+        of_share = [one.candidate.variant for one in self.proven if one.candidate.variant.share == share]
+        if mine and not any(variant != STATIC for variant in of_share):
             self._prove(min(mine, key=lambda one: (one.measured_ms is None, one.seen_ms)))
+
+    def _prove_static(self) -> None:
+        """Prove the rung without attention, which is the ladder's last, unless it was."""
+        mine = [one for one in self._unproven() if one.variant == STATIC]
+        if mine and not any(one.candidate.variant == STATIC for one in self.proven):
+            self._prove(min(mine, key=lambda one: one.seen_ms))
 
     def _prove(self, candidate: Candidate) -> None:
         self.proven.append(prove_candidate(self._case, candidate, reference=self._reference))

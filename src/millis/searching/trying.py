@@ -24,7 +24,7 @@ from millis.measuring.table import measure_table
 from millis.models.work import read_work
 from millis.searching.bodies import bodies_of_texts
 from millis.searching.building import Artifact, Built, Reference, build_artifact
-from millis.searching.candidates import Variant, mean_ms, predict_percentile_ms, propose, shapes_for
+from millis.searching.candidates import STATIC, Variant, mean_ms, predict_percentile_ms, propose, shapes_for
 from millis.searching.case import Case
 from millis.searching.proving import measure_served
 from millis.searching.pruning import Pruning
@@ -96,6 +96,18 @@ def build_pruned(
     return candidates
 
 
+def build_static(case: Case, *, reference: Reference) -> list[Candidate]:
+    """Build the rung without attention, where the task has one and no floor is above it."""
+    if case.task.head.rows is None or case.contract.device != "cpu" or not case.has_time():
+        return []
+    found = _build_one(case, STATIC, reference=reference)
+    floor = case.contract.floor
+    if floor is not None and found[0].quality < floor:
+        say(f"{STATIC.name}: left out, {found[0].quality:.2f} on dev is below the floor of {floor:g}")
+        return []
+    return found
+
+
 def _build_doubled(
     case: Case, candidates: Sequence[Candidate], *, reference: Reference, pruning: Pruning | None = None
 ) -> list[Candidate]:
@@ -126,7 +138,8 @@ def _build_one(
     if pruning:
         built = replace(built, choices=(pruning.choice, *built.choices))
     rung, quality = _measure_rung(case, variant, built, quality=like.quality if like else None)
-    rung = _count_work(rung, source)
+    if variant.backend != STATIC.backend:
+        rung = _count_work(rung, source)
     if pruning:
         rung = msgspec.structs.replace(rung, layers=pruning.layers)
     if pruning and variant.threads == 1 and variant.runtime == pruning.runtime:
