@@ -58,7 +58,7 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Fitted:
     ]
     done = run_millis(
         "fit", "--task", "classify", *files, "--base", make_base(folder / "base"), "--out-of-scope", "nobody",
-        "--rate", "50", "--p99", "500 ms", "--epochs", "6", "--max-drop", "5", "--rungs", "1",
+        "--rate", "50", "--p99", "500 ms", "--epochs", "6", "--max-drop", "5", "--rungs", "2",
         "-o", folder / "kinds.millis", "--json",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
@@ -79,17 +79,33 @@ def test_a_fit_of_labels_keeps_its_contract(fitted: Fitted) -> None:
 def test_served_loaded_and_reference_answers_are_the_same(fitted: Fitted) -> None:
     examples = read_labelled(fitted.folder / "test.tsv", of="labels").examples
     texts = [example.text for example in examples]
-    model = millis.load(fitted.bundle)
+    name = next(rung.name for rung in millis.open_bundle(fitted.bundle).manifest.rungs if rung.backend != "static")
+    model = millis.load(fitted.bundle, rung=name)
     loaded = model(texts)
     reference = predict(load_tagger(fitted.folder / "kinds.run" / "calibrated"), task=model.task, texts=texts)
     same = sum(one["label"] == other["label"] for one, other in zip(loaded, reference, strict=True))
     assert same >= 0.97 * len(texts), "eight bits change hardly a label"
     with Supervisor(ServeSettings(bundles=(str(fitted.bundle),), port=0)) as server:
         served = [
-            httpx.post(f"{server.url}/v1/classify", json={"input": text}).json()["results"][0] for text in texts[:40]
+            httpx.post(f"{server.url}/v1/classify", json={"input": text, "rung": name}).json()["results"][0] for text in texts[:40]
         ]
     assert served == loaded[:40]
     assert {answer["label"] for answer in loaded} == {None, "company", "person", "place"}
+
+
+def test_the_ladder_has_a_rung_without_attention(fitted: Fitted) -> None:
+    bundle = millis.open_bundle(fitted.bundle)
+    static, other = (
+        next(rung for rung in bundle.manifest.rungs if (rung.backend == "static") is is_static)
+        for is_static in (True, False)
+    )
+    assert bundle.certificate_of("static") is not None
+    assert static.latency[0].p50_ms < other.latency[0].p50_ms
+    assert static.quality["value"] > 60
+    with Supervisor(ServeSettings(bundles=(str(fitted.bundle),), port=0)) as server:
+        answer = httpx.post(f"{server.url}/v1/classify", json={"input": "hello maria", "rung": "static"}).json()
+    assert answer["rung"] == "static"
+    assert answer["results"] == [millis.load(fitted.bundle, rung="static")("hello maria")]
 
 
 def test_evaluate_reads_the_table_and_reports_calibration_and_scope(fitted: Fitted) -> None:

@@ -42,11 +42,11 @@ def test_static_vectors_answer_nearly_as_their_teacher(tmp_path: Path) -> None:
     )  # fmt: skip
     teacher = load_tagger(trained.best)
     weights = distil_static(
-        teacher, windows=encode_examples(task, examples), settings=TrainSettings(epochs=8), prefix=tokenizer.prefix,
+        teacher, windows=encode_examples(task, examples), settings=TrainSettings(epochs=20, batch_size=64), prefix=tokenizer.prefix,
         suffix=tokenizer.suffix,
     )  # fmt: skip
     again = distil_static(
-        teacher, windows=encode_examples(task, examples), settings=TrainSettings(epochs=8), prefix=tokenizer.prefix,
+        teacher, windows=encode_examples(task, examples), settings=TrainSettings(epochs=20, batch_size=64), prefix=tokenizer.prefix,
         suffix=tokenizer.suffix,
     )  # fmt: skip
     assert all(np.array_equal(one, other) for one, other in zip(weights, again, strict=True)), "the same seed, the same"

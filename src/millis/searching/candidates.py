@@ -47,6 +47,8 @@ class Variant:
     @property
     def name(self) -> str:
         """Name the rung."""
+        if self.backend == "static":
+            return self.backend
         threads = f"-{self.threads}t" if self.threads > 1 else ""
         return f"{self.artifact}{threads}{'' if self.is_bucketed else '-dynamic'}"
 

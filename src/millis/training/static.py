@@ -25,7 +25,7 @@ from millis.training.steps import rate_share, torch_state
 
 _WIDTH, _HIDDEN = 256, 384
 _PAIRS = 1 << 14
-_RATE = 2e-3
+_RATE = 4e-3
 _RARE = 1e-3
 """Frequency at which a piece's vector starts at half its length."""
 
