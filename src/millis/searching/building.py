@@ -182,10 +182,10 @@ def _teach_static(variant: Variant, *, folder: Path, case: Artifact, reference: 
     fewest, most = _STATIC_EPOCHS
     epochs = min(max(round(_STATIC_STEPS * _STATIC_BATCH / len(windows)), fewest), most)
     tokenizer = Tokenizer(case.tokenizer_file)
+    settings = TrainSettings(epochs=epochs, batch_size=_STATIC_BATCH)
     weights = distil_static(
-        load_tagger(reference), windows=windows, settings=TrainSettings(epochs=epochs, batch_size=_STATIC_BATCH), prefix=tokenizer.prefix,
-        suffix=tokenizer.suffix,
-    )  # fmt: skip
+        load_tagger(reference), windows=windows, settings=settings, prefix=tokenizer.prefix, suffix=tokenizer.suffix
+    )
     save_static(folder, weights)
     step = _compare("torch to static vectors", variant, folder, case=case, reference=reference, began=began)
     return Built(folder=folder, steps=(step,))
