@@ -177,3 +177,20 @@ def test_a_fit_fills_a_ladder_and_the_cheapest_rung_that_keeps_the_contract_serv
     assert "The ladder" in report
     shown = run_millis("inspect", out).stdout
     assert all(name in shown for name in proofs)
+
+
+def test_a_fit_that_leaves_adapters_in_the_graph_says_that_it_cannot_prune_and_goes_on(case: Case, tmp_path: Path) -> None:
+    out = tmp_path / "adapted.millis"
+    asked = ("--adapt", "adapter", "--rungs", "2", "--trim-vocabulary", "--within", "60 s", "--p99", "500 ms")
+    done = run_millis("fit", *case.flags, *asked, "-o", out, "--json")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "no pruned rungs: adapter leaves an adapter behind each half of a layer" in done.stderr
+    assert "adapted by adapter: " in done.stderr
+    bundle = millis.open_bundle(out)
+    assert any("no pruned rungs" in note for note in bundle.manifest.notes)
+    texts = [example.text for example in read_examples(case.folder / "test.conll")]
+    model = millis.load(out)
+    reference = predict(load_tagger(tmp_path / "adapted.run" / "trimmed"), task=model.task, texts=texts)
+    agreeing = [[(one["start"], one["label"]) for one in answer["entities"]] == [(one["start"], one["label"]) for one in wanted["entities"]]
+                for answer, wanted in zip(model(texts), reference, strict=True)]  # fmt: skip
+    assert np.mean(agreeing) > 0.9

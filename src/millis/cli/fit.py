@@ -35,6 +35,9 @@ def command(
     corpus: Annotated[
         Path | None, typer.Option(help="Texts, one a line, whose pieces are kept too; implies --trim-vocabulary.")
     ] = None,
+    adapt: Annotated[
+        str, typer.Option(help="What is trained: full, or the less of lora, adalora, ia3, adapter, prefix, prompt.")
+    ] = "full",
     epochs: Annotated[int | None, typer.Option(help="Passes over train, at most.")] = None,
     seed: Annotated[int, typer.Option(help="Decides the order, the dropout and what is carved.")] = 7,
     layout: Layout = "auto",
@@ -58,7 +61,7 @@ def command(
     )
     settings = FitSettings(
         base=base, out=out, train=train, dev=dev, test=test, task=task, epochs=epochs, seed=seed, rungs=rungs,
-        tune=tune, trim_vocabulary=trim_vocabulary, corpus=corpus,
+        tune=tune, adapt=adapt, trim_vocabulary=trim_vocabulary, corpus=corpus,
         reading=ReadSettings(layout=layout, scheme=scheme, ends=ends, overlaps=overlaps, blanks=blanks),
         within_ms=None if within is None else read_duration_ms(within, name="within", unit="s"),
     )  # fmt: skip

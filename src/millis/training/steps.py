@@ -19,6 +19,7 @@ from millis.errors import InvalidValue
 from millis.models.prediction import predict
 from millis.models.taggers import Tagger, build_tagger
 from millis.tasks.task import Score, Task, Window
+from millis.training.adapting import Adaptation
 from millis.training.batches import IGNORED, make_batch, padding_share, plan_epoch
 from millis.training.settings import TrainSettings, choose_learning_rate, choose_precision
 from millis.training.vocabulary import UsedRows
@@ -62,6 +63,10 @@ class Steps:
         self.learning_rate, rate_reason = choose_learning_rate(
             settings, width=int(self._tagger.config.hidden_size)
         )
+        self._adaptation = Adaptation(
+            self._tagger, method=settings.adapt, n_steps=self.n_steps, windows=self._windows, seed=settings.seed
+        )
+        self.n_trained = self._adaptation.n_trained
         self.is_bf16, precision_reason = choose_precision(settings)
         self._optimizer = _make_optimizer(self._tagger, settings=settings)
         self.reasons = (
@@ -69,7 +74,9 @@ class Steps:
             rate_reason,
             f"batches of like length, up to {settings.batch_size}:"
             f" {100 * padding:.1f} % of their tokens are padding",
-            f"{self._rows.n} of {self._rows.n_all} embedding rows trained: training text uses no others",
+            f"{self._rows.n} of {self._rows.n_all} embedding rows trained: training text uses no others"
+            if settings.adapt == "full"
+            else f"{settings.adapt}: {self.n_trained:,} weights are trained, the base's are frozen",
         )
 
     def step(self, epoch: int, batch: int, *, step: int) -> tuple[float, float]:
@@ -82,6 +89,8 @@ class Steps:
             logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED
         )
         value = float(loss.detach())
+        penalty = self._adaptation.penalty()
+        loss = loss if penalty is None else loss + penalty
         rate = self.learning_rate * rate_share(
             step, n_steps=self.n_steps, warmup_share=self._settings.warmup_share
         )
@@ -91,6 +100,7 @@ class Steps:
             for group in self._optimizer.param_groups:
                 group["lr"] = rate
             self._optimizer.step()
+            self._adaptation.end_step(step)
             self._optimizer.zero_grad(set_to_none=True)
         return value, rate
 
@@ -102,9 +112,13 @@ class Steps:
 
     @contextmanager
     def whole_tagger(self) -> Iterator[Tagger]:
-        """Give the tagger with all its embedding rows while the block runs."""
+        """Give the tagger as it is to be saved, all its embedding rows in it, while the block runs; score scores it."""
         with self._rows.whole():
-            yield self._tagger
+            trained, self._tagger = self._tagger, self._adaptation.whole()
+            try:
+                yield self._tagger
+            finally:
+                self._tagger = trained
 
     def state(self) -> dict[str, Any]:
         """Give all that the next step depends on, apart from its number."""
@@ -112,6 +126,7 @@ class Steps:
             "tagger": self._tagger.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "random": torch.get_rng_state(),
+            "adaptation": self._adaptation.state(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -119,6 +134,7 @@ class Steps:
         self._tagger.load_state_dict(state["tagger"])
         self._optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["random"])
+        self._adaptation.load_state(state["adaptation"])
 
 
 def rate_share(step: int, *, n_steps: int, warmup_share: float) -> float:
@@ -143,11 +159,16 @@ def torch_state(seed: int) -> Iterator[None]:
 
 
 def _make_optimizer(tagger: Tagger, *, settings: TrainSettings) -> torch.optim.AdamW:
-    """Make AdamW without decay of biases, norms and embeddings: unused rows must stay as they are."""
+    """Make AdamW without decay of biases, norms and embeddings: unused rows must stay as they are.
+
+    Where the base is frozen nothing decays: what is put in begins as a change of nothing, or as a piece of text.
+    """
     decayed: list[torch.nn.Parameter] = []
     plain: list[torch.nn.Parameter] = []
     for name, weights in tagger.named_parameters():
-        (decayed if weights.ndim >= 2 and "embeddings." not in name else plain).append(weights)
+        if weights.requires_grad:
+            is_decayed = settings.adapt == "full" and weights.ndim >= 2 and "embeddings." not in name
+            (decayed if is_decayed else plain).append(weights)
     groups = [
         {"params": decayed, "weight_decay": settings.weight_decay},
         {"params": plain, "weight_decay": 0.0},
