@@ -95,7 +95,8 @@ class Adaptation:
         """Give the tagger as it is saved: with what can be merged merged, into a copy."""
         if self._peft is None:
             return self._tagger
-        return Tagger(copy.deepcopy(self._peft).merge_and_unload())
+        table = self._tagger.network.get_input_embeddings().weight  # most of the weights, and nothing is merged into it
+        return Tagger(copy.deepcopy(self._peft, {id(table): table}).merge_and_unload())
 
     def state(self) -> dict[str, Any]:
         """Give what the next step depends on beside the weights: AdaLoRA's account of its ranks."""

@@ -21,6 +21,7 @@ from millis.models.taggers import Tagger, build_tagger
 from millis.tasks.task import Score, Task, Window
 from millis.training.adapting import Adaptation
 from millis.training.batches import IGNORED, make_batch, padding_share, plan_epoch
+from millis.training.methods import METHODS
 from millis.training.settings import TrainSettings, choose_learning_rate, choose_precision
 from millis.training.vocabulary import UsedRows
 
@@ -98,7 +99,7 @@ class Steps:
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self._tagger.parameters(), self._settings.max_gradient_norm)
             for group in self._optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group["times"]
             self._optimizer.step()
             self._adaptation.end_step(step)
             self._optimizer.zero_grad(set_to_none=True)
@@ -161,16 +162,21 @@ def torch_state(seed: int) -> Iterator[None]:
 def _make_optimizer(tagger: Tagger, *, settings: TrainSettings) -> torch.optim.AdamW:
     """Make AdamW without decay of biases, norms and embeddings: unused rows must stay as they are.
 
-    Where the base is frozen nothing decays: what is put in begins as a change of nothing, or as a piece of text.
+    Where the base is frozen nothing decays: what is put in begins as a change of nothing, or as a piece of text. The
+    head may learn faster than what moves the layers.
     """
     decayed: list[torch.nn.Parameter] = []
     plain: list[torch.nn.Parameter] = []
+    head: list[torch.nn.Parameter] = []
+    method = METHODS[settings.adapt]
     for name, weights in tagger.named_parameters():
-        if weights.requires_grad:
-            is_decayed = settings.adapt == "full" and weights.ndim >= 2 and "embeddings." not in name
-            (decayed if is_decayed else plain).append(weights)
+        if settings.adapt == "full":
+            (decayed if weights.ndim >= 2 and "embeddings." not in name else plain).append(weights)
+        elif weights.requires_grad:
+            (head if name.startswith("network.classifier.") else plain).append(weights)
     groups = [
-        {"params": decayed, "weight_decay": settings.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
+        {"params": decayed, "weight_decay": settings.weight_decay, "times": 1.0},
+        {"params": plain, "weight_decay": 0.0, "times": 1.0},
+        *([{"params": head, "weight_decay": 0.0, "times": method.head}] if head else []),
     ]
     return torch.optim.AdamW(groups, lr=0.0, fused=True)
