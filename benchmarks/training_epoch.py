@@ -171,7 +171,7 @@ def watch_others() -> Callable[[], float]:
     def read() -> tuple[float, float, float]:
         ticks = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
         idle = ticks[3] + ticks[4]
-        return sum(ticks) - idle, sum(ticks), sum(os.times()[:2]) * os.sysconf("SC_CLK_TCK")
+        return sum(ticks) - idle, sum(ticks), sum(os.times()[:4]) * os.sysconf("SC_CLK_TCK")
 
     busy, total, own = read()
 

@@ -92,6 +92,7 @@ def test_every_command_is_in_the_docs_and_has_help() -> None:
         (["inspect", "nowhere.millis", "--fast"], "--fast"),
         (["polish"], "polish"),
         (["fit", "--task", "poetry", "--train", "train.conll", "--base", "b", "--p99", "5 ms", "-o", "o.millis"], "poetry"),
+        (["fit", "--adapt", "poetry", "--train", "train.conll", "--base", "b", "--p99", "5 ms", "-o", "o.millis"], "adalora"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_sentence_and_a_code(

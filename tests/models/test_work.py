@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from making import make_tokenizer
 from millis.backends.encoder import LayerShape, shrink
+from millis.backends.grafts import graft
 from millis.models.taggers import build_tagger, save_tagger
 from millis.models.work import read_work
 from models.tiny import TYPES, write_base
@@ -17,11 +18,13 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("kind", TYPES)
-@pytest.mark.parametrize("is_pruned", [False, True])
-def test_operations_and_weights_are_those_of_torch(kind: str, is_pruned: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("change", [None, "pruned", "adapter", "prefix", "prompt"])
+def test_operations_and_weights_are_those_of_torch(kind: str, change: str | None, tmp_path: Path) -> None:
     tagger = build_tagger(write_base(tmp_path / "base", kind), labels=("O", "B-X", "I-X"), seed=2).eval()
-    if is_pruned:
+    if change == "pruned":
         shrink(tagger.network, [LayerShape(1, 48), LayerShape(0, 16)])
+    elif change:
+        graft(tagger.network, change, size=4)
     save_tagger(tagger, tmp_path / "tagger", tokenizer_file=make_tokenizer(tmp_path / "tokenizer"))
     work = read_work(tmp_path / "tagger")
     matrices = [one.weight.numel() for one in tagger.modules() if isinstance(one, torch.nn.Linear)]

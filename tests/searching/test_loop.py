@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import millis
-from fitting import Case, run_millis
-from making import forge_file
+from fitting import Case, make_sentences, run_millis
+from making import forge_file, write_conll
 from millis.data.readers import read_examples
 from millis.errors import InvalidBundle
 from millis.models.prediction import predict
@@ -177,3 +177,17 @@ def test_a_fit_fills_a_ladder_and_the_cheapest_rung_that_keeps_the_contract_serv
     assert "The ladder" in report
     shown = run_millis("inspect", out).stdout
     assert all(name in shown for name in proofs)
+
+
+def test_a_fit_that_leaves_adapters_in_the_graph_says_that_it_cannot_prune_and_goes_on(case: Case, tmp_path: Path) -> None:
+    out = tmp_path / "adapted.millis"
+    write_conll(tmp_path / "few.conll", make_sentences(300, seed=0))
+    asked = ("--train", tmp_path / "few.conll", "--adapt", "adapter", "--epochs", "3", "--rungs", "2", "--trim-vocabulary")
+    done = run_millis("fit", *case.flags, *asked, "--rate", "200", "--p99", "500 ms", "-o", out, "--json")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "layer table" not in done.stderr
+    assert "no pruned rungs: adapter leaves an adapter behind each half of a layer" in done.stderr
+    assert "adapted by adapter: " in done.stderr
+    bundle = millis.open_bundle(out)
+    assert any("no pruned rungs" in note for note in bundle.manifest.notes)
+    assert "entities" in millis.load(out)("maria wrote from lisbon")

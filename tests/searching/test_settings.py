@@ -32,6 +32,8 @@ def fit(folder: Path, **settings: object) -> None:
         ({"within_ms": 0}, "within_ms"),
         ({"within_ms": "30m"}, "within_ms"),
         ({"within_ms": float("nan")}, "within_ms"),
+        ({"adapt": "poetry"}, "full, lora, adalora, ia3, adapter, prefix, prompt"),
+        ({"adapt": ["lora"]}, "full, lora"),
         ({"task": "poetry"}, "poetry"),
         ({"speed": "high"}, "layout"),
         ({"reading": None}, "layout"),

@@ -67,6 +67,10 @@ class Part:
         """The matrix out of the units."""
         return _as_linear(self._layer.get_submodule(self._out))
 
+    def replace_out(self, matrix: torch.nn.Linear) -> None:
+        """Put another matrix in the place of the one out of the units."""
+        self._layer.set_submodule(self._out, matrix)
+
     @property
     def n_units(self) -> int:
         """How many heads or channels there are; 0 when only the bias is left."""

@@ -13,7 +13,8 @@ from transformers import AutoModelForTokenClassification
 from transformers.utils import logging as transformers_logging
 
 from millis.backends.backend import BackendSettings, Batch
-from millis.backends.encoder import load_pruned, read_out
+from millis.backends.encoder import read_out
+from millis.backends.grafts import load_changed
 from millis.errors import InvalidBundle, InvalidValue
 
 
@@ -32,7 +33,7 @@ class TorchBackend:
             )
         transformers_logging.disable_progress_bar()
         try:
-            model = load_pruned(folder) or AutoModelForTokenClassification.from_pretrained(
+            model = load_changed(folder) or AutoModelForTokenClassification.from_pretrained(
                 folder, local_files_only=True, use_safetensors=True
             )
         except Exception as error:  # the library's errors have no common base

@@ -42,6 +42,9 @@ def command(
         str | None, typer.Option(help="classify: the label that means none of the others.")
     ] = None,
     balance: Annotated[bool, typer.Option("--balance", help="In training each label weighs the same.")] = False,
+    adapt: Annotated[
+        str, typer.Option(help="What is trained: full, or the less of lora, adalora, ia3, adapter, prefix, prompt.")
+    ] = "full",
     epochs: Annotated[int | None, typer.Option(help="Passes over train, at most.")] = None,
     seed: Annotated[int, typer.Option(help="Decides the order, the dropout and what is carved.")] = 7,
     layout: Layout = "auto",
@@ -68,7 +71,7 @@ def command(
     )
     settings = FitSettings(
         base=base, out=out, train=train, dev=dev, test=test, task=task, epochs=epochs, seed=seed, rungs=rungs,
-        tune=tune, trim_vocabulary=trim_vocabulary, corpus=corpus,
+        tune=tune, adapt=adapt, trim_vocabulary=trim_vocabulary, corpus=corpus,
         multi_label=multi_label, out_of_scope=out_of_scope, balance=balance,
         reading=ReadSettings(
             layout=layout, scheme=scheme, ends=ends, overlaps=overlaps, blanks=blanks, text_column=text_column,

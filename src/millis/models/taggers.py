@@ -16,7 +16,8 @@ from safetensors.torch import save as _to_safetensors
 from transformers import AutoConfig, AutoModelForTokenClassification
 from transformers.utils import logging as transformers_logging
 
-from millis.backends.encoder import ROWS, load_pruned, read_out
+from millis.backends.encoder import ROWS, read_out
+from millis.backends.grafts import load_changed
 from millis.errors import InvalidBase
 from millis.models.files import write_whole
 
@@ -145,9 +146,9 @@ def _configure(base: Path, labels: Sequence[str], *, rows: int | None) -> Any:
 
 def _load(folder: Path, **options: Any) -> tuple[Any, dict[str, Any]]:
     try:
-        pruned = load_pruned(folder)
-        if pruned is not None:
-            return pruned, {"missing_keys": (), "mismatched_keys": ()}
+        changed = load_changed(folder)
+        if changed is not None:
+            return changed, {"missing_keys": (), "mismatched_keys": ()}
         network, report = AutoModelForTokenClassification.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False, use_safetensors=True,
             attn_implementation="sdpa", dtype=torch.float32, output_loading_info=True, **options,

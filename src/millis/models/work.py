@@ -1,7 +1,8 @@
 """What one inference of an encoder has to do: operations, and bytes that it must read at least once.
 
 Border: sizes out of a config.json; no weights are loaded and nothing is timed.
-Limits: matrices and attention only, which are nearly all; as if every matrix were in one precision.
+Limits: matrices and attention only, which are nearly all (the bytes of a prefix or prompt are not in it);
+as if every matrix were in one precision.
 """
 
 import json
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from millis.backends.encoder import KEY
+from millis.backends.grafts import KEY as GRAFT
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,15 +21,22 @@ class Work:
         matrices: weights of all matrices outside the embedding table.
         attended: heads of all layers times the size of a head.
         row: numbers in a row of the embedding table.
+        layers: weights of the matrices in layers, which a prompt goes through too.
+        prompt, prefix: vectors in front of the text's, and keys in front of each attention's.
     """
 
     matrices: int
     attended: int
     row: int
+    layers: int = 0
+    prompt: int = 0
+    prefix: int = 0
 
     def operations(self, tokens: int) -> int:
         """Count multiplications and additions for one text of so many tokens."""
-        return 2 * tokens * self.matrices + 4 * tokens**2 * self.attended
+        places = tokens + self.prompt
+        matrices = 2 * tokens * self.matrices + 2 * self.prompt * self.layers
+        return matrices + 4 * places * (places + self.prefix) * self.attended
 
     def n_bytes(self, tokens: int, *, weight_bytes: int, row_bytes: int) -> int:
         """Count the bytes of all matrices and of a text's rows in the table.
@@ -53,4 +62,10 @@ def read_work(folder: Path) -> Work:
     row = int(config.get("embedding_size") or width)  # ELECTRA's may be narrower, and is widened by a matrix
     widening = row * width if row != width else 0
     labels = len(config.get("id2label", ()))
-    return Work(matrices=width * (4 * attended + 2 * channels + labels) + widening, attended=attended, row=row)
+    added = config.get(GRAFT) or {"kind": None, "size": 0}
+    sizes = {kind: int(added["size"]) if added["kind"] == kind else 0 for kind in ("adapter", "prefix", "prompt")}
+    inside = width * (4 * attended + 2 * channels + 2 * 2 * sizes["adapter"] * len(layers))
+    return Work(
+        matrices=inside + width * labels + widening, attended=attended, row=row, layers=inside,
+        prompt=sizes["prompt"], prefix=sizes["prefix"],
+    )  # fmt: skip

@@ -27,6 +27,7 @@ from millis.searching.ledger import Ledger
 from millis.tasks import Task, tasks
 from millis.tasks.tokenization import Tokenizer
 from millis.telemetry.progress import say
+from millis.training.methods import check_adaptable
 from millis.training.settings import TrainSettings
 
 SHORTEST_WINDOW, LONGEST_WINDOW = 128, 256
@@ -53,6 +54,7 @@ class FitSettings:
         reading: how train, dev and test are to be read.
         within_ms: stop trying further candidates after so long; the best so far is proven.
         epochs: of training, at most; None takes the training room's own.
+        adapt: what is trained: full, lora, adalora, ia3, adapter, prefix or prompt.
         tune: trainings to try with other settings, the best on dev taken; 0 trains once.
         trim_vocabulary: keep the pieces that train and the corpus use, and single characters.
         corpus: more texts, one a line, whose words keep their pieces; implies trim_vocabulary.
@@ -81,6 +83,7 @@ class FitSettings:
     multi_label: bool = False
     out_of_scope: str | None = None
     balance: bool = False
+    adapt: str = "full"
 
     def __post_init__(self) -> None:
         for name in ("base", "out", "train", "dev", "test"):
@@ -106,7 +109,7 @@ class FitSettings:
             raise InvalidValue(f"rungs cannot be {self.rungs!r}: a ladder has 1 or more.")
         if not (isinstance(self.tune, int) and self.tune >= 0):
             raise InvalidValue(f"tune cannot be {self.tune!r}: give the number of trainings to try, 0 for none.")
-        self.training()  # checks epochs and seed
+        self.training()  # checks epochs, seed and adapt
 
     def asked(self) -> dict[str, Any]:
         """Give what is asked of the task itself."""
@@ -115,7 +118,7 @@ class FitSettings:
 
     def training(self) -> TrainSettings:
         """Give the settings of training that are asked for."""
-        usual = TrainSettings(seed=self.seed, balance=self.balance)
+        usual = TrainSettings(seed=self.seed, balance=self.balance, adapt=self.adapt)
         return usual if self.epochs is None else replace(usual, epochs=self.epochs)
 
 
@@ -173,6 +176,7 @@ def prepare(contract: Contract, settings: FitSettings, *, began: float) -> Case:
     for line in (*read_notes, *splits.notes, *report.lines()):
         say(line)
     base = find_base(settings.base)
+    check_adaptable(base, adapt=settings.adapt)
     tokenizer = Tokenizer(base / TOKENIZER)
     check_vocabulary(base, n_pieces=tokenizer.n_vocabulary)
     n_special = len(tokenizer.prefix) + len(tokenizer.suffix)
@@ -187,7 +191,7 @@ def prepare(contract: Contract, settings: FitSettings, *, began: float) -> Case:
     folder = settings.out.with_name(settings.out.name.removesuffix(".millis") + ".run")
     inputs = [
         hash_file(base / TOKENIZER), settings.base, settings.seed, settings.epochs, settings.tune, contract.max_drop,
-        contract.floor, contract.device, settings.trim_vocabulary,
+        contract.floor, contract.device, settings.trim_vocabulary, settings.adapt,
         hash_file(settings.corpus) if settings.corpus else None, settings.task, settings.asked(), settings.balance,
         [[example.record() for example in part] for part in splits.parts().values()],
         msgspec.to_builtins(fingerprint()),

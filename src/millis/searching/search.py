@@ -4,6 +4,7 @@ Border: decides; the rooms below do the work, and a Case says what is asked. Imp
 """
 
 import time
+from dataclasses import replace
 
 from millis.bundles import Bundle
 from millis.errors import ContractBroken, MeasurementVoid
@@ -19,6 +20,7 @@ from millis.searching.trying import Candidate, artifact_case, build_pruned, buil
 from millis.searching.tuning import tune
 from millis.searching.vocabulary import trim_reference
 from millis.telemetry.progress import say
+from millis.training.methods import METHODS
 from millis.units import write_ms
 
 _MOST_PROOFS = 3
@@ -50,6 +52,7 @@ def search(case: Case) -> Bundle:
     say(f"reference (torch fp32): {reference.test.name} {reference.test.value:.2f} on test\n{reference.test.report}")
     if settings.trim_vocabulary or settings.corpus:
         case, reference = trim_reference(case, reference)
+    case = _note_graft(case)
     found = _Search(case, reference)
     found.try_whole()
     found.try_pruned()
@@ -139,7 +142,8 @@ class _Search:
         return any(one.is_kept for one in self.proven)
 
     def _can_prune(self) -> bool:
-        return self._contract.device == "cpu" and self._case.has_time()
+        is_whole = METHODS[self._case.settings.adapt].note is None
+        return is_whole and self._contract.device == "cpu" and self._case.has_time()
 
     def _make_pruner(self) -> Pruner:
         if self._pruner is None:
@@ -203,6 +207,20 @@ class _Search:
         names = {one.candidate.name for one in self.proven}
         lost = {one.candidate.variant.artifact for one in self.proven if not one.has_quality}
         return [one for one in self.tried if one.name not in names and one.variant.artifact not in lost]
+
+
+def _note_graft(case: Case) -> Case:
+    """Say, here and in the bundle, when there will be no pruned rungs."""
+    adapt = case.settings.adapt
+    left = METHODS[adapt].note
+    if left is None:
+        return case
+    note = (
+        f"no pruned rungs: {adapt} leaves {left}, which pruning cannot cut. Adapt by full, or by what is merged"
+        f" ({', '.join(name for name, one in METHODS.items() if one.is_peft)}), to have them"
+    )
+    say(note)
+    return replace(case, notes=(*case.notes, note))
 
 
 def _point(candidate: Candidate) -> Point:

@@ -45,6 +45,8 @@ class Progress:
         losses: sum over the epoch under way.
         seconds: spent in all; epoch_seconds: in the epoch under way.
         stale: epochs since the dev score last rose.
+        n_trained, n_weights: how many weights are trained, and how many there are.
+        peak_mb: the most memory that the process had.
     """
 
     epoch: int = 0
@@ -54,6 +56,9 @@ class Progress:
     seconds: float = 0.0
     epoch_seconds: float = 0.0
     stale: int = 0
+    n_trained: int = 0
+    n_weights: int = 0
+    peak_mb: float = 0.0
     best: Score | None = None
     rows: list[EpochRow] = field(default_factory=list)
     is_done: bool = False

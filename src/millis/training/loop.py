@@ -6,6 +6,8 @@ Limits: one process, on the processor. Ctrl-C is caught in the main thread only.
 """
 
 import math
+import resource
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +31,7 @@ from millis.training.checkpoints import (
     save_checkpoint,
 )
 from millis.training.interrupts import Stop, catch_interrupt
+from millis.training.methods import check_adaptable
 from millis.training.settings import TrainSettings
 from millis.training.steps import Steps, torch_state
 
@@ -45,6 +48,8 @@ class TrainResult:
         seconds: spent training, earlier parts of a resumed run included.
         reasons: what was chosen, and why, one sentence each.
         was_resumed: whether an earlier run in the folder was taken up.
+        n_trained, n_weights: how many weights were trained, and how many the model has.
+        peak_mb: the most memory that the process ever had, what came before the training included.
     """
 
     best: Path
@@ -53,6 +58,9 @@ class TrainResult:
     seconds: float
     reasons: tuple[str, ...]
     was_resumed: bool
+    n_trained: int
+    n_weights: int
+    peak_mb: float
 
 
 def train(
@@ -72,7 +80,8 @@ def train(
         folder: where the run lives. The same call on it again goes on after a kill, to the same weights.
         tokenizer_file: tokenizer.json, the one that task uses; copied beside the weights.
     Raises:
-        InvalidValue: nothing to train on, a window that is too long for the base, or a folder of another run.
+        InvalidValue: nothing to train on, a window that is too long for the base, a folder of another run, or a base
+            that the way of adapting cannot be put on.
         InvalidBase: the base cannot be loaded, or is not the tokenizer's.
         Interrupted: Ctrl-C; the checkpoint and the best model are kept.
         RunFailed: the disk is full, or the loss is no number any more.
@@ -83,6 +92,7 @@ def train(
             f"training needs examples with labels: {len(windows)} windows to train on and {len(dev)} dev"
             " examples came. Give both."
         )
+    check_adaptable(base, adapt=settings.adapt)
     folder.mkdir(parents=True, exist_ok=True)
     identity = identify_run(base, labels=task.head.outputs, windows=windows, dev=dev, settings=settings)
     found = load_checkpoint(folder, identity=identity)
@@ -110,7 +120,9 @@ def train(
             if is_disk_full(error) and not isinstance(error, RunFailed):
                 raise disk_full(folder / "tensorboard") from error
             raise
-    return _conclude(folder, progress, reasons=(*steps.reasons, *run.reasons), was_resumed=found is not None)
+        summary = _summarise(progress, adapt=settings.adapt)
+        say(summary)
+    return _conclude(folder, progress, reasons=(*steps.reasons, *run.reasons, summary), was_resumed=found is not None)
 
 
 class _Run:
@@ -175,7 +187,9 @@ class _Run:
         """Score dev, keep the model when it is the best yet, and decide whether to go on."""
         progress, settings = self._progress, self._settings
         started = time.monotonic()
+        progress.n_trained = self._steps.n_trained
         with self._steps.whole_tagger() as tagger:
+            progress.n_weights = sum(weights.numel() for weights in tagger.parameters())
             score = self._steps.score(self._task, self._dev)
             is_best = progress.best is None or score.value > progress.best.value
             if is_best:
@@ -185,6 +199,7 @@ class _Run:
         # A score of 0 is no plateau: the head has not begun to speak.
         progress.stale = 0 if is_best or progress.best.value <= 0 else progress.stale + 1
         seconds = progress.epoch_seconds + time.monotonic() - started
+        progress.peak_mb = max(progress.peak_mb, _peak_mb())
         row = EpochRow(
             epoch=progress.epoch + 1, loss=progress.losses / progress.batch, dev=score.value, seconds=seconds,
             is_best=is_best,
@@ -243,8 +258,25 @@ def _conclude(
     assert progress.best is not None
     return TrainResult(
         best=folder / "best", dev_score=progress.best, epochs=tuple(progress.rows), seconds=progress.seconds,
-        reasons=reasons, was_resumed=was_resumed,
+        reasons=reasons, was_resumed=was_resumed, n_trained=progress.n_trained, n_weights=progress.n_weights,
+        peak_mb=progress.peak_mb,
     )  # fmt: skip
+
+
+def _summarise(progress: Progress, *, adapt: str) -> str:
+    assert progress.best is not None
+    share = 100 * progress.n_trained / max(progress.n_weights, 1)
+    return (
+        f"adapted by {adapt}: {progress.n_trained:,} of {progress.n_weights:,} weights trained ({share:.3g} %), peak"
+        f" memory {progress.peak_mb:,.0f} MB, {progress.seconds:.1f} s,"
+        f" dev {progress.best.name} {progress.best.value:.2f}"
+    )
+
+
+def _peak_mb() -> float:
+    """Give the most memory that this process ever had."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6  # macOS counts bytes, Linux KiB
 
 
 def _note(progress: Progress) -> str:

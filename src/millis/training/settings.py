@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from millis.errors import InvalidValue
+from millis.training.methods import METHODS, check_method
 
 AUTOCASTS = ("auto", "bf16", "off")
 
@@ -19,7 +20,8 @@ class TrainSettings:
     Args:
         epochs: how many at most.
         patience: stop when the dev score has not risen for so many epochs; None never stops early.
-        learning_rate: its peak; None chooses it by the width of the base.
+        adapt: what is trained, a name in METHODS; "full" is everything.
+        learning_rate: its peak; None chooses it by the method, and by the width of the base.
         batch_size: windows per step, at most.
         batch_tokens: tokens per step, padding counted, at most: the memory bound. A longer window runs alone.
         warmup_share: of all steps, 0 to 1, over which the rate rises; then it falls in a line to zero.
@@ -35,6 +37,7 @@ class TrainSettings:
 
     epochs: int = 6
     patience: int | None = 2
+    adapt: str = "full"
     learning_rate: float | None = None
     batch_size: int = 32
     batch_tokens: int = 8192
@@ -49,6 +52,7 @@ class TrainSettings:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "batch_tokens"):
             _check(name, getattr(self, name), lowest=1, is_whole=True)
+        check_method(self.adapt)
         _check("seed", self.seed, lowest=0, highest=2**63 - 1, is_whole=True)
         if self.patience is not None:
             _check("patience", self.patience, lowest=1, is_whole=True)
@@ -63,9 +67,12 @@ class TrainSettings:
 
 
 def choose_learning_rate(settings: TrainSettings, *, width: int) -> tuple[float, str]:
-    """Give the peak learning rate, and why: as set, or narrower bases bear more."""
+    """Give the peak learning rate, and why: as set, or by the method; narrower bases bear more."""
     if settings.learning_rate is not None:
         return settings.learning_rate, f"learning rate {settings.learning_rate:g}: as set"
+    usual = METHODS[settings.adapt].learning_rate
+    if usual is not None:
+        return usual, f"learning rate {usual:g}: the usual one for {settings.adapt}"
     rate = min(1e-3, 5e-5 * (768 / width) ** 2)
     return rate, f"learning rate {rate:g}: chosen for a base that is {width} wide (5e-5 at 768)"
 

@@ -19,7 +19,9 @@ from millis.errors import InvalidValue
 from millis.models.prediction import predict
 from millis.models.taggers import Tagger, build_tagger
 from millis.tasks.task import IGNORED, Head, Score, Task, Window
+from millis.training.adapting import Adaptation
 from millis.training.batches import make_batch, padding_share, plan_epoch
+from millis.training.methods import METHODS
 from millis.training.settings import TrainSettings, choose_learning_rate, choose_precision
 from millis.training.vocabulary import UsedRows
 
@@ -63,6 +65,10 @@ class Steps:
         self.learning_rate, rate_reason = choose_learning_rate(
             settings, width=int(self._tagger.config.hidden_size)
         )
+        self._adaptation = Adaptation(
+            self._tagger, method=settings.adapt, n_steps=self.n_steps, windows=self._windows, seed=settings.seed
+        )
+        self.n_trained = self._adaptation.n_trained
         self.is_bf16, precision_reason = choose_precision(settings)
         self._optimizer = _make_optimizer(self._tagger, settings=settings)
         self.reasons = (
@@ -70,7 +76,9 @@ class Steps:
             rate_reason,
             f"batches of like length, up to {settings.batch_size}:"
             f" {100 * padding:.1f} % of their tokens are padding",
-            f"{self._rows.n} of {self._rows.n_all} embedding rows trained: training text uses no others",
+            f"{self._rows.n} of {self._rows.n_all} embedding rows trained: training text uses no others"
+            if settings.adapt == "full"
+            else f"{settings.adapt}: {self.n_trained:,} weights are trained, the base's are frozen",
         )
 
     def step(self, epoch: int, batch: int, *, step: int) -> tuple[float, float]:
@@ -83,6 +91,8 @@ class Steps:
             logits.float().flatten(0, 1), targets.flatten(), weight=self._weights, ignore_index=IGNORED
         )
         value = float(loss.detach())
+        penalty = self._adaptation.penalty()
+        loss = loss if penalty is None else loss + penalty
         rate = self.learning_rate * rate_share(
             step, n_steps=self.n_steps, warmup_share=self._settings.warmup_share
         )
@@ -90,8 +100,9 @@ class Steps:
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self._tagger.parameters(), self._settings.max_gradient_norm)
             for group in self._optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group["times"]
             self._optimizer.step()
+            self._adaptation.end_step(step)
             self._optimizer.zero_grad(set_to_none=True)
         return value, rate
 
@@ -103,9 +114,13 @@ class Steps:
 
     @contextmanager
     def whole_tagger(self) -> Iterator[Tagger]:
-        """Give the tagger with all its embedding rows while the block runs."""
+        """Give the tagger as it is to be saved, all its embedding rows in it, while the block runs; score scores it."""
         with self._rows.whole():
-            yield self._tagger
+            trained, self._tagger = self._tagger, self._adaptation.whole()
+            try:
+                yield self._tagger
+            finally:
+                self._tagger = trained
 
     def state(self) -> dict[str, Any]:
         """Give all that the next step depends on, apart from its number."""
@@ -113,6 +128,7 @@ class Steps:
             "tagger": self._tagger.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "random": torch.get_rng_state(),
+            "adaptation": self._adaptation.state(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -120,6 +136,7 @@ class Steps:
         self._tagger.load_state_dict(state["tagger"])
         self._optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["random"])
+        self._adaptation.load_state(state["adaptation"])
 
 
 def rate_share(step: int, *, n_steps: int, warmup_share: float) -> float:
@@ -152,13 +169,23 @@ def _balance(windows: Sequence[Window], *, n_outputs: int) -> torch.Tensor:
 
 
 def _make_optimizer(tagger: Tagger, *, settings: TrainSettings) -> torch.optim.AdamW:
-    """Make AdamW without decay of biases, norms and embeddings: unused rows must stay as they are."""
+    """Make AdamW without decay of biases, norms and embeddings: unused rows must stay as they are.
+
+    Where the base is frozen nothing decays: what is put in begins as a change of nothing, or as a piece of text. The
+    head may learn faster than what moves the layers.
+    """
     decayed: list[torch.nn.Parameter] = []
     plain: list[torch.nn.Parameter] = []
+    head: list[torch.nn.Parameter] = []
+    method = METHODS[settings.adapt]
     for name, weights in tagger.named_parameters():
-        (decayed if weights.ndim >= 2 and "embeddings." not in name else plain).append(weights)
+        if settings.adapt == "full":
+            (decayed if weights.ndim >= 2 and "embeddings." not in name else plain).append(weights)
+        elif weights.requires_grad:
+            (head if name.startswith("network.classifier.") else plain).append(weights)
     groups = [
-        {"params": decayed, "weight_decay": settings.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
+        {"params": decayed, "weight_decay": settings.weight_decay, "times": 1.0},
+        {"params": plain, "weight_decay": 0.0, "times": 1.0},
+        *([{"params": head, "weight_decay": 0.0, "times": method.head}] if head else []),
     ]
     return torch.optim.AdamW(groups, lr=0.0, fused=True)
