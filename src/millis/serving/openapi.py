@@ -10,6 +10,8 @@ from typing import Any
 import msgspec
 
 from millis.serving.deadlines import MOST_MS
+from millis.serving.oip import VERSION as OIP_VERSION
+from millis.serving.oip import InferRequest
 from millis.serving.problems import MEDIA_TYPE, Problem
 from millis.serving.requests import TaskRequest
 
@@ -61,12 +63,26 @@ _READS = {
     "/health": "Ready: each model answers its own example now.",
     "/health/live": "Alive: the process answers; nothing is run.",
     "/openapi.json": "This description.",
+    "/v2": "Open Inference Protocol: the server.",
+    "/v2/health/live": "Open Inference Protocol: alive.",
+    "/v2/health/ready": "Open Inference Protocol: each model answers its own example now.",
+}
+
+_OIP_ERROR = {
+    "description": "What is wrong, in a sentence.",
+    "content": {
+        "application/json": {
+            "schema": {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
+        }
+    },
 }
 
 
 def describe(by_task: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Describe the routes of a server with these models by task."""
-    _, components = msgspec.json.schema_components([TaskRequest, Problem], ref_template="#/components/schemas/{name}")
+    _, components = msgspec.json.schema_components(
+        [TaskRequest, InferRequest, Problem], ref_template="#/components/schemas/{name}"
+    )
     problem = {
         "description": "A problem, in a sentence.",
         "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
@@ -90,6 +106,8 @@ def describe(by_task: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     }
     for task, models in by_task.items():
         paths[f"/v1/{task}"] = {"post": _describe_task(task, sorted(models), problem=problem)}
+        for model in models:
+            paths |= _describe_oip(model)
     return {
         "openapi": "3.1.0",
         "info": {"title": "millis", "version": version("millis")},
@@ -97,6 +115,44 @@ def describe(by_task: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         "components": {"schemas": components, "securitySchemes": _KEYS},
         "security": [{}, *({name: []} for name in _KEYS)],
     }
+
+
+def _describe_oip(model: str) -> dict[str, Any]:
+    """Describe a model's routes in the Open Inference Protocol."""
+    statuses = ("400", "401", "403", "404", "405", "408", "413", "415", "422", "429", "503", "504")
+    errors = dict.fromkeys(statuses, _OIP_ERROR)
+    paths: dict[str, Any] = {}
+    for path in (f"/v2/models/{model}", f"/v2/models/{model}/versions/{OIP_VERSION}"):
+        for route, summary in ((path, "the model"), (f"{path}/ready", "the model answers its own example now")):
+            paths[route] = {
+                "get": {
+                    "summary": f"Open Inference Protocol: {summary}.",
+                    "responses": {
+                        "200": {"description": "OK", "content": {"application/json": {"schema": {"type": "object"}}}}
+                    },
+                }
+            }
+        paths[f"{path}/infer"] = {
+            "post": {
+                "summary": "Open Inference Protocol: a tensor of texts to a tensor of results, each a JSON document.",
+                "parameters": _DEADLINES,
+                "requestBody": {
+                    "required": True,
+                    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/InferRequest"}}},
+                },
+                "responses": {
+                    "200": {
+                        "description": "One result per text, in order; bytes where bytes were asked for.",
+                        "content": {
+                            "application/json": {"schema": {"type": "object"}},
+                            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+                        },
+                    },
+                    **errors,
+                },
+            }
+        }
+    return paths
 
 
 def _describe_task(task: str, models: Sequence[str], *, problem: dict[str, Any]) -> dict[str, Any]:

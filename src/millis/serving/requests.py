@@ -1,6 +1,6 @@
 """Read a task request: bytes in, texts out, every limit checked.
 
-Border: no model and no event loop but for reading the body.
+Border: no model and no event loop but for reading the body; the Open Inference Protocol's shape is oip.py's.
 """
 
 import asyncio
@@ -110,6 +110,16 @@ def read_request(body: bytes, *, limits: Limits) -> TaskRequest:
         raise InvalidRequest(
             f'the body is not JSON ({reason}): send {{"input": TEXT or [TEXT, ...]}}.', slug="not-json"
         ) from error
+    check_request(request, limits=limits)
+    return request
+
+
+def check_request(request: TaskRequest, *, limits: Limits) -> None:
+    """Check how much is asked.
+
+    Raises:
+        InvalidRequest: 413 for too many texts or characters, 422 where there is no text.
+    """
     texts = request.input if isinstance(request.input, list) else [request.input]
     if len(texts) > limits.texts:
         raise InvalidRequest(
@@ -127,4 +137,3 @@ def read_request(body: bytes, *, limits: Limits) -> TaskRequest:
     if not texts or "" in texts:
         which = f"text {texts.index('')} of the list is empty" if len(texts) > 1 else "there is no text in input"
         raise InvalidRequest(f"{which}: send at least one character.", status=422, slug="empty-text")
-    return request
