@@ -30,8 +30,9 @@ from millis.models.bases import find_base
 from millis.models.prediction import predict
 from millis.models.taggers import Tagger, build_tagger
 from millis.tasks.ner import NerTask, ner_labels
+from millis.tasks.task import IGNORED
 from millis.tasks.tokenization import Tokenizer
-from millis.training.batches import IGNORED, encode_examples
+from millis.training.batches import encode_examples
 from millis.training.settings import TrainSettings
 from millis.training.steps import Steps, rate_share, torch_state
 
@@ -98,7 +99,7 @@ def main() -> None:
     )
     others = watch_others()
     with torch_state(settings.seed):
-        ours = Steps(base, labels=labels, windows=encode_examples(task, train), settings=settings)
+        ours = Steps(base, head=task.head, windows=encode_examples(task, train), settings=settings)
         plain = PlainRecipe(base, task=task, examples=train, ours=ours, seed=settings.seed)
         for reason in ours.reasons:
             print(reason, flush=True)

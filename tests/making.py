@@ -25,6 +25,7 @@ WORDS = (
     " x y z hello world one two three , . ! ? un ##believ ##able schwarz ##enegger"
 ).split()
 LABELS = ner_labels(["ORG", "PER"])
+LABELS_OF = {"ner": LABELS, "classify": ("complaint", "order", "refund")}
 
 
 def make_tokenizer(folder: Path) -> Path:
@@ -51,12 +52,13 @@ def make_fake_bundle(
     buckets: tuple[int, ...] | None = None,
     p99: str = "1 s",
     faster_ms: float | None = None,
+    task: str = "ner",
 ) -> Bundle:
     """Write a bundle whose model is the fake backend; with faster_ms there is a second, faster rung, `fake-fast`."""
     delays_ms = {"fake": delay_ms} | ({} if faster_ms is None else {"fake-fast": faster_ms})
     rungs, parts = [], {}
     for place, (one, ms) in enumerate(delays_ms.items()):
-        write_fake(folder / f"{name}-{one}", labels=len(LABELS), delay_ms=ms)
+        write_fake(folder / f"{name}-{one}", labels=len(LABELS_OF[task]), delay_ms=ms, rows=1 if task == "classify" else None)
         parts[f"rungs/{one}"] = folder / f"{name}-{one}"
         latency = () if faster_ms is None else (LatencyRow(tokens=32, p50_ms=ms + 0.1, p99_ms=ms + 0.5, n=100),)
         quality = {} if faster_ms is None else {"name": "F1", "value": 90.0 - 5 * place}
@@ -67,7 +69,7 @@ def make_fake_bundle(
             )
         )
     manifest = Manifest(
-        format=1, name=name, task="ner", labels=LABELS,
+        format=1, name=name, task=task, labels=LABELS_OF[task],
         task_settings={"max_tokens": 32, "overlap": 8, "example": "maria garcia wrote from lisbon"},
         rungs=tuple(rungs), rung="fake", contract=Contract(p99=p99, rate=50).record(),
         serving=ServingShape(workers=workers, threads=threads), lengths=((8, 3), (16, 1)),

@@ -49,5 +49,5 @@ def test_labels_that_train_never_saw_are_refused_with_file_and_line() -> None:
 
 def test_train_without_a_span_is_refused() -> None:
     part = (example("one"), example("two"))
-    with pytest.raises(InvalidData, match=r"test.conll:1: train has 2 examples and no span in any"):
+    with pytest.raises(InvalidData, match=r"test.conll:1: train has 2 examples and no label in any"):
         check(Splits(train=part, dev=part, test=part))

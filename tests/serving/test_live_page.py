@@ -1,9 +1,13 @@
 """The playground against the real server, in a real browser."""
 
+from pathlib import Path
+
 import pytest
 from playwright.sync_api import Browser, expect
 from test_playground import chromium  # noqa: F401 - a fixture, used by name
 
+from making import make_fake_bundle
+from millis.serving.settings import ServeSettings
 from millis.serving.supervisor import Supervisor
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -27,3 +31,33 @@ def test_a_sentence_is_marked_and_its_milliseconds_are_shown(
     expect(page.locator("#round-trip")).to_contain_text("ms")
     assert wrong == []
     page.close()
+
+
+def test_a_text_is_labelled_and_its_scores_are_ranked(
+    tmp_path: Path,
+    chromium: Browser,  # noqa: F811
+) -> None:
+    bundle = make_fake_bundle(tmp_path, task="classify")
+    names = make_fake_bundle(tmp_path, name="names")
+    with Supervisor(ServeSettings(bundles=(str(bundle.path), str(names.path)), port=0)) as server:
+        page = chromium.new_page(locale="en-US")
+        wrong: list[str] = []
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("response", lambda response: wrong.append(response.url) if response.status >= 400 else None)
+        page.goto(server.url)
+        page.fill("#text", "😀 maria garcia wrote from 上海 about eu northwind order hello world")
+        rows = page.locator("#scores tbody tr")
+        expect(rows).to_have_count(3)
+        best = rows.first.locator(".tag").text_content()
+        expect(page.locator("#answer")).to_have_text(best or "?")
+        expect(page.locator("#summary")).to_contain_text("1 label in")
+        expect(page.locator("#command")).to_contain_text("/v1/classify")
+        expect(page.locator("#entities")).to_be_hidden()
+        page.select_option("#model", "names")
+        expect(page.locator("#entities")).to_be_visible()
+        expect(page.locator("#scores")).to_be_hidden()
+        expect(page.locator("#ask")).to_contain_text("Find entities")
+        page.click("#language")
+        expect(page.locator("#ask")).to_contain_text("识别实体")
+        assert wrong == []
+        page.close()

@@ -8,7 +8,8 @@ import pytest
 from making import LABELS, make_tokenizer
 from millis.data.examples import Span, SpanExample
 from millis.errors import InvalidValue
-from millis.tasks.ner import IGNORED, NerTask
+from millis.tasks.ner import NerTask
+from millis.tasks.task import IGNORED
 from millis.tasks.tokenization import Tokenizer
 
 TEXTS = [

@@ -22,6 +22,7 @@ from tokenizers.processors import TemplateProcessing
 from millis.data.examples import Span, SpanExample
 from millis.errors import MillisError
 from millis.tasks import Score, Window
+from millis.tasks.task import Head
 from millis.tasks.tokenization import Tokenizer
 
 NAMES = [f"name{i}" for i in range(12)]
@@ -78,6 +79,7 @@ class ToyTask:
 
     example = "name1 word2"
     labels = ("O", "NAME")
+    head = Head(labels)
 
     def __init__(self, tokenizer_file: Path, *, scores: list[float] | None = None) -> None:
         self._tokenizer = Tokenizer(tokenizer_file)

@@ -64,7 +64,9 @@ class Backend(Protocol):
         """
 
     def run(self, batch: Batch) -> dict[str, NDArray[np.float32]]:
-        """Give {"logits": float32 (B, T, K)} for a batch whose T is a bucket (any T when there are none).
+        """Give {"logits": float32 (B, R, C)} for a batch whose T is a bucket (any T when there are none).
+
+        R is T for a network that speaks of each token, and fixed for one that speaks of the whole text.
 
         As many callers at once as settings.streams. The arrays returned belong to the caller.
         """

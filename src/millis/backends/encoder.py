@@ -2,7 +2,8 @@
 
 A pruned encoder is the ordinary transformers network with smaller matrices: fewer heads in a layer's attention, fewer
 channels inside its feed-forward. Its config.json says how many under `millis_layers`, [[heads, channels], ...]; a
-folder without that key has its full shape. A part that kept nothing leaves its bias behind.
+folder without that key has its full shape. A part that kept nothing leaves its bias behind. `millis_rows` there says
+that its head speaks of the whole text.
 
 Border: shapes and modules; which heads and channels go is decided in compressing. Stands beside the torch
 backend, which loads such folders, below models, which builds them. Importing it imports torch.
@@ -18,6 +19,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForTokenClassification
 
 KEY = "millis_layers"
+ROWS = "millis_rows"
 
 _BERT = {
     "heads": ("attention.self.query", "attention.self.key", "attention.self.value"),
@@ -167,6 +169,24 @@ def load_pruned(folder: Path) -> Any:
     shrink(network, [LayerShape(*layer) for layer in shape])
     network.load_state_dict(load_file(folder / "model.safetensors"))
     return network
+
+
+def read_out(logits: torch.Tensor, mask: torch.Tensor, *, config: Any) -> torch.Tensor:
+    """Give what a network says of texts, float (B, R, C), of what its head says of each token, (B, T, K).
+
+    A head for whole texts says the mean over the tokens: as the head is linear, that is the head of the mean, the
+    pooling that sentence encoders are trained with.
+
+    Args:
+        mask: 1 on real tokens, int64 (B, T).
+        config: `millis_rows` in it says how many rows the outputs are dealt out among; without, tokens are spoken of.
+    """
+    rows: int | None = getattr(config, ROWS, None)
+    if rows is None:
+        return logits
+    weights = mask.to(logits.dtype).unsqueeze(-1)
+    mean = (logits * weights).sum(1) / weights.sum(1)
+    return mean.unflatten(1, (rows, -1))
 
 
 def _as_linear(module: torch.nn.Module) -> torch.nn.Linear:

@@ -1,7 +1,7 @@
 """A backend without a model: deterministic logits from token ids, with a delay to set.
 
 A normal choice for testing servers and for measuring what the server itself costs.
-Border: reads fake.json, {"labels": K, "delay_ms": 0.0}.
+Border: reads fake.json, {"labels": K, "delay_ms": 0.0, "rows": R or null}.
 """
 
 import json
@@ -17,10 +17,10 @@ from millis.errors import InvalidBundle, InvalidValue
 FILE = "fake.json"
 
 
-def write_fake(folder: Path, *, labels: int, delay_ms: float = 0.0) -> None:
-    """Write the files of a fake model with K = labels outputs."""
+def write_fake(folder: Path, *, labels: int, delay_ms: float = 0.0, rows: int | None = None) -> None:
+    """Write the files of a fake model with K = labels outputs, of each token or, with rows, of the whole text."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / FILE).write_text(json.dumps({"labels": labels, "delay_ms": delay_ms}))
+    (folder / FILE).write_text(json.dumps({"labels": labels, "delay_ms": delay_ms, "rows": rows}))
 
 
 class FakeBackend:
@@ -35,15 +35,21 @@ class FakeBackend:
         try:
             content = json.loads((folder / FILE).read_text())
             self._n_labels, self._delay_s = int(content["labels"]), float(content["delay_ms"]) / 1000
+            self._rows = content.get("rows")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InvalidBundle(f"{FILE} cannot be read ({type(error).__name__}): make the bundle anew.") from error
         self._table = _draw_table(self._n_labels)
 
     def run(self, batch: Batch) -> dict[str, NDArray[np.float32]]:
-        """Give logits (B, T, K), each row a fixed function of its token id."""
+        """Give logits, each token's a fixed function of its id; of a whole text their mean."""
         if self._delay_s:
             time.sleep(self._delay_s)
-        return {"logits": self._table[batch["input_ids"] % len(self._table)]}
+        logits = self._table[batch["input_ids"] % len(self._table)]
+        if self._rows is None:
+            return {"logits": logits}
+        weights = batch["attention_mask"][:, :, None].astype(np.float32)
+        mean = (logits * weights).sum(1) / weights.sum(1)
+        return {"logits": mean.reshape(len(mean), self._rows, -1)}
 
     def close(self) -> None:
         """Nothing is held."""

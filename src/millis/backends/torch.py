@@ -13,12 +13,12 @@ from transformers import AutoModelForTokenClassification
 from transformers.utils import logging as transformers_logging
 
 from millis.backends.backend import BackendSettings, Batch
-from millis.backends.encoder import load_pruned
+from millis.backends.encoder import load_pruned, read_out
 from millis.errors import InvalidBundle, InvalidValue
 
 
 class TorchBackend:
-    """A token classifier in fp32, as it was trained."""
+    """An encoder with its head in fp32, as it was trained."""
 
     name = "torch"
 
@@ -49,6 +49,7 @@ class TorchBackend:
         with torch.inference_mode():
             tensors = {name: torch.from_numpy(array).to(self._device) for name, array in batch.items()}
             logits = self._model(**tensors).logits
+            logits = read_out(logits, tensors["attention_mask"], config=self._model.config)
         return {"logits": logits.float().cpu().numpy()}
 
     def close(self) -> None:

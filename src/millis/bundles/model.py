@@ -84,7 +84,7 @@ class Model:
         return n_tokens if self._buckets is None else next(bucket for bucket in self._buckets if bucket >= n_tokens)
 
     def run(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Run the network on one window of ids (T,): pad to its bucket, give logits (T, K)."""
+        """Run the network on one window of ids (T,): pad to its bucket, give logits (R, C)."""
         n = len(ids)
         if self._buckets is None:
             batch = {"input_ids": ids[None], "attention_mask": np.ones((1, n), np.int64)}
@@ -94,8 +94,8 @@ class Model:
         padded, mask = self._padded[bucket]
         padded[0, :n], padded[0, n:] = ids, 0
         mask[0, :n], mask[0, n:] = 1, 0
-        logits: NDArray[np.float32] = self._backend.run({"input_ids": padded, "attention_mask": mask})["logits"][0, :n]
-        return logits
+        logits: NDArray[np.float32] = self._backend.run({"input_ids": padded, "attention_mask": mask})["logits"][0]
+        return logits[:n] if self.task.head.rows is None else logits
 
     def warm(self, *, rounds: int = 3) -> list[tuple[int, float]]:
         """Run every bucket and the example a few times, so that the first request is like the others.
@@ -176,7 +176,7 @@ def _check_parts(model: Model) -> None:
         raise
     except Exception as error:  # each library has its own for an id, or a place, beyond its table
         shape, reason = (), error
-    if shape != (task.max_tokens, len(task.labels)):
+    if shape != task.head.shape(task.max_tokens):
         model.close()
         raise InvalidBundle(
             f"{model.name}: rung {model.rung.name} cannot run a window of {task.max_tokens} tokens out of"

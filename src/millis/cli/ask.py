@@ -28,8 +28,16 @@ class _Entity(msgspec.Struct):
     text: str
 
 
+class _Score(msgspec.Struct):
+    label: str
+    score: float
+
+
 class _Result(msgspec.Struct):
-    entities: list[_Entity] = []
+    entities: list[_Entity] | None = None
+    label: str | None = None
+    labels: list[str] | None = None
+    scores: list[_Score] = []
 
 
 class _Answer(msgspec.Struct):
@@ -68,16 +76,18 @@ def command(
         timing = (
             f"tokenize {said.tokenize_ns / 1e6:.2f}, run {said.run_ns / 1e6:.2f}, decode {said.decode_ns / 1e6:.2f} ms"
         )
-    entities = answer["results"][0].get("entities", [])
-    write_result(
-        answer,
-        lines=[
-            *(f"{one['label']:<12} {one['score']:.3f}  {one['start']}-{one['end']}  {one['text']}" for one in entities),
-            *([] if entities else ["no entity"]),
-            f"({answer['rung']}: {timing})",
-        ],
-        is_json=as_json,
-    )
+    result = msgspec.convert(answer["results"][0], type=_Result)
+    write_result(answer, lines=[*_lines(result), f"({answer['rung']}: {timing})"], is_json=as_json)
+
+
+def _lines(result: _Result) -> list[str]:
+    if result.entities is not None:
+        found = [f"{one.label:<12} {one.score:.3f}  {one.start}-{one.end}  {one.text}" for one in result.entities]
+        return found or ["no entity"]
+    chosen = result.labels if result.labels is not None else [result.label] if result.label is not None else []
+    width = max((len(one.label) for one in result.scores), default=0)
+    scores = [f"  {one.label:<{width}}  {one.score:.3f}" for one in result.scores]
+    return [", ".join(chosen) or "no label fits", *scores]
 
 
 def ask_server(url: str, text: str, *, key: str | None = None) -> tuple[dict[str, Any], str]:

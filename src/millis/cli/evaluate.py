@@ -6,30 +6,39 @@ from typing import Annotated
 import typer
 
 from millis.cli.output import Json, write_result
-from millis.cli.reading import Blanks, Ends, Layout, Overlaps, Scheme
+from millis.cli.reading import Blanks, Ends, LabelColumn, Layout, Overlaps, Scheme, Separator, TextColumn
 
 
 def command(
     bundle: Annotated[Path, typer.Argument(help="NAME.millis")],
-    test: Annotated[Path, typer.Option(help="Labelled text: CoNLL columns or JSON lines with spans.")],
+    test: Annotated[Path, typer.Option(help="Labelled text, as for fit.")],
     rung: Annotated[str | None, typer.Option(help="Name of a rung; the serving one when missing.")] = None,
     layout: Layout = "auto",
     scheme: Scheme = "auto",
     ends: Ends = "exclusive",
     overlaps: Overlaps = "error",
     blanks: Blanks = "error",
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+    separator: Separator = None,
     as_json: Json = False,
 ) -> None:
-    """Score a bundle's answers: entity-level precision, recall and F1 by label."""
+    """Score a bundle's answers: F1 of entities or accuracy of labels; precision, recall and F1 by label."""
+    from millis.bundles import open_bundle
     from millis.data.readers import ReadSettings, read_labelled
     from millis.searching import evaluate
+    from millis.tasks import tasks
     from millis.telemetry.progress import say
 
-    settings = ReadSettings(layout=layout, scheme=scheme, ends=ends, overlaps=overlaps, blanks=blanks)
-    reading = read_labelled(test, settings=settings)
+    opened = open_bundle(bundle)
+    settings = ReadSettings(
+        layout=layout, scheme=scheme, ends=ends, overlaps=overlaps, blanks=blanks, text_column=text_column,
+        label_column=label_column, separator=separator,
+    )  # fmt: skip
+    reading = read_labelled(test, settings=settings, of=tasks[opened.manifest.task].data)
     for note in reading.notes:
         say(note)
-    score = evaluate(bundle, reading.examples, rung=rung)
+    score = evaluate(opened, reading.examples, rung=rung)
     write_result(
         {"name": score.name, "value": score.value, "by_label": score.by_label, "examples": len(reading.examples)},
         lines=[score.report.rstrip()],

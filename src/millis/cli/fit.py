@@ -6,24 +6,24 @@ from typing import Annotated
 import typer
 
 from millis.cli.output import Json, write_result
-from millis.cli.reading import Blanks, Ends, Layout, Overlaps, Scheme
+from millis.cli.reading import Blanks, Ends, LabelColumn, Layout, Overlaps, Scheme, Separator, TextColumn
 from millis.contract import Contract
 from millis.units import read_duration_ms
 
 
 def command(
-    train: Annotated[Path, typer.Option(help="Labelled text to learn from: CoNLL columns or JSON lines with spans.")],
+    train: Annotated[Path, typer.Option(help="Labelled text: CoNLL or spans (ner), a table or JSON lines (classify).")],
     base: Annotated[str, typer.Option(help="Folder in Hugging Face layout, package:NAME, or a hub id.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Where the bundle shall stand, NAME.millis.")],
     dev: Annotated[Path | None, typer.Option(help="To choose by; carved from train when missing.")] = None,
     test: Annotated[Path | None, typer.Option(help="To judge by; carved from train when missing.")] = None,
-    task: Annotated[str, typer.Option(help="What the model is for.")] = "ner",
+    task: Annotated[str, typer.Option(help="What the model is for: ner or classify.")] = "ner",
     p50: Annotated[str | None, typer.Option(help="Bound on the median, like '2 ms'.")] = None,
     p95: Annotated[str | None, typer.Option(help="Bound on p95.")] = None,
     p99: Annotated[str | None, typer.Option(help="Bound on p99, like '5 ms'.")] = None,
     rate: Annotated[str, typer.Option(help="Requests per second at which the bound must hold.")] = "50/s",
-    max_drop: Annotated[float | None, typer.Option(help="Points of F1 that may be lost.")] = 1.0,
-    floor: Annotated[float | None, typer.Option(help="Points of F1 that must be reached.")] = None,
+    max_drop: Annotated[float | None, typer.Option(help="Points of the score (F1, accuracy) that may be lost.")] = 1.0,
+    floor: Annotated[float | None, typer.Option(help="Points of the score that must be reached.")] = None,
     device: Annotated[str, typer.Option(help="cpu, or what a backend knows (untested: cuda, gpu, npu).")] = "cpu",
     memory_mb: Annotated[float | None, typer.Option(help="Bound on memory of all workers, MB.")] = None,
     within: Annotated[str | None, typer.Option(help="Stop trying after so long, like 30m.")] = None,
@@ -35,6 +35,13 @@ def command(
     corpus: Annotated[
         Path | None, typer.Option(help="Texts, one a line, whose pieces are kept too; implies --trim-vocabulary.")
     ] = None,
+    multi_label: Annotated[
+        bool, typer.Option("--multi-label", help="classify: a text has any number of labels.")
+    ] = False,
+    out_of_scope: Annotated[
+        str | None, typer.Option(help="classify: the label that means none of the others.")
+    ] = None,
+    balance: Annotated[bool, typer.Option("--balance", help="In training each label weighs the same.")] = False,
     epochs: Annotated[int | None, typer.Option(help="Passes over train, at most.")] = None,
     seed: Annotated[int, typer.Option(help="Decides the order, the dropout and what is carved.")] = 7,
     layout: Layout = "auto",
@@ -42,6 +49,9 @@ def command(
     ends: Ends = "exclusive",
     overlaps: Overlaps = "error",
     blanks: Blanks = "error",
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+    separator: Separator = None,
     as_json: Json = False,
 ) -> None:
     """Fine-tune, compress, compile and measure until the contract holds, then prove it.
@@ -59,7 +69,11 @@ def command(
     settings = FitSettings(
         base=base, out=out, train=train, dev=dev, test=test, task=task, epochs=epochs, seed=seed, rungs=rungs,
         tune=tune, trim_vocabulary=trim_vocabulary, corpus=corpus,
-        reading=ReadSettings(layout=layout, scheme=scheme, ends=ends, overlaps=overlaps, blanks=blanks),
+        multi_label=multi_label, out_of_scope=out_of_scope, balance=balance,
+        reading=ReadSettings(
+            layout=layout, scheme=scheme, ends=ends, overlaps=overlaps, blanks=blanks, text_column=text_column,
+            label_column=label_column, separator=separator,
+        ),
         within_ms=None if within is None else read_duration_ms(within, name="within", unit="s"),
     )  # fmt: skip
     bundle = run_fit(contract, settings)

@@ -9,8 +9,10 @@ import typer
 from millis.bundles import Bundle, LatencyRow, Rung, open_bundle
 from millis.cli.output import Json, write_result
 from millis.contract import Contract
+from millis.tasks import tasks
 from millis.units import write_bytes
 
+_MOST_LABELS = 20
 _UNTESTED = "untested: millis has been tested on cpu only"
 
 
@@ -33,11 +35,11 @@ def command(
 def _lines(opened: Bundle) -> list[str]:
     manifest = opened.manifest
     total = sum(entry.n_bytes for entry in manifest.files.values())
-    labels = sorted({label.partition("-")[2] for label in manifest.labels} - {""})
+    labels = tasks[manifest.task].names(manifest.labels)
     lines = [
         f"{opened.name}: {manifest.task}, {write_bytes(total)}, made {manifest.created} from {manifest.base}",
         f"contract  {Contract.from_record(manifest.contract)}",
-        f"labels    {', '.join(labels)}",
+        f"labels    {len(labels)}: {', '.join(labels[:_MOST_LABELS])}{', ...' * (len(labels) > _MOST_LABELS)}",
         f"layout    {manifest.serving.workers} worker(s), {manifest.serving.threads} thread(s) each (0: event loop)",
     ]
     certificate = opened.certificate
@@ -52,6 +54,10 @@ def _lines(opened: Bundle) -> list[str]:
     for choice in manifest.choices:
         lines.append(f"why       {choice.what}: {choice.choice} ({choice.reason})")
     return [*lines, *(f"note      {note}" for note in manifest.notes)]
+
+
+def _unit(opened: Bundle) -> str:
+    return "tokens" if tasks[opened.manifest.task].data == "spans" else "answers"
 
 
 def _write_work(row: LatencyRow) -> str:
@@ -84,7 +90,7 @@ def _rung_lines(opened: Bundle, rung: Rung) -> list[str]:
         for row in rung.latency
     ]
     for step in rung.steps:
-        difference = "" if step.agreement is None else f", agrees on {100 * step.agreement:.2f} % of tokens"
+        difference = "" if step.agreement is None else f", agrees on {100 * step.agreement:.2f} % of {_unit(opened)}"
         difference += "" if step.max_abs is None else f", logits within {step.max_abs:.3g}"
         lines.append(f"step      {step.step}: {write_bytes(step.n_bytes)}{difference}")
     lines += [f"why       {choice.what}: {choice.choice} ({choice.reason})" for choice in rung.choices]

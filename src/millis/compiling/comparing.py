@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from millis.backends import Backend, BackendSettings, backends
 from millis.errors import RunFailed
+from millis.tasks.task import Head
 
 EXACT_MAX_ABS = 1e-2
 EXACT_AGREEMENT = 0.999
@@ -20,7 +21,7 @@ EXACT_AGREEMENT = 0.999
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """Outputs of two models, token by token.
+    """Outputs of two models, row by row: a row is a token, or a text where the model speaks of whole ones.
 
     Args:
         max_abs: largest difference of a logit.
@@ -44,11 +45,12 @@ def loaded(backend: str, folder: Path, *, settings: BackendSettings | None = Non
 
 
 def run_all(
-    backend: Backend, ids: Sequence[NDArray[np.int64]], *, padding: int = 0
+    backend: Backend, ids: Sequence[NDArray[np.int64]], *, padding: int = 0, head: Head | None = None
 ) -> list[NDArray[np.float32]]:
-    """Run windows one by one: logits (T, K) of each.
+    """Run windows one by one: logits (R, C) of each.
 
     Args:
+        head: what the network answers; None for one row per token.
         padding: masked tokens to put behind every window; a mask that an export has lost shows only there.
     """
     logits = []
@@ -56,12 +58,13 @@ def run_all(
         mask = np.ones((1, len(one) + padding), np.int64)
         mask[:, len(one) :] = 0
         padded = np.pad(one, (0, padding))[None]
-        logits.append(backend.run({"input_ids": padded, "attention_mask": mask})["logits"][0, : len(one)])
+        n_rows = len(one) if head is None else head.shape(len(one))[0]
+        logits.append(backend.run({"input_ids": padded, "attention_mask": mask})["logits"][0, :n_rows])
     return logits
 
 
 def compare(source: Sequence[NDArray[np.float32]], logits: Sequence[NDArray[np.float32]]) -> Difference:
-    """Compare logits (T, K) of the same windows."""
+    """Compare logits (R, C) of the same windows."""
     pairs = list(zip(source, logits, strict=True))
     n_tokens = sum(len(want) for want, _ in pairs)
     same = sum(int((want.argmax(axis=1) == got.argmax(axis=1)).sum()) for want, got in pairs)

@@ -2,7 +2,7 @@
 
 Border: writes one file; the caller compares. The tracing exporter is used, since it gives the graph that NNCF and
 OpenVINO know how to fuse.
-Limits: token classifiers of the types that models/ builds; batch and length stay free.
+Limits: the types that models/ builds; batch and length stay free.
 """
 
 import warnings
@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from millis.backends.encoder import read_out
 from millis.compiling.writing import writing
 from millis.models.taggers import Tagger, load_tagger
 
@@ -22,11 +23,12 @@ class _OfEmbeddings(torch.nn.Module):
 
     def __init__(self, tagger: Tagger) -> None:
         super().__init__()
-        self.network = tagger.network
+        self.tagger = tagger
 
     def forward(self, inputs_embeds: torch.Tensor, attention_mask: torch.Tensor) -> Any:
-        """Give logits (B, T, K) for embeddings (B, T, D) and mask (B, T)."""
-        return self.network(inputs_embeds=inputs_embeds, attention_mask=attention_mask).logits
+        """Give logits (B, R, C) for embeddings (B, T, D) and mask (B, T)."""
+        logits = self.tagger.network(inputs_embeds=inputs_embeds, attention_mask=attention_mask).logits
+        return read_out(logits, attention_mask, config=self.tagger.config)
 
 
 def load_for_export(folder: Path) -> Tagger:
@@ -40,7 +42,8 @@ def load_for_export(folder: Path) -> Tagger:
 def export_ids(tagger: Tagger, file: Path) -> None:
     """Write the model as a function of input_ids and attention_mask, int64 (B, T)."""
     ids = _draw_ids(len(tagger.network.get_input_embeddings().weight))
-    _export(tagger, (ids, torch.ones_like(ids)), names=("input_ids", "attention_mask"), file=file)
+    names = ("input_ids", "attention_mask")
+    _export(tagger, (ids, torch.ones_like(ids)), names=names, file=file, is_of_tokens=tagger.rows is None)
 
 
 def export_embeddings(tagger: Tagger, file: Path) -> torch.Tensor:
@@ -48,8 +51,9 @@ def export_embeddings(tagger: Tagger, file: Path) -> torch.Tensor:
     table: torch.Tensor = tagger.network.get_input_embeddings().weight.detach()
     ids = _draw_ids(len(table))
     _export(
-        _OfEmbeddings(tagger), (table[ids], torch.ones_like(ids)), names=("inputs_embeds", "attention_mask"), file=file
-    )
+        _OfEmbeddings(tagger), (table[ids], torch.ones_like(ids)), names=("inputs_embeds", "attention_mask"), file=file,
+        is_of_tokens=tagger.rows is None,
+    )  # fmt: skip
     return table
 
 
@@ -58,7 +62,10 @@ def _draw_ids(n_pieces: int) -> torch.Tensor:
     return torch.randint(min(5, n_pieces - 1), min(50, n_pieces), (2, 12))
 
 
-def _export(module: torch.nn.Module, example: tuple[torch.Tensor, ...], *, names: tuple[str, ...], file: Path) -> None:
+def _export(
+    module: torch.nn.Module, example: tuple[torch.Tensor, ...], *, names: tuple[str, ...], file: Path,
+    is_of_tokens: bool,
+) -> None:  # fmt: skip
     free = {0: "B", 1: "T"}
     with writing(file), warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")  # the tracer warns of every Python branch; the comparison decides
@@ -70,5 +77,5 @@ def _export(module: torch.nn.Module, example: tuple[torch.Tensor, ...], *, names
             opset_version=_OPSET,
             input_names=list(names),
             output_names=["logits"],
-            dynamic_axes=dict.fromkeys((*names, "logits"), free),
+            dynamic_axes={**dict.fromkeys(names, free), "logits": free if is_of_tokens else {0: "B"}},
         )

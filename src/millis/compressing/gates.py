@@ -36,9 +36,9 @@ from millis.compressing.halves import (
 )
 from millis.compressing.prune import Cost, Pruned, choose
 from millis.models.taggers import Tagger
-from millis.tasks.task import Window
+from millis.tasks.task import IGNORED, Window
 from millis.telemetry.progress import bar
-from millis.training.batches import IGNORED, Batch
+from millis.training.batches import Batch
 from millis.training.settings import TrainSettings, choose_precision
 from millis.training.steps import torch_state
 

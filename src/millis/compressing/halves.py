@@ -16,8 +16,8 @@ import torch
 from millis.backends.encoder import Part
 from millis.models.prediction import plan_by_length
 from millis.models.taggers import Tagger
-from millis.tasks.task import Window
-from millis.training.batches import IGNORED, Batch, make_batch
+from millis.tasks.task import IGNORED, Window
+from millis.training.batches import Batch, make_batch
 
 _RIDGE = 1e-3
 

@@ -36,9 +36,9 @@ from millis.compressing.halves import (
 )
 from millis.errors import InvalidValue
 from millis.models.taggers import Tagger
-from millis.tasks.task import Window
+from millis.tasks.task import IGNORED, Window
 from millis.telemetry.progress import bar
-from millis.training.batches import IGNORED, Batch
+from millis.training.batches import Batch
 
 Cost = Callable[[str, int], float]
 """cost(kind, units): milliseconds of half a layer that has so many heads or channels."""

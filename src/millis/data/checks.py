@@ -5,6 +5,7 @@ Limits: two texts are the same only when they are equal character by character.
 """
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from millis.data.lengths import LengthHistogram
@@ -20,7 +21,7 @@ class DataReport:
 
     Args:
         examples: how many, by part.
-        labels: label -> part -> how many spans, every part named.
+        labels: label -> part -> how often, every part named.
         characters: how long the texts are, by part, in characters.
         warnings: sentences to show; training can go on.
     """
@@ -60,18 +61,18 @@ def check(splits: Splits) -> DataReport:
     """Count labels and lengths, and compare the parts.
 
     Raises:
-        InvalidData: train has no span, or dev or test has a label that train never saw; the message names the
+        InvalidData: train has no label, or dev or test has a label that train never saw; the message names the
             label, and the first example with it as file:line.
     """
     parts = splits.parts()
     counts = {
-        name: Counter(span.label for example in part for span in example.spans)
+        name: Counter(label for example in part for label in example.labels)
         for name, part in parts.items()
     }
     if not counts["train"]:
         source = next((example.source for example in splits.train if example.source), "train")
         raise InvalidData(
-            f"{source}: train has {len(splits.train)} examples and no span in any: give labelled examples."
+            f"{source}: train has {len(splits.train)} examples and no label in any: give labelled examples."
         )
     _check_labels(splits, known=set(counts["train"]))
     return DataReport(
@@ -81,7 +82,7 @@ def check(splits: Splits) -> DataReport:
             name: LengthHistogram.from_lengths(len(example.text) for example in part)
             for name, part in parts.items()
         },
-        warnings=_find_leaks(splits),
+        warnings=(*_find_leaks(splits), *_find_twins(counts["train"]), *_find_conflicts(splits)),
     )
 
 
@@ -89,10 +90,10 @@ def _check_labels(splits: Splits, *, known: set[str]) -> None:
     unseen: dict[str, str] = {}
     for name, part in (("dev", splits.dev), ("test", splits.test)):
         for example in part:
-            for span in example.spans:
-                if span.label not in known:
-                    reason = f"{name} has the label {span.label!r}, which train never saw"
-                    unseen.setdefault(span.label, f"{example.source or name}: {reason}")
+            for label in example.labels:
+                if label not in known:
+                    reason = f"{name} has the label {label!r}, which train never saw"
+                    unseen.setdefault(label, f"{example.source or name}: {reason}")
     if unseen:
         raise InvalidData(
             "\n".join(unseen.values())
@@ -111,3 +112,25 @@ def _find_leaks(splits: Splits) -> tuple[str, ...]:
                 "flatters the model; remove them from one side."
             )
     return tuple(warnings)
+
+
+def _find_twins(labels: Iterable[str]) -> tuple[str, ...]:
+    """Name labels that are different only in case or in blanks."""
+    alike: dict[str, list[str]] = {}
+    for label in labels:
+        alike.setdefault(" ".join(label.split()).casefold(), []).append(label)
+    return tuple(
+        f"{' and '.join(repr(label) for label in sorted(same))} differ only in case or blanks and are different labels:"
+        " write them alike if they are one."
+        for same in alike.values()
+        if len(same) > 1
+    )
+
+
+def _find_conflicts(splits: Splits) -> tuple[str, ...]:
+    """Count the texts of train that stand there with different labels."""
+    said: dict[str, set[str]] = {}
+    for example in splits.train:
+        said.setdefault(example.text, set()).add(repr(example.record()))
+    n = sum(len(ways) > 1 for ways in said.values())
+    return (f"{n} texts of train stand there more than once, labelled differently: correct them.",) if n else ()

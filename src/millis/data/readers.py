@@ -1,21 +1,25 @@
 """Labelled text from a file, whole or not at all.
 
-Border: picks the reader of a layout; the layouts are in conll.py and spans.py, rows and bad rows in rows.py.
+Border: picks the reader of a layout; the layouts are in conll.py, spans.py and labels.py, rows and bad rows in rows.py.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from millis.data.conll import PREFIXES, read_conll
-from millis.data.examples import SpanExample
+from millis.data.labels import Columns, read_json_labels, read_table
 from millis.data.rows import BadRows, Reading, Row, no_examples, read_rows
-from millis.data.spans import ENDS, OVERLAPS, is_span_row, read_spans
+from millis.data.spans import ENDS, OVERLAPS, is_json_row, read_spans
 from millis.errors import InvalidValue
 
-LAYOUTS = ("auto", "conll", "spans")
+LAYOUTS = {"spans": ("auto", "conll", "spans"), "labels": ("auto", "table", "jsonl")}
+"""What a file may look like, by what its examples are labelled with."""
+
 BLANKS = ("error", "skip")
 _KNOWN: dict[str, tuple[str, ...]] = {
-    "layout": LAYOUTS, "scheme": tuple(PREFIXES), "ends": ENDS, "overlaps": OVERLAPS, "blanks": BLANKS,
+    "layout": tuple(dict.fromkeys((*LAYOUTS["spans"], *LAYOUTS["labels"]))),
+    "scheme": tuple(PREFIXES), "ends": ENDS, "overlaps": OVERLAPS, "blanks": BLANKS,
 }  # fmt: skip
 
 
@@ -24,12 +28,15 @@ class ReadSettings:
     """How files of labelled text are to be read; checked when built.
 
     Args:
-        layout: "conll", "spans" (JSON lines), or "auto": spans when the first line is a JSON object or the
-            name ends in .json, .jsonl or .ndjson, else conll.
+        layout: for spans "conll" or "spans" (JSON lines), for labels of whole texts "table" (CSV, TSV) or "jsonl"; or
+            "auto": JSON lines when the first line is a JSON object or the name ends in .json, .jsonl or .ndjson.
         scheme: how entities are tagged, for conll: a name in `conll.PREFIXES`.
         ends: for spans, whether end is the character after ("exclusive") or the last one ("inclusive").
         overlaps: for spans, "error", or "longest" to keep the longest of spans that share characters.
         blanks: for conll, "error", or "skip" to leave out rows tagged O whose token is empty.
+        text_column, label_column: for table and jsonl, names (or for table numbers from 1) of the two columns; None
+            looks for the usual names.
+        separator: for table and jsonl, what stands between a row's labels; None where each row has one.
     Raises:
         InvalidValue: another value than these.
     """
@@ -39,24 +46,33 @@ class ReadSettings:
     ends: str = "exclusive"
     overlaps: str = "error"
     blanks: str = "error"
+    text_column: str | None = None
+    label_column: str | None = None
+    separator: str | None = None
 
     def __post_init__(self) -> None:
         for name, known in _KNOWN.items():
             value = getattr(self, name)
             if value not in known:
                 raise InvalidValue(f"{name} cannot be {value!r}: choose one of {', '.join(known)}.")
+        for name in ("text_column", "label_column", "separator"):
+            if getattr(self, name) == "":
+                raise InvalidValue(f"{name} cannot be empty: give what stands in the file, or leave it out.")
 
 
-def read_examples(path: str | Path, *, limit: int = 20, **settings: str) -> tuple[SpanExample, ...]:
+def read_examples(path: str | Path, *, limit: int = 20, **settings: str) -> tuple[Any, ...]:
     """Read the examples of a file; settings are those of `ReadSettings`, limit is that of `read_labelled`."""
     return read_labelled(path, settings=ReadSettings(**settings), limit=limit).examples
 
 
-def read_labelled(path: str | Path, *, settings: ReadSettings | None = None, limit: int = 20) -> Reading:
+def read_labelled(
+    path: str | Path, *, settings: ReadSettings | None = None, limit: int = 20, of: str = "spans"
+) -> Reading:
     """Read a file of labelled texts, and note what was left out.
 
     Args:
         path: the file.
+        of: what is labelled, "spans" of a text or, "labels", the whole of it.
         settings: how; those of `ReadSettings()` when missing.
         limit: how many bad rows to list.
     Raises:
@@ -64,9 +80,15 @@ def read_labelled(path: str | Path, *, settings: ReadSettings | None = None, lim
     """
     how = settings or ReadSettings()
     path = Path(path)
+    if how.layout not in LAYOUTS[of]:
+        raise InvalidValue(f"layout cannot be {how.layout!r} for this task: choose one of {', '.join(LAYOUTS[of])}.")
     bad = BadRows(path, limit=limit)
     rows = read_rows(path, bad=bad)
-    if how.layout == "spans" or (how.layout == "auto" and _looks_like_spans(path, rows)):
+    is_json = how.layout in ("spans", "jsonl") or (how.layout == "auto" and _looks_like_json(path, rows))
+    if of == "labels":
+        columns = Columns(text=how.text_column, label=how.label_column, separator=how.separator)
+        reading = (read_json_labels if is_json else read_table)(rows, bad=bad, columns=columns)
+    elif is_json:
         reading = read_spans(rows, bad=bad, ends=how.ends, overlaps=how.overlaps)
     else:
         reading = read_conll(rows, bad=bad, scheme=how.scheme, blanks=how.blanks)
@@ -76,7 +98,7 @@ def read_labelled(path: str | Path, *, settings: ReadSettings | None = None, lim
     return reading
 
 
-def _looks_like_spans(path: Path, rows: list[Row]) -> bool:
+def _looks_like_json(path: Path, rows: list[Row]) -> bool:
     first = next((text for _, text in rows if text.strip()), "")
-    return is_span_row(first) or path.suffix.lower() in {".json", ".jsonl", ".ndjson"}
+    return is_json_row(first) or path.suffix.lower() in {".json", ".jsonl", ".ndjson"}
 

@@ -12,7 +12,7 @@ from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from dataclasses import dataclass
 from pathlib import Path
 
-from millis.data.examples import SpanExample
+from millis.data.examples import Example
 from millis.errors import InvalidData, InvalidValue
 
 Row = tuple[int, str]
@@ -28,7 +28,7 @@ class Reading:
         notes: sentences to show: what an option left out, with the count.
     """
 
-    examples: tuple[SpanExample, ...]
+    examples: tuple[Example, ...]
     notes: tuple[str, ...] = ()
 
 

@@ -96,7 +96,7 @@ def read_spans(
     return Reading(examples=tuple(examples), notes=notes if n_dropped else ())
 
 
-def is_span_row(text: str) -> bool:
+def is_json_row(text: str) -> bool:
     """Say whether a line is a JSON object."""
     try:
         return isinstance(msgspec.json.decode(text), dict)

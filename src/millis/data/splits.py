@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from millis.data.examples import SpanExample
+from millis.data.examples import Example
 from millis.errors import InvalidData
 
 SHARE = 0.1
@@ -26,27 +26,27 @@ class Splits:
         notes: what was carved, and why.
     """
 
-    train: tuple[SpanExample, ...]
-    dev: tuple[SpanExample, ...]
-    test: tuple[SpanExample, ...]
+    train: tuple[Example, ...]
+    dev: tuple[Example, ...]
+    test: tuple[Example, ...]
     notes: tuple[str, ...] = ()
 
-    def parts(self) -> dict[str, tuple[SpanExample, ...]]:
+    def parts(self) -> dict[str, tuple[Example, ...]]:
         """Give the parts by name."""
         return {"train": self.train, "dev": self.dev, "test": self.test}
 
 
 def make_splits(
-    train: Sequence[SpanExample],
+    train: Sequence[Example],
     *,
-    dev: Sequence[SpanExample] | None = None,
-    test: Sequence[SpanExample] | None = None,
+    dev: Sequence[Example] | None = None,
+    test: Sequence[Example] | None = None,
     seed: int,
 ) -> Splits:
     """Give three parts; carve a tenth of train for each that is missing.
 
     A text that occurs more than once stays on one side, one that stands in a part that was given stays in
-    train, and so does the last text of each label. Texts with entities and texts without are carved alike.
+    train, and so does the last text of each label. Texts with labels and texts without are carved alike.
 
     Args:
         train: all there is to learn from.
@@ -62,7 +62,7 @@ def make_splits(
             raise InvalidData(f"{name} has no examples: give at least one, or no {name} to have it carved.")
     fixed = {example.text for part in (dev, test) for example in part or ()}
     rest = tuple(train)
-    carved: dict[str, tuple[SpanExample, ...]] = {}
+    carved: dict[str, tuple[Example, ...]] = {}
     notes = []
     for name in ("test", "dev"):
         if given[name] is None:
@@ -87,13 +87,13 @@ def make_splits(
 
 
 def _choose_texts(
-    examples: Sequence[SpanExample], *, n: int, fixed: Collection[str], generator: random.Random
+    examples: Sequence[Example], *, n: int, fixed: Collection[str], generator: random.Random
 ) -> set[str]:
     """Choose texts that n examples have; fewer where whole texts do not add up, more only for a first one."""
     sizes = Counter(example.text for example in examples)
     labels: dict[str, set[str]] = {text: set() for text in sizes}
     for example in examples:
-        labels[example.text].update(span.label for span in example.spans)
+        labels[example.text].update(example.labels)
     left = Counter(label for found in labels.values() for label in found)
     order = [text for text in sizes if text not in fixed]
     generator.shuffle(order)

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from millis.bundles import Model
-from millis.data.examples import SpanExample
+from millis.data.examples import Example
 from millis.tasks import Score
 from millis.telemetry.progress import bar
 
 _RESAMPLES = 2_000
 
 
-def measure_quality(model: Model, examples: Sequence[SpanExample], *, name: str) -> Score:
+def measure_quality(model: Model, examples: Sequence[Example], *, name: str) -> Score:
     """Answer every example and score the answers."""
     answers = []
     with bar(name, total=len(examples)) as advance:

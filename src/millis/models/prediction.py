@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from millis.models.taggers import Tagger
-from millis.tasks.task import Task
+from millis.tasks.task import Task, Window
 
 
 def predict(
@@ -23,6 +23,16 @@ def predict(
         batch_tokens: how many tokens, padding counted, run together; windows of like length do.
     Cost: all logits are held until the end, 4 * K bytes a token.
     """
+    return [
+        task.decode(text, *outputs) for text, outputs in zip(texts, run_windows(model, task=task, texts=texts,
+        batch_tokens=batch_tokens), strict=True)
+    ]  # fmt: skip
+
+
+def run_windows(
+    model: Tagger, *, task: Task, texts: Sequence[str], batch_tokens: int = 2048
+) -> list[tuple[tuple[Window, ...], list[NDArray[np.float32]]]]:
+    """Give the windows of each text, in order, and their logits (R, C); arguments and cost are those of `predict`."""
     by_text = [task.encode(text) for text in texts]
     windows = [window.ids for of_text in by_text for window in of_text]
     logits: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(windows)
@@ -34,14 +44,11 @@ def predict(
                 ids, mask = pad([windows[row] for row in rows], pad_id=model.pad_id)
                 answer = model(ids, mask).float().numpy()
                 for row, of_window in zip(rows, answer, strict=True):
-                    logits[row] = of_window[: len(windows[row])].copy()
+                    logits[row] = of_window[: task.head.shape(len(windows[row]))[0]].copy()
     finally:
         model.train(was_training)
     flat = iter(logits)
-    return [
-        task.decode(text, of_text, [next(flat) for _ in of_text])
-        for text, of_text in zip(texts, by_text, strict=True)
-    ]
+    return [(of_text, [next(flat) for _ in of_text]) for of_text in by_text]
 
 
 def plan_by_length(lengths: Sequence[int], *, batch_tokens: int) -> Iterator[list[int]]:

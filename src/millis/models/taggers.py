@@ -16,7 +16,7 @@ from safetensors.torch import save as _to_safetensors
 from transformers import AutoConfig, AutoModelForTokenClassification
 from transformers.utils import logging as transformers_logging
 
-from millis.backends.encoder import load_pruned
+from millis.backends.encoder import ROWS, load_pruned, read_out
 from millis.errors import InvalidBase
 from millis.models.files import write_whole
 
@@ -25,10 +25,10 @@ _ATTENTION_DROPOUT = {"distilbert": "attention_dropout"}  # the others: attentio
 
 
 class Tagger(torch.nn.Module):
-    """A token classifier as a plain function of arrays.
+    """An encoder with a head, for tokens or whole texts, as a plain function of arrays.
 
     Usage:
-        logits = tagger(input_ids, attention_mask)   # int64 (B, T) twice -> float32 (B, T, K)
+        logits = tagger(input_ids, attention_mask)   # int64 (B, T) twice -> float32 (B, R, C)
 
     Args:
         network: the transformers model; its weights, configuration and embeddings are reached through it.
@@ -45,8 +45,13 @@ class Tagger(torch.nn.Module):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Names of the K outputs, in order."""
+        """Names of the outputs, in order."""
         return tuple(self.config.id2label[i] for i in range(self.config.num_labels))
+
+    @property
+    def rows(self) -> int | None:
+        """How many rows of logits a text gets; None for one per token."""
+        return getattr(self.config, ROWS, None)
 
     @property
     def pad_id(self) -> int:
@@ -60,17 +65,18 @@ class Tagger(torch.nn.Module):
         return int(self.config.max_position_embeddings) - offset
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Give logits (B, T, K) for ids and mask, int64 (B, T)."""
+        """Give logits (B, R, C) for ids and mask, int64 (B, T)."""
         logits: torch.Tensor = self.network(input_ids=input_ids, attention_mask=attention_mask).logits
-        return logits
+        return read_out(logits, attention_mask, config=self.config)
 
 
-def build_tagger(base: Path, *, labels: Sequence[str], seed: int) -> Tagger:
+def build_tagger(base: Path, *, labels: Sequence[str], rows: int | None = None, seed: int) -> Tagger:
     """Put a new head for labels on a base.
 
     Args:
         base: a folder that `find_base` gave.
-        labels: names of the K outputs, in order.
+        labels: names of the outputs, in order.
+        rows: how many rows of logits a text gets, the outputs dealt out among them; None for one per token.
         seed: of the head's first weights.
     Raises:
         InvalidBase: the weights do not load, or are not those of this configuration.
@@ -78,7 +84,7 @@ def build_tagger(base: Path, *, labels: Sequence[str], seed: int) -> Tagger:
     """
     with torch.random.fork_rng(devices=[]), _quietly():
         torch.manual_seed(seed)
-        network, report = _load(base, config=_configure(base, labels), ignore_mismatched_sizes=True)
+        network, report = _load(base, config=_configure(base, labels, rows=rows), ignore_mismatched_sizes=True)
     wrong = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
     wrong = {key for key in wrong if not key.startswith(_HEAD)}
     if wrong:
@@ -124,7 +130,7 @@ def save_tagger(model: Tagger, folder: Path, *, tokenizer_file: Path) -> None:
     write_whole(folder / "model.safetensors", lambda out: out.write(weights))
 
 
-def _configure(base: Path, labels: Sequence[str]) -> Any:
+def _configure(base: Path, labels: Sequence[str], *, rows: int | None) -> Any:
     try:
         config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the library's errors have no common base
@@ -132,6 +138,8 @@ def _configure(base: Path, labels: Sequence[str]) -> Any:
     setattr(config, _ATTENTION_DROPOUT.get(config.model_type, "attention_probs_dropout_prob"), 0.0)
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: i for i, label in enumerate(labels)}
+    if rows is not None:
+        setattr(config, ROWS, rows)
     return config
 
 

@@ -22,7 +22,7 @@ from millis.compiling.onnx import export_embeddings, export_ids, load_for_export
 from millis.compiling.openvino import convert_onnx
 from millis.compressing.quantize import quantize_onnx, quantize_openvino
 from millis.cores import n_cores
-from millis.data.examples import SpanExample
+from millis.data.examples import Example
 from millis.data.splits import Splits
 from millis.errors import RunFailed
 from millis.models.prediction import predict
@@ -171,14 +171,16 @@ def _quantize(variant: Variant, *, folder: Path, case: Artifact, reference: Path
 def _compare(name: str, variant: Variant, folder: Path, *, case: Artifact, reference: Path, began: float) -> Step:
     """Compare a folder with the torch source on dev windows; what should be exact must be."""
     ids = windows_of(case, case.splits.dev, n=_COMPARED)
+    padding = _PADDING if variant.precision == "fp32" else 0
     with loaded("torch", reference, settings=BackendSettings(threads=n_cores())) as source:
-        wanted = run_all(source, ids)
+        wanted = run_all(source, ids, head=case.task.head)
     with loaded(variant.backend, folder) as backend:
-        difference = compare(wanted, run_all(backend, ids, padding=_PADDING if variant.precision == "fp32" else 0))
+        difference = compare(wanted, run_all(backend, ids, padding=padding, head=case.task.head))
     if variant.precision == "fp32":
         require_exact(difference, step=name)
+    unit = "tokens" if case.task.head.rows is None else "answers"
     say(
-        f"{name}: {100 * difference.agreement:.2f} % of {difference.n_tokens} tokens agree with torch,"
+        f"{name}: {100 * difference.agreement:.2f} % of {difference.n_tokens} {unit} agree with torch,"
         f" logits within {difference.max_abs:.3g}"
     )
     return Step(
@@ -190,15 +192,16 @@ def _compare(name: str, variant: Variant, folder: Path, *, case: Artifact, refer
     )
 
 
-def windows_of(case: Artifact, examples: Sequence[SpanExample], *, n: int) -> list[NDArray[np.int64]]:
+def windows_of(case: Artifact, examples: Sequence[Example], *, n: int) -> list[NDArray[np.int64]]:
     """Give windows of up to n examples, spread over the file."""
     step = max(len(examples) // n, 1)
     return [window.ids for example in examples[::step][:n] for window in case.task.encode(example.text)]
 
 
-def _score(case: Artifact, examples: Sequence[SpanExample], backend: Backend) -> Score:
+def _score(case: Artifact, examples: Sequence[Example], backend: Backend) -> Score:
     answers = []
     for example in examples:
         windows = case.task.encode(example.text)
-        answers.append(case.task.decode(example.text, windows, run_all(backend, [window.ids for window in windows])))
+        logits = run_all(backend, [window.ids for window in windows], head=case.task.head)
+        answers.append(case.task.decode(example.text, windows, logits))
     return case.task.score(examples, answers)

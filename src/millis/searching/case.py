@@ -16,7 +16,7 @@ from millis.bundles.bundle import MANIFEST, TOKENIZER, hash_file
 from millis.bundles.manifest import Name
 from millis.contract import Contract
 from millis.data.checks import check
-from millis.data.examples import SpanExample
+from millis.data.examples import Example
 from millis.data.lengths import LengthHistogram, choose_buckets
 from millis.data.readers import ReadSettings, read_labelled
 from millis.data.splits import Splits, make_splits
@@ -24,7 +24,7 @@ from millis.errors import InvalidData, InvalidValue
 from millis.measuring.fingerprint import fingerprint
 from millis.models.bases import check_vocabulary, find_base, longest_input
 from millis.searching.ledger import Ledger
-from millis.tasks.ner import NerTask, ner_labels
+from millis.tasks import Task, tasks
 from millis.tasks.tokenization import Tokenizer
 from millis.telemetry.progress import say
 from millis.training.settings import TrainSettings
@@ -57,6 +57,9 @@ class FitSettings:
         trim_vocabulary: keep the pieces that train and the corpus use, and single characters.
         corpus: more texts, one a line, whose words keep their pieces; implies trim_vocabulary.
         rungs: how many the ladder shall have; with 1 the search ends when the contract is kept.
+        multi_label: for classify, a text has any number of labels; read as parted by reading.separator, else a comma.
+        out_of_scope: for classify, the label that means none of the others.
+        balance: in training each label weighs the same, however rare it is.
     Raises:
         InvalidValue: a value that cannot be; the message names those that can.
     """
@@ -75,6 +78,9 @@ class FitSettings:
     trim_vocabulary: bool = False
     corpus: Path | None = None
     tune: int = 0
+    multi_label: bool = False
+    out_of_scope: str | None = None
+    balance: bool = False
 
     def __post_init__(self) -> None:
         for name in ("base", "out", "train", "dev", "test"):
@@ -86,8 +92,14 @@ class FitSettings:
             raise InvalidValue(
                 f"out cannot be {str(self.out)!r}: give a name of 1 to 200 printable characters, like NAME.millis."
             ) from error
-        if self.task != "ner":
-            raise InvalidValue(f"task cannot be {self.task!r}: this version fits ner.")
+        kind = tasks[self.task]
+        unknown = sorted(self.asked().keys() - kind.asked)
+        if unknown:
+            raise InvalidValue(f"task {self.task} has no setting {unknown[0]}: leave it out, or choose another task.")
+        if self.multi_label and self.reading.separator is None:
+            object.__setattr__(self, "reading", replace(self.reading, separator=","))
+        if self.reading.separator is not None and not self.multi_label:
+            raise InvalidValue("a separator between labels is for multi_label: give both or none.")
         if self.within_ms is not None and not (isinstance(self.within_ms, int | float) and self.within_ms > 0):
             raise InvalidValue(f"within_ms cannot be {self.within_ms!r}: give a number above 0, or None.")
         if not (isinstance(self.rungs, int) and self.rungs >= 1):
@@ -96,9 +108,14 @@ class FitSettings:
             raise InvalidValue(f"tune cannot be {self.tune!r}: give the number of trainings to try, 0 for none.")
         self.training()  # checks epochs and seed
 
+    def asked(self) -> dict[str, Any]:
+        """Give what is asked of the task itself."""
+        given = {"multi_label": self.multi_label, "out_of_scope": self.out_of_scope}
+        return {name: value for name, value in given.items() if value}
+
     def training(self) -> TrainSettings:
         """Give the settings of training that are asked for."""
-        usual = TrainSettings(seed=self.seed)
+        usual = TrainSettings(seed=self.seed, balance=self.balance)
         return usual if self.epochs is None else replace(usual, epochs=self.epochs)
 
 
@@ -129,7 +146,7 @@ class Case:
     settings: FitSettings
     contract: Contract
     splits: Splits
-    task: NerTask
+    task: Task
     tokenizer_file: Path
     lengths: tuple[int, ...]
     buckets: tuple[int, ...]
@@ -162,19 +179,17 @@ def prepare(contract: Contract, settings: FitSettings, *, began: float) -> Case:
     lengths = tuple(len(tokenizer.encode(example.text).ids) + n_special for example in splits.train)
     longest = _longest_window(lengths, limit=longest_input(base))
     windowed = tuple(min(length, longest) for length in lengths)
-    labels = ner_labels([span.label for example in splits.train for span in example.spans])
     example = _shown_example(splits.train)
-    task = NerTask(tokenizer, labels=labels, max_tokens=longest, overlap=OVERLAP, example=example)
-    n_widened = sum(task.n_widened(example) for example in splits.test)
-    notes = (*read_notes, *splits.notes, *report.warnings)
-    if n_widened:
-        notes += (f"{n_widened} entities of test begin or end inside a word and cannot be answered exactly",)
+    task: Task = tasks[settings.task].learn(
+        tokenizer, splits.train, max_tokens=longest, overlap=OVERLAP, example=example, **settings.asked()
+    )
+    notes = (*read_notes, *splits.notes, *report.warnings, *task.notes(splits.test))
     folder = settings.out.with_name(settings.out.name.removesuffix(".millis") + ".run")
     inputs = [
         hash_file(base / TOKENIZER), settings.base, settings.seed, settings.epochs, settings.tune, contract.max_drop,
         contract.floor, contract.device, settings.trim_vocabulary,
-        hash_file(settings.corpus) if settings.corpus else None,
-        [[(e.text, [(s.start, s.end, s.label) for s in e.spans]) for e in part] for part in splits.parts().values()],
+        hash_file(settings.corpus) if settings.corpus else None, settings.task, settings.asked(), settings.balance,
+        [[example.record() for example in part] for part in splits.parts().values()],
         msgspec.to_builtins(fingerprint()),
     ]  # fmt: skip
     fine = choose_buckets(windowed, count=_N_FINE_BUCKETS, maximum=longest, surprise=_SURPRISE)
@@ -185,20 +200,13 @@ def prepare(contract: Contract, settings: FitSettings, *, began: float) -> Case:
     )  # fmt: skip
 
 
-def make_task(tokenizer: Tokenizer, *, like: NerTask) -> NerTask:
-    """Make the task again with another tokenizer."""
-    return NerTask(
-        tokenizer, labels=like.labels, max_tokens=like.max_tokens, overlap=OVERLAP, example=like.example
-    )
-
-
 def _read(settings: FitSettings) -> tuple[Splits, tuple[str, ...]]:
     notes: list[str] = []
 
-    def read(path: Path | None) -> tuple[SpanExample, ...] | None:
+    def read(path: Path | None) -> tuple[Example, ...] | None:
         if path is None:
             return None
-        reading = read_labelled(path, settings=settings.reading)
+        reading = read_labelled(path, settings=settings.reading, of=tasks[settings.task].data)
         notes.extend(f"{path.name}: {note}" for note in reading.notes)
         return reading.examples
 
@@ -220,7 +228,7 @@ def _longest_window(lengths: Sequence[int], *, limit: int) -> int:
     return min(max(-(-reach // 8) * 8, SHORTEST_WINDOW), LONGEST_WINDOW, limit)
 
 
-def _shown_example(examples: Sequence[SpanExample]) -> str:
+def _shown_example(examples: Sequence[Example]) -> str:
     """Give a text to warm up on and to show, in the script of the data; none of the data itself."""
     n_chinese = sum(any("\u4e00" <= character <= "\u9fff" for character in example.text) for example in examples)
     return _CHINESE_EXAMPLE if 2 * n_chinese > len(examples) else _EXAMPLE

@@ -22,7 +22,7 @@ from millis.contract import (
     judge_quality,
     requests_to_decide,
 )
-from millis.data.examples import SpanExample
+from millis.data.examples import Example
 from millis.errors import InvalidValue
 from millis.measuring.bench import LoadResult, offer_load
 from millis.measuring.fingerprint import fingerprint
@@ -182,7 +182,7 @@ def write_proof(bundle: Bundle, *, certificates: Sequence[Certificate], load: Lo
     return certify(bundle, certificates=certificates, report=page)
 
 
-def evaluate(path: str | Path, examples: Sequence[SpanExample], *, rung: str | None = None) -> Score:
+def evaluate(path: str | Path | Bundle, examples: Sequence[Example], *, rung: str | None = None) -> Score:
     """Score a bundle's rung on labelled examples, in this process."""
     model = load(path, rung=rung)
     try:

@@ -115,8 +115,8 @@ class Pruner:
             case.ledger.add("pruned", self._key(share), known)
         step = msgspec.convert(known["step"], type=Step)
         say(
-            f"{step.step}: F1 {case.dev - known['drop']:.2f} on dev ({known['drop']:+.2f} lost),"
-            f" {100 * (step.agreement or 0):.2f} % of labels as before"
+            f"{step.step}: {self._reference.dev.name} {case.dev - known['drop']:.2f} on dev ({known['drop']:+.2f}"
+            f" lost), {100 * (step.agreement or 0):.2f} % of labels as before"
         )
         shape = [LayerShape(*layer) for layer in known["shape"]]
         return Pruning(
@@ -183,7 +183,7 @@ class _Maker:
         self._curves: tuple[int, Tagger, Curves] | None = None
         self._ids = windows_of(case, case.splits.dev, n=_COMPARED)
         with loaded("torch", reference.folder, settings=BackendSettings(threads=n_cores())) as backend:
-            self._wanted = run_all(backend, self._ids)
+            self._wanted = run_all(backend, self._ids, head=case.task.head)
 
     def make(self, share: int, folder: Path, *, budget_ms: float, source: int) -> dict[str, Any]:
         """Prune what is left at another share; where labels changed distil; tell what the ledger is to hold."""
@@ -232,7 +232,7 @@ class _Maker:
         with torch_state(0):
             answers = predict(tagger, task=case.task, texts=[example.text for example in case.splits.dev])
         with loaded("torch", folder, settings=BackendSettings(threads=n_cores())) as backend:
-            difference = compare(self._wanted, run_all(backend, self._ids))
+            difference = compare(self._wanted, run_all(backend, self._ids, head=case.task.head))
         drop, _, worst = bound_drop(self._reference.dev, case.task.score(case.splits.dev, answers))
         return {"drop": drop, "worst": worst, "agreement": difference.agreement, "max_abs": difference.max_abs}
 

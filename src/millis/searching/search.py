@@ -9,6 +9,7 @@ from millis.bundles import Bundle
 from millis.errors import ContractBroken, MeasurementVoid
 from millis.models.bases import find_base
 from millis.searching.building import Reference, train_reference
+from millis.searching.calibration import calibrate_reference
 from millis.searching.candidates import Variant
 from millis.searching.case import Case
 from millis.searching.concluding import Proven, choose_served, climb, prove_candidate, save_ladder
@@ -45,6 +46,7 @@ def search(case: Case) -> Bundle:
     reference = train_reference(
         base, task=case.task, splits=case.splits, folder=folder, tokenizer_file=case.tokenizer_file, settings=training
     )
+    case, reference = calibrate_reference(case, reference)
     say(f"reference (torch fp32): {reference.test.name} {reference.test.value:.2f} on test\n{reference.test.report}")
     if settings.trim_vocabulary or settings.corpus:
         case, reference = trim_reference(case, reference)

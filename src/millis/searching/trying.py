@@ -25,7 +25,7 @@ from millis.models.work import read_work
 from millis.searching.bodies import bodies_of_texts
 from millis.searching.building import Artifact, Built, Reference, build_artifact
 from millis.searching.candidates import Variant, mean_ms, predict_percentile_ms, propose, shapes_for
-from millis.searching.case import OVERLAP, Case
+from millis.searching.case import Case
 from millis.searching.proving import measure_served
 from millis.searching.pruning import Pruning
 from millis.telemetry.progress import say
@@ -133,7 +133,10 @@ def _build_one(
         rung = msgspec.structs.replace(rung, choices=(*rung.choices, pruning.compare(rung.latency)))
     drop = reference.dev.value - quality
     middle = rung.latency[len(rung.latency) // 2]
-    say(f"{variant.name}: F1 {quality:.2f} on dev ({drop:+.2f} lost), {middle.p50_ms:.2f} ms at {middle.tokens} tokens")
+    say(
+        f"{variant.name}: {reference.dev.name} {quality:.2f} on dev ({drop:+.2f} lost), {middle.p50_ms:.2f} ms at"
+        f" {middle.tokens} tokens"
+    )
     return [
         Candidate(
             variant=variant, rung=rung, built=built, shape=shape, quality=quality, drop=drop,
@@ -275,7 +278,7 @@ def make_manifest(
     base = case.settings.base
     return Manifest(
         format=1, name=name, task=case.settings.task, labels=case.task.labels,
-        task_settings={"max_tokens": case.task.max_tokens, "overlap": OVERLAP, "example": case.task.example},
+        task_settings=case.task.settings,
         rungs=tuple(rungs), rung=rungs[0].name, contract=case.contract.record(), serving=shape,
         base=base if base.startswith("package:") else Path(base).name,
         created=datetime.now(UTC).isoformat(timespec="seconds"), versions=fingerprint().versions, choices=choices,

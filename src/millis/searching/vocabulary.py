@@ -19,7 +19,7 @@ from millis.errors import InvalidData
 from millis.models.prediction import predict
 from millis.models.taggers import load_tagger
 from millis.searching.building import Reference
-from millis.searching.case import Case, make_task
+from millis.searching.case import Case
 from millis.tasks.tokenization import Tokenizer
 from millis.telemetry.progress import say
 from millis.training.steps import torch_state
@@ -39,13 +39,13 @@ def trim_reference(case: Case, reference: Reference) -> tuple[Case, Reference]:
         case.ledger.add("trimmed", "vocabulary", known)
     step = msgspec.convert(known["step"], type=Step)
     lost = reference.dev.value - (step.quality or 0.0)
-    say(f"{step.step}: {write_bytes(step.n_bytes)}, F1 {step.quality:.2f} on dev ({lost:+.2f} lost)")
+    say(f"{step.step}: {write_bytes(step.n_bytes)}, {reference.dev.name} {step.quality:.2f} on dev ({lost:+.2f} lost)")
     if case.contract.max_drop is not None and lost > case.contract.max_drop:
         say(f"the vocabulary stays whole: {case.contract.max_drop:g} points may be lost")
         return case, reference
-    task = make_task(Tokenizer(folder / TOKENIZER), like=case.task)
+    task = case.task.with_tokenizer(Tokenizer(folder / TOKENIZER))
     trimmed = replace(case, task=task, tokenizer_file=folder / TOKENIZER)
-    return trimmed, replace(reference, folder=folder, steps=(step,))
+    return trimmed, replace(reference, folder=folder, steps=(*reference.steps, step))
 
 
 def _trim(case: Case, reference: Reference, folder: Path) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def _trim(case: Case, reference: Reference, folder: Path) -> dict[str, Any]:
     if case.settings.corpus is not None:
         texts += _read_corpus(case.settings.corpus)
     trimmed = trim_vocabulary(reference.folder, folder, texts=texts)
-    task = make_task(Tokenizer(folder / TOKENIZER), like=case.task)
+    task = case.task.with_tokenizer(Tokenizer(folder / TOKENIZER))
     with torch_state(0):
         answers = predict(load_tagger(folder), task=task, texts=[example.text for example in case.splits.dev])
     return {

@@ -32,9 +32,10 @@ from millis.serving.oip import OpenInference, describe_model, describe_server
 from millis.serving.openapi import describe
 from millis.serving.polling import Polling
 from millis.serving.problems import handlers, list_headers, write_error
-from millis.serving.requests import Receive, TaskRequest, read_body, read_request
+from millis.serving.requests import Receive, TaskRequest, make_reader, read_body, request_type
 from millis.serving.scheduling import NEVER, Job, Ladder, Refused
 from millis.serving.settings import Limits
+from millis.tasks import tasks
 from millis.telemetry.metrics import STAGES, Metrics, write_metrics
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -107,16 +108,15 @@ def make_app(
             polling=polling,
         )  # fmt: skip
 
-    tasks = {f"/v1/{task}": make_route(f"/v1/{task}", task, models, _Plain()) for task, models in by_task.items()}
+    routes = {f"/v1/{task}": make_route(f"/v1/{task}", task, models, _Plain(task)) for task, models in by_task.items()}
     for one in served:
-        name = one.bundle.name
-        route = make_route(
-            f"/v2/models/{name}/infer", one.bundle.manifest.task, {name: one}, OpenInference(name)
-        )  # fmt: skip
-        tasks |= {f"{path}/infer": route for path in _oip_paths(name)}
+        name, task = one.bundle.name, one.bundle.manifest.task
+        language = OpenInference(name, request_type(task, tasks[task].options))
+        route = make_route(f"/v2/models/{name}/infer", task, {name: one}, language)
+        routes |= {f"{path}/infer": route for path in _oip_paths(name)}
     others = Starlette(
         routes=[
-            *(Route(path, route, methods=["POST"]) for path, route in tasks.items()),
+            *(Route(path, route, methods=["POST"]) for path, route in routes.items()),
             Route("/v1/models", _json(lambda: _list_models(served))),
             Route("/contract", _json(lambda: _list_contracts(served))),
             Route("/openapi.json", _json(lambda: describe(by_task))),
@@ -132,8 +132,8 @@ def make_app(
     others.router.redirect_slashes = False  # it would send clients wherever their Host header says
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in tasks:
-            await tasks[scope["path"]](scope, receive, send)
+        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in routes:
+            await routes[scope["path"]](scope, receive, send)
         elif scope["type"] == "http" and scope["path"] not in _ALWAYS_OPEN:
             await _pass(gate, others, scope, receive, send)
         else:
@@ -187,14 +187,15 @@ class _Language(Protocol):
 class _Plain:
     """How /v1/{task} reads and writes."""
 
-    def __init__(self) -> None:
+    def __init__(self, task: str) -> None:
+        self._read = make_reader(task, tasks[task].options)
         self._encode = msgspec.json.Encoder().encode
 
     def read(
         self, body: bytes, *, headers: Iterable[tuple[bytes, bytes]], limits: Limits
     ) -> tuple[TaskRequest, float | None, None]:
         """See _Language."""
-        return read_request(body, limits=limits), None, None
+        return self._read(body, limits=limits), None, None
 
     def write(self, answer: Mapping[str, Any], form: None) -> tuple[bytes, list[tuple[bytes, bytes]]]:
         """See _Language."""
@@ -306,6 +307,7 @@ def _make_job(served: Served, request: TaskRequest, *, allowed_ms: float | None,
     return Job(
         served.ladder, texts, came_ns=came_ns, deadline_ns=came_ns + int(1e6 * within_ms),
         is_own_deadline=allowed_ms is not None, places=places,
+        options={name: getattr(request, name) for name in served.ladder.task.options},
     )  # fmt: skip
 
 
@@ -387,7 +389,7 @@ def _list_models(served: Sequence[Served]) -> dict[str, Any]:
                 "task": one.bundle.manifest.task,
                 "rung": one.ladder.models[0].rung.name,
                 "rungs": [model.rung.name for model in one.ladder.models],
-                "labels": sorted({label.partition("-")[2] or label for label in one.bundle.manifest.labels} - {"O"}),
+                "labels": one.ladder.task.names(one.bundle.manifest.labels),
                 "example": one.ladder.task.example,
                 "contract": one.bundle.manifest.contract,
             }

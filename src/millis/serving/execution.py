@@ -251,7 +251,7 @@ def _run_window(
             job.run_ns += ran - running
             forecast.observe_run(place, model.bucket_of(len(ids)), ns=ran - running)
         if len(job.logits) == len(windows):
-            job.results.append(model.task.decode(job.texts[len(job.results)], windows, job.logits))
+            job.results.append(model.task.decode(job.texts[len(job.results)], windows, job.logits, job.options))
             job.logits = []
             job.decode_ns += perf_counter_ns() - ran
         if not job.is_done:

@@ -84,10 +84,14 @@ _encode = msgspec.json.Encoder().encode
 
 
 class OpenInference:
-    """How /v2/models/{model}/infer reads and writes."""
+    """How /v2/models/{model}/infer reads and writes.
 
-    def __init__(self, model: str) -> None:
-        self._model = model
+    Args:
+        kind: of the requests that the model's task takes.
+    """
+
+    def __init__(self, model: str, kind: type[TaskRequest]) -> None:
+        self._model, self._kind = model, kind
 
     def read(
         self, body: bytes, *, headers: Iterable[tuple[bytes, bytes]], limits: Limits
@@ -116,11 +120,11 @@ class OpenInference:
         texts = _read_texts(tensor, rest, most=limits.texts)
         options = {name: value for name, value in asked.parameters.items() if name not in _OWN}
         if not {"input", "model"}.isdisjoint(options):
-            raise _wrong_parameter()
+            raise self._wrong_parameter()
         try:
-            request = msgspec.convert({**options, "input": texts, "model": self._model}, type=TaskRequest)
+            request = msgspec.convert({**options, "input": texts, "model": self._model}, type=self._kind)
         except msgspec.ValidationError as error:
-            raise _wrong_parameter() from error
+            raise self._wrong_parameter() from error
         check_request(request, limits=limits)
         form = Form(asked.id, tensor.shape, _is_binary(asked))
         return request, _read_timeout(asked.parameters.get("timeout")), form
@@ -143,6 +147,10 @@ class OpenInference:
         return head + rest, [
             (b"content-type", b"application/octet-stream"), (_HEADER_LENGTH, b"%d" % len(head)),
         ]  # fmt: skip
+
+    def _wrong_parameter(self) -> InvalidRequest:
+        options = (name for name in self._kind.__struct_fields__ if name not in ("input", "model"))
+        return _wrong(f"a parameter is not one of {', '.join((*_OWN, *options))}, or not of its type")
 
 
 def describe_server() -> dict[str, Any]:
@@ -249,11 +257,6 @@ def _read_timeout(timeout: object) -> float | None:
             slug="bad-deadline",
         )
     return timeout / 1000
-
-
-def _wrong_parameter() -> InvalidRequest:
-    known = ", ".join(name for name in TaskRequest.__struct_fields__ if name not in ("input", "model"))
-    return _wrong(f"a parameter is not one of {', '.join(_OWN)}, {known}, or not of its type")
 
 
 def _wrong(reason: str) -> InvalidRequest:

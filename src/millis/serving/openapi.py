@@ -13,9 +13,31 @@ from millis.serving.deadlines import MOST_MS
 from millis.serving.oip import VERSION as OIP_VERSION
 from millis.serving.oip import InferRequest
 from millis.serving.problems import MEDIA_TYPE, Problem
-from millis.serving.requests import TaskRequest
+from millis.serving.requests import TaskRequest, request_type
+from millis.tasks import tasks
 
 _RESULTS: dict[str, dict[str, Any]] = {
+    "classify": {
+        "type": "object",
+        "properties": {
+            "label": {"type": ["string", "null"], "description": "the best; null where no label fits"},
+            "labels": {"type": "array", "items": {"type": "string"}, "description": "of a model with several a text"},
+            "score": {"type": "number", "minimum": 0, "maximum": 1},
+            "scores": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "required": ["label", "score"],
+                    "properties": {
+                        "label": {"type": "string"},
+                        "score": {"type": "number", "minimum": 0, "maximum": 1},
+                    },
+                },
+            },
+            "out_of_scope": {"type": "number", "minimum": 0, "maximum": 1},
+            "text": {"type": "string", "description": "the template, filled in"},
+        },
+    },
     "ner": {
         "type": "object",
         "required": ["entities"],
@@ -80,9 +102,9 @@ _OIP_ERROR = {
 
 def describe(by_task: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Describe the routes of a server with these models by task."""
-    _, components = msgspec.json.schema_components(
-        [TaskRequest, InferRequest, Problem], ref_template="#/components/schemas/{name}"
-    )
+    requests = {task: request_type(task, tasks[task].options) for task in by_task}
+    kinds = [*dict.fromkeys((TaskRequest, *requests.values())), InferRequest, Problem]
+    _, components = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
     problem = {
         "description": "A problem, in a sentence.",
         "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
@@ -105,7 +127,9 @@ def describe(by_task: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         }
     }
     for task, models in by_task.items():
-        paths[f"/v1/{task}"] = {"post": _describe_task(task, sorted(models), problem=problem)}
+        paths[f"/v1/{task}"] = {"post": _describe_task(
+            task, sorted(models), problem=problem, request=requests[task].__name__
+        )}
         for model in models:
             paths |= _describe_oip(model)
     return {
@@ -155,7 +179,7 @@ def _describe_oip(model: str) -> dict[str, Any]:
     return paths
 
 
-def _describe_task(task: str, models: Sequence[str], *, problem: dict[str, Any]) -> dict[str, Any]:
+def _describe_task(task: str, models: Sequence[str], *, problem: dict[str, Any], request: str) -> dict[str, Any]:
     answer = {
         "type": "object",
         "required": ["model", "rung", "quality", "results"],
@@ -172,7 +196,7 @@ def _describe_task(task: str, models: Sequence[str], *, problem: dict[str, Any])
         "parameters": _DEADLINES,
         "requestBody": {
             "required": True,
-            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/TaskRequest"}}},
+            "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{request}"}}},
         },
         "responses": {
             "200": {

@@ -4,8 +4,9 @@ Border: no model and no event loop but for reading the body; the Open Inference 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from functools import partial
+from typing import Any, Protocol, cast
 
 import msgspec
 
@@ -34,9 +35,6 @@ class TaskRequest(msgspec.Struct, forbid_unknown_fields=True):
     model: str | None = None
     rung: str | None = None
     fallback: bool = True
-
-
-_decoder = msgspec.json.Decoder(TaskRequest)
 
 
 async def read_body(receive: Receive, *, limit: int, within_s: float) -> bytes:
@@ -82,20 +80,52 @@ async def _read_whole(receive: Receive, *, limit: int) -> bytes:
     return b"".join(parts)
 
 
-def read_request(body: bytes, *, limits: Limits) -> TaskRequest:
+class Reader(Protocol):
+    """Reads requests of one task."""
+
+    def __call__(self, body: bytes, *, limits: Limits) -> TaskRequest:
+        """Read a request; see `read_request`."""
+
+
+def request_type(task: str, options: Mapping[str, tuple[Any, Any]]) -> type[TaskRequest]:
+    """Make the type of a task's requests: those of all tasks, and what this one lets a request choose.
+
+    Args:
+        options: as `Task.options` has them.
+    """
+    if not options:
+        return TaskRequest
+    fields = [(name, kind, usual) for name, (kind, usual) in options.items()]
+    name = f"{task.capitalize()}Request"
+    made: Any = msgspec.defstruct(name, fields, bases=(TaskRequest,), forbid_unknown_fields=True)
+    return cast("type[TaskRequest]", made)
+
+
+def make_reader(task: str, options: Mapping[str, tuple[Any, Any]]) -> Reader:
+    """Make the function that reads a task's requests."""
+    decoder = msgspec.json.Decoder(request_type(task, options))
+    return partial(read_request, decoder=decoder, known=", ".join(("input", "model", "rung", "fallback", *options)))
+
+
+def read_request(
+    body: bytes, *, limits: Limits, decoder: msgspec.json.Decoder[TaskRequest], known: str
+) -> TaskRequest:
     """Read a request and check what it asks for.
+
+    Args:
+        known: the keys that it may have.
 
     Raises:
         InvalidRequest: 400 for what is not JSON, 415 where it is compressed, 422 for JSON of another shape, 413 for
             too much of it.
     """
     try:
-        request = _decoder.decode(body)
+        request = decoder.decode(body)
     except msgspec.ValidationError as error:
         # The library names an unknown key, which may be a text of the client's.
-        reason = "a key besides input, model, rung and fallback came" if "unknown field" in str(error) else str(error)
+        reason = "a key that is not known came" if "unknown field" in str(error) else str(error)
         raise InvalidRequest(
-            f'{reason}: send {{"input": TEXT or [TEXT, ...], "model", "rung", "fallback" (optional)}}.',
+            f'{reason}: send {{"input": TEXT or [TEXT, ...]}}; the keys known are {known}.',
             status=422,
             slug="wrong-shape",
         ) from error

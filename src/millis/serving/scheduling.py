@@ -9,13 +9,14 @@ Source: admission by simulating the earliest-deadline-first schedule, as for per
 
 import math
 from bisect import insort
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from millis.bundles import Model
 from millis.errors import InvalidRequest
 from millis.serving.prediction import Forecast
+from millis.tasks.task import NO_OPTIONS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -99,6 +100,7 @@ class Job:
             much as a late answer would: the forecast's margin counts in full only behind a crowd, and not at all while
             nobody is ahead; who is too long for the usual deadline has none, and runs behind all that have.
         places: of the rungs that it allows, in its ladder.
+        options: what it chose of the task's decoding.
     Attributes:
         rung: the place of the rung that answers, None until its turn comes.
         margin_ns: how much sooner than its deadline it had to be predicted to end when it was admitted.
@@ -107,16 +109,17 @@ class Job:
 
     __slots__ = (
         "came_ns", "deadline_ns", "decode_ns", "encoded", "future", "is_gone", "is_own_deadline", "ladder", "logits",
-        "margin_ns", "needs_ns", "places", "predicted_ns", "results", "run_ns", "rung", "texts", "tokenize_ns",
-        "worked_ns",
+        "margin_ns", "needs_ns", "options", "places", "predicted_ns", "results", "run_ns", "rung", "texts",
+        "tokenize_ns", "worked_ns",
     )  # fmt: skip
 
     def __init__(
         self, ladder: Ladder, texts: Sequence[str], *, came_ns: int, deadline_ns: int, is_own_deadline: bool,
-        places: range,
+        places: range, options: Mapping[str, Any] = NO_OPTIONS,
     ) -> None:  # fmt: skip
         self.ladder, self.texts, self.places = ladder, texts, places
         self.came_ns, self.deadline_ns, self.is_own_deadline = came_ns, deadline_ns, is_own_deadline
+        self.options = options
         self.encoded: list[tuple[Window, ...]] = []
         self.logits: list[NDArray[Any]] = []
         self.results: list[dict[str, Any]] = []

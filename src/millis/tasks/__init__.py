@@ -6,6 +6,6 @@ Border: knows tokens, labels and offsets; no model library, no HTTP.
 from millis.registry import Registry
 from millis.tasks.task import Score, Task, Window
 
-tasks = Registry("task", {"ner": "millis.tasks.ner:NerTask"})
+tasks = Registry("task", {"classify": "millis.tasks.classify:ClassifyTask", "ner": "millis.tasks.ner:NerTask"})
 
 __all__ = ["Score", "Task", "Window", "tasks"]

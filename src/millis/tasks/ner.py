@@ -9,9 +9,9 @@ Limits: entities do not nest; one that begins inside a unit is widened to the un
 """
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +19,9 @@ from numpy.typing import NDArray
 from millis.data.examples import Span, SpanExample
 from millis.errors import InvalidValue
 from millis.tasks.scoring import score_spans
-from millis.tasks.task import Score, Window
+from millis.tasks.task import IGNORED, NO_OPTIONS, Head, Score, Window, lay_windows
 from millis.tasks.tokenization import Pieces, Tokenizer
 from millis.tasks.wordpieces import Characters, Words
-
-IGNORED = -100
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +53,10 @@ class NerTask:
         example: a text to warm up on.
     """
 
+    data: ClassVar[str] = "spans"
+    asked: ClassVar[frozenset[str]] = frozenset()
+    options: ClassVar[dict[str, tuple[Any, Any]]] = {}
+
     def __init__(
         self,
         tokenizer: Tokenizer,
@@ -64,23 +66,46 @@ class NerTask:
         overlap: int = 32,
         example: str = "Maria Garcia of Northwind wrote from Lisbon.",
     ) -> None:
-        room = max_tokens - len(tokenizer.prefix) - len(tokenizer.suffix)
-        if room <= overlap or overlap < 0:
-            raise InvalidValue(
-                f"max_tokens {max_tokens} with overlap {overlap} leaves no room for text: "
-                f"give at least {overlap + len(tokenizer.prefix) + len(tokenizer.suffix) + 1} tokens."
-            )
         self.labels = tuple(labels)
+        self.head = Head(self.labels)
         self.example = example
         self.max_tokens = max_tokens
         self.n_pieces = tokenizer.n_vocabulary
         self._tokenizer = tokenizer
-        self._room = room
+        self._room = lay_windows(max_tokens, overlap=overlap, tokenizer=tokenizer)
         self._overlap = overlap
         self._kinds = [label[2:] if label != "O" else "" for label in self.labels]
         self._is_entity = np.array([bool(kind) for kind in self._kinds])
         self._begins = [label.startswith("B-") for label in self.labels]
         self._ids = {label: i for i, label in enumerate(self.labels)}
+
+    @classmethod
+    def learn(cls, tokenizer: Tokenizer, examples: Sequence[SpanExample], **settings: Any) -> "NerTask":
+        """Make the task that finds the entities of these examples; settings are max_tokens, overlap, example."""
+        labels = ner_labels([label for example in examples for label in example.labels])
+        return cls(tokenizer, labels=labels, **settings)
+
+    @staticmethod
+    def names(labels: Sequence[str]) -> list[str]:
+        """List the entity types."""
+        return sorted({label.partition("-")[2] for label in labels} - {""})
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What makes the task again, beside tokenizer and labels."""
+        return {"max_tokens": self.max_tokens, "overlap": self._overlap, "example": self.example}
+
+    def with_tokenizer(self, tokenizer: Tokenizer) -> "NerTask":
+        """Give the same task with another tokenizer."""
+        return NerTask(tokenizer, labels=self.labels, **self.settings)
+
+    def notes(self, examples: Sequence[SpanExample]) -> tuple[str, ...]:
+        """Count the entities that cannot be answered exactly."""
+        n = sum(map(self.n_widened, examples))
+        return (f"{n} entities of test begin or end inside a word and cannot be answered exactly",) if n else ()
+
+    def calibrate(self, examples: Sequence[SpanExample], outputs: Any) -> None:
+        """Fit nothing: scores of entities are the network's own."""
 
     def encode(self, text: str, *, example: SpanExample | None = None) -> tuple[Window, ...]:
         """Cut a text into windows; with an example, windows carry its targets.
@@ -106,7 +131,10 @@ class NerTask:
             windows.append(Window(ids=ids, targets=window_targets, places=places))
         return tuple(windows)
 
-    def decode(self, text: str, windows: Sequence[Window], logits: Sequence[NDArray[np.float32]]) -> dict[str, Any]:
+    def decode(
+        self, text: str, windows: Sequence[Window], logits: Sequence[NDArray[np.float32]],
+        options: Mapping[str, Any] = NO_OPTIONS,
+    ) -> dict[str, Any]:  # fmt: skip
         """Read entities from logits (T, K), one array per window.
 
         Returns:

@@ -1,14 +1,21 @@
-"""Score labelled spans by exact match: the one file that imports seqeval.
+"""Score answers: labelled spans by exact match, and labels of texts. The one file that imports seqeval.
 
-Border: spans in, Score out. seqeval compares label sequences; a text is cut at every boundary that either side names,
-so that the sequences say exactly what the spans say, whatever the tokenizer or the script.
+Border: spans or labels in, Score out. seqeval compares label sequences; a text is cut at every boundary that either
+side names, so that the sequences say exactly what the spans say, whatever the tokenizer or the script.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
 
 from millis.data.examples import Span
 from millis.errors import MissingExtra
+from millis.tasks.calibration import area_under_roc, error_of_confidence
 from millis.tasks.task import Score
+
+_MOST_ROWS = 20
 
 
 def score_spans(expected: Sequence[Sequence[Span]], answered: Sequence[Sequence[Span]]) -> Score:
@@ -54,6 +61,82 @@ def f1_of_counts(counts: Sequence[tuple[int, int, int]]) -> float:
     return 200.0 * right / (answered + expected) if answered + expected else 0.0
 
 
+def score_labels(
+    expected: Sequence[Sequence[str]],
+    answers: Sequence[Mapping[str, Any]],
+    *,
+    labels: Sequence[str],
+    is_multi: bool = False,
+    out_of_scope: str | None = None,
+) -> Score:
+    """Compute accuracy of single labels, or micro F1 of several; both by label, and how far scores can be believed.
+
+    Args:
+        expected: labels of each text.
+        answers: as `ClassifyTask.decode` gives them.
+        out_of_scope: the label that None in an answer means.
+    """
+    counts = Counter[tuple[str, str]]()  # (label, "right" | "answered" | "expected")
+    per_example: list[tuple[int, int, int]] = []
+    for want, answer in zip(expected, answers, strict=True):
+        got: list[str] = answer["labels"] if is_multi else [answer["label"] or out_of_scope or ""]
+        right = set(got) & set(want)
+        counts.update((label, "right") for label in right)
+        counts.update((label, "answered") for label in got)
+        counts.update((label, "expected") for label in want)
+        per_example.append((len(right), len(got), len(want)))
+    known = [*labels, *([out_of_scope] if out_of_scope is not None else [])]
+    by_label = {label: _rates(*(counts[label, kind] for kind in ("right", "answered", "expected"))) for label in known}
+    value = f1_of_counts(per_example)
+    macro = sum(row["f1"] for row in by_label.values()) / len(by_label)
+    name = "F1" if is_multi else "accuracy"
+    lines = [f"{name} {value:.2f} of {len(per_example)} texts, macro F1 {macro:.2f}"]
+    if not is_multi:
+        lines.append(_confidence(expected, answers, out_of_scope=out_of_scope))
+    if out_of_scope is not None:
+        lines.append(_scope(expected, answers, out_of_scope=out_of_scope, row=by_label[out_of_scope]))
+    report = "\n".join([*lines, "", _write_worst(by_label)])
+    return Score(value=value, name=name, by_label=by_label, per_example=tuple(per_example), report=report)
+
+
+def _rates(right: int, answered: int, expected: int) -> dict[str, float]:
+    precision = 100.0 * right / answered if answered else 0.0
+    recall = 100.0 * right / expected if expected else 0.0
+    f1 = 200.0 * right / (answered + expected) if answered + expected else 0.0
+    return {"precision": precision, "recall": recall, "f1": f1, "support": expected}
+
+
+def _confidence(
+    expected: Sequence[Sequence[str]], answers: Sequence[Mapping[str, Any]], *, out_of_scope: str | None
+) -> str:
+    inside = [
+        (answer["scores"][0], want[0]) for want, answer in zip(expected, answers, strict=True)
+        if want[0] != out_of_scope
+    ]  # fmt: skip
+    if not inside:
+        return "no text in scope"
+    confidence = np.array([best["score"] for best, _ in inside])
+    is_right = np.array([best["label"] == want for best, want in inside])
+    error = error_of_confidence(confidence, is_right)
+    return (
+        f"calibration error {100 * error:.1f} %: mean confidence {confidence.mean():.3f}, right {is_right.mean():.3f}"
+    )
+
+
+def _scope(
+    expected: Sequence[Sequence[str]], answers: Sequence[Mapping[str, Any]], *, out_of_scope: str,
+    row: Mapping[str, float],
+) -> str:  # fmt: skip
+    is_outside = np.array([out_of_scope in want for want in expected])
+    if not is_outside.any() or is_outside.all() or "out_of_scope" not in answers[0]:
+        return f"out of scope ({out_of_scope}): {int(is_outside.sum())} of {len(expected)} texts"
+    area = area_under_roc(np.array([answer["out_of_scope"] for answer in answers]), is_outside)
+    return (
+        f"out of scope ({out_of_scope}): AUROC {100 * area:.2f}, recall {row['recall']:.2f}, precision"
+        f" {row['precision']:.2f} of {int(is_outside.sum())} texts"
+    )
+
+
 def _as_sequences(want: Sequence[Span], got: Sequence[Span]) -> tuple[list[str], list[str]]:
     cuts = sorted({edge for span in (*want, *got) for edge in (span.start, span.end)})
     place = {edge: i for i, edge in enumerate(cuts)}
@@ -66,6 +149,14 @@ def _as_sequences(want: Sequence[Span], got: Sequence[Span]) -> tuple[list[str],
                 tags[i] = f"{'B' if i == inside[0] else 'I'}-{span.label}"
         sequences.append(tags)
     return sequences[0], sequences[1]
+
+
+def _write_worst(rows: dict[str, dict[str, float]]) -> str:
+    """Write the table, or of many labels those with the lowest F1."""
+    if len(rows) <= _MOST_ROWS:
+        return _write_table(rows)
+    worst = sorted(rows, key=lambda label: rows[label]["f1"])[:_MOST_ROWS]
+    return f"the {_MOST_ROWS} lowest of {len(rows)} labels\n{_write_table({label: rows[label] for label in worst})}"
 
 
 def _write_table(rows: dict[str, dict[str, float]]) -> str:

@@ -1,16 +1,41 @@
-"""What a task is: four members, and the windows they pass around.
+"""What a task is, and the windows that its members pass around.
 
 Border: the interface only.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from millis.data.examples import SpanExample
+from millis.errors import InvalidValue
+from millis.tasks.tokenization import Tokenizer
+
+IGNORED = -100
+"""The target of a row of logits that no loss is to look at."""
+
+NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
+
+
+class Head(NamedTuple):
+    """What a network answers of a window: logits (R, C).
+
+    Args:
+        outputs: names of its outputs, in order.
+        rows: R; None for one row per token. With rows the outputs are R groups of C each, else C is their number.
+    """
+
+    outputs: tuple[str, ...]
+    rows: int | None = None
+
+    def shape(self, n_tokens: int) -> tuple[int, int]:
+        """Give (R, C) for a window of so many tokens."""
+        if self.rows is None:
+            return n_tokens, len(self.outputs)
+        return self.rows, len(self.outputs) // self.rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +44,8 @@ class Window:
 
     Args:
         ids: token ids with special tokens, int64 (T,).
-        targets: label ids, int64 (T,), -100 where the loss does not count; None for text without labels.
+        targets: label ids, int64 (R,) as the task's head has rows, IGNORED where the loss does not count; None for
+            text without labels.
         places: what the task needs to read the answer back; opaque to others.
     """
 
@@ -48,13 +74,28 @@ class Score:
 
 
 class Task(Protocol):
-    """Text to windows, logits to answers, answers to a score."""
+    """Text to windows, logits to answers, answers to a score.
+
+    A class of tasks is made of (tokenizer, labels=, **settings), or by `learn` of what the data says.
+    """
+
+    data: ClassVar[str]
+    """What its examples are labelled with, "spans" or "labels"."""
+
+    asked: ClassVar[frozenset[str]]
+    """Names of what `learn` may be asked beside max_tokens, overlap and example."""
+
+    options: ClassVar[dict[str, tuple[Any, Any]]]
+    """What a request may choose of `decode`: by name its type and what it is when it is not chosen."""
 
     example: str
     """A text to warm up on and to show."""
 
     labels: tuple[str, ...]
-    """Names of the model's K outputs, in order (for NER: O, B-PER, I-PER, ...)."""
+    """What it tells apart, in order (for NER: O, B-PER, I-PER, ...)."""
+
+    head: Head
+    """What a network for it must answer."""
 
     max_tokens: int
     """Length of the longest window, special tokens included."""
@@ -62,11 +103,69 @@ class Task(Protocol):
     n_pieces: int
     """Size of the tokenizer's vocabulary; ids are below it."""
 
-    def encode(self, text: str, *, example: SpanExample | None = None) -> tuple[Window, ...]:
+    def encode(self, text: str, *, example: Any | None = None) -> tuple[Window, ...]:
         """Cut a text into windows a model can take; with an example's spans, windows carry targets."""
 
-    def decode(self, text: str, windows: Sequence[Window], logits: Sequence[NDArray[np.float32]]) -> dict[str, Any]:
-        """Read the answer for a text from logits (T, K), one array per window."""
+    def decode(
+        self, text: str, windows: Sequence[Window], logits: Sequence[NDArray[np.float32]],
+        options: Mapping[str, Any] = NO_OPTIONS,
+    ) -> dict[str, Any]:  # fmt: skip
+        """Read the answer for a text from logits (R, C), one array per window; options are by name, as `options`."""
 
-    def score(self, examples: Sequence[SpanExample], answers: Sequence[dict[str, Any]]) -> Score:
+    def score(self, examples: Sequence[Any], answers: Sequence[dict[str, Any]]) -> Score:
         """Compare answers with what the examples say."""
+
+    @staticmethod
+    def names(labels: Sequence[str]) -> list[str]:
+        """List what of a model's labels its answers can name."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What makes the task again, beside tokenizer and labels; JSON can hold it."""
+
+    def with_tokenizer(self, tokenizer: Tokenizer) -> "Task":
+        """Give the same task with another tokenizer."""
+
+    def notes(self, examples: Sequence[Any]) -> tuple[str, ...]:
+        """Say what of these examples cannot be answered, whatever the network."""
+
+    def calibrate(
+        self, examples: Sequence[Any], outputs: Sequence[tuple[Sequence[Window], Sequence[NDArray[np.float32]]]]
+    ) -> "Calibration | None":
+        """Fit what makes probabilities of scores, where the task has such a thing.
+
+        Args:
+            examples: that the network was not trained on.
+            outputs: windows of each, and their logits (R, C).
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """What was fitted to held-out texts.
+
+    Args:
+        temperature: logits are to be divided by it.
+        task: fitted to logits that were.
+        said: a sentence.
+    """
+
+    temperature: float
+    task: Task
+    said: str
+
+
+def lay_windows(max_tokens: int, *, overlap: int, tokenizer: Tokenizer) -> int:
+    """Give how many pieces of text a window has room for.
+
+    Raises:
+        InvalidValue: hardly any.
+    """
+    n_special = len(tokenizer.prefix) + len(tokenizer.suffix)
+    room = max_tokens - n_special
+    if room <= overlap or overlap < 0:
+        raise InvalidValue(
+            f"max_tokens {max_tokens} with overlap {overlap} leaves no room for text: "
+            f"give at least {overlap + n_special + 1} tokens."
+        )
+    return room

@@ -10,25 +10,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from millis.data.examples import SpanExample
+from millis.data.examples import Example
 from millis.models.prediction import pad
-from millis.tasks.task import Task, Window
+from millis.tasks.task import IGNORED, Task, Window
 
-IGNORED = -100
 _CHUNK = (
     64  # batches that are sorted together: enough to lose under 3 % to padding, few enough to mix each epoch
 )
 
 
 class Batch(NamedTuple):
-    """ids, mask, targets: int64 (B, T), T the longest window's length."""
+    """ids, mask: int64 (B, T), T the longest window's length; targets: int64 (B, R), R the most rows of a window."""
 
     ids: torch.Tensor
     mask: torch.Tensor
     targets: torch.Tensor
 
 
-def encode_examples(task: Task, examples: Sequence[SpanExample]) -> list[Window]:
+def encode_examples(task: Task, examples: Sequence[Example]) -> list[Window]:
     """Cut examples into windows with targets, once; windows that teach nothing are left out."""
     windows = [window for example in examples for window in task.encode(example.text, example=example)]
     return [window for window in windows if window.targets is not None and (window.targets != IGNORED).any()]
@@ -65,10 +64,10 @@ def _split(places: NDArray[np.int64], *, at_most: int) -> list[NDArray[np.int64]
 def make_batch(windows: Sequence[Window], *, pad_id: int) -> Batch:
     """Fill windows up to the longest of them; padding has no target."""
     ids, mask = pad([window.ids for window in windows], pad_id=pad_id)
-    targets = torch.full_like(ids, IGNORED)
-    for i, window in enumerate(windows):
-        assert window.targets is not None
-        targets[i, : len(window.ids)] = torch.from_numpy(window.targets)
+    given = [window.targets for window in windows if window.targets is not None]
+    targets = torch.full((len(windows), max(map(len, given))), IGNORED)
+    for i, of_window in enumerate(given):
+        targets[i, : len(of_window)] = torch.from_numpy(of_window)
     return Batch(ids, mask, targets)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import torch
 
-from millis.data.examples import SpanExample
+from millis.data.examples import Example
 from millis.errors import InvalidValue, RunFailed
 from millis.models.bases import weights_files
 from millis.models.files import write_whole
@@ -72,7 +72,7 @@ def identify_run(
     *,
     labels: Sequence[str],
     windows: Sequence[Window],
-    dev: Sequence[SpanExample],
+    dev: Sequence[Example],
     settings: TrainSettings,
 ) -> dict[str, str]:
     """Name everything that decides a run's result: each setting, and hashes of data and base."""
@@ -81,7 +81,7 @@ def identify_run(
         train_hash.update(len(window.ids).to_bytes(4, "little") + window.ids.tobytes())
         train_hash.update(b"" if window.targets is None else window.targets.tobytes())
     for example in dev:
-        dev_hash.update(msgspec.json.encode((example.text.encode("utf-8", "surrogatepass"), example.spans)))
+        dev_hash.update(repr(example.record()).encode("utf-8", "surrogatepass"))
     for file in (base / "config.json", *weights_files(base)):
         with file.open("rb") as content:
             base_hash.update(hashlib.file_digest(content, "sha256").digest())

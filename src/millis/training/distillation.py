@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from millis.backends.encoder import read_shape
+from millis.backends.encoder import read_out, read_shape
 from millis.models.taggers import Tagger
-from millis.tasks.task import Window
+from millis.tasks.task import IGNORED, Window
 from millis.telemetry.progress import bar
-from millis.training.batches import IGNORED, make_batch, plan_epoch
+from millis.training.batches import make_batch, plan_epoch
 from millis.training.settings import TrainSettings, choose_learning_rate, choose_precision
 from millis.training.steps import rate_share, torch_state
 
@@ -84,7 +84,9 @@ def distil(tagger: Tagger, *, teacher: Tagger, windows: Sequence[Window], settin
 
 
 def _run(tagger: Tagger, ids: torch.Tensor, mask: torch.Tensor) -> Any:
-    return tagger.network(input_ids=ids, attention_mask=mask, output_hidden_states=True)
+    out = tagger.network(input_ids=ids, attention_mask=mask, output_hidden_states=True)
+    out.logits = read_out(out.logits, mask, config=tagger.config)
+    return out
 
 
 class Noise:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
-from millis.data.examples import SpanExample
+from millis.data.examples import Example
 from millis.errors import Interrupted, InvalidValue, RunFailed
 from millis.models.files import disk_full, is_disk_full
 from millis.models.taggers import save_tagger
@@ -59,8 +59,8 @@ def train(
     base: Path,
     *,
     task: Task,
-    train: Sequence[SpanExample],
-    dev: Sequence[SpanExample],
+    train: Sequence[Example],
+    dev: Sequence[Example],
     folder: Path,
     settings: TrainSettings,
     tokenizer_file: Path,
@@ -84,7 +84,7 @@ def train(
             " examples came. Give both."
         )
     folder.mkdir(parents=True, exist_ok=True)
-    identity = identify_run(base, labels=task.labels, windows=windows, dev=dev, settings=settings)
+    identity = identify_run(base, labels=task.head.outputs, windows=windows, dev=dev, settings=settings)
     found = load_checkpoint(folder, identity=identity)
     if found and found.progress.is_done and (folder / "best" / "model.safetensors").is_file():
         return _conclude(
@@ -93,7 +93,7 @@ def train(
     if found and found.tensors is None:  # finished, and then its model was taken away
         found = None
     with torch_state(settings.seed):
-        steps = Steps(base, labels=task.labels, windows=windows, settings=settings)
+        steps = Steps(base, head=task.head, windows=windows, settings=settings)
         progress = found.progress if found else Progress()
         if found and found.tensors is not None:
             steps.load_state(found.tensors)
@@ -122,7 +122,7 @@ class _Run:
         progress: Progress,
         *,
         task: Task,
-        dev: Sequence[SpanExample],
+        dev: Sequence[Example],
         folder: Path,
         settings: TrainSettings,
         identity: dict[str, str],

@@ -27,6 +27,7 @@ class TrainSettings:
         max_gradient_norm: gradients are scaled down to this norm.
         seed: of the head, the order and the dropout.
         autocast: "bf16" trains in bfloat16, "off" in float32, "auto" in bfloat16 where the processor has it.
+        balance: each output weighs the same in the loss, however rare it is.
         checkpoint_every_s: pause between checkpoints; longer where writing one takes a twentieth of it.
     Raises:
         InvalidValue: a value outside its range; the message names the range.
@@ -42,6 +43,7 @@ class TrainSettings:
     max_gradient_norm: float = 1.0
     seed: int = 7
     autocast: str = "auto"
+    balance: bool = False
     checkpoint_every_s: float = 30.0
 
     def __post_init__(self) -> None:

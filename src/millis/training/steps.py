@@ -14,12 +14,12 @@ import numpy as np
 import torch
 
 from millis.cores import n_cores
-from millis.data.examples import SpanExample
+from millis.data.examples import Example
 from millis.errors import InvalidValue
 from millis.models.prediction import predict
 from millis.models.taggers import Tagger, build_tagger
-from millis.tasks.task import Score, Task, Window
-from millis.training.batches import IGNORED, make_batch, padding_share, plan_epoch
+from millis.tasks.task import IGNORED, Head, Score, Task, Window
+from millis.training.batches import make_batch, padding_share, plan_epoch
 from millis.training.settings import TrainSettings, choose_learning_rate, choose_precision
 from millis.training.vocabulary import UsedRows
 
@@ -36,10 +36,10 @@ class Steps:
     """
 
     def __init__(
-        self, base: Path, *, labels: Sequence[str], windows: Sequence[Window], settings: TrainSettings
+        self, base: Path, *, head: Head, windows: Sequence[Window], settings: TrainSettings
     ) -> None:
         self._settings = settings
-        self._tagger = build_tagger(base, labels=labels, seed=settings.seed).train()
+        self._tagger = build_tagger(base, labels=head.outputs, rows=head.rows, seed=settings.seed).train()
         lengths = np.array([len(window.ids) for window in windows], np.int64)
         if lengths.max() > self._tagger.longest:
             raise InvalidValue(
@@ -48,6 +48,7 @@ class Steps:
             )
         self._rows = UsedRows(self._tagger, windows)
         self._windows = [self._rows.renumber(window) for window in windows]
+        self._weights = _balance(windows, n_outputs=head.shape(1)[1]) if settings.balance else None
         self.plans = [
             plan_epoch(
                 lengths, batch_size=settings.batch_size, batch_tokens=settings.batch_tokens,
@@ -79,7 +80,7 @@ class Steps:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.is_bf16):
             logits = self._tagger(ids, mask)
         loss = torch.nn.functional.cross_entropy(
-            logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED
+            logits.float().flatten(0, 1), targets.flatten(), weight=self._weights, ignore_index=IGNORED
         )
         value = float(loss.detach())
         rate = self.learning_rate * rate_share(
@@ -94,7 +95,7 @@ class Steps:
             self._optimizer.zero_grad(set_to_none=True)
         return value, rate
 
-    def score(self, task: Task, examples: Sequence[SpanExample]) -> Score:
+    def score(self, task: Task, examples: Sequence[Example]) -> Score:
         """Score the tagger, whole, in fp32."""
         return task.score(
             examples, predict(self._tagger, task=task, texts=[example.text for example in examples])
@@ -140,6 +141,14 @@ def torch_state(seed: int) -> Iterator[None]:
             yield
         finally:
             torch.set_num_threads(threads)
+
+
+def _balance(windows: Sequence[Window], *, n_outputs: int) -> torch.Tensor:
+    """Weigh outputs, float32 (C,), so that each counts the same in all targets together; 1 on average."""
+    targets = np.concatenate([window.targets for window in windows if window.targets is not None])
+    counts = np.bincount(targets[targets != IGNORED], minlength=n_outputs)
+    weights = counts.sum() / (n_outputs * np.maximum(counts, 1))
+    return torch.from_numpy(weights.astype(np.float32))
 
 
 def _make_optimizer(tagger: Tagger, *, settings: TrainSettings) -> torch.optim.AdamW:

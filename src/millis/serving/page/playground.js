@@ -1,6 +1,6 @@
-// The playground's behaviour: ask as the user types, mark the entities, draw the milliseconds.
+// The playground's behaviour: ask as the user types, mark the entities or rank the labels, draw the milliseconds.
 //
-// Border: speaks to /v1/models, /contract and /v1/ner of its own server. Everything shown is made from `state` by `show`;
+// Border: speaks to /v1/models, /contract and the task routes of its own server. Everything shown is made from `state` by `show`;
 // text from the server or the user enters the page as text nodes only. The language is kept in this browser, nowhere else.
 // Limits: one text at a time; a text of some 10,000 characters and more is slow to mark in a browser.
 
@@ -9,12 +9,14 @@ import { WORDS } from "./words.js";
 const DEBOUNCE_MS = 120;
 const STAGES = ["parse", "queue", "tokenize", "run", "decode", "write"];
 
+const TASKS = ["ner", "classify"]; // those whose answers this page can show
+
 const state = {
   language: firstLanguage(),
   models: [],
   contracts: new Map(), // model id -> {contract, verdict}
   model: null,
-  answer: null, // {text, entities, stages, roundTripMs, rung}
+  answer: null, // {text, entities or chosen and scores, stages, roundTripMs, rung}
   problem: null, // {kind: "problem" | "unreachable" | "odd" | "noModel", ...}
   isBusy: false,
 };
@@ -24,7 +26,9 @@ let asking = null; // AbortController of the question under way
 let timer = 0;
 
 const at = (id) => document.getElementById(id);
-const words = () => WORDS[state.language];
+const route = () => `/v1/${state.model?.task ?? TASKS[0]}`;
+const ofTask = () => WORDS[state.language].tasks[state.model?.task ?? TASKS[0]];
+const words = () => ({ ...WORDS[state.language], ...ofTask() });
 
 function make(tag, { text, data = {}, ...properties } = {}, ...children) {
   const element = Object.assign(document.createElement(tag), properties);
@@ -74,7 +78,7 @@ const writeScore = (score) => `${writeNumber(100 * score, 1)} %`;
 async function load() {
   try {
     const listed = await read("/v1/models");
-    state.models = listed.data.filter((model) => model.task === "ner");
+    state.models = listed.data.filter((model) => TASKS.includes(model.task));
     state.contracts = new Map((await read("/contract")).data.map((row) => [row.model, row]));
     state.problem = state.models.length ? null : { kind: "noModel" };
   } catch (problem) {
@@ -129,7 +133,7 @@ async function ask() {
   at("answer").setAttribute("aria-busy", "true");
   const began = performance.now();
   try {
-    const answer = await read("/v1/ner", {
+    const answer = await read(route(), {
       method: "POST",
       headers: { "content-type": "application/json" },
       body: JSON.stringify({ model: state.model.id, input: text }),
@@ -153,9 +157,10 @@ function askSoon(event) {
 }
 
 function readAnswer(document_) {
-  const entities = document_.results?.[0]?.entities;
-  if (!Array.isArray(entities)) throw { kind: "odd", status: 200 };
-  return { entities, rung: document_.rung };
+  const { entities, label, labels, scores } = document_.results?.[0] ?? {};
+  if (Array.isArray(entities)) return { entities, rung: document_.rung };
+  if (!Array.isArray(scores)) throw { kind: "odd", status: 200 };
+  return { chosen: labels ?? (label ? [label] : []), scores, rung: document_.rung };
 }
 
 function readTiming(header) {
@@ -222,17 +227,22 @@ function showAnswer() {
   const { answer } = state;
   hideTip();
   at("answer").setAttribute("aria-busy", String(state.isBusy));
-  at("answer").replaceChildren(...(answer ? markEntities(answer.text, answer.entities) : []));
-  at("found").hidden = !answer?.entities.length;
+  const found = answer?.entities ?? answer?.scores ?? [];
+  at("answer").replaceChildren(...(answer ? (answer.entities ? markEntities(answer.text, found) : nameLabels(answer)) : []));
+  at("found").hidden = !found.length;
+  at("entities").hidden = !answer?.entities;
+  at("scores").hidden = !answer?.scores;
   at("entities").tBodies[0].replaceChildren(...(answer?.entities ?? []).map(makeRow));
+  at("scores").tBodies[0].replaceChildren(...(answer?.scores ?? []).map(makeScore));
   at("summary").textContent = state.problem ? "" : writeSummary(answer);
 }
 
 function writeSummary(answer) {
   if (!answer) return at("text").value.trim() ? "" : words().empty;
-  if (!answer.entities.length) return words().none;
+  const n = (answer.entities ?? answer.chosen).length;
+  if (!n) return words().none;
   const rung = answer.rung ? words().rung(answer.rung) : "";
-  return words().count(answer.entities.length, writeMs(answer.roundTripMs)) + rung;
+  return words().count(n, writeMs(answer.roundTripMs)) + rung;
 }
 
 // Offsets count Unicode code points; JavaScript strings count UTF-16 units, two for an emoji.
@@ -260,17 +270,29 @@ function markEntities(text, entities) {
   return [...pieces, text.slice(done)];
 }
 
-function makeRow(entity, row) {
-  const tag = make("span", { className: "tag", text: entity.label });
-  tag.style.setProperty("--hue", hueOf(entity.label));
+const nameLabels = (answer) => answer.chosen.flatMap((label) => [makeTag(label), " "]);
+
+function makeTag(label) {
+  const tag = make("span", { className: "tag", text: label, data: { testid: "label" } });
+  tag.style.setProperty("--hue", hueOf(label));
+  return tag;
+}
+
+function makeGauge(label, score) {
   const gauge = make("span", { className: "gauge" }, make("i"));
-  gauge.style.setProperty("--hue", hueOf(entity.label));
-  gauge.firstChild.style.width = `${100 * entity.score}%`;
+  gauge.style.setProperty("--hue", hueOf(label));
+  gauge.firstChild.style.width = `${100 * score}%`;
+  return make("td", { className: "score" }, gauge, writeScore(score));
+}
+
+function makeRow(entity, row) {
   return make("tr", { data: { row } },
-    make("td", { text: entity.text, dir: "auto" }), make("td", {}, tag),
-    make("td", { className: "score" }, gauge, writeScore(entity.score)),
+    make("td", { text: entity.text, dir: "auto" }), make("td", {}, makeTag(entity.label)),
+    makeGauge(entity.label, entity.score),
     make("td", { className: "number", text: `${entity.start}–${entity.end}` }));
 }
+
+const makeScore = ({ label, score }) => make("tr", {}, make("td", {}, makeTag(label)), makeGauge(label, score));
 
 // Labels share the circle of hues evenly, so that few labels are far apart.
 function hueOf(label) {
@@ -375,7 +397,7 @@ function showStages(stages, serverMs) {
 
 function showCommand() {
   const body = JSON.stringify({ model: state.model?.id, input: at("text").value });
-  at("command").textContent = `curl ${location.origin}/v1/ner -d '${body.replaceAll("'", "'\\''")}'`;
+  at("command").textContent = `curl ${location.origin}${route()} -d '${body.replaceAll("'", "'\\''")}'`;
 }
 
 // ---- wiring

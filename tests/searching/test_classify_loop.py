@@ -1,0 +1,138 @@
+"""The whole loop for classification, through the real command line, on a small real model."""
+
+import json
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+import millis
+from fitting import FILLERS, NAMES, make_base, run_millis
+from millis.data.readers import ReadSettings, read_labelled
+from millis.models.prediction import predict
+from millis.models.taggers import load_tagger
+from millis.serving.settings import ServeSettings
+from millis.serving.supervisor import Supervisor
+
+pytestmark = pytest.mark.slow
+
+KINDS = {"PER": "person", "ORG": "company", "LOC": "place"}
+
+
+def make_rows(n: int, *, seed: int, is_multi: bool = False) -> list[tuple[str, str]]:
+    """Draw texts that name a person, a company or a place, or nobody at all."""
+    chance = random.Random(seed)
+    rows = []
+    for _ in range(n):
+        kinds = chance.sample(list(KINDS), chance.randint(0, 3) if is_multi else chance.choice([0, 1, 1, 1]))
+        words = chance.choices(FILLERS, k=chance.randint(3, 8)) + [chance.choice(NAMES[kind]) for kind in kinds]
+        chance.shuffle(words)
+        rows.append((" ".join(words), "|".join(KINDS[kind] for kind in kinds) or ("" if is_multi else "nobody")))
+    return rows
+
+
+def write_table(file: Path, rows: list[tuple[str, str]]) -> str:
+    file.write_text("".join(f"{text}\t{label}\n" for text, label in [("text", "label"), *rows]))
+    return str(file)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    folder: Path
+    document: dict[str, Any]
+
+    @property
+    def bundle(self) -> Path:
+        return self.folder / "kinds.millis"
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> Fitted:
+    folder = tmp_path_factory.mktemp("classify")
+    files = [
+        f"--{part}={write_table(folder / f'{part}.tsv', make_rows(n, seed=seed))}"
+        for seed, (part, n) in enumerate((("train", 1500), ("dev", 120), ("test", 160)))
+    ]
+    done = run_millis(
+        "fit", "--task", "classify", *files, "--base", make_base(folder / "base"), "--out-of-scope", "nobody",
+        "--rate", "50", "--p99", "500 ms", "--epochs", "6", "--max-drop", "5", "--rungs", "1",
+        "-o", folder / "kinds.millis", "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return Fitted(folder, json.loads(done.stdout))
+
+
+def test_a_fit_of_labels_keeps_its_contract(fitted: Fitted) -> None:
+    assert fitted.document["certificate"]["verdict"]["status"] == "kept"
+    assert fitted.document["quality"]["name"] == "accuracy"
+    assert fitted.document["quality"]["value"] > 80
+    manifest = millis.open_bundle(fitted.bundle).manifest
+    assert manifest.labels == ("company", "person", "place")
+    assert len(manifest.task_settings["out_of_scope"]["weights"]) == 4
+    assert any(step.step == "calibrated" for step in manifest.rungs[0].steps)
+    assert "calibrated" in run_millis("inspect", fitted.bundle).stdout
+
+
+def test_served_loaded_and_reference_answers_are_the_same(fitted: Fitted) -> None:
+    examples = read_labelled(fitted.folder / "test.tsv", of="labels").examples
+    texts = [example.text for example in examples]
+    model = millis.load(fitted.bundle)
+    loaded = model(texts)
+    reference = predict(load_tagger(fitted.folder / "kinds.run" / "calibrated"), task=model.task, texts=texts)
+    same = sum(one["label"] == other["label"] for one, other in zip(loaded, reference, strict=True))
+    assert same >= 0.97 * len(texts), "eight bits change hardly a label"
+    with Supervisor(ServeSettings(bundles=(str(fitted.bundle),), port=0)) as server:
+        served = [
+            httpx.post(f"{server.url}/v1/classify", json={"input": text}).json()["results"][0] for text in texts[:40]
+        ]
+    assert served == loaded[:40]
+    assert {answer["label"] for answer in loaded} == {None, "company", "person", "place"}
+
+
+def test_evaluate_reads_the_table_and_reports_calibration_and_scope(fitted: Fitted) -> None:
+    done = run_millis("evaluate", fitted.bundle, "--test", fitted.folder / "test.tsv")
+    assert done.returncode == 0, done.stderr
+    for word in ("accuracy", "calibration error", "out of scope (nobody): AUROC", "person", "macro F1"):
+        assert word in done.stdout
+
+
+def test_several_labels_a_text_through_the_loop_in_python(tmp_path: Path) -> None:
+    train = write_table(tmp_path / "train.tsv", make_rows(1500, seed=3, is_multi=True))
+    bundle = millis.fit(
+        train, task="classify", base=str(make_base(tmp_path / "base")), out=tmp_path / "several.millis",
+        contract=millis.Contract(p99="500 ms", rate="50/s", max_drop=5), multi_label=True, separator="|", epochs=6,
+        rungs=1, balance=True,
+    )  # fmt: skip
+    assert bundle.rung().quality["name"] == "F1"
+    assert bundle.rung().quality["value"] > 80
+    answer = millis.load(bundle)("hello maria of northwind wrote")
+    assert answer["labels"] == ["company", "person"] or answer["labels"] == ["person", "company"]
+    test = write_table(tmp_path / "test.tsv", make_rows(100, seed=4, is_multi=True))
+    examples = read_labelled(test, settings=ReadSettings(separator="|"), of="labels").examples
+    assert millis.evaluate(bundle.path, examples).value > 80
+
+
+@pytest.mark.parametrize(
+    ("flags", "labels", "said"),
+    [
+        ((), "aa", "train has 1 label (a)"),
+        (("--multi-label", "--out-of-scope", "a"), "ab", "a text with no label is none of"),
+        (("--separator", "|"), "ab", "a separator between labels is for multi_label"),
+        (("--task", "ner", "--out-of-scope", "a"), "ab", "task ner has no setting out_of_scope"),
+        (("--task", "translate"), "ab", "unknown task 'translate': choose one of classify, ner"),
+        (("--label-column", "3"), "ab", "train.csv:1: no column '3': the first row has text, label"),
+    ],
+)
+def test_what_cannot_be_fitted_is_a_sentence(tmp_path: Path, flags: tuple[str, ...], labels: str, said: str) -> None:
+    rows = [f"text {i},{labels[i % 2]}" for i in range(30)]
+    (tmp_path / "train.csv").write_text("\n".join(["text,label", *rows]))
+    done = run_millis(
+        "fit", "--task", "classify", "--train", tmp_path / "train.csv", "--base", make_base(tmp_path / "base"),
+        "--p99", "5 ms", "-o", tmp_path / "out.millis", *flags,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert list(tmp_path.glob("out*")) == []
