@@ -24,9 +24,10 @@ from starlette.routing import Route
 
 from millis.bundles import Bundle
 from millis.errors import InvalidRequest, MillisError
+from millis.serving.caching import AnswerCache, Asked
 from millis.serving.deadlines import read_deadline
 from millis.serving.execution import Executor
-from millis.serving.gate import Gate
+from millis.serving.gate import KEY, Gate
 from millis.serving.oip import VERSION as OIP_VERSION
 from millis.serving.oip import OpenInference, describe_model, describe_server
 from millis.serving.openapi import describe
@@ -95,8 +96,9 @@ def _name_quality(quality: Mapping[str, Any]) -> msgspec.Raw:
 
 
 def make_app(
-    served: Sequence[Served], *, executor: Executor, gate: Gate, limits: Limits, metrics: Metrics, polling: Polling
-) -> App:
+    served: Sequence[Served], *, executor: Executor, gate: Gate, limits: Limits, metrics: Metrics, polling: Polling,
+    cache: AnswerCache | None = None,
+) -> App:  # fmt: skip
     """Put routes in front of executors: one task route for each task that a bundle has."""
     by_task: dict[str, dict[str, Served]] = {}
     for one in served:
@@ -105,7 +107,7 @@ def make_app(
     def make_route(path: str, task: str, models: Mapping[str, Served], language: _Language) -> _TaskRoute:
         return _TaskRoute(
             path, task, models, language=language, executor=executor, gate=gate, limits=limits, metrics=metrics,
-            polling=polling,
+            polling=polling, cache=cache,
         )  # fmt: skip
 
     routes = {f"/v1/{task}": make_route(f"/v1/{task}", task, models, _Plain(task)) for task, models in by_task.items()}
@@ -207,7 +209,7 @@ class _TaskRoute:
 
     def __init__(
         self, route: str, task: str, models: Mapping[str, Served], *, language: _Language, executor: Executor,
-        gate: Gate, limits: Limits, metrics: Metrics, polling: Polling,
+        gate: Gate, limits: Limits, metrics: Metrics, polling: Polling, cache: AnswerCache | None,
     ) -> None:  # fmt: skip
         self._task, self._route, self._language = task, route, language
         self._models = models
@@ -216,6 +218,7 @@ class _TaskRoute:
         self._limits = limits
         self._metrics = metrics
         self._polling = polling
+        self._cache = cache
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = perf_counter_ns()
@@ -230,7 +233,9 @@ class _TaskRoute:
             job = _make_job(served, request, allowed_ms=allowed_ms, came_ns=scope["millis.came_ns"])
             scope["millis.gone"].append(partial(self._executor.drop, job))
             parsed = perf_counter_ns()
-            await self._executor.answer(job)
+            is_hit = None if self._cache is None else await self._answer_or_find(self._cache, scope, served, job)
+            if is_hit is None:
+                await self._executor.answer(job)
         except Exception as error:
             await self._write_problem(scope, send, error, request_id)
             if isinstance(error, Refused) and error.slug == "deadline-passed":  # it was admitted
@@ -238,7 +243,8 @@ class _TaskRoute:
             if not isinstance(error, MillisError):
                 raise  # a bug of ours: the server writes it into its log
         else:
-            await self._write(send, served, job, form, (scope["millis.read_ns"], began, parsed), request_id)
+            times = (scope["millis.read_ns"], began, parsed)
+            await self._write(send, served, job, form, times, request_id, is_hit=is_hit)
             self._polling.go_on()
             _after_sending(self._metrics.count, route=self._route, status=200)
             _after_sending(self._gate.note, scope, status=200, on=served.bundle.name)
@@ -252,6 +258,23 @@ class _TaskRoute:
             raise _no_such_model(self._models, wrong)
         return found
 
+    async def _answer_or_find(self, cache: AnswerCache, scope: Scope, served: Served, job: Job) -> bool:
+        """Answer a job from what is kept, or run it and keep the answer; say whether it was kept."""
+        tenant = scope[KEY].id if KEY in scope else ""
+        asked = Asked(tenant, served.bundle.manifest.seal, job.options, job.texts)
+        best = job.places[0]
+        found = cache.find(asked, rung=served.rungs[best].name)
+        if found is not None:
+            job.rung, job.results = best, found
+        else:
+            await self._executor.answer(job)
+            assert job.rung is not None
+            cache.keep(asked, job.results, rung=served.rungs[job.rung].name)
+        _after_sending(
+            self._metrics.look_up, model=served.bundle.name, is_hit=found is not None, n_bytes=cache.n_bytes
+        )
+        return found is not None
+
     async def _write_problem(self, scope: Scope, send: Send, error: Exception, request_id: bytes) -> None:
         status, payload, media_type = write_error(error, path=self._route)
         headers = [(b"content-type", media_type.encode()), (b"x-request-id", request_id), *list_headers(error)]
@@ -263,8 +286,9 @@ class _TaskRoute:
             _after_sending(self._metrics.refuse, route=self._route, reason=error.slug)
 
     async def _write(
-        self, send: Send, served: Served, job: Job, form: Any, times: tuple[int, int, int], request_id: bytes
-    ) -> None:
+        self, send: Send, served: Served, job: Job, form: Any, times: tuple[int, int, int], request_id: bytes, *,
+        is_hit: bool | None,
+    ) -> None:  # fmt: skip
         assert job.rung is not None
         read_ns, began, parsed = times
         writing = perf_counter_ns()
@@ -279,18 +303,24 @@ class _TaskRoute:
         headers += [
             (b"server-timing", timing.encode()), (b"x-millis-rung", rung.header), (b"x-request-id", request_id),
         ]  # fmt: skip
+        if is_hit is not None:
+            headers.append((b"x-millis-cache", b"hit" if is_hit else b"miss"))
         await _send(send, 200, payload, headers)
-        _after_sending(self._account, served, job, rung.name, stages_ns, read_ns)
+        _after_sending(self._account, served, job, rung.name, stages_ns, read_ns, is_hit=bool(is_hit))
 
-    def _account(self, served: Served, job: Job, rung: str, stages_ns: tuple[int, ...], read_ns: int) -> None:
+    def _account(
+        self, served: Served, job: Job, rung: str, stages_ns: tuple[int, ...], read_ns: int, *, is_hit: bool
+    ) -> None:
         _, queue_ns, _, run_ns, _, _ = stages_ns
         ended_ns = read_ns + sum(stages_ns)
-        overhead_ns = (sum(stages_ns) - queue_ns - run_ns) / len(job.texts)
-        served.ladder.forecast.observe_overhead(overhead_ns)
         self._metrics.record(
             model=served.bundle.name, rung=rung, total_ns=sum(stages_ns), stages_ns=stages_ns,
             n_tokens=job.n_tokens,
         )  # fmt: skip
+        if is_hit:  # nothing ran: the forecast has nothing to learn from it
+            return
+        overhead_ns = (sum(stages_ns) - queue_ns - run_ns) / len(job.texts)
+        served.ladder.forecast.observe_overhead(overhead_ns)
         if job.deadline_ns < NEVER:  # the others run behind all that come, which nobody can predict
             served.ladder.forecast.observe_end(ended_ns - job.predicted_ns)
             self._metrics.promise(model=served.bundle.name, is_kept=ended_ns <= job.deadline_ns)

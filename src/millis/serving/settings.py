@@ -10,6 +10,8 @@ import msgspec
 
 from millis.errors import InvalidValue
 
+_MOST_CACHE_BYTES = 64_000_000_000
+
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a request may ask for.
@@ -47,6 +49,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         poll_ms: how long a worker looks for the next request, after an answer, before it sleeps; 0 saves power.
         keys: file of API keys; without it the server listens on loopback only.
         audit: folder of the audit log.
+        cache_bytes: of answers that are kept for texts that come again, all workers together; 0 keeps none.
         keep_warm: never sleep, and run each model's example when there is nothing else to do: a core is busy always.
     """
 
@@ -61,6 +64,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     keep_warm: bool = False
     keys: str | None = None
     audit: str | None = None
+    cache_bytes: int = 0
     limits: Limits = Limits()
 
     def __post_init__(self) -> None:
@@ -80,6 +84,8 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             raise InvalidValue(f"threads cannot be {self.threads}: give 0 (on the event loop) to 64.")
         if not 0 <= self.grace_s <= 3600:
             raise InvalidValue(f"grace cannot be {self.grace_s}: give 0 to 3600 seconds.")
+        if not 0 <= self.cache_bytes <= _MOST_CACHE_BYTES:
+            raise InvalidValue(f"cache cannot be {self.cache_bytes} bytes: give up to 64GB, or 0 for none.")
         if not 0 <= self.poll_ms <= 60_000:
             raise InvalidValue(f"poll cannot be {self.poll_ms}: give 0 to 60000 milliseconds; 0 sleeps at once.")
 

@@ -21,6 +21,7 @@ from millis.errors import MillisError
 from millis.security.audit import AuditLog
 from millis.security.keys import KeyFile, KeyRing
 from millis.serving.app import Served, make_app, settle_memory
+from millis.serving.caching import AnswerCache
 from millis.serving.clock import SocketClock
 from millis.serving.execution import Executor, LoopExecutor, ThreadExecutor
 from millis.serving.gate import Gate
@@ -69,6 +70,7 @@ def run_worker(settings: ServeSettings, *, listener: socket.socket, ready: int, 
         limits=settings.limits,
         metrics=counts,
         polling=polling,
+        cache=AnswerCache(settings.cache_bytes // (settings.workers or 1)) if settings.cache_bytes else None,
     )
     settle_memory()
     bound = {"clock": clock, "shedder": _make_shedder(executor, served, counts, gate)}
