@@ -37,6 +37,8 @@ def command(
     max_body_bytes: Annotated[int, typer.Option(help="Largest request body.")] = 1_000_000,
     max_texts: Annotated[int, typer.Option(help="Most texts in one request.")] = 256,
     max_characters: Annotated[int, typer.Option(help="Most characters in one request.")] = 50_000,
+    max_head_bytes: Annotated[int, typer.Option(help="Largest head of a request: its line and headers.")] = 16_384,
+    max_connections: Annotated[int, typer.Option(help="Most open connections of a worker.")] = 10_000,
     as_json: Json = False,
 ) -> None:
     """Answer over HTTP until Ctrl-C or SIGTERM; what was taken is finished first.
@@ -52,7 +54,10 @@ def command(
         fallback=fallback, poll_ms=poll, keep_warm=keep_warm,
         keys=None if keys is None else str(keys), audit=None if audit is None else str(audit),
         cache_bytes=read_bytes(cache, name="cache"),
-        limits=Limits(body_bytes=max_body_bytes, texts=max_texts, characters=max_characters),
+        limits=Limits(
+            body_bytes=max_body_bytes, texts=max_texts, characters=max_characters, head_bytes=max_head_bytes,
+            connections=max_connections,
+        ),
     )  # fmt: skip
     with Supervisor(settings) as server:
         names = [bundle.name for bundle in server.bundles]

@@ -15,7 +15,7 @@ from millis.serving.settings import Limits
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
-_DRAIN_BYTES = 64_000_000
+DRAIN_BYTES = 64_000_000
 """An oversized body is read and dropped up to here, so that the client gets to read the refusal."""
 
 _GZIP = b"\x1f\x8b"
@@ -61,7 +61,7 @@ async def _read_whole(receive: Receive, *, limit: int) -> bytes:
     if message["type"] == "http.request" and not message.get("more_body") and len(body) <= limit:
         return body
     parts, n_bytes = [body], len(body)
-    while message["type"] == "http.request" and message.get("more_body") and n_bytes <= _DRAIN_BYTES:
+    while message["type"] == "http.request" and message.get("more_body") and n_bytes <= max(limit, DRAIN_BYTES):
         message = await receive()
         part: bytes = message.get("body", b"")
         n_bytes += len(part)
