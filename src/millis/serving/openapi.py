@@ -11,7 +11,7 @@ import msgspec
 
 from millis.serving.deadlines import MOST_MS
 from millis.serving.oip import VERSION as OIP_VERSION
-from millis.serving.oip import InferRequest
+from millis.serving.oip import INPUT, InferRequest
 from millis.serving.problems import MEDIA_TYPE, Problem
 from millis.serving.requests import TaskRequest, request_type
 from millis.tasks import tasks
@@ -63,15 +63,16 @@ _RESULTS: dict[str, dict[str, Any]] = {
 _DEADLINES = [
     {
         "name": "X-Deadline-Ms", "in": "header", "required": False,
-        "description": "ms from its coming within which an answer is of use; the contract's bound when missing",
+        "description": (
+            "ms from its coming within which an answer is of use; the contract's bound when missing. grpc-timeout, as"
+            " gRPC writes it (5m is 5 ms), does the same: one of the two"
+        ),
         "schema": {"type": "number", "exclusiveMinimum": 0, "maximum": MOST_MS},
     },
-    {
-        "name": "grpc-timeout", "in": "header", "required": False,
-        "description": "the same as gRPC writes it; one of the two",
-        "schema": {"type": "string", "pattern": "^[0-9]{1,8}[HMSmun]$"},
-    },
 ]  # fmt: skip
+
+_TEXT = {"type": "string", "minLength": 1}
+_INPUT = {"description": "a text or several", "anyOf": [_TEXT, {"type": "array", "items": _TEXT, "minItems": 1}]}
 
 _KEYS = {
     "bearer": {"type": "http", "scheme": "bearer"},
@@ -105,6 +106,9 @@ def describe(by_task: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     requests = {task: request_type(task, tasks[task].options) for task in by_task}
     kinds = [*dict.fromkeys((TaskRequest, *requests.values())), InferRequest, Problem]
     _, components = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
+    for request in {TaskRequest, *requests.values()}:
+        components[request.__name__]["properties"]["input"] = _INPUT
+    components["InputTensor"]["properties"] |= {"name": {"enum": [INPUT]}, "datatype": {"enum": ["BYTES"]}}
     problem = {
         "description": "A problem, in a sentence.",
         "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
