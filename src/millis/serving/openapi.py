@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 
 from millis.serving.deadlines import MOST_MS
-from millis.serving.oip import VERSION as OIP_VERSION
 from millis.serving.oip import INPUT, InferRequest
+from millis.serving.oip import VERSION as OIP_VERSION
 from millis.serving.problems import MEDIA_TYPE, Problem
 from millis.serving.requests import TaskRequest, request_type
 from millis.tasks import tasks
@@ -106,8 +106,8 @@ def describe(by_task: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     requests = {task: request_type(task, tasks[task].options) for task in by_task}
     kinds = [*dict.fromkeys((TaskRequest, *requests.values())), InferRequest, Problem]
     _, components = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
-    for request in {TaskRequest, *requests.values()}:
-        components[request.__name__]["properties"]["input"] = _INPUT
+    for name in {"TaskRequest", *(request.__name__ for request in requests.values())}:
+        components[name]["properties"]["input"] = _INPUT
     components["InputTensor"]["properties"] |= {"name": {"enum": [INPUT]}, "datatype": {"enum": ["BYTES"]}}
     problem = {
         "description": "A problem, in a sentence.",
