@@ -5,6 +5,7 @@
     model = millis.load("people.millis")
     model("EU rejects German call")
     millis.prove("people.millis").verdict.status
+    millis.Client("http://127.0.0.1:8000").ner("EU rejects German call", deadline_ms=20).results
 
 Importing this defines names and does nothing else: no torch, no transformers, no openvino until something is called.
 """
@@ -13,13 +14,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from millis.asking import Answer, AsyncClient, Client
     from millis.bundles import Bundle, Model, load, open_bundle
     from millis.contract import Contract, Verdict
     from millis.errors import MillisError
     from millis.searching import evaluate, fit, prove
 
 _HOMES = {
+    "Answer": "millis.asking",
+    "AsyncClient": "millis.asking",
     "Bundle": "millis.bundles",
+    "Client": "millis.asking",
     "Contract": "millis.contract",
     "MillisError": "millis.errors",
     "Model": "millis.bundles",
@@ -32,7 +37,10 @@ _HOMES = {
 }
 
 __all__ = [
+    "Answer",
+    "AsyncClient",
     "Bundle",
+    "Client",
     "Contract",
     "MillisError",
     "Model",

@@ -10,6 +10,7 @@
     ├── ContractBroken          measured, and not kept; carries the nearest feasible points
     ├── MeasurementVoid         measured, but the measuring itself failed
     ├── RunFailed               a step that started and could not end: full disk, dead worker
+    │   └── TimedOut            a server that was asked gave no answer in time
     └── Interrupted             stopped by the user; what was finished is kept
 
 A message has four parts: what is wrong, what came, what would be accepted, what to do next.
@@ -120,6 +121,13 @@ class RunFailed(MillisError):
     slug = "run-failed"
     status = 500
     exit_code = 1
+
+
+class TimedOut(RunFailed):
+    """A server that was asked gave no answer in time."""
+
+    slug = "timed-out"
+    status = 504
 
 
 class Interrupted(MillisError):

@@ -10,6 +10,8 @@ from millis.errors import InvalidValue
 
 _DURATION = re.compile(r"^\s*([0-9]*\.?[0-9]+)\s*(us|µs|ms|s|sec|m|min|h|d)\s*$")
 _MILLISECONDS = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3, "sec": 1e3, "m": 6e4, "min": 6e4, "h": 3.6e6, "d": 8.64e7}
+_SIZE = re.compile(r"^\s*([0-9]*\.?[0-9]+)\s*(B|kB|KB|MB|GB|KiB|MiB|GiB)?\s*$")
+_BYTES = {"B": 1, "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 _RATE = re.compile(r"^\s*([0-9]*\.?[0-9]+)\s*(?:/\s*s|per\s*s|rps)?\s*$")
 
 
@@ -44,6 +46,18 @@ def read_rate_per_s(value: str | float, *, name: str = "rate") -> float:
     if not (math.isfinite(rate) and rate > 0):
         raise InvalidValue(f"{name} cannot be {value!r}: give requests per second, like '100/s'.")
     return rate
+
+
+def read_bytes(value: str | int, *, name: str = "size") -> int:
+    """Read a size such as "64MB", "1.5 GiB" or "1000" (bytes) as bytes.
+
+    Raises:
+        InvalidValue: not a number of bytes, or of a unit that is not known.
+    """
+    match = _SIZE.match(str(value))
+    if match is None:
+        raise InvalidValue(f"{name} cannot be {value!r}: give bytes, or a number with kB, MB, GB, KiB, MiB or GiB.")
+    return int(float(match[1]) * _BYTES[match[2] or "B"])
 
 
 def write_ms(milliseconds: float) -> str:

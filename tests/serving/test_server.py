@@ -107,7 +107,7 @@ def test_strange_text_gets_an_answer(server: Supervisor, text: str) -> None:
 
 
 def test_unknown_routes_and_wrong_methods_are_problems(server: Supervisor) -> None:
-    assert_problem(httpx.get(f"{server.url}/v2/nothing"), 404)
+    assert_problem(httpx.get(f"{server.url}/v3/nothing"), 404)
     assert_problem(httpx.get(f"{server.url}/page/../../etc/passwd"), 404)
     assert_problem(httpx.get(f"{server.url}/page/app.py"), 404)
     assert_problem(httpx.get(f"{server.url}/page/{'a' * 3_000}.html"), 404)

@@ -6,18 +6,7 @@ import msgspec
 import typer
 
 from millis.cli.output import Json, write_result
-from millis.errors import InvalidRequest, InvalidValue, RunFailed
-
-
-class _Model(msgspec.Struct):
-    id: str
-    task: str
-
-
-class _Models(msgspec.Struct):
-    """What is read of /v1/models; other keys are passed over."""
-
-    data: list[_Model]
+from millis.errors import InvalidValue, RunFailed
 
 
 class _Entity(msgspec.Struct):
@@ -38,17 +27,6 @@ class _Result(msgspec.Struct):
     label: str | None = None
     labels: list[str] | None = None
     scores: list[_Score] = []
-
-
-class _Answer(msgspec.Struct):
-    """What is read of an answer."""
-
-    rung: str
-    results: Annotated[list[_Result], msgspec.Meta(min_length=1)]
-
-
-class _Problem(msgspec.Struct):
-    detail: str
 
 
 def command(
@@ -76,8 +54,15 @@ def command(
         timing = (
             f"tokenize {said.tokenize_ns / 1e6:.2f}, run {said.run_ns / 1e6:.2f}, decode {said.decode_ns / 1e6:.2f} ms"
         )
-    result = msgspec.convert(answer["results"][0], type=_Result)
+    result = _read(answer["results"][0])
     write_result(answer, lines=[*_lines(result), f"({answer['rung']}: {timing})"], is_json=as_json)
+
+
+def _read(result: dict[str, Any]) -> _Result:
+    try:
+        return msgspec.convert(result, type=_Result)
+    except msgspec.ValidationError as error:
+        raise RunFailed("the answer is not of a task that this command can show: ask with --json.") from error
 
 
 def _lines(result: _Result) -> list[str]:
@@ -99,33 +84,15 @@ def ask_server(url: str, text: str, *, key: str | None = None) -> tuple[dict[str
         RunFailed: nobody answers there, or not as a millis server does.
         InvalidRequest: the server refused the text; the sentence is the server's.
     """
-    import json
-    from http.client import HTTPException
-    from urllib.error import HTTPError
-    from urllib.parse import quote
-    from urllib.request import Request, urlopen
+    from millis.asking import Client
 
-    base = url.rstrip("/")
-    headers = {"Content-Type": "application/json"} | ({} if key is None else {"X-API-Key": key})
-    try:
-        listed = Request(f"{base}/v1/models", headers=headers)  # noqa: S310 - the user named the address
-        with urlopen(listed, timeout=10) as response:  # noqa: S310
-            first = msgspec.convert(json.load(response), type=_Models).data[0]
-        body = json.dumps({"model": first.id, "input": text}).encode()
-        request = Request(f"{base}/v1/{quote(first.task)}", body, headers)  # noqa: S310
-        with urlopen(request, timeout=30) as response:  # noqa: S310
-            answer = json.load(response)
-            msgspec.convert(answer, type=_Answer)
-            return answer, response.headers.get("Server-Timing", "").replace(";dur=", " ") + " ms"
-    except HTTPError as error:
-        raise InvalidRequest(f"{url} refused with {error.code}: {_detail(error.read())}") from error
-    except (HTTPException, OSError, ValueError, IndexError, RecursionError) as error:
-        reason = " ".join(str(getattr(error, "reason", error)).split())[:200] or type(error).__name__
-        raise RunFailed(f"{url} does not answer like a millis server ({reason}): is one running there?") from error
-
-
-def _detail(body: bytes) -> str:
-    try:
-        return msgspec.json.decode(body, type=_Problem).detail
-    except msgspec.DecodeError:
-        return "it gives no reason, so it is no millis server; correct the address."
+    with Client(url, key=key) as client:
+        first = next(iter(client.models()), {})
+        task, name = first.get("task"), first.get("id")
+        if not isinstance(task, str) or not isinstance(name, str):
+            raise RunFailed(f"{url} does not answer like a millis server (it lists no model): is one running there?")
+        answer = client.ask(task, text, model=name)
+    times = ", ".join(f"{stage} {ms:.3f}" for stage, ms in answer.times_ms.items())
+    return {
+        "model": answer.model, "rung": answer.rung, "quality": answer.quality, "results": answer.results,
+    }, f"{times} ms"  # fmt: skip

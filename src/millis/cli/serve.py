@@ -31,9 +31,14 @@ def command(
         Path | None, typer.Option(help="File of API keys (`millis keys create`); without it only loopback is served.")
     ] = None,
     audit: Annotated[Path | None, typer.Option(help="Folder for the audit log (`millis audit verify`).")] = None,
+    cache: Annotated[
+        str, typer.Option(help="Keep answers for texts that come again, like 64MB, in memory; 0 keeps none.")
+    ] = "0",
     max_body_bytes: Annotated[int, typer.Option(help="Largest request body.")] = 1_000_000,
     max_texts: Annotated[int, typer.Option(help="Most texts in one request.")] = 256,
     max_characters: Annotated[int, typer.Option(help="Most characters in one request.")] = 50_000,
+    max_head_bytes: Annotated[int, typer.Option(help="Largest head of a request: its line and headers.")] = 16_384,
+    max_connections: Annotated[int, typer.Option(help="Most open connections of a worker.")] = 10_000,
     as_json: Json = False,
 ) -> None:
     """Answer over HTTP until Ctrl-C or SIGTERM; what was taken is finished first.
@@ -42,12 +47,17 @@ def command(
     """
     from millis.serving.settings import Limits, ServeSettings
     from millis.serving.supervisor import Supervisor
+    from millis.units import read_bytes
 
     settings = ServeSettings(
         bundles=tuple(map(str, bundles)), host=host, port=port, workers=workers, threads=threads, grace_s=grace,
         fallback=fallback, poll_ms=poll, keep_warm=keep_warm,
         keys=None if keys is None else str(keys), audit=None if audit is None else str(audit),
-        limits=Limits(body_bytes=max_body_bytes, texts=max_texts, characters=max_characters),
+        cache_bytes=read_bytes(cache, name="cache"),
+        limits=Limits(
+            body_bytes=max_body_bytes, texts=max_texts, characters=max_characters, head_bytes=max_head_bytes,
+            connections=max_connections,
+        ),
     )  # fmt: skip
     with Supervisor(settings) as server:
         names = [bundle.name for bundle in server.bundles]

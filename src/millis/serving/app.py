@@ -8,12 +8,12 @@ import asyncio
 import ctypes
 import gc
 import sys
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
 from functools import partial
 from importlib import resources
 from pathlib import Path
 from time import perf_counter_ns
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 from uuid import uuid4
 
 import msgspec
@@ -24,13 +24,16 @@ from starlette.routing import Route
 
 from millis.bundles import Bundle
 from millis.errors import InvalidRequest, MillisError
+from millis.serving.caching import AnswerCache, Asked
 from millis.serving.deadlines import read_deadline
 from millis.serving.execution import Executor
-from millis.serving.gate import Gate
+from millis.serving.gate import KEY, Gate
+from millis.serving.oip import VERSION as OIP_VERSION
+from millis.serving.oip import OpenInference, describe_model, describe_server
 from millis.serving.openapi import describe
 from millis.serving.polling import Polling
-from millis.serving.problems import MEDIA_TYPE, handlers, list_headers, write_problem
-from millis.serving.requests import Receive, TaskRequest, make_reader, read_body
+from millis.serving.problems import handlers, list_headers, write_error
+from millis.serving.requests import Receive, TaskRequest, make_reader, read_body, request_type
 from millis.serving.scheduling import NEVER, Job, Ladder, Refused
 from millis.serving.settings import Limits
 from millis.tasks import tasks
@@ -43,7 +46,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 _SERVERS_SHARE = 0.9
 """Of a contract's bound; the rest is for the way to the client and back."""
 
-_ALWAYS_OPEN = "/health/live"
+_ALWAYS_OPEN = ("/health/live", "/v2/health/live")
 
 _HEALTH_NS = 1_000_000_000
 """Within which the example is answered, or the server is not healthy; behind whoever is due sooner."""
@@ -93,26 +96,35 @@ def _name_quality(quality: Mapping[str, Any]) -> msgspec.Raw:
 
 
 def make_app(
-    served: Sequence[Served], *, executor: Executor, gate: Gate, limits: Limits, metrics: Metrics, polling: Polling
-) -> App:
+    served: Sequence[Served], *, executor: Executor, gate: Gate, limits: Limits, metrics: Metrics, polling: Polling,
+    cache: AnswerCache | None = None,
+) -> App:  # fmt: skip
     """Put routes in front of executors: one task route for each task that a bundle has."""
     by_task: dict[str, dict[str, Served]] = {}
     for one in served:
         by_task.setdefault(one.bundle.manifest.task, {})[one.bundle.name] = one
-    routes = {
-        f"/v1/{task}": _TaskRoute(
-            task, models, executor=executor, gate=gate, limits=limits, metrics=metrics, polling=polling
-        )
-        for task, models in by_task.items()
-    }
+
+    def make_route(path: str, task: str, models: Mapping[str, Served], language: _Language) -> _TaskRoute:
+        return _TaskRoute(
+            path, task, models, language=language, executor=executor, gate=gate, limits=limits, metrics=metrics,
+            polling=polling, cache=cache,
+        )  # fmt: skip
+
+    routes = {f"/v1/{task}": make_route(f"/v1/{task}", task, models, _Plain(task)) for task, models in by_task.items()}
+    for one in served:
+        name, task = one.bundle.name, one.bundle.manifest.task
+        language = OpenInference(name, request_type(task, tasks[task].options))
+        route = make_route(f"/v2/models/{name}/infer", task, {name: one}, language)
+        routes |= {f"{path}/infer": route for path in _oip_paths(name)}
     others = Starlette(
         routes=[
             *(Route(path, route, methods=["POST"]) for path, route in routes.items()),
             Route("/v1/models", _json(lambda: _list_models(served))),
             Route("/contract", _json(lambda: _list_contracts(served))),
             Route("/openapi.json", _json(lambda: describe(by_task))),
-            Route("/health", _Health(served, executor), methods=["GET"]),
+            Route("/health", _answer_health(served, executor)),
             Route("/health/live", _json(lambda: {"status": "alive"})),
+            *_list_oip_routes(served, executor),
             Route("/metrics", _answer_metrics),
             Route("/", _page("playground.html")),
             Route("/page/{file}", _answer_page),
@@ -124,7 +136,7 @@ def make_app(
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in routes:
             await routes[scope["path"]](scope, receive, send)
-        elif scope["type"] == "http" and scope["path"] != _ALWAYS_OPEN:
+        elif scope["type"] == "http" and scope["path"] not in _ALWAYS_OPEN:
             await _pass(gate, others, scope, receive, send)
         else:
             await others(scope, receive, send)
@@ -143,8 +155,8 @@ async def _pass(gate: Gate, others: App, scope: Scope, receive: Receive, send: S
     try:
         gate.check(scope)
     except InvalidRequest as error:
-        status, payload = write_problem(error)
-        await _send(send_and_note, status, payload, [(b"content-type", MEDIA_TYPE.encode()), *list_headers(error)])
+        status, payload, media_type = write_error(error, path=scope["path"])
+        await _send(send_and_note, status, payload, [(b"content-type", media_type.encode()), *list_headers(error)])
     else:
         await others(scope, receive, send_and_note)
 
@@ -162,22 +174,51 @@ def settle_memory() -> None:
         trim(0)
 
 
+class _Language(Protocol):
+    """How a route's clients write what they ask, and read the answer."""
+
+    def read(
+        self, body: bytes, *, headers: Iterable[tuple[bytes, bytes]], limits: Limits
+    ) -> tuple[TaskRequest, float | None, Any]:
+        """Read what is asked, for how many ms it is of use if the body says so, and what `write` has to know."""
+
+    def write(self, answer: Mapping[str, Any], form: Any) -> tuple[bytes, list[tuple[bytes, bytes]]]:
+        """Write an answer: body and headers."""
+
+
+class _Plain:
+    """How /v1/{task} reads and writes."""
+
+    def __init__(self, task: str) -> None:
+        self._read = make_reader(task, tasks[task].options)
+        self._encode = msgspec.json.Encoder().encode
+
+    def read(
+        self, body: bytes, *, headers: Iterable[tuple[bytes, bytes]], limits: Limits
+    ) -> tuple[TaskRequest, float | None, None]:
+        """See _Language."""
+        return self._read(body, limits=limits), None, None
+
+    def write(self, answer: Mapping[str, Any], form: None) -> tuple[bytes, list[tuple[bytes, bytes]]]:
+        """See _Language."""
+        return self._encode(answer), [(b"content-type", b"application/json")]
+
+
 class _TaskRoute:
-    """POST /v1/{task}: read, answer, write; account for each stage."""
+    """A route that runs a model: read, answer, write; account for each stage."""
 
     def __init__(
-        self, task: str, models: Mapping[str, Served], *, executor: Executor, gate: Gate, limits: Limits,
-        metrics: Metrics, polling: Polling,
+        self, route: str, task: str, models: Mapping[str, Served], *, language: _Language, executor: Executor,
+        gate: Gate, limits: Limits, metrics: Metrics, polling: Polling, cache: AnswerCache | None,
     ) -> None:  # fmt: skip
-        self._task, self._route = task, f"/v1/{task}"
+        self._task, self._route, self._language = task, route, language
         self._models = models
         self._only = next(iter(models.values())) if len(models) == 1 else None
         self._executor, self._gate = executor, gate
         self._limits = limits
         self._metrics = metrics
         self._polling = polling
-        self._read = make_reader(task, tasks[task].options)
-        self._encode = msgspec.json.Encoder().encode
+        self._cache = cache
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = perf_counter_ns()
@@ -185,14 +226,16 @@ class _TaskRoute:
         try:
             self._gate.check(scope)
             body = await read_body(receive, limit=self._limits.body_bytes, within_s=self._limits.body_s)
-            request = self._read(body, limits=self._limits)
-            allowed_ms = read_deadline(scope["headers"])
+            request, within_ms, form = self._language.read(body, headers=scope["headers"], limits=self._limits)
+            allowed_ms = read_deadline(scope["headers"], within_ms=within_ms)
             served = self._choose(request)
             self._gate.allow(scope, self._task, f"model:{served.bundle.name}")
             job = _make_job(served, request, allowed_ms=allowed_ms, came_ns=scope["millis.came_ns"])
             scope["millis.gone"].append(partial(self._executor.drop, job))
             parsed = perf_counter_ns()
-            await self._executor.answer(job)
+            is_hit = None if self._cache is None else await self._answer_or_find(self._cache, scope, served, job)
+            if is_hit is None:
+                await self._executor.answer(job)
         except Exception as error:
             await self._write_problem(scope, send, error, request_id)
             if isinstance(error, Refused) and error.slug == "deadline-passed":  # it was admitted
@@ -200,7 +243,8 @@ class _TaskRoute:
             if not isinstance(error, MillisError):
                 raise  # a bug of ours: the server writes it into its log
         else:
-            await self._write(send, served, job, (scope["millis.read_ns"], began, parsed), request_id)
+            times = (scope["millis.read_ns"], began, parsed)
+            await self._write(send, served, job, form, times, request_id, is_hit=is_hit)
             self._polling.go_on()
             _after_sending(self._metrics.count, route=self._route, status=200)
             _after_sending(self._gate.note, scope, status=200, on=served.bundle.name)
@@ -210,14 +254,30 @@ class _TaskRoute:
             return self._only
         found = self._models.get(request.model or "")
         if found is None:
-            known = ", ".join(sorted(self._models))
             wrong = "no model is named" if request.model is None else "that model is not served here"
-            raise InvalidRequest(f"{wrong}: choose one of {known}.", status=404, slug="unknown-model")
+            raise _no_such_model(self._models, wrong)
         return found
 
+    async def _answer_or_find(self, cache: AnswerCache, scope: Scope, served: Served, job: Job) -> bool:
+        """Answer a job from what is kept, or run it and keep the answer; say whether it was kept."""
+        tenant = scope[KEY].id if KEY in scope else ""
+        asked = Asked(tenant, served.bundle.manifest.seal, job.options, job.texts)
+        best = job.places[0]
+        found = cache.find(asked, rung=served.rungs[best].name)
+        if found is not None:
+            job.rung, job.results = best, found
+        else:
+            await self._executor.answer(job)
+            assert job.rung is not None
+            cache.keep(asked, job.results, rung=served.rungs[job.rung].name)
+        _after_sending(
+            self._metrics.look_up, model=served.bundle.name, is_hit=found is not None, n_bytes=cache.n_bytes
+        )
+        return found is not None
+
     async def _write_problem(self, scope: Scope, send: Send, error: Exception, request_id: bytes) -> None:
-        status, payload = write_problem(error)
-        headers = [(b"content-type", MEDIA_TYPE.encode()), (b"x-request-id", request_id), *list_headers(error)]
+        status, payload, media_type = write_error(error, path=self._route)
+        headers = [(b"content-type", media_type.encode()), (b"x-request-id", request_id), *list_headers(error)]
         await _send(send, status, payload, headers)
         _after_sending(self._metrics.count, route=self._route, status=status)
         _after_sending(self._gate.note, scope, status=status)
@@ -226,37 +286,48 @@ class _TaskRoute:
             _after_sending(self._metrics.refuse, route=self._route, reason=error.slug)
 
     async def _write(
-        self, send: Send, served: Served, job: Job, times: tuple[int, int, int], request_id: bytes
-    ) -> None:
+        self, send: Send, served: Served, job: Job, form: Any, times: tuple[int, int, int], request_id: bytes, *,
+        is_hit: bool | None,
+    ) -> None:  # fmt: skip
         assert job.rung is not None
         read_ns, began, parsed = times
         writing = perf_counter_ns()
         rung = served.rungs[job.rung]
-        payload = self._encode(
-            {"model": served.bundle.name, "rung": rung.name, "quality": rung.quality, "results": job.results}
+        payload, headers = self._language.write(
+            {"model": served.bundle.name, "rung": rung.name, "quality": rung.quality, "results": job.results}, form
         )
         wrote = perf_counter_ns()
         queue_ns = began - read_ns + max(writing - parsed - job.tokenize_ns - job.worked_ns, 0)
         stages_ns = (parsed - began, queue_ns, job.tokenize_ns, job.run_ns, job.decode_ns, wrote - writing)
         timing = ", ".join(f"{stage};dur={ns / 1e6:.3f}" for stage, ns in zip(STAGES, stages_ns, strict=True))
-        await _send(send, 200, payload, [
-            (b"content-type", b"application/json"), (b"server-timing", timing.encode()),
-            (b"x-millis-rung", rung.header), (b"x-request-id", request_id),
-        ])  # fmt: skip
-        _after_sending(self._account, served, job, rung.name, stages_ns, read_ns)
+        headers += [
+            (b"server-timing", timing.encode()), (b"x-millis-rung", rung.header), (b"x-request-id", request_id),
+        ]  # fmt: skip
+        if is_hit is not None:
+            headers.append((b"x-millis-cache", b"hit" if is_hit else b"miss"))
+        await _send(send, 200, payload, headers)
+        _after_sending(self._account, served, job, rung.name, stages_ns, read_ns, is_hit=bool(is_hit))
 
-    def _account(self, served: Served, job: Job, rung: str, stages_ns: tuple[int, ...], read_ns: int) -> None:
+    def _account(
+        self, served: Served, job: Job, rung: str, stages_ns: tuple[int, ...], read_ns: int, *, is_hit: bool
+    ) -> None:
         _, queue_ns, _, run_ns, _, _ = stages_ns
         ended_ns = read_ns + sum(stages_ns)
-        overhead_ns = (sum(stages_ns) - queue_ns - run_ns) / len(job.texts)
-        served.ladder.forecast.observe_overhead(overhead_ns)
         self._metrics.record(
             model=served.bundle.name, rung=rung, total_ns=sum(stages_ns), stages_ns=stages_ns,
             n_tokens=job.n_tokens,
         )  # fmt: skip
+        if is_hit:  # nothing ran: the forecast has nothing to learn from it
+            return
+        overhead_ns = (sum(stages_ns) - queue_ns - run_ns) / len(job.texts)
+        served.ladder.forecast.observe_overhead(overhead_ns)
         if job.deadline_ns < NEVER:  # the others run behind all that come, which nobody can predict
             served.ladder.forecast.observe_end(ended_ns - job.predicted_ns)
             self._metrics.promise(model=served.bundle.name, is_kept=ended_ns <= job.deadline_ns)
+
+
+def _no_such_model(known: Iterable[str], wrong: str) -> InvalidRequest:
+    return InvalidRequest(f"{wrong}: choose one of {', '.join(sorted(known))}.", status=404, slug="unknown-model")
 
 
 def _make_job(served: Served, request: TaskRequest, *, allowed_ms: float | None, came_ns: int) -> Job:
@@ -270,24 +341,71 @@ def _make_job(served: Served, request: TaskRequest, *, allowed_ms: float | None,
     )  # fmt: skip
 
 
-class _Health:
-    """GET /health: ready means that every model just answered its own example, through the queue of the others."""
+def _oip_paths(name: str) -> tuple[str, str]:
+    """Give where a model stands in the Open Inference Protocol: without its version and with it."""
+    return f"/v2/models/{name}", f"/v2/models/{name}/versions/{OIP_VERSION}"
 
-    def __init__(self, served: Sequence[Served], executor: Executor) -> None:
-        self._served, self._executor = served, executor
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        models = {}
-        for one in self._served:
-            began = perf_counter_ns()
-            job = Job(
-                one.ladder, [one.ladder.task.example], came_ns=began, deadline_ns=began + _HEALTH_NS,
-                is_own_deadline=True, places=range(1),
-            )  # fmt: skip
-            await self._executor.answer(job)
-            models[one.bundle.name] = {"status": "ready", "ms": round((perf_counter_ns() - began) / 1e6, 3)}
-        payload = msgspec.json.encode({"status": "ready", "models": models})
-        await _send(send, 200, payload, [(b"content-type", b"application/json")])
+def _list_oip_routes(served: Sequence[Served], executor: Executor) -> list[Route]:
+    """Give the routes of the Open Inference Protocol that run no client's text."""
+    by_name = {one.bundle.name: one for one in served}
+
+    def find(request: Request) -> Served:
+        found = by_name.get(request.path_params["model"])
+        if found is None:
+            raise _no_such_model(by_name, "that model is not served here")
+        return found
+
+    async def answer_ready(request: Request) -> Response:
+        await _run_examples(served, executor)
+        return _write_json({"ready": True})
+
+    async def answer_model(request: Request) -> Response:
+        one = find(request)
+        return _write_json(describe_model(one.bundle.name, task=one.bundle.manifest.task))
+
+    async def answer_model_ready(request: Request) -> Response:
+        one = find(request)
+        await _run_examples([one], executor)
+        return _write_json({"name": one.bundle.name, "ready": True})
+
+    async def answer_infer(request: Request) -> Response:
+        find(request)
+        raise AssertionError("a model that is served has a route of its own")
+
+    routes = [
+        Route("/v2", _json(describe_server)),
+        Route("/v2/health/live", _json(lambda: {"live": True})),
+        Route("/v2/health/ready", answer_ready),
+    ]
+    for path in _oip_paths("{model}"):
+        routes += [
+            Route(path, answer_model),
+            Route(f"{path}/ready", answer_model_ready),
+            Route(f"{path}/infer", answer_infer, methods=["POST"]),
+        ]
+    return routes
+
+
+async def _run_examples(served: Sequence[Served], executor: Executor) -> dict[str, dict[str, Any]]:
+    """Ready means that every model just answered its own example, through the queue of the others; give their ms."""
+    models = {}
+    for one in served:
+        began = perf_counter_ns()
+        job = Job(
+            one.ladder, [one.ladder.task.example], came_ns=began, deadline_ns=began + _HEALTH_NS,
+            is_own_deadline=True, places=range(1),
+        )  # fmt: skip
+        await executor.answer(job)
+        models[one.bundle.name] = {"status": "ready", "ms": round((perf_counter_ns() - began) / 1e6, 3)}
+    return models
+
+
+def _answer_health(served: Sequence[Served], executor: Executor) -> Callable[[Request], Awaitable[Response]]:
+    async def answer(request: Request) -> Response:
+        return _write_json({"status": "ready", "models": await _run_examples(served, executor)})
+
+    return answer
 
 
 def _list_models(served: Sequence[Served]) -> dict[str, Any]:
@@ -324,9 +442,13 @@ def _list_contracts(served: Sequence[Served]) -> dict[str, Any]:
 
 def _json(make: Callable[[], Any]) -> Callable[[Request], Awaitable[Response]]:
     async def answer(request: Request) -> Response:
-        return Response(msgspec.json.encode(make()), media_type="application/json")
+        return _write_json(make())
 
     return answer
+
+
+def _write_json(document: Any) -> Response:
+    return Response(msgspec.json.encode(document), media_type="application/json")
 
 
 async def _answer_metrics(request: Request) -> Response:

@@ -15,16 +15,18 @@ _UNITS_MS = {"H": 3_600_000.0, "M": 60_000.0, "S": 1000.0, "m": 1.0, "u": 1e-3, 
 _NAMES = (b"x-deadline-ms", b"grpc-timeout")
 
 
-def read_deadline(headers: Iterable[tuple[bytes, bytes]]) -> float | None:
+def read_deadline(headers: Iterable[tuple[bytes, bytes]], *, within_ms: float | None = None) -> float | None:
     """Give how many ms a client allows, from X-Deadline-Ms or grpc-timeout; None where it does not say.
 
+    Args:
+        within_ms: what the body says, where it says something.
     Raises:
         InvalidRequest: not a number of milliseconds above 0 and up to an hour, or said twice.
     """
     said = [(name, value) for name, value in headers if name in _NAMES]
     if not said:
-        return None
-    if len(said) > 1:
+        return within_ms
+    if len(said) > 1 or within_ms is not None:
         raise _refuse("is said more than once", "say it once")
     name, value = said[0]
     try:

@@ -76,7 +76,7 @@ class LoopExecutor:
         if not self._is_running:
             self._is_running = True
             loop.call_soon(self._look, loop, self._clock.n_events, _MOST_LOOKS)
-        await job.future
+        await _wait(job)
 
     @property
     def n_waiting(self) -> int:
@@ -157,7 +157,7 @@ class ThreadExecutor:
             _prepare(job, self._queue)
             self._queue.put(job)
             self._changed.notify()
-        await job.future
+        await _wait(job)
 
     @property
     def n_waiting(self) -> int:
@@ -269,6 +269,17 @@ def _give_up(job: Job, *, now_ns: int) -> Refused:
         job, reason="its turn came too late", over_ns=now_ns + job.needs_ns - job.deadline_ns,
         predicted_ns=now_ns + job.needs_ns, slug="deadline-passed", status=504,
     )  # fmt: skip
+
+
+async def _wait(job: Job) -> None:
+    """Wait for a job's end; an error holds the frames that hold the job, which must not hold the error for ever."""
+    future = job.future
+    try:
+        await future
+    finally:
+        if future.done() and not future.cancelled():
+            job.future = None
+        del future
 
 
 def _gone() -> InvalidRequest:

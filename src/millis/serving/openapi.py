@@ -10,6 +10,8 @@ from typing import Any
 import msgspec
 
 from millis.serving.deadlines import MOST_MS
+from millis.serving.oip import INPUT, InferRequest
+from millis.serving.oip import VERSION as OIP_VERSION
 from millis.serving.problems import MEDIA_TYPE, Problem
 from millis.serving.requests import TaskRequest, request_type
 from millis.tasks import tasks
@@ -61,15 +63,16 @@ _RESULTS: dict[str, dict[str, Any]] = {
 _DEADLINES = [
     {
         "name": "X-Deadline-Ms", "in": "header", "required": False,
-        "description": "ms from its coming within which an answer is of use; the contract's bound when missing",
+        "description": (
+            "ms from its coming within which an answer is of use; the contract's bound when missing. grpc-timeout, as"
+            " gRPC writes it (5m is 5 ms), does the same: one of the two"
+        ),
         "schema": {"type": "number", "exclusiveMinimum": 0, "maximum": MOST_MS},
     },
-    {
-        "name": "grpc-timeout", "in": "header", "required": False,
-        "description": "the same as gRPC writes it; one of the two",
-        "schema": {"type": "string", "pattern": "^[0-9]{1,8}[HMSmun]$"},
-    },
 ]  # fmt: skip
+
+_TEXT = {"type": "string", "minLength": 1}
+_INPUT = {"description": "a text or several", "anyOf": [_TEXT, {"type": "array", "items": _TEXT, "minItems": 1}]}
 
 _KEYS = {
     "bearer": {"type": "http", "scheme": "bearer"},
@@ -83,14 +86,29 @@ _READS = {
     "/health": "Ready: each model answers its own example now.",
     "/health/live": "Alive: the process answers; nothing is run.",
     "/openapi.json": "This description.",
+    "/v2": "Open Inference Protocol: the server.",
+    "/v2/health/live": "Open Inference Protocol: alive.",
+    "/v2/health/ready": "Open Inference Protocol: each model answers its own example now.",
+}
+
+_OIP_ERROR = {
+    "description": "What is wrong, in a sentence.",
+    "content": {
+        "application/json": {
+            "schema": {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
+        }
+    },
 }
 
 
 def describe(by_task: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Describe the routes of a server with these models by task."""
     requests = {task: request_type(task, tasks[task].options) for task in by_task}
-    kinds = [*dict.fromkeys((TaskRequest, *requests.values())), Problem]
+    kinds = [*dict.fromkeys((TaskRequest, *requests.values())), InferRequest, Problem]
     _, components = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
+    for name in {"TaskRequest", *(request.__name__ for request in requests.values())}:
+        components[name]["properties"]["input"] = _INPUT
+    components["InputTensor"]["properties"] |= {"name": {"enum": [INPUT]}, "datatype": {"enum": ["BYTES"]}}
     problem = {
         "description": "A problem, in a sentence.",
         "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
@@ -116,6 +134,8 @@ def describe(by_task: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         paths[f"/v1/{task}"] = {"post": _describe_task(
             task, sorted(models), problem=problem, request=requests[task].__name__
         )}
+        for model in models:
+            paths |= _describe_oip(model)
     return {
         "openapi": "3.1.0",
         "info": {"title": "millis", "version": version("millis")},
@@ -123,6 +143,44 @@ def describe(by_task: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         "components": {"schemas": components, "securitySchemes": _KEYS},
         "security": [{}, *({name: []} for name in _KEYS)],
     }
+
+
+def _describe_oip(model: str) -> dict[str, Any]:
+    """Describe a model's routes in the Open Inference Protocol."""
+    statuses = ("400", "401", "403", "404", "405", "408", "413", "415", "422", "429", "503", "504")
+    errors = dict.fromkeys(statuses, _OIP_ERROR)
+    paths: dict[str, Any] = {}
+    for path in (f"/v2/models/{model}", f"/v2/models/{model}/versions/{OIP_VERSION}"):
+        for route, summary in ((path, "the model"), (f"{path}/ready", "the model answers its own example now")):
+            paths[route] = {
+                "get": {
+                    "summary": f"Open Inference Protocol: {summary}.",
+                    "responses": {
+                        "200": {"description": "OK", "content": {"application/json": {"schema": {"type": "object"}}}}
+                    },
+                }
+            }
+        paths[f"{path}/infer"] = {
+            "post": {
+                "summary": "Open Inference Protocol: a tensor of texts to a tensor of results, each a JSON document.",
+                "parameters": _DEADLINES,
+                "requestBody": {
+                    "required": True,
+                    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/InferRequest"}}},
+                },
+                "responses": {
+                    "200": {
+                        "description": "One result per text, in order; bytes where bytes were asked for.",
+                        "content": {
+                            "application/json": {"schema": {"type": "object"}},
+                            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+                        },
+                    },
+                    **errors,
+                },
+            }
+        }
+    return paths
 
 
 def _describe_task(task: str, models: Sequence[str], *, problem: dict[str, Any], request: str) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """Errors over HTTP as problem details (RFC 9457): a slug, a sentence, a status; never the user's text.
 
+Under /v2 the Open Inference Protocol has a shape of its own: {"error": SENTENCE}.
+
 Border: errors in, response bytes out.
 """
 
@@ -18,6 +20,7 @@ MEDIA_TYPE = "application/problem+json"
 
 Handler = Callable[[Request, Any], Awaitable[Response]]
 
+_OIP = "/v2"
 _SLUGS = {404: "unknown-route", 405: "method-not-allowed"}
 
 
@@ -51,6 +54,12 @@ def write_problem(error: Exception) -> tuple[int, bytes]:
     return status, _encode(status, error.slug, str(error), **more)
 
 
+def write_error(error: Exception, *, path: str) -> tuple[int, bytes, str]:
+    """Give status, body and media type for an error in the shape that a route's clients read."""
+    status, payload = write_problem(error)
+    return status, *_shape(payload, path=path)
+
+
 def list_headers(error: Exception) -> tuple[tuple[bytes, bytes], ...]:
     """Give the headers that an error wants on its answer."""
     return error.headers if isinstance(error, InvalidRequest) else ()
@@ -64,24 +73,27 @@ async def on_http_exception(request: Request, error: HTTPException) -> Response:
     }
     slug = _SLUGS.get(error.status_code, "http-error")
     detail = details.get(error.status_code, error.detail)
-    return Response(
-        _encode(error.status_code, slug, detail),
-        status_code=error.status_code,
-        media_type=MEDIA_TYPE,
-        headers=error.headers,
-    )
+    payload, media_type = _shape(_encode(error.status_code, slug, detail), path=request.url.path)
+    return Response(payload, status_code=error.status_code, media_type=media_type, headers=error.headers)
 
 
 async def on_error(request: Request, error: Exception) -> Response:
     """Answer an error that one of our own rooms raised, or a bug of ours."""
-    status, body = write_problem(error)
+    status, body, media_type = write_error(error, path=request.url.path)
     headers = {name.decode(): value.decode() for name, value in list_headers(error)}
-    return Response(body, status_code=status, media_type=MEDIA_TYPE, headers=headers)
+    return Response(body, status_code=status, media_type=media_type, headers=headers)
 
 
 def handlers() -> dict[Any, Any]:
     """Give the handlers that Starlette is to use."""
     return {HTTPException: on_http_exception, MillisError: on_error, Exception: on_error}
+
+
+def _shape(problem: bytes, *, path: str) -> tuple[bytes, str]:
+    """Give a problem as it is, or as the Open Inference Protocol has it; and its media type."""
+    if path != _OIP and not path.startswith(f"{_OIP}/"):
+        return problem, MEDIA_TYPE
+    return msgspec.json.encode({"error": msgspec.json.decode(problem, type=Problem).detail}), "application/json"
 
 
 def _encode(status: int, slug: str, detail: str, **more: Any) -> bytes:

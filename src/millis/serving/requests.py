@@ -1,6 +1,6 @@
 """Read a task request: bytes in, texts out, every limit checked.
 
-Border: no model and no event loop but for reading the body.
+Border: no model and no event loop but for reading the body; the Open Inference Protocol's shape is oip.py's.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from millis.serving.settings import Limits
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
-_DRAIN_BYTES = 64_000_000
+DRAIN_BYTES = 64_000_000
 """An oversized body is read and dropped up to here, so that the client gets to read the refusal."""
 
 _GZIP = b"\x1f\x8b"
@@ -61,7 +61,7 @@ async def _read_whole(receive: Receive, *, limit: int) -> bytes:
     if message["type"] == "http.request" and not message.get("more_body") and len(body) <= limit:
         return body
     parts, n_bytes = [body], len(body)
-    while message["type"] == "http.request" and message.get("more_body") and n_bytes <= _DRAIN_BYTES:
+    while message["type"] == "http.request" and message.get("more_body") and n_bytes <= max(limit, DRAIN_BYTES):
         message = await receive()
         part: bytes = message.get("body", b"")
         n_bytes += len(part)
@@ -140,6 +140,16 @@ def read_request(
         raise InvalidRequest(
             f'the body is not JSON ({reason}): send {{"input": TEXT or [TEXT, ...]}}.', slug="not-json"
         ) from error
+    check_request(request, limits=limits)
+    return request
+
+
+def check_request(request: TaskRequest, *, limits: Limits) -> None:
+    """Check how much is asked.
+
+    Raises:
+        InvalidRequest: 413 for too many texts or characters, 422 where there is no text.
+    """
     texts = request.input if isinstance(request.input, list) else [request.input]
     if len(texts) > limits.texts:
         raise InvalidRequest(
@@ -157,4 +167,3 @@ def read_request(
     if not texts or "" in texts:
         which = f"text {texts.index('')} of the list is empty" if len(texts) > 1 else "there is no text in input"
         raise InvalidRequest(f"{which}: send at least one character.", status=422, slug="empty-text")
-    return request

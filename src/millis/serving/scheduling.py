@@ -122,7 +122,7 @@ class Job:
         self.options = options
         self.encoded: list[tuple[Window, ...]] = []
         self.logits: list[NDArray[Any]] = []
-        self.results: list[dict[str, Any]] = []
+        self.results: list[Any] = []
         self.rung: int | None = None
         self.margin_ns = self.needs_ns = self.predicted_ns = 0.0
         self.tokenize_ns = self.run_ns = self.decode_ns = self.worked_ns = 0

@@ -10,28 +10,41 @@ import msgspec
 
 from millis.errors import InvalidValue
 
+_MOST_CACHE_BYTES = 64_000_000_000
+
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a request may ask for.
+    """What a request may ask for, and what a connection may cost.
 
     Args:
         body_bytes: size of a request body.
         texts: texts in one request.
         characters: characters in one request, all its texts together.
         body_s: seconds that a body may take to arrive.
+        head_bytes: size of a request's head, its line and headers.
+        head_s: seconds that a head may take to arrive, on a new connection from its opening.
+        idle_s: seconds that a connection is kept between two requests.
+        connections: open at the same time, in each worker.
     """
 
     body_bytes: int = 1_000_000
     texts: int = 256
     characters: int = 50_000
     body_s: float = 30.0
+    head_bytes: int = 16_384
+    head_s: float = 10.0
+    idle_s: float = 5.0
+    connections: int = 10_000
 
     def __post_init__(self) -> None:
         """Refuse limits that let nothing through."""
-        if min(self.body_bytes, self.texts, self.characters) < 1:
+        if min(self.body_bytes, self.texts, self.characters, self.connections) < 1:
             raise InvalidValue("limits of a request cannot be below 1: give positive numbers.")
-        if not 0 < self.body_s <= 3600:
-            raise InvalidValue(f"body_s cannot be {self.body_s}: give seconds, above 0 and up to 3600.")
+        if not 1024 <= self.head_bytes <= 1_000_000:
+            raise InvalidValue(f"head_bytes cannot be {self.head_bytes}: give 1024 to 1,000,000.")
+        for name in ("body_s", "head_s", "idle_s"):
+            if not 0 < getattr(self, name) <= 3600:
+                raise InvalidValue(f"{name} cannot be {getattr(self, name)}: give seconds, above 0 and up to 3600.")
 
 
 class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -47,6 +60,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         poll_ms: how long a worker looks for the next request, after an answer, before it sleeps; 0 saves power.
         keys: file of API keys; without it the server listens on loopback only.
         audit: folder of the audit log.
+        cache_bytes: of answers that are kept for texts that come again, all workers together; 0 keeps none.
         keep_warm: never sleep, and run each model's example when there is nothing else to do: a core is busy always.
     """
 
@@ -61,6 +75,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     keep_warm: bool = False
     keys: str | None = None
     audit: str | None = None
+    cache_bytes: int = 0
     limits: Limits = Limits()
 
     def __post_init__(self) -> None:
@@ -80,6 +95,8 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             raise InvalidValue(f"threads cannot be {self.threads}: give 0 (on the event loop) to 64.")
         if not 0 <= self.grace_s <= 3600:
             raise InvalidValue(f"grace cannot be {self.grace_s}: give 0 to 3600 seconds.")
+        if not 0 <= self.cache_bytes <= _MOST_CACHE_BYTES:
+            raise InvalidValue(f"cache cannot be {self.cache_bytes} bytes: give up to 64GB, or 0 for none.")
         if not 0 <= self.poll_ms <= 60_000:
             raise InvalidValue(f"poll cannot be {self.poll_ms}: give 0 to 60000 milliseconds; 0 sleeps at once.")
 

@@ -27,6 +27,7 @@ from millis.cores import n_cores, read_quota
 from millis.errors import InvalidBundle, InvalidValue, MillisError, RunFailed
 from millis.security.keys import KeyFile
 from millis.serving.settings import ServeSettings, write_settings
+from millis.telemetry.metrics import forget_process
 
 _START_LIMIT_S = 120.0
 _MAX_EARLY_DEATHS = 5
@@ -187,6 +188,8 @@ class Supervisor:
         self._workers.remove(worker)
         os.close(worker.ready)
         os.close(worker.control)
+        if self._metrics is not None:
+            forget_process(self._metrics, worker.process.pid)
         if worker.said.startswith(b"failed"):
             _, exit_code, reason = worker.said.decode().strip().split(" ", 2)
             error: MillisError = InvalidBundle(reason) if exit_code == "2" else RunFailed(reason)

@@ -7,12 +7,15 @@ Border: process matters; answers come from the app.
 """
 
 import asyncio
+import contextlib
 import os
+import resource
 import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import uvicorn
 import uvloop
 
@@ -21,16 +24,21 @@ from millis.errors import MillisError
 from millis.security.audit import AuditLog
 from millis.security.keys import KeyFile, KeyRing
 from millis.serving.app import Served, make_app, settle_memory
+from millis.serving.caching import AnswerCache
 from millis.serving.clock import SocketClock
 from millis.serving.execution import Executor, LoopExecutor, ThreadExecutor
 from millis.serving.gate import Gate
 from millis.serving.polling import Polling
 from millis.serving.prediction import Forecast
-from millis.serving.protocol import Protocol
+from millis.serving.protocol import Protocol, watch
 from millis.serving.scheduling import Ladder
-from millis.serving.settings import ServeSettings, read_settings
+from millis.serving.settings import Limits, ServeSettings, read_settings
 from millis.serving.shedding import Shedder
 from millis.telemetry.metrics import Metrics
+
+_MOST_FILES = 65_536
+_OWN_FILES = 100
+"""Of a worker beside its connections: models, metrics, logs."""
 
 
 def make_executor(
@@ -69,9 +77,10 @@ def run_worker(settings: ServeSettings, *, listener: socket.socket, ready: int, 
         limits=settings.limits,
         metrics=counts,
         polling=polling,
+        cache=AnswerCache(settings.cache_bytes // (settings.workers or 1)) if settings.cache_bytes else None,
     )
     settle_memory()
-    bound = {"clock": clock, "shedder": _make_shedder(executor, served, counts, gate)}
+    bound = {"clock": clock, "shedder": _make_shedder(executor, served, counts, gate), "limits": _fit(settings.limits)}
     server = uvicorn.Server(
         uvicorn.Config(
             app,
@@ -79,16 +88,27 @@ def run_worker(settings: ServeSettings, *, listener: socket.socket, ready: int, 
             http=type("BoundProtocol", (Protocol,), bound),
             ws="none",
             lifespan="off",
-            log_level="warning",
+            log_level="error",  # a warning for each request that is no HTTP would let strangers fill the log
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=int(settings.grace_s),
+            timeout_keep_alive=settings.limits.idle_s,  # type: ignore[arg-type]  # it is handed to call_later
         )
     )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(server, listener, polling=polling, ready=ready, control=control))
     executor.close()
     gate.close()
+
+
+def _fit(limits: Limits) -> Limits:
+    """Raise the system's limit on open files as far as it goes, and allow no more connections than that lets in."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return msgspec.structs.replace(limits, connections=max(min(limits.connections, soft - _OWN_FILES), 1))
 
 
 def _make_shedder(executor: Executor, served: Sequence[Served], metrics: Metrics, gate: Gate) -> Shedder:
@@ -112,6 +132,7 @@ async def _serve(
 
     loop.add_reader(control, stop)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
+    watching = asyncio.create_task(watch(server.server_state.connections))
     while not server.started and not serving.done():
         await asyncio.sleep(0.002)
     try:
@@ -120,6 +141,7 @@ async def _serve(
         server.should_exit = True
     polling.go_on()
     await serving
+    watching.cancel()
 
 
 def main() -> int:

@@ -25,7 +25,7 @@ class Metrics:
 
     def __init__(self, *, folder: Path, bounds_ms: Mapping[str, float]) -> None:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)  # read by the library when it is imported
-        from prometheus_client import Counter, Histogram
+        from prometheus_client import Counter, Gauge, Histogram
 
         edges = sorted({*_EDGES_S, *(bound / 1000 for bound in bounds_ms.values())})
         requests = Counter("millis_requests", "Answers by route and status.", ("route", "status"))
@@ -36,6 +36,9 @@ class Metrics:
         tokens = Counter("millis_tokens", "Tokens run, special tokens included, padding not.", ("model",))
         self._refusals = Counter("millis_refusals", "Requests refused, by reason.", ("route", "reason"))
         self._promises = Counter("millis_promises", "Admitted requests with a deadline, by outcome.", ("model", "kept"))
+        self._hits = Counter("millis_cache_hits", "Requests answered from the cache.", ("model",))
+        self._misses = Counter("millis_cache_misses", "Requests that the cache could not answer.", ("model",))
+        self._cache_bytes = Gauge("millis_cache_bytes", "Kept answers.", multiprocess_mode="livesum")
         self._requests, self._seconds, self._stages, self._tokens = requests, seconds, stages, tokens
         self._bound: dict[tuple[str, str], tuple[object, ...]] = {}
 
@@ -51,6 +54,11 @@ class Metrics:
         """Count a request that was admitted under a deadline."""
         self._promises.labels(model, "true" if is_kept else "false").inc()
 
+    def look_up(self, *, model: str, is_hit: bool, n_bytes: int) -> None:
+        """Count a look into the cache, and note its size."""
+        (self._hits if is_hit else self._misses).labels(model).inc()
+        self._cache_bytes.set(n_bytes)
+
     def record(self, *, model: str, rung: str, total_ns: int, stages_ns: tuple[int, ...], n_tokens: int) -> None:
         """Record one answered request; stages_ns in the order of STAGES."""
         key = (model, rung)
@@ -65,6 +73,12 @@ class Metrics:
         bound[1].inc(n_tokens)  # type: ignore[attr-defined]
         for child, ns in zip(bound[2:], stages_ns, strict=True):
             child.inc(ns / 1e9)  # type: ignore[attr-defined]
+
+
+def forget_process(folder: Path, pid: int) -> None:
+    """Take out of the sums what a process that ended had at that time; what it counted stays."""
+    for file in folder.glob(f"gauge_live*_{pid}.db"):
+        file.unlink(missing_ok=True)
 
 
 def write_metrics() -> tuple[bytes, str]:

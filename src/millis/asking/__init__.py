@@ -1,0 +1,15 @@
+"""Ask a server: the clients, in one thread or on an event loop.
+
+    conversation   when to send, to wait, to ask again and to give up: no sockets
+    wire           requests as bytes, answers from bytes, problems as errors
+    client         Client: sockets that block
+    async_client   AsyncClient: sockets of asyncio
+
+Border: knows HTTP and the shapes of answers; no model, no server, nothing heavy.
+"""
+
+from millis.asking.async_client import AsyncClient
+from millis.asking.client import Client
+from millis.asking.wire import Answer
+
+__all__ = ["Answer", "AsyncClient", "Client"]

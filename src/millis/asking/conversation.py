@@ -1,0 +1,178 @@
+"""When to send, to wait, to ask again and to give up; the same for both clients.
+
+A generator says what to do next, and is told how it went; whoever drives it has the sockets.
+Asked again is what a server refused with Retry-After (429, 503), as long as that ends before the deadline; what found
+nobody listening; and what a kept connection lost before a byte of the answer came, once, since the server may have
+closed it in that moment. What broke on a new connection is not: the server may have worked on it, and died of it.
+Border: decisions and a clock; no sockets.
+"""
+
+from collections.abc import Callable, Generator, Sequence
+from enum import Enum
+from time import monotonic
+from typing import Any, NamedTuple, TypeVar
+
+from millis.asking.wire import (
+    Answer,
+    Question,
+    Reply,
+    read_address,
+    read_answer,
+    read_error,
+    read_key,
+    read_list,
+    read_object,
+    read_wait_s,
+    write_document,
+    write_path,
+    write_question,
+)
+from millis.errors import InvalidValue, MillisError, RunFailed, TimedOut
+
+MOST_MS = 3_600_000.0
+_FIRST_WAIT_S = 0.05
+
+
+class Lost(Enum):
+    """How a request can go without an answer."""
+
+    UNREACHABLE = "nobody listens there"
+    UNTRUSTED = "TLS failed: its certificate is not trusted, or it speaks plain http"
+    STALE = "the kept connection was closed"
+    BROKEN = "the connection broke"
+    LATE = "no answer came in time"
+    GARBLED = "the answer is not HTTP/1.1"
+
+
+class Send(NamedTuple):
+    """Send this, and come back with the reply or with how it was lost.
+
+    Args:
+        within_s: how long that may take, connecting included.
+        is_fresh: on a new connection.
+    """
+
+    payload: bytes
+    within_s: float
+    is_fresh: bool
+
+
+class Wait(NamedTuple):
+    """Do nothing for a while."""
+
+    s: float
+
+
+T = TypeVar("T")
+Conversation = Generator[Send | Wait, Reply | Lost | None, T]
+
+
+class Questions:
+    """What can be asked of a server: each gives a conversation that ends with the answer.
+
+    Args:
+        url, key, timeout_ms, retries: as `Client` has them.
+    Raises:
+        InvalidValue: an address, a key or numbers that cannot be.
+    """
+
+    def __init__(self, url: str, *, key: str | None, timeout_ms: float, retries: int) -> None:
+        if not 0 < timeout_ms <= MOST_MS or not 0 <= retries <= 100:
+            raise InvalidValue(
+                f"a client cannot wait {timeout_ms} ms or ask again {retries} times: give more than 0 and up to"
+                f" {MOST_MS:.0f} ms, and 0 to 100."
+            )
+        self.url, self.address = url, read_address(url)
+        self._key, self._timeout_ms, self._retries = read_key(key), timeout_ms, retries
+
+    def ask(
+        self, task: str, text: str | Sequence[str], *, model: str | None = None, rung: str | None = None,
+        fallback: bool = True, deadline_ms: float | None = None, **options: Any,
+    ) -> Conversation[Answer]:  # fmt: skip
+        """See `Client.ask`."""
+        if deadline_ms is not None and not 0 < deadline_ms <= MOST_MS:
+            raise InvalidValue(f"the deadline cannot be {deadline_ms} ms: give more than 0 and up to {MOST_MS:.0f}.")
+        document = write_document(text, model=model, rung=rung, fallback=fallback, options=options)
+        question = write_question(self.address, write_path(task), key=self._key, document=document)
+        return self._converse(question, read=read_answer, deadline_ms=deadline_ms)
+
+    def models(self) -> Conversation[list[dict[str, Any]]]:
+        """See `Client.models`."""
+        return self._get("/v1/models", read=read_list)
+
+    def contract(self) -> Conversation[list[dict[str, Any]]]:
+        """See `Client.contract`."""
+        return self._get("/contract", read=read_list)
+
+    def health(self) -> Conversation[dict[str, Any]]:
+        """See `Client.health`."""
+        return self._get("/health", read=read_object)
+
+    def _get(self, path: str, *, read: Callable[[Reply], T]) -> Conversation[T]:
+        return self._converse(write_question(self.address, path, key=self._key), read=read, deadline_ms=None)
+
+    def _converse(
+        self, question: Question, *, read: Callable[[Reply], T], deadline_ms: float | None
+    ) -> Conversation[T]:
+        allowed_ms = self._timeout_ms if deadline_ms is None else deadline_ms
+        reply = yield from converse(
+            question, url=self.url, allowed_ms=allowed_ms, retries=self._retries, tells=deadline_ms is not None
+        )
+        try:
+            return read(reply)
+        except (ValueError, RecursionError) as error:
+            raise RunFailed(
+                f"{self.url} does not answer like a millis server (its answer has another shape): is one running there?"
+            ) from error
+
+
+def converse(
+    question: Question, *, url: str, allowed_ms: float, retries: int, tells: bool,
+    now_s: Callable[[], float] = monotonic,
+) -> Conversation[Reply]:  # fmt: skip
+    """Bring a question to its answer.
+
+    Args:
+        allowed_ms: for everything.
+        tells: tell the server what is left of it, as a deadline.
+    Returns:
+        a reply of status 200.
+    Raises:
+        InvalidRequest: the server refused, with its status and slug.
+        RunFailed: nobody answers there, or not as a millis server does.
+        TimedOut: no answer in time.
+    """
+    ends_s = now_s() + allowed_ms / 1000
+    n_again, is_fresh = 0, False
+    while True:
+        left_s = ends_s - now_s()
+        if left_s <= 0:
+            raise _late(url, allowed_ms)
+        payload = question.write(deadline_ms=1000 * left_s if tells else None)
+        came = yield Send(payload, left_s, is_fresh)
+        if came is Lost.STALE and not is_fresh:
+            is_fresh = True
+            continue
+        if isinstance(came, Reply) and came.status == 200:
+            return came
+        error, wait_s = _judge(came, url=url, n_again=n_again, allowed_ms=allowed_ms)
+        if wait_s is None or n_again >= retries or wait_s >= ends_s - now_s():
+            raise error
+        n_again += 1
+        yield Wait(wait_s)
+
+
+def _judge(came: Reply | Lost | None, *, url: str, n_again: int, allowed_ms: float) -> tuple[MillisError, float | None]:
+    """Make an error of what came, and say after how many seconds to ask again, if at all."""
+    if isinstance(came, Reply):
+        refused = read_error(came, url=url)
+        return refused, read_wait_s(came, refused) if came.status in (429, 503) else None
+    if came is Lost.LATE:
+        return _late(url, allowed_ms), None
+    reason = came.value if came is not None else Lost.BROKEN.value
+    error = RunFailed(f"{url} does not answer like a millis server ({reason}): is one running there?")
+    return error, _FIRST_WAIT_S * 2**n_again if came is Lost.UNREACHABLE else None
+
+
+def _late(url: str, allowed_ms: float) -> TimedOut:
+    return TimedOut(f"{url} gave no answer within {allowed_ms:.0f} ms: allow more, or ask when it has less to do.")

@@ -1,0 +1,39 @@
+"""/openapi.json against the server, by schemathesis: short runs.
+
+The long one is `schemathesis run http://127.0.0.1:8000/openapi.json --checks all --mode negative -n 1000`.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from making import make_fake_bundle
+from millis.serving.settings import ServeSettings
+from millis.serving.supervisor import Supervisor
+
+
+def run(folder: Path, *arguments: str) -> str:
+    """Run schemathesis against a server with both tasks; give what it says when it finds nothing."""
+    bundles = (make_fake_bundle(folder), make_fake_bundle(folder, name="labels", task="classify"))
+    with Supervisor(ServeSettings(bundles=tuple(str(one.path) for one in bundles), port=0)) as server:
+        done = subprocess.run(
+            [Path(sys.executable).parent / "schemathesis", "run", f"{server.url}/openapi.json", "--checks", "all", "-n", "20", "--seed", "1",
+             "--phases", "coverage,fuzzing", "--no-color", "--generation-database", "none", *arguments],
+            capture_output=True, text=True, timeout=120, cwd=folder,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:]
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_what_breaks_the_description_is_refused_as_described(tmp_path: Path) -> None:
+    assert "No issues found" in run(tmp_path, "--mode", "negative")
+
+
+@pytest.mark.slow
+def test_what_fits_the_description_is_accepted_or_refused_for_its_deadline(tmp_path: Path) -> None:
+    """Left out: tensors, since no schema says that a shape and its elements agree, and whole numbers written 5.0 (top_k)."""
+    said = run(tmp_path, "--mode", "positive", "--exclude-path-regex", "/infer$|/classify$", "--exclude-checks", "not_a_server_error")
+    assert "No issues found" in said
