@@ -137,8 +137,8 @@ def _find_twins(labels: Iterable[str]) -> tuple[str, ...]:
     for label in labels:
         alike.setdefault(fold(label), []).append(label)
     return tuple(
-        f"{' and '.join(repr(label) for label in sorted(same))} differ only in case, blanks or width and are different labels:"
-        " write them alike if they are one."
+        f"{' and '.join(repr(label) for label in sorted(same))} differ only in case, blanks or width and are different"
+        " labels: write them alike if they are one."
         for same in alike.values()
         if len(same) > 1
     )

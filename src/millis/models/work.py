@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from millis.backends.encoder import KEY
+from millis.errors import InvalidBase
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,11 +20,14 @@ class Work:
         matrices: weights of all matrices outside the embedding table.
         attended: heads of all layers times the size of a head.
         row: numbers in a row of the embedding table.
+        layers, width: how many layers, and how wide the states between them.
     """
 
     matrices: int
     attended: int
     row: int
+    layers: int
+    width: int
 
     def operations(self, tokens: int) -> int:
         """Count multiplications and additions for one text of so many tokens."""
@@ -39,11 +43,20 @@ class Work:
 
 
 def read_work(folder: Path) -> Work:
-    """Read the sizes of a tagger in Hugging Face layout, pruned or whole."""
+    """Read the sizes of a tagger or a base in Hugging Face layout, pruned or whole.
+
+    Raises:
+        InvalidBase: config.json does not say one of them.
+    """
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
 
     def size(*names: str) -> int:
-        return int(next(config[name] for name in names if name in config))
+        found = next((config[name] for name in names if name in config), None)
+        if not isinstance(found, int):
+            raise InvalidBase(
+                f"{folder.name}/config.json has no whole number as {names[0]}: copy it again from where the base came."
+            )
+        return found
 
     width, heads = size("hidden_size", "dim"), size("num_attention_heads", "n_heads")
     whole = [heads, size("intermediate_size", "hidden_dim")]
@@ -53,4 +66,5 @@ def read_work(folder: Path) -> Work:
     row = int(config.get("embedding_size") or width)  # ELECTRA's may be narrower, and is widened by a matrix
     widening = row * width if row != width else 0
     labels = len(config.get("id2label", ()))
-    return Work(matrices=width * (4 * attended + 2 * channels + labels) + widening, attended=attended, row=row)
+    matrices = width * (4 * attended + 2 * channels + labels) + widening
+    return Work(matrices=matrices, attended=attended, row=row, layers=len(layers), width=width)
