@@ -35,6 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def own_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MILLIS_CACHE", str(folder / "cache"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # too small to share: a second thread only waits for the first
 
 
 def run(folder: Path, *flags: str, data: str = "train.tsv") -> tuple[int, dict[str, Any], str]:

@@ -81,12 +81,14 @@ def command(
     write_result(
         {"contract": contract.record() if contract else None, "rate_per_s": rate_per_s, "bases": ranked,
          "first": first.name, "is_fitting": first.share is not None if contract else None, "command": next_command},
-        lines=_lines(ranked, contract=contract, command=next_command),
+        lines=_lines(ranked, contract=contract, rate_per_s=rate_per_s, command=next_command),
         is_json=as_json,
     )  # fmt: skip
 
 
-def _lines(ranked: "list[Measured]", *, contract: Contract | None, command: str) -> list[str]:
+def _lines(
+    ranked: "list[Measured]", *, contract: Contract | None, rate_per_s: float, command: str
+) -> list[str]:
     width = max(4, *(len(one.name) for one in ranked))
     is_tried = any(one.dev is not None for one in ranked)
     percentiles = sorted({50.0, 99.0, *([contract.percentile] if contract else [])})
@@ -109,8 +111,8 @@ def _lines(ranked: "list[Measured]", *, contract: Contract | None, command: str)
         )
         lines.append(f"{'':<{width}}    {one.rung}, {one.layout}: {one.reason}")
     lines.append(
-        "pieces of a text; ms of one inference at the median and the p99 length; ms predicted for a client. What pruning"
-        " leaves is predicted from the network without its layers."
+        "pieces of a text; ms of one inference at the median and the p99 length; ms predicted for a client at"
+        f" {rate_per_s:g}/s. What pruning leaves is predicted from the network without its layers."
     )
     if contract is not None and ranked[0].share is None:
         lines.append(f"none is predicted to fit '{contract}': the nearest is")
