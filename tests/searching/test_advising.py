@@ -2,20 +2,47 @@
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from fitting import make_base, make_sentences, run_millis
 from making import make_tokenizer, write_conll
+from millis.bundles import LatencyRow
+from millis.contract import Contract
 from millis.searching import timing
 from millis.searching.advising import advise
+from millis.searching.candidates import Variant
 from millis.searching.case import FitSettings
 from millis.training import loop
 from models.tiny import TYPES, write_base
 
 pytestmark = pytest.mark.slow
+
+
+class FakeUntrained:
+    """Times that are told instead of measured, by the name of the base; without layers a tenth of them."""
+
+    times_ms: ClassVar = {"narrow": 1.0, "wide": 20.0}
+    calls = 0
+    most_calls = 1_000
+
+    def __init__(self, base: Path, **_: object) -> None:
+        self._ms = self.times_ms[base.name]
+
+    def __enter__(self) -> "FakeUntrained":
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def time(self, variant: Variant, *, buckets: Sequence[int], without_layers: bool = False) -> tuple[LatencyRow, ...]:
+        if FakeUntrained.calls == self.most_calls:
+            raise KeyboardInterrupt
+        FakeUntrained.calls += 1
+        ms = self._ms * (0.1 if without_layers else 1.0) * (1 if variant.precision == "int8" else 3)
+        return tuple(LatencyRow(tokens=bucket, p50_ms=ms, p99_ms=ms, n=1, cold_ms=ms) for bucket in buckets)
 
 
 @pytest.fixture(scope="module")
@@ -112,3 +139,44 @@ def test_every_architecture_is_measured(folder: Path) -> None:
         assert one["share"] == 100
         assert one["rest_ms"] > 0
         assert one["layers"] == 2
+
+
+@pytest.fixture
+def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bases whose times are told, and a cache of its own."""
+    monkeypatch.setenv("MILLIS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(timing, "UntrainedBase", FakeUntrained)
+    monkeypatch.setattr(FakeUntrained, "calls", 0)
+
+
+@pytest.mark.usefixtures("told")
+def test_a_base_that_is_too_slow_whole_fits_pruned(folder: Path) -> None:
+    settings = FitSettings(base="", out=Path("model"), train=folder / "train.tsv", task="classify")
+    bases = [str(folder / "wide"), str(folder / "narrow")]
+    by_name = {Path(one.name).name: one for one in advise(settings, bases=bases, contract=Contract(p99="20 ms", rate=2))}
+    assert by_name["narrow"].share == 100
+    assert by_name["narrow"].rest_ms == 0.1
+    assert by_name["wide"].share == 50  # 2 ms stay, half of 18 ms, 0.9 ms around it: under two thirds of 20 ms
+    assert by_name["wide"].predicted_ms == pytest.approx(20.9, abs=0.5)
+    assert by_name["wide"].pruned_ms == pytest.approx(11.9, abs=0.5)
+
+
+@pytest.mark.usefixtures("told")
+def test_a_base_without_pieces_for_the_script_stands_behind(folder: Path, tmp_path: Path) -> None:
+    rows = [f"{'很快好吃' if i % 2 else '太慢难吃'}{i}\t{i % 2}\n" for i in range(60)]
+    (tmp_path / "zh.tsv").write_text("text\tlabel\n" + "".join(rows), encoding="utf-8")
+    settings = FitSettings(base="", out=Path("model"), train=tmp_path / "zh.tsv", task="classify")
+    (one,) = advise(settings, bases=[str(folder / "narrow")])
+    assert not one.can_read
+    assert "100 % of the pieces are unknown" in one.reason
+
+
+@pytest.mark.usefixtures("told")
+def test_a_call_that_was_stopped_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = FitSettings(base="", out=Path("model"), train=folder / "train.tsv", task="classify")
+    monkeypatch.setattr(FakeUntrained, "most_calls", 2)
+    with pytest.raises(KeyboardInterrupt):
+        advise(settings, bases=[str(folder / "narrow")])
+    monkeypatch.setattr(FakeUntrained, "most_calls", 1_000)
+    advise(settings, bases=[str(folder / "narrow")])
+    assert FakeUntrained.calls == 5  # three runtimes, two threads, no layers: each once

@@ -198,12 +198,16 @@ class LaidOut:
     Args:
         lengths: tokens of each text of train, no longer than a window.
         buckets, fine_buckets: static lengths for the whole network, and for pruned ones.
+        pieces: of a text of train, in the mean.
+        unknown: share of them that stand for what has no piece.
     """
 
     task: Task
     lengths: tuple[int, ...]
     buckets: tuple[int, ...]
     fine_buckets: tuple[int, ...]
+    pieces: float
+    unknown: float
 
 
 def lay_out(base: Path, splits: Splits, *, settings: FitSettings) -> LaidOut:
@@ -211,7 +215,10 @@ def lay_out(base: Path, splits: Splits, *, settings: FitSettings) -> LaidOut:
     tokenizer = Tokenizer(base / TOKENIZER)
     check_vocabulary(base, n_pieces=tokenizer.n_vocabulary)
     n_special = len(tokenizer.prefix) + len(tokenizer.suffix)
-    lengths = tuple(len(tokenizer.encode(example.text).ids) + n_special for example in splits.train)
+    unknown = tokenizer.unknown
+    cut = [tokenizer.encode(example.text).ids for example in splits.train]
+    n_pieces, n_unknown = sum(map(len, cut)), sum(ids.count(unknown) for ids in cut if unknown is not None)
+    lengths = tuple(len(ids) + n_special for ids in cut)
     longest = _longest_window(lengths, limit=longest_input(base))
     windowed = tuple(min(length, longest) for length in lengths)
     task: Task = tasks[settings.task].learn(
@@ -221,6 +228,7 @@ def lay_out(base: Path, splits: Splits, *, settings: FitSettings) -> LaidOut:
     return LaidOut(
         task=task, lengths=windowed, buckets=choose_buckets(windowed, count=_N_BUCKETS, maximum=longest),
         fine_buckets=choose_buckets(windowed, count=_N_FINE_BUCKETS, maximum=longest, surprise=_SURPRISE),
+        pieces=n_pieces / len(cut), unknown=n_unknown / max(n_pieces, 1),
     )  # fmt: skip
 
 
