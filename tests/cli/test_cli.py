@@ -41,7 +41,7 @@ def answering(answer: bytes) -> Iterator[str]:
 def test_every_command_is_in_the_docs_and_has_help() -> None:
     listed = run_millis("--help").stdout
     reference = (ROOT / "docs" / "reference" / "cli.md").read_text()
-    for command in ("ask", "bench", "demo", "evaluate", "fit", "inspect", "prove", "serve"):
+    for command in ("advise", "ask", "bench", "demo", "evaluate", "fit", "inspect", "prove", "serve"):
         assert command in listed
         assert f"`millis {command}" in reference
         shown = run_millis(command, "--help")

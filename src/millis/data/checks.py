@@ -5,11 +5,13 @@ Limits: two texts are the same only when they are equal character by character.
 """
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
+from millis.data.examples import Example
 from millis.data.lengths import LengthHistogram
 from millis.data.splits import Splits
+from millis.data.suspects import fold
 from millis.errors import InvalidData
 
 _BAR_WIDTH = 40
@@ -64,25 +66,40 @@ def check(splits: Splits) -> DataReport:
         InvalidData: train has no label, or dev or test has a label that train never saw; the message names the
             label, and the first example with it as file:line.
     """
-    parts = splits.parts()
+    report = take_inventory(splits.parts())
+    _check_labels(splits, known={label for example in splits.train for label in example.labels})
+    return replace(
+        report, warnings=(*_find_leaks(splits), *_find_twins(report.labels), *_find_conflicts(splits))
+    )
+
+
+def take_inventory(parts: Mapping[str, Sequence[Example]]) -> DataReport:
+    """Count labels and lengths, and judge nothing.
+
+    Args:
+        parts: "train", and those others that there are.
+    Raises:
+        InvalidData: train has no label.
+    """
     counts = {
         name: Counter(label for example in part for label in example.labels)
         for name, part in parts.items()
     }
     if not counts["train"]:
-        source = next((example.source for example in splits.train if example.source), "train")
+        source = next((example.source for example in parts["train"] if example.source), "train")
         raise InvalidData(
-            f"{source}: train has {len(splits.train)} examples and no label in any: give labelled examples."
+            f"{source}: train has {len(parts['train'])} examples and no label in any: give labelled examples."
         )
-    _check_labels(splits, known=set(counts["train"]))
     return DataReport(
         examples={name: len(part) for name, part in parts.items()},
-        labels={label: {name: counts[name][label] for name in parts} for label in counts["train"]},
+        labels={
+            label: {name: counts[name][label] for name in parts}
+            for label in dict.fromkeys(label for part in counts.values() for label in part)
+        },
         characters={
             name: LengthHistogram.from_lengths(len(example.text) for example in part)
             for name, part in parts.items()
         },
-        warnings=(*_find_leaks(splits), *_find_twins(counts["train"]), *_find_conflicts(splits)),
     )
 
 
@@ -115,13 +132,13 @@ def _find_leaks(splits: Splits) -> tuple[str, ...]:
 
 
 def _find_twins(labels: Iterable[str]) -> tuple[str, ...]:
-    """Name labels that are different only in case or in blanks."""
+    """Name labels that are different only in case, blanks or width."""
     alike: dict[str, list[str]] = {}
     for label in labels:
-        alike.setdefault(" ".join(label.split()).casefold(), []).append(label)
+        alike.setdefault(fold(label), []).append(label)
     return tuple(
-        f"{' and '.join(repr(label) for label in sorted(same))} differ only in case or blanks and are different labels:"
-        " write them alike if they are one."
+        f"{' and '.join(repr(label) for label in sorted(same))} differ only in case, blanks or width and are different"
+        " labels: write them alike if they are one."
         for same in alike.values()
         if len(same) > 1
     )

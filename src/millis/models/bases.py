@@ -7,6 +7,7 @@ Limits: encoders of the types in MODEL_TYPES; safetensors only.
 
 import hashlib
 import json
+import math
 import re
 import shutil
 from collections.abc import Iterator
@@ -108,6 +109,17 @@ def width_of(folder: Path) -> int:
     """Give the width of a base's hidden states."""
     config = _read_json(folder / "config.json")
     return int(config.get("hidden_size") or config["dim"])
+
+
+def count_parameters(folder: Path) -> int:
+    """Count the numbers in a base's weights files, heads that are left behind included."""
+    from safetensors import safe_open
+
+    n = 0
+    for file in weights_files(folder):
+        with safe_open(file, framework="numpy") as tensors:
+            n += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+    return n
 
 
 def weights_files(folder: Path) -> tuple[Path, ...]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from millis.backends.encoder import KEY
 from millis.backends.grafts import KEY as GRAFT
+from millis.errors import InvalidBase
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,21 +22,24 @@ class Work:
         matrices: weights of all matrices outside the embedding table.
         attended: heads of all layers times the size of a head.
         row: numbers in a row of the embedding table.
-        layers: weights of the matrices in layers, which a prompt goes through too.
+        layers, width: how many layers, and how wide the states between them.
+        inside: weights of the matrices in layers, which a prompt goes through too.
         prompt, prefix: vectors in front of the text's, and keys in front of each attention's.
     """
 
     matrices: int
     attended: int
     row: int
-    layers: int = 0
+    layers: int
+    width: int
+    inside: int = 0
     prompt: int = 0
     prefix: int = 0
 
     def operations(self, tokens: int) -> int:
         """Count multiplications and additions for one text of so many tokens."""
         places = tokens + self.prompt
-        matrices = 2 * tokens * self.matrices + 2 * self.prompt * self.layers
+        matrices = 2 * tokens * self.matrices + 2 * self.prompt * self.inside
         return matrices + 4 * places * (places + self.prefix) * self.attended
 
     def n_bytes(self, tokens: int, *, weight_bytes: int, row_bytes: int) -> int:
@@ -48,11 +52,20 @@ class Work:
 
 
 def read_work(folder: Path) -> Work:
-    """Read the sizes of a tagger in Hugging Face layout, pruned or whole."""
+    """Read the sizes of a tagger or a base in Hugging Face layout, pruned or whole.
+
+    Raises:
+        InvalidBase: config.json does not say one of them.
+    """
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
 
     def size(*names: str) -> int:
-        return int(next(config[name] for name in names if name in config))
+        found = next((config[name] for name in names if name in config), None)
+        if not isinstance(found, int):
+            raise InvalidBase(
+                f"{folder.name}/config.json has no whole number as {names[0]}: copy it again from where the base came."
+            )
+        return found
 
     width, heads = size("hidden_size", "dim"), size("num_attention_heads", "n_heads")
     whole = [heads, size("intermediate_size", "hidden_dim")]
@@ -66,6 +79,6 @@ def read_work(folder: Path) -> Work:
     sizes = {kind: int(added["size"]) if added["kind"] == kind else 0 for kind in ("adapter", "prefix", "prompt")}
     inside = width * (4 * attended + 2 * channels + 2 * 2 * sizes["adapter"] * len(layers))
     return Work(
-        matrices=inside + width * labels + widening, attended=attended, row=row, layers=inside,
-        prompt=sizes["prompt"], prefix=sizes["prefix"],
+        matrices=inside + width * labels + widening, attended=attended, row=row, layers=len(layers), width=width,
+        inside=inside, prompt=sizes["prompt"], prefix=sizes["prefix"],
     )  # fmt: skip

@@ -13,6 +13,12 @@ from millis.bundles import LatencyRow, ServingShape
 OVERHEAD_MS = 0.9
 """Socket, parse, tokenize, decode, write: a JSON echo plus text work; only ranks, since every candidate pays it."""
 
+AT_EASE = 0.67
+"""Share of the bound within which a probe of some hundred requests promises that the proof will be kept."""
+
+SHARES = (70, 60, 50, 40, 32, 24, 18, 12)
+"""Percent of the layers' time that pruning may leave."""
+
 _COLD_AFTER_MS = 2.0
 """Measured on Zen 4: after 2 ms of anything else a request costs 0.2 ms more, after 10 ms all that it ever will."""
 

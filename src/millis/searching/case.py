@@ -171,22 +171,14 @@ def prepare(contract: Contract, settings: FitSettings, *, began: float) -> Case:
         raise InvalidValue(f"{settings.out} exists and is not a bundle: choose another -o.")
     if settings.corpus is not None and not settings.corpus.is_file():
         raise InvalidData(f"the corpus {settings.corpus} is no file: give a UTF-8 file with a text on each line.")
-    splits, read_notes = _read(settings)
+    splits, read_notes = read_splits(settings)
     report = check(splits)
     for line in (*read_notes, *splits.notes, *report.lines()):
         say(line)
     base = find_base(settings.base)
     check_adaptable(base, adapt=settings.adapt)
-    tokenizer = Tokenizer(base / TOKENIZER)
-    check_vocabulary(base, n_pieces=tokenizer.n_vocabulary)
-    n_special = len(tokenizer.prefix) + len(tokenizer.suffix)
-    lengths = tuple(len(tokenizer.encode(example.text).ids) + n_special for example in splits.train)
-    longest = _longest_window(lengths, limit=longest_input(base))
-    windowed = tuple(min(length, longest) for length in lengths)
-    example = _shown_example(splits.train)
-    task: Task = tasks[settings.task].learn(
-        tokenizer, splits.train, max_tokens=longest, overlap=OVERLAP, example=example, **settings.asked()
-    )
+    laid = lay_out(base, splits, settings=settings)
+    task = laid.task
     notes = (*read_notes, *splits.notes, *report.warnings, *task.notes(splits.test))
     folder = settings.out.with_name(settings.out.name.removesuffix(".millis") + ".run")
     inputs = [
@@ -196,15 +188,56 @@ def prepare(contract: Contract, settings: FitSettings, *, began: float) -> Case:
         [[example.record() for example in part] for part in splits.parts().values()],
         msgspec.to_builtins(fingerprint()),
     ]  # fmt: skip
-    fine = choose_buckets(windowed, count=_N_FINE_BUCKETS, maximum=longest, surprise=_SURPRISE)
     return Case(
         settings=settings, contract=contract, splits=splits, task=task, tokenizer_file=base / TOKENIZER,
-        lengths=windowed, buckets=choose_buckets(windowed, count=_N_BUCKETS, maximum=longest), fine_buckets=fine,
+        lengths=laid.lengths, buckets=laid.buckets, fine_buckets=laid.fine_buckets,
         folder=folder, ledger=Ledger(folder, inputs=inputs), began=began, notes=notes,
     )  # fmt: skip
 
 
-def _read(settings: FitSettings) -> tuple[Splits, tuple[str, ...]]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaidOut:
+    """What a base makes of the data: the task in its pieces, and how long texts are in them.
+
+    Args:
+        lengths: tokens of each text of train, no longer than a window.
+        buckets, fine_buckets: static lengths for the whole network, and for pruned ones.
+        pieces: of a text of train, in the mean.
+        unknown: share of them that stand for what has no piece.
+    """
+
+    task: Task
+    lengths: tuple[int, ...]
+    buckets: tuple[int, ...]
+    fine_buckets: tuple[int, ...]
+    pieces: float
+    unknown: float
+
+
+def lay_out(base: Path, splits: Splits, *, settings: FitSettings) -> LaidOut:
+    """Choose windows and buckets for a base that `find_base` gave, by the texts of train."""
+    tokenizer = Tokenizer(base / TOKENIZER)
+    check_vocabulary(base, n_pieces=tokenizer.n_vocabulary)
+    n_special = len(tokenizer.prefix) + len(tokenizer.suffix)
+    unknown = tokenizer.unknown
+    cut = [tokenizer.encode(example.text).ids for example in splits.train]
+    n_pieces, n_unknown = sum(map(len, cut)), sum(ids.count(unknown) for ids in cut if unknown is not None)
+    lengths = tuple(len(ids) + n_special for ids in cut)
+    longest = _longest_window(lengths, limit=longest_input(base))
+    windowed = tuple(min(length, longest) for length in lengths)
+    task: Task = tasks[settings.task].learn(
+        tokenizer, splits.train, max_tokens=longest, overlap=OVERLAP, example=_shown_example(splits.train),
+        **settings.asked(),
+    )  # fmt: skip
+    return LaidOut(
+        task=task, lengths=windowed, buckets=choose_buckets(windowed, count=_N_BUCKETS, maximum=longest),
+        fine_buckets=choose_buckets(windowed, count=_N_FINE_BUCKETS, maximum=longest, surprise=_SURPRISE),
+        pieces=n_pieces / len(cut), unknown=n_unknown / max(n_pieces, 1),
+    )  # fmt: skip
+
+
+def read_splits(settings: FitSettings) -> tuple[Splits, tuple[str, ...]]:
+    """Read train, dev and test, carve what is missing; give them, and what reading left out."""
     notes: list[str] = []
 
     def read(path: Path | None) -> tuple[Example, ...] | None:

@@ -99,8 +99,7 @@ def _measure(config: Any, *, runtime: str, tokens: tuple[int, ...], is_static: b
         with bar("layer table", total=len(shapes)) as advance:
             for done, shape in enumerate(shapes, 1):
                 folder = Path(scratch) / str(done)
-                with redirect_stderr(io.StringIO()):  # the quantiser's bars, four for each network
-                    _build(config, shape, runtime=runtime, folder=folder)
+                _build(config, shape, runtime=runtime, folder=folder)
                 loaded.append(stack.enter_context(_loaded(folder, runtime, tokens if is_static else None)))
                 advance(done, "")
         times = iter(_time_all(loaded, tokens))
@@ -151,23 +150,32 @@ def _random_shapes(
 
 
 def _build(config: Any, shape: Sequence[LayerShape], *, runtime: str, folder: Path) -> None:
-    """Make a network of this shape as a rung is made, calibrated on next to nothing."""
+    """Make a network of this shape as a rung is made."""
     network = _draw(config)
     shrink(network, shape)
-    tagger = Tagger(network)
+    build_to_time(Tagger(network), runtime=runtime, folder=folder)
+
+
+def build_to_time(tagger: Tagger, *, runtime: str, folder: Path) -> None:
+    """Write a network into folder/fp32, and folder/int8 for that, as a rung is made but calibrated on next to nothing.
+
+    Args:
+        tagger: ready to run, with plain attention.
+    """
     backend, _, precision = runtime.partition("-")
     plain = folder / "fp32"
-    plain.mkdir(parents=True)
-    if backend == "openvino":
-        embedded = plain / "embedded.onnx"
-        table = export_embeddings(tagger, embedded)
-        convert_onnx(embedded, plain, table=table.numpy())
-        if precision == "int8":
-            quantize_openvino(plain, folder / "int8", calibration=[np.full(16, 1 + i) for i in range(2)])
-    else:
-        export_ids(tagger, plain / "model.onnx")
-        if precision == "int8":
-            quantize_onnx(plain, folder / "int8")
+    plain.mkdir(parents=True, exist_ok=True)
+    with redirect_stderr(io.StringIO()):  # the quantiser's bars, four for each network
+        if backend == "openvino":
+            embedded = plain / "embedded.onnx"
+            table = export_embeddings(tagger, embedded)
+            convert_onnx(embedded, plain, table=table.numpy())
+            if precision == "int8":
+                quantize_openvino(plain, folder / "int8", calibration=[np.full(16, 1 + i) for i in range(2)])
+        else:
+            export_ids(tagger, plain / "model.onnx")
+            if precision == "int8":
+                quantize_onnx(plain, folder / "int8")
 
 
 @contextmanager

@@ -26,15 +26,13 @@ from millis.measuring.quality import bound_drop
 from millis.models.prediction import predict
 from millis.models.taggers import Tagger, load_tagger, save_tagger
 from millis.searching.building import Artifact, Reference, windows_of
+from millis.searching.candidates import SHARES
 from millis.searching.layers import find_table
 from millis.telemetry.progress import say
 from millis.training.batches import encode_examples
 from millis.training.distillation import distil
 from millis.training.settings import TrainSettings, choose_learning_rate
 from millis.training.steps import torch_state
-
-SHARES = (70, 60, 50, 40, 32, 24, 18, 12)
-"""Percent of the layers' time that may be left."""
 
 _LEAST_AGREEMENT = 0.995
 """Of labels with the reference's, without training, where the contract says nothing of a drop."""

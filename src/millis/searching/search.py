@@ -11,10 +11,10 @@ from millis.errors import ContractBroken, MeasurementVoid
 from millis.models.bases import find_base
 from millis.searching.building import Reference, train_reference
 from millis.searching.calibration import calibrate_reference
-from millis.searching.candidates import STATIC, Variant
+from millis.searching.candidates import AT_EASE, SHARES, STATIC, Variant
 from millis.searching.case import Case
 from millis.searching.concluding import Proven, choose_served, climb, prove_candidate, save_ladder
-from millis.searching.pruning import SHARES, Pruner, make_pruner
+from millis.searching.pruning import Pruner, make_pruner
 from millis.searching.relaxing import Point, relax
 from millis.searching.trying import Candidate, artifact_case, build_pruned, build_static, build_whole, probe
 from millis.searching.tuning import tune
@@ -25,9 +25,6 @@ from millis.units import write_ms
 
 _MOST_PROOFS = 3
 _MOST_PRUNINGS = 3
-_AT_EASE = 0.67
-"""Share of the bound within which a probe of some hundred requests promises that the proof will be kept."""
-
 _STEP_DOWN = 0.6
 """A further rung of the ladder has at most this share of the layers' time of the one before."""
 
@@ -109,7 +106,7 @@ class _Search:
         if pruner.rest_ms > bound_ms:
             say(f"embeddings, norms and head alone take {pruner.rest_ms:.2f} ms, the bound is {write_ms(bound_ms)}")
         predicted = {share: best.seen_ms * pruner.predict_share(share) for share in SHARES}
-        easy = [share for share in SHARES if predicted[share] < _AT_EASE * bound_ms] or [SHARES[-1]]
+        easy = [share for share in SHARES if predicted[share] < AT_EASE * bound_ms] or [SHARES[-1]]
         less = [share for share in reversed(SHARES) if share > easy[0] and predicted[share] < bound_ms]
         say(f"{best.name} is not well within {write_ms(bound_ms)}: its layers are pruned to {easy[0]} % of their time")
         keeps_quality = self._prune_to(easy[0])
@@ -172,7 +169,7 @@ class _Search:
         first = self.tried[0]
         return (
             first.measured_ms is not None
-            and first.measured_ms < _AT_EASE * self._contract.bound_ms
+            and first.measured_ms < AT_EASE * self._contract.bound_ms
             and first.keeps_quality(self._contract)
         )
 

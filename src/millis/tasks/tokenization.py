@@ -38,6 +38,9 @@ class Tokenizer:
 
     Args:
         file: path of tokenizer.json.
+    Attributes:
+        prefix, suffix: ids of the special tokens around a text.
+        unknown: id of the piece for what has no piece; None where every text has pieces.
     Raises:
         InvalidBase: the file is missing or is not a tokenizer.
     """
@@ -54,6 +57,7 @@ class Tokenizer:
         self.prefix: list[int] = probe.ids[: inner[0]]
         self.suffix: list[int] = probe.ids[inner[-1] + 1 :]
         self.n_vocabulary: int = self._tokenizer.get_vocab_size()
+        self.unknown: int | None = _find_unknown(self._tokenizer)
         self._plain = _find_short_way(self._tokenizer)
 
     def encode(self, text: str) -> Pieces:
@@ -84,6 +88,13 @@ class Tokenizer:
                 words.append(word)
         step = max(len(words) // n, 1)
         return words[::step][:n] or ["a"]
+
+
+def _find_unknown(tokenizer: _Tokenizer) -> int | None:
+    """Give the id of the piece for what has no piece; None where every text has pieces."""
+    named = getattr(tokenizer.model, "unk_token", None)
+    found = (tokenizer.token_to_id(name) for name in (named, "<unk>", "[UNK]") if name)
+    return next((one for one in found if one is not None), None)
 
 
 def _find_short_way(tokenizer: _Tokenizer) -> WordPieces | None:

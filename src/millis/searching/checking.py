@@ -1,0 +1,59 @@
+"""Labelled files, looked through for what would spoil a fit or its score, before anything is trained.
+
+Border: reads, and puts together what data/ and training/label_noise.py find; carves nothing, changes nothing.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from millis.data.checks import DataReport, take_inventory
+from millis.data.readers import ReadSettings, read_labelled
+from millis.data.suspects import NOTES, WRONG, Finding, find_plain
+from millis.tasks import tasks
+from millis.training.label_noise import find_suspicious
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataCheck:
+    """What was found in labelled files.
+
+    Args:
+        inventory: labels and lengths.
+        findings: rows that look wrong, guesses among them.
+        notes: how they were looked for, and what reading left out.
+    """
+
+    inventory: DataReport
+    findings: tuple[Finding, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def is_wrong(self) -> bool:
+        """Say whether a label or a score cannot be trusted; guesses and what does no harm do not count."""
+        return any(one.kind in WRONG for one in self.findings)
+
+    def count(self) -> dict[str, int]:
+        """Count the findings of each kind, the wrong ones first."""
+        return {kind: sum(one.kind == kind for one in self.findings) for kind in (*WRONG, *NOTES)}
+
+
+def check_data(
+    train: Path, *, task: str, dev: Path | None = None, test: Path | None = None, reading: ReadSettings | None = None,
+    seed: int = 7,
+) -> DataCheck:  # fmt: skip
+    """Read labelled files and find the rows that look wrong.
+
+    Raises:
+        InvalidData: a file cannot be read, or train has no label.
+        MissingExtra: scikit-learn is not installed, and the task needs it.
+    """
+    kind = tasks[task]
+    files = {"train": train, **({"dev": dev} if dev else {}), **({"test": test} if test else {})}
+    read = {name: read_labelled(file, settings=reading, of=kind.data) for name, file in files.items()}
+    parts = {name: one.examples for name, one in read.items()}
+    inventory = take_inventory(parts)
+    suspicious, how = find_suspicious(parts["train"], of=kind.data, seed=seed)
+    notes = [f"{files[name].name}: {note}" for name, one in read.items() for note in one.notes]
+    return DataCheck(
+        inventory=inventory, findings=(*find_plain(parts), *suspicious), notes=(*notes, f"suspicious labels: {how}")
+    )

@@ -1,0 +1,182 @@
+"""`millis advise` as a user meets it, on tiny random bases of every architecture."""
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from fitting import make_base, make_sentences, run_millis
+from making import make_tokenizer, write_conll
+from millis.bundles import LatencyRow
+from millis.contract import Contract
+from millis.searching import timing
+from millis.searching.advising import advise
+from millis.searching.candidates import Variant
+from millis.searching.case import FitSettings
+from millis.training import loop
+from models.tiny import TYPES, write_base
+
+pytestmark = pytest.mark.slow
+
+
+class FakeUntrained:
+    """Times that are told instead of measured, by the name of the base; without layers a tenth of them."""
+
+    times_ms: ClassVar = {"narrow": 1.0, "wide": 20.0}
+    calls = 0
+    most_calls = 1_000
+
+    def __init__(self, base: Path, **_: object) -> None:
+        self._ms = self.times_ms[base.name]
+
+    def __enter__(self) -> "FakeUntrained":
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def time(self, variant: Variant, *, buckets: Sequence[int], without_layers: bool = False) -> tuple[LatencyRow, ...]:
+        if FakeUntrained.calls == self.most_calls:
+            raise KeyboardInterrupt
+        FakeUntrained.calls += 1
+        ms = self._ms * (0.1 if without_layers else 1.0) * (1 if variant.precision == "int8" else 3)
+        return tuple(LatencyRow(tokens=bucket, p50_ms=ms, p99_ms=ms, n=1, cold_ms=ms) for bucket in buckets)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Labelled names, labelled texts, and a cache that the whole file shares."""
+    folder = tmp_path_factory.mktemp("advise")
+    write_conll(folder / "train.conll", [rows[:4] for rows in make_sentences(60, seed=0)])  # of one length: few buckets
+    chance = random.Random(1)
+    words = {"order": "maria wrote from lisbon about her order".split(), "refund": "eu rejects german call hello world".split()}
+    rows = [(" ".join(chance.choices(words[label], k=6)) + f" {i}", label) for i in range(60) for label in words]
+    (folder / "train.tsv").write_text("text\tlabel\n" + "".join(f"{text}\t{label}\n" for text, label in rows))
+    make_tokenizer(write_base(folder / "narrow", "bert"))
+    make_base(folder / "wide")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def own_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILLIS_CACHE", str(folder / "cache"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # too small to share: a second thread only waits for the first
+
+
+def run(folder: Path, *flags: str, data: str = "train.tsv") -> tuple[int, dict[str, Any], str]:
+    task = "classify" if data.endswith("tsv") else "ner"
+    done = run_millis("advise", "--task", task, "--train", folder / data, *flags, "--json")
+    return done.returncode, json.loads(done.stdout), done.stderr
+
+
+def test_bases_are_timed_ranked_and_the_unusable_told_and_the_fit_named(folder: Path) -> None:
+    wide, narrow, none = (str(folder / name) for name in ("wide", "narrow", "nowhere"))
+    code, document, _ = run(folder, "--base", none, "--base", narrow, "--base", wide, "--p99", "1 s")
+    assert code == 0
+    first, second, last = document["bases"]
+    assert (first["name"], second["name"], last["name"]) == (wide, narrow, none)  # more weights of its layers fit
+    assert "is nothing" in last["problem"]
+    assert first["share"] == second["share"] == 100
+    assert (first["layers"], first["width"]) == (2, 64)
+    assert 0 < first["median_ms"] <= first["p50_ms"] <= first["p99_ms"] == first["predicted_ms"]
+    assert first["pieces"] >= 7
+    assert 0 < first["unknown"] < 0.2  # the numbers behind each text
+    assert document["command"].startswith("millis fit --task classify --train ")
+    assert f"--base {wide} --p99 '1 s' --rate 50/s -o model.millis" in document["command"]
+
+
+def test_the_same_again_measures_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = FitSettings(base="", out=Path("model"), train=folder / "train.tsv", task="classify")
+    before = advise(settings, bases=[str(folder / "narrow")])
+    monkeypatch.setattr(timing, "UntrainedBase", None)
+    assert advise(settings, bases=[str(folder / "narrow")]) == before
+
+
+def test_a_bound_below_everything_is_told_and_the_nearest_named(folder: Path) -> None:
+    done = run_millis(
+        "advise", "--task", "classify", "--train", folder / "train.tsv", "--base", folder / "narrow", "--p99", "0.5 ms"
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert "does not fit" in done.stdout
+    assert "none is predicted to fit" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("millis fit ")
+
+
+def test_no_usable_base_is_exit_2_with_each_reason(folder: Path) -> None:
+    (folder / "broken").mkdir()
+    code, document, stderr = run(folder, "--base", str(folder / "broken"), "--base", str(folder / "nowhere"))
+    assert code == 2
+    assert document["error"]["slug"] == "invalid-base"
+    assert "has no config.json" in stderr
+    assert "is nothing" in stderr
+
+
+def test_tried_bases_have_a_score_on_dev(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = ("--base", str(folder / "wide"), "--base", str(folder / "narrow"), "--try-epochs", "1")
+    code, document, _ = run(folder, *flags)
+    assert code == 0
+    scores = [one["dev"] for one in document["bases"]]
+    assert scores == sorted(scores, reverse=True)
+    assert document["is_fitting"] is None
+    assert f"--p99 '{-(-document['bases'][0]['p99_ms'] // 0.67):.0f} ms'" in document["command"]
+    monkeypatch.setattr(loop, "train", None)  # found again, nothing is trained
+    settings = FitSettings(base="", out=Path("model"), train=folder / "train.tsv", task="classify")
+    assert [one.dev for one in advise(settings, bases=flags[1:4:2], try_epochs=1)] == scores
+
+
+def test_every_architecture_is_measured(folder: Path) -> None:
+    bases = []
+    for kind in TYPES:
+        make_tokenizer(write_base(folder / kind, kind))
+        bases += ["--base", str(folder / kind)]
+    code, document, _ = run(folder, *bases, "--p95", "500 ms", "--rate", "20/s", data="train.conll")
+    assert code == 0
+    assert {Path(one["name"]).name for one in document["bases"]} == set(TYPES)
+    for one in document["bases"]:
+        assert one["problem"] is None
+        assert one["share"] == 100
+        assert one["rest_ms"] > 0
+        assert one["layers"] == 2
+
+
+@pytest.fixture
+def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bases whose times are told, and a cache of its own."""
+    monkeypatch.setenv("MILLIS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(timing, "UntrainedBase", FakeUntrained)
+    monkeypatch.setattr(FakeUntrained, "calls", 0)
+
+
+@pytest.mark.usefixtures("told")
+def test_a_base_that_is_too_slow_whole_fits_pruned(folder: Path) -> None:
+    settings = FitSettings(base="", out=Path("model"), train=folder / "train.tsv", task="classify")
+    bases = [str(folder / "wide"), str(folder / "narrow")]
+    by_name = {Path(one.name).name: one for one in advise(settings, bases=bases, contract=Contract(p99="20 ms", rate=2))}
+    assert by_name["narrow"].share == 100
+    assert by_name["narrow"].rest_ms == 0.1
+    assert by_name["wide"].share == 50  # 2 ms stay, half of 18 ms, 0.9 ms around it: under two thirds of 20 ms
+    assert by_name["wide"].predicted_ms == pytest.approx(20.9, abs=0.5)
+    assert by_name["wide"].pruned_ms == pytest.approx(11.9, abs=0.5)
+
+
+@pytest.mark.usefixtures("told")
+def test_a_base_without_pieces_for_the_script_stands_behind(folder: Path, tmp_path: Path) -> None:
+    rows = [f"{'很快好吃' if i % 2 else '太慢难吃'}{i}\t{i % 2}\n" for i in range(60)]
+    (tmp_path / "zh.tsv").write_text("text\tlabel\n" + "".join(rows), encoding="utf-8")
+    settings = FitSettings(base="", out=Path("model"), train=tmp_path / "zh.tsv", task="classify")
+    (one,) = advise(settings, bases=[str(folder / "narrow")])
+    assert not one.can_read
+    assert "100 % of the pieces are unknown" in one.reason
+
+
+@pytest.mark.usefixtures("told")
+def test_a_call_that_was_stopped_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = FitSettings(base="", out=Path("model"), train=folder / "train.tsv", task="classify")
+    monkeypatch.setattr(FakeUntrained, "most_calls", 2)
+    with pytest.raises(KeyboardInterrupt):
+        advise(settings, bases=[str(folder / "narrow")])
+    monkeypatch.setattr(FakeUntrained, "most_calls", 1_000)
+    advise(settings, bases=[str(folder / "narrow")])
+    assert FakeUntrained.calls == 5  # three runtimes, two threads, no layers: each once
