@@ -76,7 +76,7 @@ def test_every_command_is_in_the_docs_and_has_help() -> None:
         (["fit", "--train", "train.conll", "--base", "b", "--p99", "5 ms", "-o", "train.conll"], "not a bundle"),
         (["fit", "--train", "train.conll", "--base", "n" * 300, "--p99", "5 ms", "-o", "o.millis"], "hub id"),
         (["fit", "--train", "one.conll", "--base", "b", "--p99", "5 ms", "-o", "o.millis"], "too small"),
-        (["fit", "--train", "plain.conll", "--base", "b", "--p99", "5 ms", "-o", "o.millis"], "no span in any"),
+        (["fit", "--train", "plain.conll", "--base", "b", "--p99", "5 ms", "-o", "o.millis"], "no label in any"),
         (["inspect", "\udcff.millis"], "UTF-8"),
         (["ask", "http://127.0.0.1:port", "hi"], "no address of a server"),
         (["ask", "http://a b", "hi"], "no address of a server"),
