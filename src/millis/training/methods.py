@@ -41,9 +41,10 @@ class Method:
     note: str | None = None
 
 
+# Rates, and how much faster the head learns: measured, docs/decisions/0011-what-stays-is-ours.md.
 METHODS = {
     "full": Method(),
-    "lora": Method(learning_rate=2e-4, head=30.0, size=16, is_peft=True),
+    "lora": Method(learning_rate=5e-4, head=30.0, size=16, is_peft=True),
     "adalora": Method(learning_rate=2e-3, head=5.0, size=8, is_peft=True),
     "ia3": Method(learning_rate=1e-2, is_peft=True),
     "adapter": Method(learning_rate=3e-4, head=20.0, size=64, note="an adapter behind each half of a layer"),

@@ -70,9 +70,11 @@ def choose_learning_rate(settings: TrainSettings, *, width: int) -> tuple[float,
     """Give the peak learning rate, and why: as set, or by the method; narrower bases bear more."""
     if settings.learning_rate is not None:
         return settings.learning_rate, f"learning rate {settings.learning_rate:g}: as set"
-    usual = METHODS[settings.adapt].learning_rate
-    if usual is not None:
-        return usual, f"learning rate {usual:g}: the usual one for {settings.adapt}"
+    method = METHODS[settings.adapt]
+    if method.learning_rate is not None:
+        rate = method.learning_rate
+        head = f", {method.head:g} times that for the head" if method.head != 1 else ""
+        return rate, f"learning rate {rate:g}: the usual one for {settings.adapt}{head}"
     rate = min(1e-3, 5e-5 * (768 / width) ** 2)
     return rate, f"learning rate {rate:g}: chosen for a base that is {width} wide (5e-5 at 768)"
 
