@@ -207,6 +207,16 @@ def test_the_rung_is_said_and_may_be_pinned(tmp_path: Path) -> None:
         assert "run;dur=" in said.headers["server-timing"]
 
 
+def test_a_tasks_own_options_are_parameters(tmp_path: Path) -> None:
+    bundle = make_fake_bundle(tmp_path, name="labels", task="classify")
+    with Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0)) as server:
+        url = f"{server.url}/v2/models/labels/infer"
+        said = httpx.post(url, json={"inputs": [texts_of("maria", "x")], "parameters": {"top_k": 1}}).json()["outputs"][0]["data"]
+        wanted = httpx.post(f"{server.url}/v1/classify", json={"input": ["maria", "x"], "top_k": 1}).json()["results"]
+        assert [json.loads(one) for one in said] == wanted
+        assert_error(httpx.post(url, json={"inputs": [texts_of("maria")], "parameters": {"top_k": 0}}), 422)
+
+
 def test_the_gate_and_the_limits_are_those_of_every_route(tmp_path: Path) -> None:
     file = KeyFile(tmp_path / "keys.json")
     ner, _ = file.create(name="", scopes=["ner"])
