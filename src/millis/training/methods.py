@@ -47,9 +47,9 @@ METHODS = {
     "lora": Method(learning_rate=5e-4, head=30.0, size=16, is_peft=True),
     "adalora": Method(learning_rate=2e-3, head=5.0, size=8, is_peft=True),
     "ia3": Method(learning_rate=1e-2, is_peft=True),
-    "adapter": Method(learning_rate=3e-4, head=20.0, size=64, note="an adapter behind each half of a layer"),
+    "adapter": Method(learning_rate=1e-3, head=20.0, size=64, note="an adapter behind each half of a layer"),
     "prefix": Method(learning_rate=1e-2, size=16, note="a prefix in each attention"),
-    "prompt": Method(learning_rate=1e-2, size=16, note="a prompt in front of each text"),
+    "prompt": Method(learning_rate=3e-2, size=16, note="a prompt in front of each text"),
 }
 
 
