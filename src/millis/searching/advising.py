@@ -138,7 +138,7 @@ def advise(
         InvalidBase: none can be used; the message has each one's reason.
         InvalidData, InvalidValue: the data or a setting cannot be used.
         Interrupted: Ctrl-C; what was measured is kept.
-    Cost: a second or two a base where it was measured before, else half a minute for six layers on two cores.
+    Cost: some seconds a base where it was measured before, else a minute for six layers on two busy cores.
     """
     if not (isinstance(try_epochs, int) and try_epochs >= 0):
         raise InvalidValue(f"try_epochs cannot be {try_epochs!r}: give a whole number, 0 for none.")
