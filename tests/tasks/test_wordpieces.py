@@ -8,7 +8,7 @@ from tokenizers import AddedToken, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Library
 
 from making import make_tokenizer
-from millis.tasks.ner import find_units
+from millis.tasks.units import find_units
 from millis.tasks.tokenization import Pieces, Tokenizer
 
 WORDS = (

@@ -29,21 +29,21 @@ Make = Callable[[], Backend]
 
 
 def check_answers_have_the_shape(make: Make, folder: Path, *, settings: BackendSettings) -> None:
-    """Logits are float32 (B, R, C), finite, of the same C at every length, and R the token count or always the same."""
+    """Logits are float32 (B, R, C) and finite; of R and C each is the token count, or the same at every length."""
     with _Loaded(make, folder, settings) as backend:
-        widths, rows = set(), set()
+        axes = {"R": set[tuple[int, int]](), "C": set[tuple[int, int]]()}
         for n_tokens in LENGTHS:
             for n_rows in (1, 3):
                 logits = backend.run(_batch(n_rows, n_tokens))["logits"]
                 assert logits.dtype == np.float32, f"logits are {logits.dtype}, not float32"
                 assert logits.ndim == 3, f"logits have shape {logits.shape}, not (B, R, C)"
                 assert len(logits) == n_rows, f"{len(logits)} answers for a batch of {n_rows}"
-                rows.add((n_tokens, logits.shape[1]))
                 assert np.isfinite(logits).all(), "a logit is not finite"
-                widths.add(logits.shape[2])
-        assert len(widths) == 1, f"C differs between lengths: {sorted(widths)}"
-        is_of_tokens = all(n_tokens == n for n_tokens, n in rows)
-        assert is_of_tokens or len({n for _, n in rows}) == 1, f"R at token counts: {sorted(rows)}"
+                for axis, n in zip(axes, logits.shape[1:], strict=True):
+                    axes[axis].add((n_tokens, n))
+        for axis, counts in axes.items():
+            is_of_tokens = all(n_tokens == n for n_tokens, n in counts)
+            assert is_of_tokens or len({n for _, n in counts}) == 1, f"{axis} at token counts: {sorted(counts)}"
 
 
 def check_neighbours_do_not_matter(make: Make, folder: Path, *, settings: BackendSettings) -> None:
@@ -66,7 +66,8 @@ def check_padding_does_not_matter(make: Make, folder: Path, *, settings: Backend
             ids = np.full((1, long), filler, np.int64)
             mask = np.zeros((1, long), np.int64)
             ids[:, :short], mask[:, :short] = bare["input_ids"], 1
-            padded = backend.run({"input_ids": ids, "attention_mask": mask})["logits"][0, : len(wanted)]
+            padded = backend.run({"input_ids": ids, "attention_mask": mask})["logits"][0]
+            padded = padded[: wanted.shape[0], : wanted.shape[1]]
             _require_close(padded, wanted, what=f"{short} tokens bare and padded to {long} with id {filler}")
 
 

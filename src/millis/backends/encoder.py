@@ -3,7 +3,7 @@
 A pruned encoder is the ordinary transformers network with smaller matrices: fewer heads in a layer's attention, fewer
 channels inside its feed-forward. Its config.json says how many under `millis_layers`, [[heads, channels], ...]; a
 folder without that key has its full shape. A part that kept nothing leaves its bias behind. `millis_rows` there says
-that its head speaks of the whole text.
+that its head speaks of the whole text, `millis_across` that it says which token it is.
 
 Border: shapes and modules; which heads and channels go is decided in compressing. Stands beside the torch
 backend, which loads such folders, below models, which builds them. Importing it imports torch.
@@ -20,6 +20,10 @@ from transformers import AutoConfig, AutoModelForTokenClassification
 
 KEY = "millis_layers"
 ROWS = "millis_rows"
+ACROSS = "millis_across"
+
+_NOT_THERE = -1e4
+"""The logit of a token that is padding: far below all others, and within half precision."""
 
 _BERT = {
     "heads": ("attention.self.query", "attention.self.key", "attention.self.value"),
@@ -183,8 +187,11 @@ def read_out(logits: torch.Tensor, mask: torch.Tensor, *, config: Any) -> torch.
 
     Args:
         mask: 1 on real tokens, int64 (B, T).
-        config: `millis_rows` in it says how many rows the outputs are dealt out among; without, tokens are spoken of.
+        config: `millis_rows` in it says how many rows the outputs are dealt out among; `millis_across` that each
+            output is a row over the tokens; without either, tokens are spoken of.
     """
+    if getattr(config, ACROSS, False):
+        return torch.where(mask.bool().unsqueeze(1), logits.transpose(1, 2), _NOT_THERE)
     rows: int | None = getattr(config, ROWS, None)
     if rows is None:
         return logits

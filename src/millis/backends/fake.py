@@ -1,7 +1,7 @@
 """A backend without a model: deterministic logits from token ids, with a delay to set.
 
 A normal choice for testing servers and for measuring what the server itself costs.
-Border: reads fake.json, {"labels": K, "delay_ms": 0.0, "rows": R or null}.
+Border: reads fake.json, {"labels": K, "delay_ms": 0.0, "rows": R or null, "is_across": false}.
 """
 
 import json
@@ -17,10 +17,15 @@ from millis.errors import InvalidBundle, InvalidValue
 FILE = "fake.json"
 
 
-def write_fake(folder: Path, *, labels: int, delay_ms: float = 0.0, rows: int | None = None) -> None:
-    """Write the files of a fake model with K = labels outputs, of each token or, with rows, of the whole text."""
+def write_fake(
+    folder: Path, *, labels: int, delay_ms: float = 0.0, rows: int | None = None, is_across: bool = False
+) -> None:
+    """Write the files of a fake model with K = labels outputs: of each token; with rows, of the whole text; or
+    each of them across the tokens.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / FILE).write_text(json.dumps({"labels": labels, "delay_ms": delay_ms, "rows": rows}))
+    content = {"labels": labels, "delay_ms": delay_ms, "rows": rows, "is_across": is_across}
+    (folder / FILE).write_text(json.dumps(content))
 
 
 class FakeBackend:
@@ -35,7 +40,7 @@ class FakeBackend:
         try:
             content = json.loads((folder / FILE).read_text())
             self._n_labels, self._delay_s = int(content["labels"]), float(content["delay_ms"]) / 1000
-            self._rows = content.get("rows")
+            self._rows, self._is_across = content.get("rows"), content.get("is_across", False)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InvalidBundle(f"{FILE} cannot be read ({type(error).__name__}): make the bundle anew.") from error
         self._table = _draw_table(self._n_labels)
@@ -45,6 +50,9 @@ class FakeBackend:
         if self._delay_s:
             time.sleep(self._delay_s)
         logits = self._table[batch["input_ids"] % len(self._table)]
+        if self._is_across:
+            is_real = batch["attention_mask"][:, None, :].astype(bool)
+            return {"logits": np.where(is_real, logits.swapaxes(1, 2), np.float32(-1e4))}
         if self._rows is None:
             return {"logits": logits}
         weights = batch["attention_mask"][:, :, None].astype(np.float32)

@@ -9,6 +9,7 @@ from pathlib import Path
 from time import perf_counter_ns
 from typing import Any, overload
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -52,11 +53,11 @@ class Model:
         }
 
     @overload
-    def __call__(self, text: str) -> dict[str, Any]: ...
+    def __call__(self, text: list[Any]) -> list[dict[str, Any]]: ...
     @overload
-    def __call__(self, text: list[str]) -> list[dict[str, Any]]: ...
-    def __call__(self, text: str | list[str]) -> dict[str, Any] | list[dict[str, Any]]:
-        """Answer one text, or each of a list.
+    def __call__(self, text: Any) -> dict[str, Any]: ...
+    def __call__(self, text: Any) -> dict[str, Any] | list[dict[str, Any]]:
+        """Answer one text, or each of a list; or what else the task is asked about, as itself or as a dict.
 
         Raises:
             InvalidValue: not text, or text that no UTF-8 can carry.
@@ -65,10 +66,10 @@ class Model:
             return [self.answer(one).result for one in text]
         return self.answer(text).result
 
-    def answer(self, text: str) -> Answer:
-        """Answer one text and account for the time."""
-        if not isinstance(text, str):
-            raise InvalidValue(f"a model takes text, not {type(text).__name__}: give a str or a list of them.")
+    def answer(self, text: Any) -> Answer:
+        """Answer one text, or what else the task is asked about, and account for the time."""
+        if not isinstance(text, self.task.asks):
+            text = _read_asked(text, self.task.asks)
         began = perf_counter_ns()
         windows = self.task.encode(text)
         encoded = perf_counter_ns()
@@ -95,7 +96,7 @@ class Model:
         padded[0, :n], padded[0, n:] = ids, 0
         mask[0, :n], mask[0, n:] = 1, 0
         logits: NDArray[np.float32] = self._backend.run({"input_ids": padded, "attention_mask": mask})["logits"][0]
-        return logits[:n] if self.task.head.rows is None else logits
+        return self.task.head.cut(logits, n)
 
     def warm(self, *, rounds: int = 3) -> list[tuple[int, float]]:
         """Run every bucket and the example a few times, so that the first request is like the others.
@@ -119,6 +120,17 @@ class Model:
     def close(self) -> None:
         """Free the weights."""
         self._backend.close()
+
+
+def _read_asked(given: Any, asks: Any) -> Any:
+    """Make what a task is asked about of a dict of its parts."""
+    if asks is str:
+        raise InvalidValue(f"a model takes text, not {type(given).__name__}: give a str or a list of them.")
+    try:
+        return msgspec.convert(given, type=asks)
+    except msgspec.ValidationError as error:
+        parts = ", ".join(asks.__struct_fields__)
+        raise InvalidValue(f"a model for this task takes {parts} ({error}): give a dict of them, or a list.") from error
 
 
 def load(path: str | Path | Bundle, *, rung: str | None = None, streams: int = 1, cache: Path | None = None) -> Model:

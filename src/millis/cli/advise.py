@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from millis.cli.output import Json, write_result
-from millis.cli.reading import Blanks, Ends, LabelColumn, Layout, Overlaps, Scheme, Separator, TextColumn
+from millis.cli.reading import Blanks, Ends, LabelColumn, Layout, Overlaps, Scheme, Separator, Strays, TextColumn
 from millis.contract import Contract
 from millis.units import read_rate_per_s
 
@@ -38,6 +38,7 @@ def command(
     ends: Ends = "exclusive",
     overlaps: Overlaps = "error",
     blanks: Blanks = "error",
+    strays: Strays = "error",
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
     separator: Separator = None,
@@ -58,8 +59,8 @@ def command(
         base=base[0], out=_OUT, train=train, dev=dev, test=test, task=task, seed=seed, multi_label=multi_label,
         out_of_scope=out_of_scope,
         reading=ReadSettings(
-            layout=layout, scheme=scheme, ends=ends, overlaps=overlaps, blanks=blanks, text_column=text_column,
-            label_column=label_column, separator=separator,
+            layout=layout, scheme=scheme, ends=ends, overlaps=overlaps, blanks=blanks, strays=strays,
+            text_column=text_column, label_column=label_column, separator=separator,
         ),
     )  # fmt: skip
     rate_per_s = read_rate_per_s(rate)
@@ -72,7 +73,7 @@ def command(
         "text-column": text_column, "label-column": label_column,
         **{name: value for name, value, usual in (
             ("layout", layout, "auto"), ("scheme", scheme, "auto"), ("ends", ends, "exclusive"),
-            ("overlaps", overlaps, "error"), ("blanks", blanks, "error"),
+            ("overlaps", overlaps, "error"), ("blanks", blanks, "error"), ("strays", strays, "error"),
         ) if value != usual},
     }  # fmt: skip
     words = ["millis", "fit", *(["--multi-label"] if multi_label else [])]

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from millis.cli.output import Json, write_result
-from millis.cli.reading import Blanks, Ends, LabelColumn, Layout, Overlaps, Scheme, Separator, TextColumn
+from millis.cli.reading import Blanks, Ends, LabelColumn, Layout, Overlaps, Scheme, Separator, Strays, TextColumn
 
 _TITLES = {
     "conflict": "conflicting rows: the same text, other labels",
@@ -40,6 +40,7 @@ def check(
     ends: Ends = "exclusive",
     overlaps: Overlaps = "error",
     blanks: Blanks = "error",
+    strays: Strays = "error",
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
     separator: Separator = None,
@@ -54,8 +55,8 @@ def check(
     from millis.searching.checking import check_data
 
     reading = ReadSettings(
-        layout=layout, scheme=scheme, ends=ends, overlaps=overlaps, blanks=blanks, text_column=text_column,
-        label_column=label_column, separator=separator,
+        layout=layout, scheme=scheme, ends=ends, overlaps=overlaps, blanks=blanks, strays=strays,
+        text_column=text_column, label_column=label_column, separator=separator,
     )  # fmt: skip
     found = check_data(train, task=task, dev=dev, test=test, reading=reading, seed=seed)
     counts = found.count()

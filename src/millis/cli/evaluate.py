@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from millis.cli.output import Json, write_result
-from millis.cli.reading import Blanks, Ends, LabelColumn, Layout, Overlaps, Scheme, Separator, TextColumn
+from millis.cli.reading import Blanks, Ends, LabelColumn, Layout, Overlaps, Scheme, Separator, Strays, TextColumn
 
 
 def command(
@@ -18,6 +18,7 @@ def command(
     ends: Ends = "exclusive",
     overlaps: Overlaps = "error",
     blanks: Blanks = "error",
+    strays: Strays = "error",
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
     separator: Separator = None,
@@ -32,8 +33,8 @@ def command(
 
     opened = open_bundle(bundle)
     settings = ReadSettings(
-        layout=layout, scheme=scheme, ends=ends, overlaps=overlaps, blanks=blanks, text_column=text_column,
-        label_column=label_column, separator=separator,
+        layout=layout, scheme=scheme, ends=ends, overlaps=overlaps, blanks=blanks, strays=strays,
+        text_column=text_column, label_column=label_column, separator=separator,
     )  # fmt: skip
     reading = read_labelled(test, settings=settings, of=tasks[opened.manifest.task].data)
     for note in reading.notes:

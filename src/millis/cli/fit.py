@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from millis.cli.output import Json, write_result
-from millis.cli.reading import Blanks, Ends, LabelColumn, Layout, Overlaps, Scheme, Separator, TextColumn
+from millis.cli.reading import Blanks, Ends, LabelColumn, Layout, Overlaps, Scheme, Separator, Strays, TextColumn
 from millis.contract import Contract
 from millis.units import read_duration_ms
 
@@ -52,6 +52,7 @@ def command(
     ends: Ends = "exclusive",
     overlaps: Overlaps = "error",
     blanks: Blanks = "error",
+    strays: Strays = "error",
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
     separator: Separator = None,
@@ -74,8 +75,8 @@ def command(
         tune=tune, adapt=adapt, trim_vocabulary=trim_vocabulary, corpus=corpus,
         multi_label=multi_label, out_of_scope=out_of_scope, balance=balance,
         reading=ReadSettings(
-            layout=layout, scheme=scheme, ends=ends, overlaps=overlaps, blanks=blanks, text_column=text_column,
-            label_column=label_column, separator=separator,
+            layout=layout, scheme=scheme, ends=ends, overlaps=overlaps, blanks=blanks, strays=strays,
+            text_column=text_column, label_column=label_column, separator=separator,
         ),
         within_ms=None if within is None else read_duration_ms(within, name="within", unit="s"),
     )  # fmt: skip

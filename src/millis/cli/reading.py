@@ -7,11 +7,14 @@ from typing import Annotated
 
 import typer
 
-Layout = Annotated[str, typer.Option(help="auto; conll or spans for ner; table (CSV, TSV) or jsonl for classify.")]
+Layout = Annotated[
+    str, typer.Option(help="auto; conll or spans for ner; table or jsonl for classify; squad or jsonl for qa.")
+]
 Scheme = Annotated[str, typer.Option(help="auto, iob1, bio, bioes, bilou or bmes.")]
 Ends = Annotated[str, typer.Option(help="Span ends: exclusive or inclusive.")]
 Overlaps = Annotated[str, typer.Option(help="Overlapping spans: error, or longest to keep the longest.")]
 Blanks = Annotated[str, typer.Option(help="Rows with an empty token: error, or skip.")]
+Strays = Annotated[str, typer.Option(help="Questions whose answer does not stand in the text: error, or skip.")]
 TextColumn = Annotated[str | None, typer.Option(help="Column or key of the text, by name or number.")]
 LabelColumn = Annotated[str | None, typer.Option(help="Column or key of the label, by name or number.")]
 Separator = Annotated[str | None, typer.Option(help="Between the labels of a text that may have several.")]

@@ -58,8 +58,8 @@ def run_all(
         mask = np.ones((1, len(one) + padding), np.int64)
         mask[:, len(one) :] = 0
         padded = np.pad(one, (0, padding))[None]
-        n_rows = len(one) if head is None else head.shape(len(one))[0]
-        logits.append(backend.run({"input_ids": padded, "attention_mask": mask})["logits"][0, :n_rows])
+        whole = backend.run({"input_ids": padded, "attention_mask": mask})["logits"][0]
+        logits.append(whole[: len(one)] if head is None else head.cut(whole, len(one)))
     return logits
 
 

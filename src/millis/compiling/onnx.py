@@ -43,7 +43,7 @@ def export_ids(tagger: Tagger, file: Path) -> None:
     """Write the model as a function of input_ids and attention_mask, int64 (B, T)."""
     ids = _draw_ids(len(tagger.network.get_input_embeddings().weight))
     names = ("input_ids", "attention_mask")
-    _export(tagger, (ids, torch.ones_like(ids)), names=names, file=file, is_of_tokens=tagger.rows is None)
+    _export(tagger, (ids, torch.ones_like(ids)), names=names, file=file, answer=_free_axes(tagger))
 
 
 def export_embeddings(tagger: Tagger, file: Path) -> torch.Tensor:
@@ -52,9 +52,16 @@ def export_embeddings(tagger: Tagger, file: Path) -> torch.Tensor:
     ids = _draw_ids(len(table))
     _export(
         _OfEmbeddings(tagger), (table[ids], torch.ones_like(ids)), names=("inputs_embeds", "attention_mask"), file=file,
-        is_of_tokens=tagger.rows is None,
+        answer=_free_axes(tagger),
     )  # fmt: skip
     return table
+
+
+def _free_axes(tagger: Tagger) -> dict[int, str]:
+    """Name the axes of logits (B, R, C) that change with the input."""
+    if tagger.is_across:
+        return {0: "B", 2: "T"}
+    return {0: "B", 1: "T"} if tagger.rows is None else {0: "B"}
 
 
 def _draw_ids(n_pieces: int) -> torch.Tensor:
@@ -64,7 +71,7 @@ def _draw_ids(n_pieces: int) -> torch.Tensor:
 
 def _export(
     module: torch.nn.Module, example: tuple[torch.Tensor, ...], *, names: tuple[str, ...], file: Path,
-    is_of_tokens: bool,
+    answer: dict[int, str],
 ) -> None:  # fmt: skip
     free = {0: "B", 1: "T"}
     with writing(file), warnings.catch_warnings(), torch.inference_mode():
@@ -77,5 +84,5 @@ def _export(
             opset_version=_OPSET,
             input_names=list(names),
             output_names=["logits"],
-            dynamic_axes={**dict.fromkeys(names, free), "logits": free if is_of_tokens else {0: "B"}},
+            dynamic_axes={**dict.fromkeys(names, free), "logits": answer},
         )

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from millis.data.examples import Example
+from millis.data.examples import Example, texts_of
 from millis.data.lengths import LengthHistogram
 from millis.data.splits import Splits
 from millis.data.suspects import fold
@@ -97,7 +97,7 @@ def take_inventory(parts: Mapping[str, Sequence[Example]]) -> DataReport:
             for label in dict.fromkeys(label for part in counts.values() for label in part)
         },
         characters={
-            name: LengthHistogram.from_lengths(len(example.text) for example in part)
+            name: LengthHistogram.from_lengths(sum(map(len, texts_of(example.text))) for example in part)
             for name, part in parts.items()
         },
     )

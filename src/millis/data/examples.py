@@ -1,10 +1,33 @@
-"""What a labelled text is: the text, and spans of characters in it or labels of the whole.
+"""What a labelled text is: what is asked of a model, and the spans, labels or answers that are right.
 
 Border: values only. Offsets are Unicode code points, half-open.
 """
 
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+import msgspec
+
+
+class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A question, and the text that is to answer it."""
+
+    question: str
+    context: str
+
+
+Asked = str | Question
+"""What a model can be asked about."""
+
+
+def texts_of(asked: Asked) -> tuple[str, ...]:
+    """List the texts of what is asked, in the order in which they are read together."""
+    return (asked,) if isinstance(asked, str) else (asked.question, asked.context)
+
+
+def one_side(asked: Asked) -> str:
+    """Give the text that is to stand on one side of a split: of questions about a text, the text."""
+    return asked if isinstance(asked, str) else asked.context
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -20,8 +43,8 @@ class Example(Protocol):
     """What every labelled text has."""
 
     @property
-    def text(self) -> str:
-        """The text."""
+    def text(self) -> Any:
+        """What a model is asked about: a text, for most tasks; else another kind of `Asked`."""
 
     @property
     def source(self) -> str:
@@ -72,3 +95,33 @@ class LabelExample:
     def record(self) -> list[Any]:
         """Give text and labels."""
         return [self.text, list(self.labels)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerExample:
+    """A question about a text with its answers, spans of the text that say the same; none where it has none.
+
+    Args:
+        source: where it came from, "file:line" or "file: question ID", for messages.
+    """
+
+    text: Question
+    answers: tuple[tuple[int, int], ...] = ()
+    source: str = ""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Say whether there is an answer."""
+        return (ANSWERED,) if self.answers else (UNANSWERED,)
+
+    @property
+    def surfaces(self) -> tuple[str, ...]:
+        """The answers, as they stand in the text."""
+        return tuple(self.text.context[start:end] for start, end in self.answers)
+
+    def record(self) -> list[Any]:
+        """Give question, text and answers."""
+        return [self.text.question, self.text.context, [list(span) for span in self.answers]]
+
+
+ANSWERED, UNANSWERED = "answer", "no answer"

@@ -1,25 +1,29 @@
 """Labelled text from a file, whole or not at all.
 
-Border: picks the reader of a layout; the layouts are in conll.py, spans.py and labels.py, rows and bad rows in rows.py.
+Border: picks the reader of a layout; the layouts are in conll.py, spans.py, labels.py and answers.py, rows and bad rows
+in rows.py.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from millis.data.answers import STRAYS, is_squad, read_answer_lines, read_squad
 from millis.data.conll import PREFIXES, read_conll
 from millis.data.labels import Columns, read_json_labels, read_table
 from millis.data.rows import BadRows, Reading, Row, no_examples, read_rows
 from millis.data.spans import ENDS, OVERLAPS, is_json_row, read_spans
 from millis.errors import InvalidValue
 
-LAYOUTS = {"spans": ("auto", "conll", "spans"), "labels": ("auto", "table", "jsonl")}
+LAYOUTS = {
+    "spans": ("auto", "conll", "spans"), "labels": ("auto", "table", "jsonl"), "answers": ("auto", "squad", "jsonl")
+}  # fmt: skip
 """What a file may look like, by what its examples are labelled with."""
 
 BLANKS = ("error", "skip")
 _KNOWN: dict[str, tuple[str, ...]] = {
-    "layout": tuple(dict.fromkeys((*LAYOUTS["spans"], *LAYOUTS["labels"]))),
-    "scheme": tuple(PREFIXES), "ends": ENDS, "overlaps": OVERLAPS, "blanks": BLANKS,
+    "layout": tuple(dict.fromkeys(layout for layouts in LAYOUTS.values() for layout in layouts)),
+    "scheme": tuple(PREFIXES), "ends": ENDS, "overlaps": OVERLAPS, "blanks": BLANKS, "strays": STRAYS,
 }  # fmt: skip
 
 
@@ -28,12 +32,14 @@ class ReadSettings:
     """How files of labelled text are to be read; checked when built.
 
     Args:
-        layout: for spans "conll" or "spans" (JSON lines), for labels of whole texts "table" (CSV, TSV) or "jsonl"; or
-            "auto": JSON lines when the first line is a JSON object or the name ends in .json, .jsonl or .ndjson.
+        layout: for spans "conll" or "spans" (JSON lines), for labels of whole texts "table" (CSV, TSV) or "jsonl", for
+            answers "squad" (one JSON document) or "jsonl"; or "auto": JSON lines when the first line is a JSON object
+            or the name ends in .json, .jsonl or .ndjson.
         scheme: how entities are tagged, for conll: a name in `conll.PREFIXES`.
         ends: for spans, whether end is the character after ("exclusive") or the last one ("inclusive").
         overlaps: for spans, "error", or "longest" to keep the longest of spans that share characters.
         blanks: for conll, "error", or "skip" to leave out rows tagged O whose token is empty.
+        strays: for answers, "error", or "skip" to leave out questions whose answer does not stand in the text.
         text_column, label_column: for table and jsonl, names (or for table numbers from 1) of the two columns; None
             looks for the usual names.
         separator: for table and jsonl, what stands between a row's labels; None where each row has one.
@@ -46,6 +52,7 @@ class ReadSettings:
     ends: str = "exclusive"
     overlaps: str = "error"
     blanks: str = "error"
+    strays: str = "error"
     text_column: str | None = None
     label_column: str | None = None
     separator: str | None = None
@@ -72,7 +79,7 @@ def read_labelled(
 
     Args:
         path: the file.
-        of: what is labelled, "spans" of a text or, "labels", the whole of it.
+        of: what is labelled: "spans" of a text; "labels", the whole of it; "answers", questions about it.
         settings: how; those of `ReadSettings()` when missing.
         limit: how many bad rows to list.
     Raises:
@@ -85,7 +92,10 @@ def read_labelled(
     bad = BadRows(path, limit=limit)
     rows = read_rows(path, bad=bad)
     is_json = how.layout in ("spans", "jsonl") or (how.layout == "auto" and _looks_like_json(path, rows))
-    if of == "labels":
+    if of == "answers":
+        is_one = how.layout == "squad" or (how.layout == "auto" and is_squad(rows))
+        reading = (read_squad if is_one else read_answer_lines)(rows, bad=bad, strays=how.strays)
+    elif of == "labels":
         columns = Columns(text=how.text_column, label=how.label_column, separator=how.separator)
         reading = (read_json_labels if is_json else read_table)(rows, bad=bad, columns=columns)
     elif is_json:

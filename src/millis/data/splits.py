@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from millis.data.examples import Example
+from millis.data.examples import Example, one_side
 from millis.errors import InvalidData
 
 SHARE = 0.1
@@ -60,7 +60,7 @@ def make_splits(
     for name, part in given.items():
         if part is not None and not part:
             raise InvalidData(f"{name} has no examples: give at least one, or no {name} to have it carved.")
-    fixed = {example.text for part in (dev, test) for example in part or ()}
+    fixed = {one_side(example.text) for part in (dev, test) for example in part or ()}
     rest = tuple(train)
     carved: dict[str, tuple[Example, ...]] = {}
     notes = []
@@ -74,8 +74,8 @@ def make_splits(
                     f"train is too small to carve {name} from ({len(train)} in all): each label must stand "
                     f"in another text too. Give more examples, or a file for {name}."
                 )
-            carved[name] = tuple(example for example in rest if example.text in texts)
-            rest = tuple(example for example in rest if example.text not in texts)
+            carved[name] = tuple(example for example in rest if one_side(example.text) in texts)
+            rest = tuple(example for example in rest if one_side(example.text) not in texts)
             share = f"{len(carved[name])} of {len(train)} examples"
             notes.append(f"{name}: {share} carved from train (none was given), by text, seed {seed}.")
     return Splits(
@@ -90,10 +90,10 @@ def _choose_texts(
     examples: Sequence[Example], *, n: int, fixed: Collection[str], generator: random.Random
 ) -> set[str]:
     """Choose texts that n examples have; fewer where whole texts do not add up, more only for a first one."""
-    sizes = Counter(example.text for example in examples)
+    sizes = Counter(one_side(example.text) for example in examples)
     labels: dict[str, set[str]] = {text: set() for text in sizes}
     for example in examples:
-        labels[example.text].update(example.labels)
+        labels[one_side(example.text)].update(example.labels)
     left = Counter(label for found in labels.values() for label in found)
     order = [text for text in sizes if text not in fixed]
     generator.shuffle(order)

@@ -20,7 +20,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from millis.data.examples import Example, SpanExample
+from millis.data.examples import Example, SpanExample, texts_of
 
 WRONG = ("conflict", "leak", "twin", "unseen")
 NOTES = ("duplicate", "empty", "once", "suspicious")
@@ -114,9 +114,9 @@ def _occurrences(example: SpanExample, *, known: Mapping[str, object]) -> Iterat
 
 def _find_repeats(train: Sequence[Example]) -> Iterator[Finding]:
     """Find texts that stand in train again: with other labels a conflict, else a duplicate."""
-    groups: dict[str, list[Example]] = defaultdict(list)
+    groups: dict[tuple[str, ...], list[Example]] = defaultdict(list)
     for example in train:
-        groups[fold(example.text)].append(example)
+        groups[_fold_all(example)].append(example)
     for same in groups.values():
         if len(same) == 1:
             continue
@@ -128,6 +128,10 @@ def _find_repeats(train: Sequence[Example]) -> Iterator[Finding]:
                 yield Finding(kind="conflict", source=other.source, said=said)
             elif not is_conflict:
                 yield Finding(kind="duplicate", source=other.source, said=f"the same text as {first.source}")
+
+
+def _fold_all(example: Example) -> tuple[str, ...]:
+    return tuple(map(fold, texts_of(example.text)))
 
 
 def _differs(one: Example, other: Example) -> bool:
@@ -143,12 +147,12 @@ def _tell(example: Example) -> str:
 
 def _find_leaks(parts: Mapping[str, Sequence[Example]]) -> Iterator[Finding]:
     exact = {example.text for example in parts["train"]}
-    learnt: dict[str, Example] = {}
+    learnt: dict[tuple[str, ...], Example] = {}
     for example in parts["train"]:
-        learnt.setdefault(fold(example.text), example)
+        learnt.setdefault(_fold_all(example), example)
     for name in [name for name in parts if name != "train"]:
         for example in parts[name]:
-            known = learnt.get(fold(example.text))
+            known = learnt.get(_fold_all(example))
             if known is None:
                 continue
             how = "" if example.text in exact else " but for case, blanks or width"
@@ -185,6 +189,6 @@ def _find_labels(parts: Mapping[str, Sequence[Example]]) -> Iterator[Finding]:
 def _find_empty(parts: Mapping[str, Sequence[Example]]) -> Iterator[Finding]:
     for part in parts.values():
         for example in part:
-            n = sum(character.isalnum() for character in example.text)
+            n = min(sum(character.isalnum() for character in text) for text in texts_of(example.text))
             if n < _LEAST_LETTERS:
                 yield Finding(kind="empty", source=example.source, said=f"a text of {n} letters or digits")

@@ -44,7 +44,7 @@ def run_windows(
                 ids, mask = pad([windows[row] for row in rows], pad_id=model.pad_id)
                 answer = model(ids, mask).float().numpy()
                 for row, of_window in zip(rows, answer, strict=True):
-                    logits[row] = of_window[: task.head.shape(len(windows[row]))[0]].copy()
+                    logits[row] = task.head.cut(of_window, len(windows[row])).copy()
     finally:
         model.train(was_training)
     flat = iter(logits)

@@ -6,7 +6,7 @@ Limits: the types in bases.MODEL_TYPES.
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from safetensors.torch import save as _to_safetensors
 from transformers import AutoConfig, AutoModelForTokenClassification
 from transformers.utils import logging as transformers_logging
 
-from millis.backends.encoder import ROWS, read_out
+from millis.backends.encoder import ACROSS, ROWS, read_out
 from millis.backends.grafts import load_changed
 from millis.errors import InvalidBase
 from millis.models.files import write_whole
@@ -55,6 +55,11 @@ class Tagger(torch.nn.Module):
         return getattr(self.config, ROWS, None)
 
     @property
+    def is_across(self) -> bool:
+        """Whether each output is a row of logits over the tokens."""
+        return bool(getattr(self.config, ACROSS, False))
+
+    @property
     def pad_id(self) -> int:
         """The id that fills a row up."""
         return int(self.config.pad_token_id or 0)
@@ -71,13 +76,16 @@ class Tagger(torch.nn.Module):
         return read_out(logits, attention_mask, config=self.config)
 
 
-def build_tagger(base: Path, *, labels: Sequence[str], rows: int | None = None, seed: int) -> Tagger:
+def build_tagger(
+    base: Path, *, labels: Sequence[str], rows: int | None = None, is_across: bool = False, seed: int
+) -> Tagger:
     """Put a new head for labels on a base.
 
     Args:
         base: a folder that `find_base` gave.
         labels: names of the outputs, in order.
         rows: how many rows of logits a text gets, the outputs dealt out among them; None for one per token.
+        is_across: each output gets a row of logits over the tokens.
         seed: of the head's first weights.
     Raises:
         InvalidBase: the weights do not load, or are not those of this configuration.
@@ -85,7 +93,8 @@ def build_tagger(base: Path, *, labels: Sequence[str], rows: int | None = None, 
     """
     with torch.random.fork_rng(devices=[]), _quietly():
         torch.manual_seed(seed)
-        network, report = _load(base, config=_configure(base, labels, rows=rows), ignore_mismatched_sizes=True)
+        config = _configure(base, labels, {ROWS: rows, ACROSS: is_across or None})
+        network, report = _load(base, config=config, ignore_mismatched_sizes=True)
     wrong = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
     wrong = {key for key in wrong if not key.startswith(_HEAD)}
     if wrong:
@@ -131,7 +140,7 @@ def save_tagger(model: Tagger, folder: Path, *, tokenizer_file: Path) -> None:
     write_whole(folder / "model.safetensors", lambda out: out.write(weights))
 
 
-def _configure(base: Path, labels: Sequence[str], *, rows: int | None) -> Any:
+def _configure(base: Path, labels: Sequence[str], added: Mapping[str, Any]) -> Any:
     try:
         config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the library's errors have no common base
@@ -139,8 +148,9 @@ def _configure(base: Path, labels: Sequence[str], *, rows: int | None) -> Any:
     setattr(config, _ATTENTION_DROPOUT.get(config.model_type, "attention_probs_dropout_prob"), 0.0)
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: i for i, label in enumerate(labels)}
-    if rows is not None:
-        setattr(config, ROWS, rows)
+    for name, value in added.items():
+        if value is not None:
+            setattr(config, name, value)
     return config
 
 

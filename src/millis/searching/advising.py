@@ -268,8 +268,8 @@ def _time(
     """
     head = laid.task.head
     inputs = [
-        _VERSION, fingerprint().digest, _hash_base(base), len(head.outputs), head.rows, laid.buckets,
-        laid.task.max_tokens,
+        _VERSION, fingerprint().digest, _hash_base(base), len(head.outputs), head.rows, head.is_across,
+        laid.buckets, laid.task.max_tokens,
     ]  # fmt: skip
     predict = _predictor(laid, question)
 

@@ -10,11 +10,15 @@ import msgspec
 
 from millis.bundles import Bundle
 from millis.bundles.bundle import TOKENIZER
+from millis.data.examples import Asked, Question
 from millis.errors import InvalidValue
+from millis.tasks import tasks
 from millis.tasks.tokenization import Tokenizer
 
+_QUESTION_TOKENS = 12
 
-def bodies_of_texts(texts: Sequence[str], *, seed: int = 7) -> tuple[bytes, ...]:
+
+def bodies_of_texts(texts: Sequence[Asked], *, seed: int = 7) -> tuple[bytes, ...]:
     """Make a body of each text, in an order fixed by the seed."""
     shuffled = list(texts)
     random.Random(seed).shuffle(shuffled)  # noqa: S311 - an order, not a secret
@@ -29,6 +33,16 @@ def bodies_of_lengths(bundle: Bundle, *, n: int = 1_000, seed: int = 7) -> tuple
     if not bundle.manifest.lengths:
         raise InvalidValue(f"{bundle.name} does not say how long its texts were: give bodies to send (--bodies FILE).")
     tokens, counts = zip(*bundle.manifest.lengths, strict=True)
-    n_special = len(tokenizer.prefix) + len(tokenizer.suffix)
-    drawn = chance.choices(tokens, weights=counts, k=n)
-    return bodies_of_texts([" ".join(chance.choices(words, k=max(length - n_special, 1))) for length in drawn])
+    is_pair = tasks[bundle.manifest.task].asks is Question
+
+    def draw(n_words: int) -> str:
+        return " ".join(chance.choices(words, k=max(n_words, 1)))
+
+    def make_up(n_tokens: int) -> Asked:
+        if not is_pair:
+            return draw(n_tokens - tokenizer.n_special(1))
+        n_words = n_tokens - tokenizer.n_special(2)
+        n_asked = min(_QUESTION_TOKENS, n_words // 2)
+        return Question(draw(n_asked), draw(n_words - n_asked))
+
+    return bodies_of_texts([make_up(n_tokens) for n_tokens in chance.choices(tokens, weights=counts, k=n)])

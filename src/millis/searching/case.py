@@ -16,7 +16,7 @@ from millis.bundles.bundle import MANIFEST, TOKENIZER, hash_file
 from millis.bundles.manifest import Name
 from millis.contract import Contract
 from millis.data.checks import check
-from millis.data.examples import Example
+from millis.data.examples import Example, texts_of
 from millis.data.lengths import LengthHistogram, choose_buckets
 from millis.data.readers import ReadSettings, read_labelled
 from millis.data.splits import Splits, make_splits
@@ -40,8 +40,6 @@ _N_BUCKETS = 8
 _N_FINE_BUCKETS, _SURPRISE = 10, 0.1
 """Of pruned networks, whose compiled copies are small: more lengths, also where train has few (WNUT-17's test has 100
 tokens at p99, where eight lengths chosen by train have nothing between 72 and 128)."""
-_EXAMPLE = "Maria Garcia of Northwind wrote from Lisbon about her order."
-_CHINESE_EXAMPLE = "张伟昨天从上海给北京的联合电子公司写了信。"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,21 +216,23 @@ def lay_out(base: Path, splits: Splits, *, settings: FitSettings) -> LaidOut:
     """Choose windows and buckets for a base that `find_base` gave, by the texts of train."""
     tokenizer = Tokenizer(base / TOKENIZER)
     check_vocabulary(base, n_pieces=tokenizer.n_vocabulary)
-    n_special = len(tokenizer.prefix) + len(tokenizer.suffix)
-    unknown = tokenizer.unknown
-    cut = [tokenizer.encode(example.text).ids for example in splits.train]
-    n_pieces, n_unknown = sum(map(len, cut)), sum(ids.count(unknown) for ids in cut if unknown is not None)
-    lengths = tuple(len(ids) + n_special for ids in cut)
+    kind, unknown = tasks[settings.task], tokenizer.unknown
+    lengths, n_unknown = [], 0
+    for example in splits.train:
+        texts = [tokenizer.encode(text).ids for text in texts_of(example.text)]
+        lengths.append(sum(map(len, texts)) + tokenizer.n_special(len(texts)))
+        n_unknown += sum(ids.count(unknown) for ids in texts) if unknown is not None else 0
+    n_pieces = sum(lengths) - len(lengths) * tokenizer.n_special(len(texts_of(splits.train[0].text)))
     longest = _longest_window(lengths, limit=longest_input(base))
     windowed = tuple(min(length, longest) for length in lengths)
-    task: Task = tasks[settings.task].learn(
-        tokenizer, splits.train, max_tokens=longest, overlap=OVERLAP, example=_shown_example(splits.train),
+    task: Task = kind.learn(
+        tokenizer, splits.train, max_tokens=longest, overlap=OVERLAP, example=kind.shown[_is_chinese(splits.train)],
         **settings.asked(),
     )  # fmt: skip
     return LaidOut(
         task=task, lengths=windowed, buckets=choose_buckets(windowed, count=_N_BUCKETS, maximum=longest),
         fine_buckets=choose_buckets(windowed, count=_N_FINE_BUCKETS, maximum=longest, surprise=_SURPRISE),
-        pieces=n_pieces / len(cut), unknown=n_unknown / max(n_pieces, 1),
+        pieces=n_pieces / len(lengths), unknown=n_unknown / max(n_pieces, 1),
     )  # fmt: skip
 
 
@@ -265,7 +265,11 @@ def _longest_window(lengths: Sequence[int], *, limit: int) -> int:
     return min(max(-(-reach // 8) * 8, SHORTEST_WINDOW), LONGEST_WINDOW, limit)
 
 
-def _shown_example(examples: Sequence[Example]) -> str:
-    """Give a text to warm up on and to show, in the script of the data; none of the data itself."""
-    n_chinese = sum(any("\u4e00" <= character <= "\u9fff" for character in example.text) for example in examples)
-    return _CHINESE_EXAMPLE if 2 * n_chinese > len(examples) else _EXAMPLE
+def _is_chinese(examples: Sequence[Example]) -> bool:
+    """Say whether most of what is asked has Chinese characters in it."""
+    n = sum(any("\u4e00" <= character <= "\u9fff" for character in _join(example)) for example in examples)
+    return 2 * n > len(examples)
+
+
+def _join(example: Example) -> str:
+    return " ".join(texts_of(example.text))

@@ -15,6 +15,7 @@ import msgspec
 from millis.bundles.bundle import TOKENIZER
 from millis.bundles.manifest import Step
 from millis.compressing.vocabulary import trim_vocabulary
+from millis.data.examples import texts_of
 from millis.errors import InvalidData
 from millis.models.prediction import predict
 from millis.models.taggers import load_tagger
@@ -50,7 +51,7 @@ def trim_reference(case: Case, reference: Reference) -> tuple[Case, Reference]:
 
 def _trim(case: Case, reference: Reference, folder: Path) -> dict[str, Any]:
     began = time.monotonic()
-    texts = [example.text for example in case.splits.train]
+    texts = [text for example in case.splits.train for text in texts_of(example.text)]
     if case.settings.corpus is not None:
         texts += _read_corpus(case.settings.corpus)
     trimmed = trim_vocabulary(reference.folder, folder, texts=texts)

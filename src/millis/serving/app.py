@@ -33,7 +33,7 @@ from millis.serving.oip import OpenInference, describe_model, describe_server
 from millis.serving.openapi import describe
 from millis.serving.polling import Polling
 from millis.serving.problems import handlers, list_headers, write_error
-from millis.serving.requests import Receive, TaskRequest, make_reader, read_body, request_type
+from millis.serving.requests import Receive, TaskRequest, make_reader, read_body
 from millis.serving.scheduling import NEVER, Job, Ladder, Refused
 from millis.serving.settings import Limits
 from millis.tasks import tasks
@@ -114,7 +114,7 @@ def make_app(
     routes = {f"/v1/{task}": make_route(f"/v1/{task}", task, models, _Plain(task)) for task, models in by_task.items()}
     for one in served:
         name, task = one.bundle.name, one.bundle.manifest.task
-        language = OpenInference(name, request_type(task, tasks[task].options))
+        language = OpenInference(name, task, tasks[task])
         route = make_route(f"/v2/models/{name}/infer", task, {name: one}, language)
         routes |= {f"{path}/infer": route for path in _oip_paths(name)}
     others = Starlette(
@@ -191,7 +191,7 @@ class _Plain:
     """How /v1/{task} reads and writes."""
 
     def __init__(self, task: str) -> None:
-        self._read = make_reader(task, tasks[task].options)
+        self._read = make_reader(task, tasks[task])
         self._encode = msgspec.json.Encoder().encode
 
     def read(

@@ -19,8 +19,9 @@ from msgspec import Meta
 
 from millis.errors import InvalidRequest
 from millis.serving.deadlines import MOST_MS
-from millis.serving.requests import TaskRequest, check_request
+from millis.serving.requests import TaskRequest, check_request, request_type
 from millis.serving.settings import Limits
+from millis.tasks import Task
 
 VERSION = "1"
 INPUT, OUTPUT = "text", "result"
@@ -87,11 +88,12 @@ class OpenInference:
     """How /v2/models/{model}/infer reads and writes.
 
     Args:
-        kind: of the requests that the model's task takes.
+        task: its name.
+        kind: the class of its task.
     """
 
-    def __init__(self, model: str, kind: type[TaskRequest]) -> None:
-        self._model, self._kind = model, kind
+    def __init__(self, model: str, task: str, kind: type[Task]) -> None:
+        self._model, self._kind, self._asks = model, request_type(task, kind), kind.asks
 
     def read(
         self, body: bytes, *, headers: Iterable[tuple[bytes, bytes]], limits: Limits
@@ -117,7 +119,9 @@ class OpenInference:
         tensor = asked.inputs[0]
         if tensor.name != INPUT or tensor.datatype != "BYTES":
             raise _wrong(f"the input is not the tensor {INPUT} of datatype BYTES")
-        texts = _read_texts(tensor, rest, most=limits.texts)
+        texts: list[Any] = _read_texts(tensor, rest, most=limits.texts)
+        if self._asks is not str:
+            texts = [_read_document(text, self._asks) for text in texts]
         options = {name: value for name, value in asked.parameters.items() if name not in _OWN}
         if not {"input", "model"}.isdisjoint(options):
             raise self._wrong_parameter()
@@ -205,6 +209,15 @@ def _read_texts(tensor: InputTensor, rest: bytes, *, most: int) -> list[str]:
     if n != len(texts) and len(texts) <= most:
         raise _wrong(f"{len(texts)} elements came for a shape of {n}")
     return texts
+
+
+def _read_document(element: str, asks: Any) -> Any:
+    """Read an element of a task that is asked about more than one text: a JSON document."""
+    try:
+        return msgspec.json.decode(element, type=asks)
+    except (msgspec.DecodeError, RecursionError, UnicodeEncodeError) as error:
+        parts = ", ".join(asks.__struct_fields__)
+        raise _wrong(f"an element is no JSON document with {parts}") from error
 
 
 def _flatten(data: Sequence[Any], *, depth: int) -> list[str]:

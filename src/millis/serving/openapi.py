@@ -13,10 +13,27 @@ from millis.serving.deadlines import MOST_MS
 from millis.serving.oip import INPUT, InferRequest
 from millis.serving.oip import VERSION as OIP_VERSION
 from millis.serving.problems import MEDIA_TYPE, Problem
-from millis.serving.requests import TaskRequest, request_type
+from millis.serving.requests import request_type
 from millis.tasks import tasks
 
+_ANSWER = {
+    "answer": {"type": ["string", "null"], "description": "null where the text has none"},
+    "start": {"type": ["integer", "null"], "description": "first character in the context, in Unicode code points"},
+    "end": {"type": ["integer", "null"], "description": "one past the last character"},
+    "score": {"type": "number", "minimum": 0, "maximum": 1},
+}
+
 _RESULTS: dict[str, dict[str, Any]] = {
+    "qa": {
+        "type": "object",
+        "required": [*_ANSWER, "answers"],
+        "properties": {
+            **_ANSWER,
+            "answers": {
+                "type": "array", "items": {"type": "object", "required": list(_ANSWER), "properties": _ANSWER}
+            },
+        },
+    },
     "classify": {
         "type": "object",
         "properties": {
@@ -103,11 +120,11 @@ _OIP_ERROR = {
 
 def describe(by_task: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Describe the routes of a server with these models by task."""
-    requests = {task: request_type(task, tasks[task].options) for task in by_task}
-    kinds = [*dict.fromkeys((TaskRequest, *requests.values())), InferRequest, Problem]
+    requests = {task: request_type(task, tasks[task]) for task in by_task}
+    kinds = [*requests.values(), InferRequest, Problem]
     _, components = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
-    for name in {"TaskRequest", *(request.__name__ for request in requests.values())}:
-        components[name]["properties"]["input"] = _INPUT
+    for task, request in requests.items():
+        _describe_input(components, request.__name__, asks=tasks[task].asks)
     components["InputTensor"]["properties"] |= {"name": {"enum": [INPUT]}, "datatype": {"enum": ["BYTES"]}}
     problem = {
         "description": "A problem, in a sentence.",
@@ -143,6 +160,23 @@ def describe(by_task: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         "components": {"schemas": components, "securitySchemes": _KEYS},
         "security": [{}, *({name: []} for name in _KEYS)],
     }
+
+
+def _describe_input(components: dict[str, Any], name: str, *, asks: Any) -> None:
+    """Say in a request's schema what it asks about: texts that are not empty, or what is made of several."""
+    schema = components[name]
+    if asks is str:
+        schema["properties"]["input"] = _INPUT
+        return
+    one = {"$ref": f"#/components/schemas/{asks.__name__}"}
+    schema["properties"]["input"] = {"anyOf": [one, {"type": "array", "items": one, "minItems": 1}]}
+    parts = list(asks.__struct_fields__)
+    for properties in (schema["properties"], components[asks.__name__]["properties"]):
+        properties |= dict.fromkeys(parts, _TEXT)
+    schema["oneOf"] = [
+        {"required": ["input"], "not": {"anyOf": [{"required": [part]} for part in parts]}},
+        {"required": parts, "not": {"required": ["input"]}},
+    ]
 
 
 def _describe_oip(model: str) -> dict[str, Any]:

@@ -4,14 +4,17 @@ Border: no model and no event loop but for reading the body; the Open Inference 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from functools import partial
 from typing import Any, Protocol, cast
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
+from millis.data.examples import texts_of
 from millis.errors import InvalidRequest
 from millis.serving.settings import Limits
+from millis.tasks import Task
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
@@ -21,17 +24,18 @@ DRAIN_BYTES = 64_000_000
 _GZIP = b"\x1f\x8b"
 
 
-class TaskRequest(msgspec.Struct, forbid_unknown_fields=True):
+class TaskRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """What a client asks of a task.
 
     Args:
-        input: a text, or a list of texts.
+        input: a text, or a list of texts; or what else the task is asked about, which may also be asked by its parts
+            in place of input: {"question": ..., "context": ...}.
         model: name of a bundle; may be left out when one bundle serves the task.
         rung: the one that is to answer; None lets the server choose by the time that is left.
         fallback: may a faster, less accurate rung than the usual one answer when time is short?
     """
 
-    input: str | list[str]
+    input: Any
     model: str | None = None
     rung: str | None = None
     fallback: bool = True
@@ -87,33 +91,35 @@ class Reader(Protocol):
         """Read a request; see `read_request`."""
 
 
-def request_type(task: str, options: Mapping[str, tuple[Any, Any]]) -> type[TaskRequest]:
-    """Make the type of a task's requests: those of all tasks, and what this one lets a request choose.
-
-    Args:
-        options: as `Task.options` has them.
-    """
-    if not options:
-        return TaskRequest
-    fields = [(name, kind, usual) for name, (kind, usual) in options.items()]
+def request_type(task: str, kind: type[Task]) -> type[TaskRequest]:
+    """Make the type of a task's requests: those of all tasks, and what this one lets a request choose."""
+    asks: Any = kind.asks
+    fields: list[tuple[str, Any] | tuple[str, Any, Any]] = [("input", asks | list[asks])]
+    if asks is not str:
+        parts = asks.__struct_fields__
+        fields = [("input", asks | list[asks] | UnsetType, UNSET), *((part, str | UnsetType, UNSET) for part in parts)]
+    fields += [(name, type_, usual) for name, (type_, usual) in kind.options.items()]
     name = f"{task.capitalize()}Request"
-    made: Any = msgspec.defstruct(name, fields, bases=(TaskRequest,), forbid_unknown_fields=True)
+    made: Any = msgspec.defstruct(name, fields, bases=(TaskRequest,), forbid_unknown_fields=True, kw_only=True)
     return cast("type[TaskRequest]", made)
 
 
-def make_reader(task: str, options: Mapping[str, tuple[Any, Any]]) -> Reader:
+def make_reader(task: str, kind: type[Task]) -> Reader:
     """Make the function that reads a task's requests."""
-    decoder = msgspec.json.Decoder(request_type(task, options))
-    return partial(read_request, decoder=decoder, known=", ".join(("input", "model", "rung", "fallback", *options)))
+    made = request_type(task, kind)
+    return partial(
+        read_request, decoder=msgspec.json.Decoder(made), known=", ".join(made.__struct_fields__), asks=kind.asks
+    )
 
 
 def read_request(
-    body: bytes, *, limits: Limits, decoder: msgspec.json.Decoder[TaskRequest], known: str
+    body: bytes, *, limits: Limits, decoder: msgspec.json.Decoder[TaskRequest], known: str, asks: type
 ) -> TaskRequest:
     """Read a request and check what it asks for.
 
     Args:
         known: the keys that it may have.
+        asks: what the task is asked about.
 
     Raises:
         InvalidRequest: 400 for what is not JSON, 415 where it is compressed, 422 for JSON of another shape, 413 for
@@ -125,7 +131,7 @@ def read_request(
         # The library names an unknown key, which may be a text of the client's.
         reason = "a key that is not known came" if "unknown field" in str(error) else str(error)
         raise InvalidRequest(
-            f'{reason}: send {{"input": TEXT or [TEXT, ...]}}; the keys known are {known}.',
+            f"{reason}: send {_show_shape(asks)}; the keys known are {known}.",
             status=422,
             slug="wrong-shape",
         ) from error
@@ -138,10 +144,34 @@ def read_request(
             ) from error
         reason = str(error) if type(error) is msgspec.DecodeError else "not UTF-8, or nested too deeply"
         raise InvalidRequest(
-            f'the body is not JSON ({reason}): send {{"input": TEXT or [TEXT, ...]}}.', slug="not-json"
+            f"the body is not JSON ({reason}): send {_show_shape(asks)}.", slug="not-json"
         ) from error
+    if asks is not str:
+        _join_parts(request, asks=asks)
     check_request(request, limits=limits)
     return request
+
+
+def _join_parts(request: Any, *, asks: Any) -> None:
+    """Make input of its parts, where a request gives these."""
+    given = {part: value for part in asks.__struct_fields__ if (value := getattr(request, part)) is not UNSET}
+    missing = [part for part in asks.__struct_fields__ if part not in given]
+    if request.input is not UNSET and not given:
+        return
+    if missing or request.input is not UNSET:
+        what = f"no {' and no '.join(missing)} came"
+        if request.input is not UNSET:
+            what = "input came, and beside it what belongs in it"
+        raise InvalidRequest(f"{what}: send {_show_shape(asks)}.", status=422, slug="wrong-shape")
+    request.input = asks(**given)
+
+
+def _show_shape(asks: Any) -> str:
+    """Write what a request looks like."""
+    if asks is str:
+        return '{"input": TEXT or [TEXT, ...]}'
+    one = "{" + ", ".join(f'"{part}": TEXT' for part in asks.__struct_fields__) + "}"
+    return f'{one}, or several as {{"input": [{one}, ...]}}'
 
 
 def check_request(request: TaskRequest, *, limits: Limits) -> None:
@@ -150,13 +180,14 @@ def check_request(request: TaskRequest, *, limits: Limits) -> None:
     Raises:
         InvalidRequest: 413 for too many texts or characters, 422 where there is no text.
     """
-    texts = request.input if isinstance(request.input, list) else [request.input]
-    if len(texts) > limits.texts:
+    asked = request.input if isinstance(request.input, list) else [request.input]
+    if len(asked) > limits.texts:
         raise InvalidRequest(
-            f"{len(texts):,} texts came in one request; at most {limits.texts} are allowed: send several requests.",
+            f"{len(asked):,} texts came in one request; at most {limits.texts} are allowed: send several requests.",
             status=413,
             slug="too-many-texts",
         )
+    texts = [text for one in asked for text in texts_of(one)]
     n_characters = sum(map(len, texts))
     if n_characters > limits.characters:
         raise InvalidRequest(

@@ -158,6 +158,10 @@ def main() -> int:
     except MillisError as error:
         os.write(int(ready), f"failed {error.exit_code} {error}\n".encode())
         return error.exit_code
+    except FileNotFoundError:
+        if Path(metrics).is_dir():
+            raise
+        # else the parent was interrupted while this process started, and took its folder away
     return 0
 
 

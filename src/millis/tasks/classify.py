@@ -59,6 +59,11 @@ class ClassifyTask:
     """
 
     data: ClassVar[str] = "labels"
+    asks: ClassVar[type] = str
+    shown: ClassVar[tuple[str, str]] = (
+        "Where is my order? It should have come on Monday.",
+        "我的订单到哪里了？本来星期一就该送到的。",
+    )
     asked: ClassVar[frozenset[str]] = frozenset({"multi_label", "out_of_scope"})
     options: ClassVar[dict[str, tuple[Any, Any]]] = {
         "top_k": (Annotated[int, Meta(ge=1, le=1_000, description="how many scores to list")], 5),
@@ -81,7 +86,7 @@ class ClassifyTask:
         labels: Sequence[str],
         max_tokens: int = 256,
         overlap: int = 32,
-        example: str = "Where is my order? It should have come on Monday.",
+        example: str = shown[0],
         is_multi: bool = False,
         out_of_scope: dict[str, Any] | None = None,
     ) -> None:

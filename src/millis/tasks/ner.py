@@ -20,8 +20,9 @@ from millis.data.examples import Span, SpanExample
 from millis.errors import InvalidValue
 from millis.tasks.scoring import score_spans
 from millis.tasks.task import IGNORED, NO_OPTIONS, Head, Score, Window, lay_windows
-from millis.tasks.tokenization import Pieces, Tokenizer
-from millis.tasks.wordpieces import Characters, Words
+from millis.tasks.tokenization import Tokenizer
+from millis.tasks.units import find_units, plan_windows
+from millis.tasks.wordpieces import Words
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,11 @@ class NerTask:
     """
 
     data: ClassVar[str] = "spans"
+    asks: ClassVar[type] = str
+    shown: ClassVar[tuple[str, str]] = (
+        "Maria Garcia of Northwind wrote from Lisbon about her order.",
+        "张伟昨天从上海给北京的联合电子公司写了信。",
+    )
     asked: ClassVar[frozenset[str]] = frozenset()
     options: ClassVar[dict[str, tuple[Any, Any]]] = {}
 
@@ -64,7 +70,7 @@ class NerTask:
         labels: Sequence[str],
         max_tokens: int = 256,
         overlap: int = 32,
-        example: str = "Maria Garcia of Northwind wrote from Lisbon.",
+        example: str = shown[0],
     ) -> None:
         self.labels = tuple(labels)
         self.head = Head(self.labels)
@@ -121,7 +127,7 @@ class NerTask:
         targets = self._targets(units, example.spans, n_pieces=len(pieces.ids)) if example else None
         prefix, suffix = self._tokenizer.prefix, self._tokenizer.suffix
         windows = []
-        for start, end, first, last in _plan_windows(len(pieces.ids), room=self._room, overlap=self._overlap):
+        for start, end, first, last in plan_windows(len(pieces.ids), room=self._room, overlap=self._overlap):
             ids = np.array([*prefix, *pieces.ids[start:end], *suffix], np.int64)
             places = _Places(units.between(first, last), len(prefix) - start)
             window_targets = None
@@ -207,46 +213,3 @@ class NerTask:
                     targets[piece] = self._ids[label]
                     mark = "I"
         return targets
-
-
-def find_units(text: str, found: Pieces) -> Words:
-    """Join neighbouring pieces where a run of letters or digits goes on across them."""
-    if found.words is not None:
-        return found.words
-    spans: list[Characters] = []
-    pieces: list[int] = []
-    last_end = -1
-    for piece, (start, end) in enumerate(found.offsets):
-        while start < end and text[start].isspace():  # SentencePiece counts the space before a word in
-            start += 1
-        if start == end:
-            continue
-        if start < last_end:  # byte-level pieces can share a character: it belongs to the first
-            last_end = max(end, last_end)
-            spans[-1] = (spans[-1][0], last_end)
-        elif start == last_end and _runs_on(text[start - 1]) and _runs_on(text[start]):
-            last_end = end
-            spans[-1] = (spans[-1][0], end)
-        else:
-            pieces.append(piece)
-            spans.append((start, end))
-            last_end = end
-    return Words(pieces, spans)
-
-
-def _runs_on(character: str) -> bool:
-    """Say whether a character belongs to a word in a script that puts spaces between words."""
-    is_spaceless = "\u0e00" <= character < "\u1e00" or character >= "\u2e80"
-    return not is_spaceless and character.isalnum()
-
-
-def _plan_windows(n: int, *, room: int, overlap: int) -> list[tuple[int, int, int, int]]:
-    """Lay windows over n pieces: (start, end) of each, and (first, last) of the pieces it speaks for."""
-    if n <= room:
-        return [(0, n, 0, n)]
-    starts = [0]
-    while starts[-1] + room < n:
-        starts.append(min(starts[-1] + room - overlap, n - room))
-    ends = [min(start + room, n) for start in starts]
-    cuts = [0, *((start + end) // 2 for start, end in zip(starts[1:], ends[:-1], strict=True)), n]
-    return [(starts[i], ends[i], cuts[i], cuts[i + 1]) for i in range(len(starts))]

@@ -1,9 +1,11 @@
-"""Score answers: labelled spans by exact match, and labels of texts. The one file that imports seqeval.
+"""Score answers: labelled spans by exact match, labels of texts, pieces of texts. The one file that imports seqeval.
 
-Border: spans or labels in, Score out. seqeval compares label sequences; a text is cut at every boundary that either
-side names, so that the sequences say exactly what the spans say, whatever the tokenizer or the script.
+Border: spans, labels or texts in, Score out. seqeval compares label sequences; a text is cut at every boundary that
+either side names, so that the sequences say exactly what the spans say, whatever the tokenizer or the script.
 """
 
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,6 +16,7 @@ from millis.data.examples import Span
 from millis.errors import MissingExtra
 from millis.tasks.calibration import area_under_roc, error_of_confidence
 from millis.tasks.task import Score
+from millis.tasks.units import is_spaced
 
 _MOST_ROWS = 20
 
@@ -97,6 +100,64 @@ def score_labels(
         lines.append(_scope(expected, answers, out_of_scope=out_of_scope, row=by_label[out_of_scope]))
     report = "\n".join([*lines, "", _write_worst(by_label)])
     return Score(value=value, name=name, by_label=by_label, per_example=tuple(per_example), report=report)
+
+
+def score_answers(expected: Sequence[Sequence[str]], answered: Sequence[str]) -> Score:
+    """Compute F1 of the words that answers share with what was expected, the mean over questions, and exact matches.
+
+    Args:
+        expected: right answers of each question, of which the likest counts; none where "" is right.
+        answered: "" for no answer.
+    Source: Rajpurkar et al. 2016, arXiv:1606.05250, 6.1 (and 2018, arXiv:1806.03822, for no answer): without case,
+        punctuation and English articles. Where ours differs: characters count as words in scripts without spaces.
+    """
+    shared, exact, is_none = [], [], []
+    for wanted, answer in zip(expected, answered, strict=True):
+        got = _words(answer)
+        pairs = [(_words(one), got) for one in wanted or ("",)]
+        shared.append(max(_overlap(*pair) for pair in pairs))
+        exact.append(any(want == got for want, got in pairs))
+        is_none.append(not wanted)
+    value = 100 * float(np.mean(shared))
+    rows = {"all": np.full(len(shared), True), "no answer": np.array(is_none), "answer": ~np.array(is_none)}
+    lines = ["              F1  exact  questions"]
+    for name, chosen in rows.items():
+        if chosen.any():
+            f1, right = (100 * float(np.array(one)[chosen].mean()) for one in (shared, exact))
+            lines.append(f"{name:<10}{f1:6.2f} {right:6.2f}  {int(chosen.sum()):9d}")
+    per_example = tuple((round(_PARTS * one), _PARTS, _PARTS) for one in shared)
+    return Score(value=value, name="F1", per_example=per_example, report="\n".join(lines) + "\n")
+
+
+_PARTS = 1_000_000
+"""Of an answer, that can be right one by one: a paired comparison counts whole ones."""
+
+_ARTICLES = frozenset(("a", "an", "the"))
+_WORD = re.compile(r"[^\W_]")
+
+
+def _words(answer: str) -> list[str]:
+    """Cut an answer into what is compared: words, or characters where words are not parted."""
+    words: list[str] = []
+    runs_on = False
+    for character in unicodedata.normalize("NFKC", answer).lower():
+        if not _WORD.match(character) and unicodedata.category(character)[0] != "M":
+            runs_on &= not character.isspace() and character in "'’-."  # it's, e-mail, 3.5 stay one word
+            continue
+        if runs_on and is_spaced(character):
+            words[-1] += character
+        else:
+            words.append(character)
+        runs_on = is_spaced(character)
+    return [word for word in words if word not in _ARTICLES]
+
+
+def _overlap(want: Sequence[str], got: Sequence[str]) -> float:
+    """Compute F1 of two bags of words, 0 to 1."""
+    if not want or not got:
+        return float(not want and not got)
+    n_shared = (Counter(want) & Counter(got)).total()
+    return 2 * n_shared / (len(want) + len(got))
 
 
 def _rates(right: int, answered: int, expected: int) -> dict[str, float]:

@@ -26,16 +26,25 @@ class Head(NamedTuple):
     Args:
         outputs: names of its outputs, in order.
         rows: R; None for one row per token. With rows the outputs are R groups of C each, else C is their number.
+        is_across: each output is a row, whose columns are the window's tokens: which token it is.
     """
 
     outputs: tuple[str, ...]
     rows: int | None = None
+    is_across: bool = False
 
     def shape(self, n_tokens: int) -> tuple[int, int]:
         """Give (R, C) for a window of so many tokens."""
+        if self.is_across:
+            return len(self.outputs), n_tokens
         if self.rows is None:
             return n_tokens, len(self.outputs)
         return self.rows, len(self.outputs) // self.rows
+
+    def cut(self, logits: NDArray[np.float32], n_tokens: int) -> NDArray[np.float32]:
+        """Take what padding answered off logits (R, C) of a window of so many tokens."""
+        rows, columns = self.shape(n_tokens)
+        return logits[:rows, :columns]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +89,13 @@ class Task(Protocol):
     """
 
     data: ClassVar[str]
-    """What its examples are labelled with, "spans" or "labels"."""
+    """What its examples are labelled with: "spans", "labels" or "answers"."""
+
+    asks: ClassVar[type]
+    """What it is asked about: `str`, or another kind of `Asked`."""
+
+    shown: ClassVar[tuple[Any, Any]]
+    """What to warm up on and to show where there is nothing better, in English and in Chinese."""
 
     asked: ClassVar[frozenset[str]]
     """Names of what `learn` may be asked beside max_tokens, overlap and example."""
@@ -88,8 +103,8 @@ class Task(Protocol):
     options: ClassVar[dict[str, tuple[Any, Any]]]
     """What a request may choose of `decode`: by name its type and what it is when it is not chosen."""
 
-    example: str
-    """A text to warm up on and to show."""
+    example: Any
+    """What to warm up on and to show."""
 
     labels: tuple[str, ...]
     """What it tells apart, in order (for NER: O, B-PER, I-PER, ...)."""
@@ -103,14 +118,14 @@ class Task(Protocol):
     n_pieces: int
     """Size of the tokenizer's vocabulary; ids are below it."""
 
-    def encode(self, text: str, *, example: Any | None = None) -> tuple[Window, ...]:
-        """Cut a text into windows a model can take; with an example's spans, windows carry targets."""
+    def encode(self, text: Any, *, example: Any | None = None) -> tuple[Window, ...]:
+        """Cut what is asked into windows a model can take; with an example, windows carry targets."""
 
     def decode(
-        self, text: str, windows: Sequence[Window], logits: Sequence[NDArray[np.float32]],
+        self, text: Any, windows: Sequence[Window], logits: Sequence[NDArray[np.float32]],
         options: Mapping[str, Any] = NO_OPTIONS,
     ) -> dict[str, Any]:  # fmt: skip
-        """Read the answer for a text from logits (R, C), one array per window; options are by name, as `options`."""
+        """Read the answer from logits (R, C), one array per window; options are by name, as `options`."""
 
     def score(self, examples: Sequence[Any], answers: Sequence[dict[str, Any]]) -> Score:
         """Compare answers with what the examples say."""

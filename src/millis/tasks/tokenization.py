@@ -7,6 +7,7 @@ Limits: reads tokenizer.json only; truncation and padding set in it are switched
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer as _Tokenizer
 from tokenizers import models, normalizers, pre_tokenizers
@@ -39,7 +40,8 @@ class Tokenizer:
     Args:
         file: path of tokenizer.json.
     Attributes:
-        prefix, suffix: ids of the special tokens around a text.
+        prefix, suffix: ids of the special tokens around a text, or around two that are read together.
+        between: ids of those between the two.
         unknown: id of the piece for what has no piece; None where every text has pieces.
     Raises:
         InvalidBase: the file is missing or is not a tokenizer.
@@ -52,10 +54,8 @@ class Tokenizer:
             raise InvalidBase(f"{file.name} cannot be read as a tokenizer: {error}. Give a tokenizer.json.") from error
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        probe = self._tokenizer.encode("a")
-        inner = [i for i, is_special in enumerate(probe.special_tokens_mask) if not is_special]
-        self.prefix: list[int] = probe.ids[: inner[0]]
-        self.suffix: list[int] = probe.ids[inner[-1] + 1 :]
+        self.prefix, _, self.suffix = _split_special(self._tokenizer.encode("a"))
+        self.between: list[int] = _split_special(self._tokenizer.encode("a", "a"))[1] or self.suffix
         self.n_vocabulary: int = self._tokenizer.get_vocab_size()
         self.unknown: int | None = _find_unknown(self._tokenizer)
         self._plain = _find_short_way(self._tokenizer)
@@ -79,6 +79,10 @@ class Tokenizer:
             ) from error
         return Pieces(encoding.ids, encoding.offsets)
 
+    def n_special(self, n_texts: int) -> int:
+        """Count the special tokens around so many texts that are read together, 1 or 2."""
+        return len(self.prefix) + len(self.suffix) + (n_texts - 1) * len(self.between)
+
     def whole_words(self, n: int) -> list[str]:
         """Give n words that are one piece each, the same ones every time."""
         words: list[str] = []
@@ -88,6 +92,14 @@ class Tokenizer:
                 words.append(word)
         step = max(len(words) // n, 1)
         return words[::step][:n] or ["a"]
+
+
+def _split_special(encoding: Any) -> tuple[list[int], list[int], list[int]]:
+    """Give the ids of special tokens before the first piece, between pieces and after the last."""
+    inner = [i for i, is_special in enumerate(encoding.special_tokens_mask) if not is_special]
+    first, last = inner[0], inner[-1]
+    between = [encoding.ids[i] for i in range(first, last) if i not in inner]
+    return encoding.ids[:first], between, encoding.ids[last + 1 :]
 
 
 def _find_unknown(tokenizer: _Tokenizer) -> int | None:

@@ -41,7 +41,9 @@ class Steps:
         self, base: Path, *, head: Head, windows: Sequence[Window], settings: TrainSettings
     ) -> None:
         self._settings = settings
-        self._tagger = build_tagger(base, labels=head.outputs, rows=head.rows, seed=settings.seed).train()
+        self._tagger = build_tagger(
+            base, labels=head.outputs, rows=head.rows, is_across=head.is_across, seed=settings.seed
+        ).train()
         lengths = np.array([len(window.ids) for window in windows], np.int64)
         if lengths.max() > self._tagger.longest:
             raise InvalidValue(
@@ -50,6 +52,8 @@ class Steps:
             )
         self._rows = UsedRows(self._tagger, windows)
         self._windows = [self._rows.renumber(window) for window in windows]
+        if settings.balance and head.is_across:
+            raise InvalidValue("balance weighs labels, and this task has none: leave it out.")
         self._weights = _balance(windows, n_outputs=head.shape(1)[1]) if settings.balance else None
         self.plans = [
             plan_epoch(
