@@ -23,15 +23,17 @@ from millis.bundles import Bundle, Model, load_ladder, open_bundle
 from millis.errors import MillisError
 from millis.security.audit import AuditLog
 from millis.security.keys import KeyFile, KeyRing
-from millis.serving.app import Served, make_app, settle_memory
+from millis.serving.app import App
 from millis.serving.caching import AnswerCache
 from millis.serving.clock import SocketClock
 from millis.serving.execution import Executor, LoopExecutor, ThreadExecutor
 from millis.serving.gate import Gate
+from millis.serving.memory import settle_memory
 from millis.serving.polling import Polling
 from millis.serving.prediction import Forecast
 from millis.serving.protocol import Protocol, watch
 from millis.serving.scheduling import Ladder
+from millis.serving.served import Served
 from millis.serving.settings import Limits, ServeSettings, read_settings
 from millis.serving.shedding import Shedder
 from millis.telemetry.metrics import Metrics
@@ -70,8 +72,7 @@ def run_worker(settings: ServeSettings, *, listener: socket.socket, ready: int, 
     )
     polling = Polling(settings.poll_ms, keep_warm=executor.run_idle if settings.keep_warm else None)
     counts = Metrics(folder=metrics, bounds_ms=bounds)
-    app = make_app(
-        served,
+    app = App(
         executor=executor,
         gate=gate,
         limits=settings.limits,
@@ -79,6 +80,7 @@ def run_worker(settings: ServeSettings, *, listener: socket.socket, ready: int, 
         polling=polling,
         cache=AnswerCache(settings.cache_bytes // (settings.workers or 1)) if settings.cache_bytes else None,
     )
+    app.serve(served)
     settle_memory()
     bound = {"clock": clock, "shedder": _make_shedder(executor, served, counts, gate), "limits": _fit(settings.limits)}
     server = uvicorn.Server(

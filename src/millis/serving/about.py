@@ -1,0 +1,71 @@
+"""The routes that say what is served: models, contracts, health, metrics.
+
+Border: HTTP and JSON; nothing of a client's is run.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from millis.serving.execution import Executor
+from millis.serving.replies import Answer, json_route, write_json
+from millis.serving.served import Served, run_examples
+from millis.telemetry.metrics import write_metrics
+
+
+def list_about_routes(served: Sequence[Served], executor: Executor) -> list[Route]:
+    """Give the routes about these models."""
+    return [
+        Route("/v1/models", json_route(lambda: _list_models(served))),
+        Route("/contract", json_route(lambda: _list_contracts(served))),
+        Route("/health", _answer_health(served, executor)),
+        Route("/health/live", json_route(lambda: {"status": "alive"})),
+        Route("/metrics", _answer_metrics),
+    ]
+
+
+def _answer_health(served: Sequence[Served], executor: Executor) -> Answer:
+    async def answer(request: Request) -> Response:
+        return write_json({"status": "ready", "models": await run_examples(served, executor)})
+
+    return answer
+
+
+def _list_models(served: Sequence[Served]) -> dict[str, Any]:
+    return {
+        "object": "list",
+        "data": [
+            {
+                "id": one.bundle.name,
+                "object": "model",
+                "owned_by": "millis",
+                "task": one.bundle.manifest.task,
+                "rung": one.ladder.models[0].rung.name,
+                "rungs": [model.rung.name for model in one.ladder.models],
+                "labels": one.ladder.task.names(one.bundle.manifest.labels),
+                "example": one.ladder.task.example,
+                "contract": one.bundle.manifest.contract,
+            }
+            for one in served
+        ],
+    }
+
+
+def _list_contracts(served: Sequence[Served]) -> dict[str, Any]:
+    listed = []
+    for one in served:
+        certificate = one.bundle.certificate
+        row: dict[str, Any] = {"model": one.bundle.name, "contract": one.bundle.manifest.contract}
+        if certificate is not None:
+            row["verdict"] = certificate.verdict
+            row["certificate"] = certificate
+        listed.append(row)
+    return {"object": "list", "data": listed}
+
+
+async def _answer_metrics(request: Request) -> Response:
+    text, media_type = write_metrics()
+    return Response(text, media_type=media_type)

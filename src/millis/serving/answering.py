@@ -1,0 +1,190 @@
+"""A route that runs a model: read, answer, write, and account for each stage.
+
+Border: HTTP and JSON; answers come from executors.
+"""
+
+from collections.abc import Iterable, Mapping
+from functools import partial
+from time import perf_counter_ns
+from typing import Any, Protocol
+
+import msgspec
+
+from millis.errors import MillisError
+from millis.serving.caching import AnswerCache, Asked
+from millis.serving.deadlines import read_deadline
+from millis.serving.execution import Executor
+from millis.serving.gate import KEY, Gate
+from millis.serving.polling import Polling
+from millis.serving.problems import list_headers, write_error
+from millis.serving.replies import Scope, Send, after_sending, request_id, send_whole
+from millis.serving.requests import Receive, TaskRequest, make_reader, read_body
+from millis.serving.scheduling import NEVER, Job, Refused
+from millis.serving.served import Served, no_such_model
+from millis.serving.settings import Limits
+from millis.tasks import tasks
+from millis.telemetry.metrics import STAGES, Metrics
+
+
+class Language(Protocol):
+    """How a route's clients write what they ask, and read the answer."""
+
+    def read(
+        self, body: bytes, *, headers: Iterable[tuple[bytes, bytes]], limits: Limits
+    ) -> tuple[TaskRequest, float | None, Any]:
+        """Read what is asked, for how many ms it is of use if the body says so, and what `write` has to know."""
+
+    def write(self, answer: Mapping[str, Any], form: Any) -> tuple[bytes, list[tuple[bytes, bytes]]]:
+        """Write an answer: body and headers."""
+
+
+class Plain:
+    """How /v1/{task} reads and writes."""
+
+    def __init__(self, task: str) -> None:
+        self._read = make_reader(task, tasks[task])
+        self._encode = msgspec.json.Encoder().encode
+
+    def read(
+        self, body: bytes, *, headers: Iterable[tuple[bytes, bytes]], limits: Limits
+    ) -> tuple[TaskRequest, float | None, None]:
+        """See Language."""
+        return self._read(body, limits=limits), None, None
+
+    def write(self, answer: Mapping[str, Any], form: None) -> tuple[bytes, list[tuple[bytes, bytes]]]:
+        """See Language."""
+        return self._encode(answer), [(b"content-type", b"application/json")]
+
+
+class TaskRoute:
+    """A route that runs a model: read, answer, write; account for each stage."""
+
+    def __init__(
+        self, route: str, task: str, models: Mapping[str, Served], *, language: Language, executor: Executor,
+        gate: Gate, limits: Limits, metrics: Metrics, polling: Polling, cache: AnswerCache | None,
+    ) -> None:  # fmt: skip
+        self._task, self._route, self._language = task, route, language
+        self._models = models
+        self._only = next(iter(models.values())) if len(models) == 1 else None
+        self._executor, self._gate = executor, gate
+        self._limits = limits
+        self._metrics = metrics
+        self._polling = polling
+        self._cache = cache
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request: ASGI."""
+        began = perf_counter_ns()
+        asked_id = request_id(scope)
+        try:
+            self._gate.check(scope)
+            body = await read_body(receive, limit=self._limits.body_bytes, within_s=self._limits.body_s)
+            request, within_ms, form = self._language.read(body, headers=scope["headers"], limits=self._limits)
+            allowed_ms = read_deadline(scope["headers"], within_ms=within_ms)
+            served = self._choose(request)
+            self._gate.allow(scope, self._task, f"model:{served.bundle.name}")
+            job = _make_job(served, request, allowed_ms=allowed_ms, came_ns=scope["millis.came_ns"])
+            scope["millis.gone"].append(partial(self._executor.drop, job))
+            parsed = perf_counter_ns()
+            is_hit = None if self._cache is None else await self._answer_or_find(self._cache, scope, served, job)
+            if is_hit is None:
+                await self._executor.answer(job)
+        except Exception as error:
+            await self._write_problem(scope, send, error, asked_id)
+            if isinstance(error, Refused) and error.slug == "deadline-passed":  # it was admitted
+                after_sending(self._metrics.promise, model=job.ladder.name, is_kept=False)
+            if not isinstance(error, MillisError):
+                raise  # a bug of ours: the server writes it into its log
+        else:
+            times = (scope["millis.read_ns"], began, parsed)
+            await self._write(send, served, job, form, times, asked_id, is_hit=is_hit)
+            self._polling.go_on()
+            after_sending(self._metrics.count, route=self._route, status=200)
+            after_sending(self._gate.note, scope, status=200, on=served.bundle.name)
+
+    def _choose(self, request: TaskRequest) -> Served:
+        if request.model is None and self._only is not None:
+            return self._only
+        found = self._models.get(request.model or "")
+        if found is None:
+            wrong = "no model is named" if request.model is None else "that model is not served here"
+            raise no_such_model(self._models, wrong)
+        return found
+
+    async def _answer_or_find(self, cache: AnswerCache, scope: Scope, served: Served, job: Job) -> bool:
+        """Answer a job from what is kept, or run it and keep the answer; say whether it was kept."""
+        tenant = scope[KEY].id if KEY in scope else ""
+        asked = Asked(tenant, served.bundle.manifest.seal, job.options, job.texts)
+        best = job.places[0]
+        found = cache.find(asked, rung=served.rungs[best].name)
+        if found is not None:
+            job.rung, job.results = best, found
+        else:
+            await self._executor.answer(job)
+            assert job.rung is not None
+            cache.keep(asked, job.results, rung=served.rungs[job.rung].name)
+        after_sending(
+            self._metrics.look_up, model=served.bundle.name, is_hit=found is not None, n_bytes=cache.n_bytes
+        )
+        return found is not None
+
+    async def _write_problem(self, scope: Scope, send: Send, error: Exception, asked_id: bytes) -> None:
+        status, payload, media_type = write_error(error, path=self._route)
+        headers = [(b"content-type", media_type.encode()), (b"x-request-id", asked_id), *list_headers(error)]
+        await send_whole(send, status, payload, headers)
+        after_sending(self._metrics.count, route=self._route, status=status)
+        after_sending(self._gate.note, scope, status=status)
+        if isinstance(error, Refused):
+            self._polling.go_on()
+            after_sending(self._metrics.refuse, route=self._route, reason=error.slug)
+
+    async def _write(
+        self, send: Send, served: Served, job: Job, form: Any, times: tuple[int, int, int], asked_id: bytes, *,
+        is_hit: bool | None,
+    ) -> None:  # fmt: skip
+        assert job.rung is not None
+        read_ns, began, parsed = times
+        writing = perf_counter_ns()
+        rung = served.rungs[job.rung]
+        payload, headers = self._language.write(
+            {"model": served.bundle.name, "rung": rung.name, "quality": rung.quality, "results": job.results}, form
+        )
+        wrote = perf_counter_ns()
+        queue_ns = began - read_ns + max(writing - parsed - job.tokenize_ns - job.worked_ns, 0)
+        stages_ns = (parsed - began, queue_ns, job.tokenize_ns, job.run_ns, job.decode_ns, wrote - writing)
+        timing = ", ".join(f"{stage};dur={ns / 1e6:.3f}" for stage, ns in zip(STAGES, stages_ns, strict=True))
+        headers += [
+            (b"server-timing", timing.encode()), (b"x-millis-rung", rung.header), (b"x-request-id", asked_id),
+        ]  # fmt: skip
+        if is_hit is not None:
+            headers.append((b"x-millis-cache", b"hit" if is_hit else b"miss"))
+        await send_whole(send, 200, payload, headers)
+        after_sending(self._account, served, job, rung.name, stages_ns, read_ns, is_hit=bool(is_hit))
+
+    def _account(
+        self, served: Served, job: Job, rung: str, stages_ns: tuple[int, ...], read_ns: int, *, is_hit: bool
+    ) -> None:
+        _, queue_ns, _, run_ns, _, _ = stages_ns
+        ended_ns = read_ns + sum(stages_ns)
+        self._metrics.record(
+            model=served.bundle.name, rung=rung, total_ns=sum(stages_ns), stages_ns=stages_ns,
+            n_tokens=job.n_tokens,
+        )  # fmt: skip
+        if is_hit:  # nothing ran: the forecast has nothing to learn from it
+            return
+        overhead_ns = (sum(stages_ns) - queue_ns - run_ns) / len(job.texts)
+        served.ladder.forecast.observe_overhead(overhead_ns)
+        if job.deadline_ns < NEVER:  # the others run behind all that come, which nobody can predict
+            served.ladder.forecast.observe_end(ended_ns - job.predicted_ns)
+            self._metrics.promise(model=served.bundle.name, is_kept=ended_ns <= job.deadline_ns)
+
+
+def _make_job(served: Served, request: TaskRequest, *, allowed_ms: float | None, came_ns: int) -> Job:
+    texts = request.input if isinstance(request.input, list) else [request.input]
+    within_ms = served.usual_ms if allowed_ms is None else allowed_ms
+    places = served.ladder.rungs(rung=request.rung, may_fall_back=request.fallback)
+    return Job(
+        served.ladder, texts, came_ns=came_ns, deadline_ns=came_ns + int(1e6 * within_ms),
+        is_own_deadline=allowed_ms is not None, places=places,
+        options={name: getattr(request, name) for name in served.ladder.task.options},
+    )  # fmt: skip
