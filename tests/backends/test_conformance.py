@@ -7,6 +7,7 @@ import pytest
 
 from millis.backends import BackendSettings, backends
 from millis.backends.conformance import CHECKS, LENGTHS
+from millis.backends.fake import write_fake
 
 SETTINGS = {"any length": BackendSettings(), "buckets": BackendSettings(buckets=LENGTHS)}
 
@@ -20,3 +21,9 @@ def test_a_registered_backend_conforms(
 ) -> None:
     assert name in files, f"backend {name} has no model files to be tested with: write them in tests/backends/tiny.py"
     check(backends[name], files[name], settings=settings)
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
+def test_a_backend_whose_outputs_are_rows_over_the_tokens_conforms(check: Callable[..., None], tmp_path: Path) -> None:
+    write_fake(tmp_path, labels=2, is_across=True)
+    check(backends["fake"], tmp_path, settings=BackendSettings(buckets=LENGTHS))

@@ -61,3 +61,35 @@ def test_a_text_is_labelled_and_its_scores_are_ranked(
         expect(page.locator("#ask")).to_contain_text("识别实体")
         assert wrong == []
         page.close()
+
+
+def test_a_question_is_answered_in_its_text(
+    tmp_path: Path,
+    chromium: Browser,  # noqa: F811
+) -> None:
+    bundle = make_fake_bundle(tmp_path, task="qa")
+    with Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0)) as server:
+        page = chromium.new_page(locale="en-US")
+        wrong: list[str] = []
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("response", lambda response: wrong.append(response.url) if response.status >= 400 else None)
+        page.goto(server.url)
+        expect(page.locator("#question")).to_have_value("who wrote")
+        text = "😀 maria garcia wrote from 上海 about eu northwind order hello world"
+        page.fill("#text", text)
+        page.fill("#question", "who wrote from lisbon")
+        rows = page.locator("#entities tbody tr")
+        expect(page.locator("#answer")).to_contain_text("northwind")
+        expect(rows).to_have_count(3)
+        assert page.locator("#answer").text_content() == text
+        expect(page.locator("#command")).to_contain_text('"question":"who wrote from lisbon"')
+        best = rows.first.locator("td").first.text_content()
+        marked = page.locator("#answer .entity")
+        if marked.count():
+            expect(marked).to_have_text(best or "?")
+        page.click("#language")
+        expect(page.locator("#ask")).to_contain_text("寻找答案")
+        page.fill("#question", "")
+        expect(page.locator("#entities")).to_be_hidden()
+        assert wrong == []
+        page.close()

@@ -1,6 +1,5 @@
 """Question answering: windows, targets, answers and scores, by arrays whose right answer is known."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np

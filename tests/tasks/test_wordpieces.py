@@ -8,8 +8,8 @@ from tokenizers import AddedToken, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Library
 
 from making import make_tokenizer
-from millis.tasks.units import find_units
 from millis.tasks.tokenization import Pieces, Tokenizer
+from millis.tasks.units import find_units
 
 WORDS = (
     "a an and b ba c the then there under un ##a ##b ##ba ##c ##er ##n ##s 1 12 ##3 A An The . , ! [ ] # ##. '".split()

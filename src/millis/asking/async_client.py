@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, TypeVar
 
 from millis.asking.conversation import Conversation, Lost, Questions, Send
-from millis.asking.wire import Answer, Reply
+from millis.asking.wire import Answer, Asked, Reply
 
 T = TypeVar("T")
 
@@ -44,7 +44,7 @@ class AsyncClient:
         self._idle: list[_Peer] = []
 
     async def ask(
-        self, task: str, text: str | Sequence[str], *, model: str | None = None, rung: str | None = None,
+        self, task: str, text: Asked | Sequence[Asked], *, model: str | None = None, rung: str | None = None,
         fallback: bool = True, deadline_ms: float | None = None, **options: Any,
     ) -> Answer:  # fmt: skip
         """See `Client.ask`."""
@@ -59,6 +59,10 @@ class AsyncClient:
     async def classify(self, text: str | Sequence[str], **named: Any) -> Answer:
         """Ask for labels; see `ask`."""
         return await self.ask("classify", text, **named)
+
+    async def qa(self, question: str, context: str, **named: Any) -> Answer:
+        """Ask what answers a question in a text; see `ask`."""
+        return await self.ask("qa", {"question": question, "context": context}, **named)
 
     async def models(self) -> list[dict[str, Any]]:
         """See `Client.models`."""

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from millis.asking.conversation import Conversation, Lost, Questions, Send
-from millis.asking.wire import Answer, Reply
+from millis.asking.wire import Answer, Asked, Reply
 
 T = TypeVar("T")
 
@@ -48,7 +48,7 @@ class Client:
         self._lock = threading.Lock()
 
     def ask(
-        self, task: str, text: str | Sequence[str], *, model: str | None = None, rung: str | None = None,
+        self, task: str, text: Asked | Sequence[Asked], *, model: str | None = None, rung: str | None = None,
         fallback: bool = True, deadline_ms: float | None = None, **options: Any,
     ) -> Answer:  # fmt: skip
         """Ask a task about one text or several.
@@ -76,6 +76,10 @@ class Client:
     def classify(self, text: str | Sequence[str], **named: Any) -> Answer:
         """Ask for labels; see `ask`."""
         return self.ask("classify", text, **named)
+
+    def qa(self, question: str, context: str, **named: Any) -> Answer:
+        """Ask what answers a question in a text; see `ask`."""
+        return self.ask("qa", {"question": question, "context": context}, **named)
 
     def models(self) -> list[dict[str, Any]]:
         """List the models that are served, with their tasks, rungs and contracts."""

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from millis.asking.wire import (
     Answer,
+    Asked,
     Question,
     Reply,
     read_address,
@@ -86,7 +87,7 @@ class Questions:
         self._key, self._timeout_ms, self._retries = read_key(key), timeout_ms, retries
 
     def ask(
-        self, task: str, text: str | Sequence[str], *, model: str | None = None, rung: str | None = None,
+        self, task: str, text: Asked | Sequence[Asked], *, model: str | None = None, rung: str | None = None,
         fallback: bool = True, deadline_ms: float | None = None, **options: Any,
     ) -> Conversation[Answer]:  # fmt: skip
         """See `Client.ask`."""

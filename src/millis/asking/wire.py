@@ -16,6 +16,9 @@ import msgspec
 
 from millis.errors import InvalidRequest, InvalidValue, MillisError, RunFailed
 
+Asked = str | Mapping[str, str]
+"""What a model is asked about: a text, or the parts of what is more than one, as {"question": ..., "context": ...}."""
+
 _MOST_BYTES = 64_000_000
 _PRINTABLE = re.compile(r"[\x21-\x7e]*")
 _SENTENCE = 400
@@ -175,10 +178,10 @@ def read_key(key: str | None) -> str | None:
 
 
 def write_document(
-    text: str | Sequence[str], *, model: str | None, rung: str | None, fallback: bool, options: Mapping[str, Any]
+    text: Asked | Sequence[Asked], *, model: str | None, rung: str | None, fallback: bool, options: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Give the body of a question; what is usual is left out."""
-    said: dict[str, Any] = {"input": text if isinstance(text, str) else list(text)}
+    said: dict[str, Any] = {"input": text if isinstance(text, str | Mapping) else list(text)}
     chosen = {"model": model, "rung": rung, "fallback": None if fallback else False}
     return {**options, **said, **{name: value for name, value in chosen.items() if value is not None}}
 

@@ -22,7 +22,16 @@ class _Score(msgspec.Struct):
     score: float
 
 
+class _Found(msgspec.Struct):
+    answer: str
+    score: float
+    start: int
+    end: int
+
+
 class _Result(msgspec.Struct):
+    answer: str | None = None
+    answers: list[_Found] | None = None
     entities: list[_Entity] | None = None
     label: str | None = None
     labels: list[str] | None = None
@@ -31,24 +40,26 @@ class _Result(msgspec.Struct):
 
 def command(
     target: Annotated[str, typer.Argument(help="NAME.millis, or the address of a server.")],
-    text: Annotated[str, typer.Argument(help="What to ask about.")],
+    text: Annotated[str, typer.Argument(help="What to ask about; for a model that answers questions, the question.")],
+    context: Annotated[str | None, typer.Option(help="The text that is to answer the question.")] = None,
     key: Annotated[
         str | None, typer.Option(envvar="MILLIS_KEY", help="For a server with keys; better in MILLIS_KEY than here.")
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Ask a bundle (in this process) or a running server, and show the answer with its milliseconds."""
-    if not text:
-        raise InvalidValue("the text is empty: give at least one character.")
+    if not text or context == "":
+        raise InvalidValue(f"the {'context' if text else 'text'} is empty: give at least one character.")
+    asked: Any = text if context is None else {"question": text, "context": context}
     answer: dict[str, Any]
     if target.startswith(("http://", "https://")):
-        answer, timing = ask_server(target, text, key=key)
+        answer, timing = ask_server(target, asked, key=key)
     else:
         from millis.bundles import load
 
         model = load(target)
         model.warm(rounds=1)
-        said = model.answer(text)
+        said = model.answer(asked)
         model.close()
         answer = {"model": model.name, "rung": model.rung.name, "results": [said.result]}
         timing = (
@@ -66,6 +77,9 @@ def _read(result: dict[str, Any]) -> _Result:
 
 
 def _lines(result: _Result) -> list[str]:
+    if result.answers is not None:
+        listed = [f"  {one.score:.3f}  {one.start}-{one.end}  {one.answer}" for one in result.answers]
+        return [result.answer or "the text does not say", *listed]
     if result.entities is not None:
         found = [f"{one.label:<12} {one.score:.3f}  {one.start}-{one.end}  {one.text}" for one in result.entities]
         return found or ["no entity"]
@@ -75,7 +89,7 @@ def _lines(result: _Result) -> list[str]:
     return [", ".join(chosen) or "no label fits", *scores]
 
 
-def ask_server(url: str, text: str, *, key: str | None = None) -> tuple[dict[str, Any], str]:
+def ask_server(url: str, asked: Any, *, key: str | None = None) -> tuple[dict[str, Any], str]:
     """Ask the first task that a server has.
 
     Returns:
@@ -91,7 +105,7 @@ def ask_server(url: str, text: str, *, key: str | None = None) -> tuple[dict[str
         task, name = first.get("task"), first.get("id")
         if not isinstance(task, str) or not isinstance(name, str):
             raise RunFailed(f"{url} does not answer like a millis server (it lists no model): is one running there?")
-        answer = client.ask(task, text, model=name)
+        answer = client.ask(task, asked, model=name)
     times = ", ".join(f"{stage} {ms:.3f}" for stage, ms in answer.times_ms.items())
     return {
         "model": answer.model, "rung": answer.rung, "quality": answer.quality, "results": answer.results,

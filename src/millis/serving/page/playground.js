@@ -1,4 +1,4 @@
-// The playground's behaviour: ask as the user types, mark the entities or rank the labels, draw the milliseconds.
+// The playground's behaviour: ask as the user types, mark entities or the answer, rank labels, draw the milliseconds.
 //
 // Border: speaks to /v1/models, /contract and the task routes of its own server. Everything shown is made from `state` by `show`;
 // text from the server or the user enters the page as text nodes only. The language is kept in this browser, nowhere else.
@@ -9,14 +9,14 @@ import { WORDS } from "./words.js";
 const DEBOUNCE_MS = 120;
 const STAGES = ["parse", "queue", "tokenize", "run", "decode", "write"];
 
-const TASKS = ["ner", "classify"]; // those whose answers this page can show
+const TASKS = ["ner", "classify", "qa"]; // those whose answers this page can show
 
 const state = {
   language: firstLanguage(),
   models: [],
   contracts: new Map(), // model id -> {contract, verdict}
   model: null,
-  answer: null, // {text, entities or chosen and scores, stages, roundTripMs, rung}
+  answer: null, // {text, entities and which of them are marked, or chosen and scores; stages, roundTripMs, rung}
   problem: null, // {kind: "problem" | "unreachable" | "odd" | "noModel", ...}
   isBusy: false,
 };
@@ -111,11 +111,24 @@ async function read(path, options) {
 const asProblem = (problem) => (problem.kind ? problem : { kind: "unreachable" });
 
 function choose(id) {
-  const before = state.model;
+  const before = state.model?.example;
   state.model = state.models.find((model) => model.id === id);
-  const text = at("text");
-  if (!text.value || (before && text.value === before.example)) text.value = state.model.example || "";
+  for (const part of ["text", "question"]) {
+    const field = at(part);
+    if (!field.value || field.value === shown(before, part)) field.value = shown(state.model.example, part);
+  }
   ask();
+}
+
+// A model's example is a text, or for questions {question, context}.
+function shown(example, part) {
+  if (part === "question") return example?.question ?? "";
+  return (typeof example === "string" ? example : example?.context) ?? "";
+}
+
+function readInput() {
+  const text = at("text").value;
+  return state.model?.task === "qa" ? { question: at("question").value, context: text } : text;
 }
 
 async function ask() {
@@ -124,7 +137,7 @@ async function ask() {
   const number = ++newest;
   if (!state.model) return load();
   const text = at("text").value;
-  if (!text.trim()) {
+  if (!text.trim() || (state.model.task === "qa" && !at("question").value.trim())) {
     Object.assign(state, { answer: null, problem: null, isBusy: false });
     return show();
   }
@@ -136,7 +149,7 @@ async function ask() {
     const answer = await read(route(), {
       method: "POST",
       headers: { "content-type": "application/json" },
-      body: JSON.stringify({ model: state.model.id, input: text }),
+      body: JSON.stringify({ model: state.model.id, input: readInput() }),
       signal: asking.signal,
     });
     const roundTripMs = performance.now() - began;
@@ -157,7 +170,11 @@ function askSoon(event) {
 }
 
 function readAnswer(document_) {
-  const { entities, label, labels, scores } = document_.results?.[0] ?? {};
+  const { answer, answers, entities, label, labels, scores } = document_.results?.[0] ?? {};
+  if (Array.isArray(answers)) {
+    const found = answers.map((one, place) => ({ ...one, text: one.answer, label: `${place + 1}` }));
+    return { entities: found, marked: answer === null ? [] : found.slice(0, 1), rung: document_.rung };
+  }
   if (Array.isArray(entities)) return { entities, rung: document_.rung };
   if (!Array.isArray(scores)) throw { kind: "odd", status: 200 };
   return { chosen: labels ?? (label ? [label] : []), scores, rung: document_.rung };
@@ -194,6 +211,8 @@ function showWords() {
   for (const element of document.querySelectorAll("[data-label='routes']")) element.ariaLabel = words().routes;
   const other = state.language === "en" ? "zh" : "en";
   Object.assign(at("language"), { textContent: other === "zh" ? "中文" : "English", lang: other });
+  at("question").hidden = state.model?.task !== "qa";
+  at("question").placeholder = at("question").ariaLabel = words().question;
   at("keys").textContent = /Mac|iPhone|iPad/.test(navigator.platform) ? "⌘ ↵" : "Ctrl ↵";
 }
 
@@ -228,7 +247,7 @@ function showAnswer() {
   hideTip();
   at("answer").setAttribute("aria-busy", String(state.isBusy));
   const found = answer?.entities ?? answer?.scores ?? [];
-  at("answer").replaceChildren(...(answer ? (answer.entities ? markEntities(answer.text, found) : nameLabels(answer)) : []));
+  at("answer").replaceChildren(...(answer ? (answer.entities ? markEntities(answer.text, answer.marked ?? found) : nameLabels(answer)) : []));
   at("found").hidden = !found.length;
   at("entities").hidden = !answer?.entities;
   at("scores").hidden = !answer?.scores;
@@ -239,7 +258,7 @@ function showAnswer() {
 
 function writeSummary(answer) {
   if (!answer) return at("text").value.trim() ? "" : words().empty;
-  const n = (answer.entities ?? answer.chosen).length;
+  const n = (answer.marked ?? answer.entities ?? answer.chosen).length;
   if (!n) return words().none;
   const rung = answer.rung ? words().rung(answer.rung) : "";
   return words().count(n, writeMs(answer.roundTripMs)) + rung;
@@ -396,15 +415,17 @@ function showStages(stages, serverMs) {
 }
 
 function showCommand() {
-  const body = JSON.stringify({ model: state.model?.id, input: at("text").value });
+  const body = JSON.stringify({ model: state.model?.id, input: readInput() });
   at("command").textContent = `curl ${location.origin}${route()} -d '${body.replaceAll("'", "'\\''")}'`;
 }
 
 // ---- wiring
 
-at("text").addEventListener("input", askSoon);
-at("text").addEventListener("input", showCommand);
-at("text").addEventListener("compositionend", askSoon);
+for (const part of ["text", "question"]) {
+  at(part).addEventListener("input", askSoon);
+  at(part).addEventListener("input", showCommand);
+  at(part).addEventListener("compositionend", askSoon);
+}
 at("text").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
     event.preventDefault();
