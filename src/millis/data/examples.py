@@ -1,4 +1,4 @@
-"""What a labelled text is: the text, and spans of characters in it or labels of the whole.
+"""What a labelled text is: the text, and spans of characters in it, labels of the whole, or texts that fit it.
 
 Border: values only. Offsets are Unicode code points, half-open.
 """
@@ -28,6 +28,10 @@ class Example(Protocol):
         """Where it came from, "file:line", for messages."""
 
     @property
+    def group(self) -> str:
+        """What stays on one side of a split: all examples of one group."""
+
+    @property
     def labels(self) -> tuple[str, ...]:
         """The labels that it has, as often as it has them."""
 
@@ -46,6 +50,11 @@ class SpanExample:
     text: str
     spans: tuple[Span, ...] = ()
     source: str = ""
+
+    @property
+    def group(self) -> str:
+        """Itself."""
+        return self.text
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -69,6 +78,39 @@ class LabelExample:
     labels: tuple[str, ...]
     source: str = ""
 
+    @property
+    def group(self) -> str:
+        """Itself."""
+        return self.text
+
     def record(self) -> list[Any]:
         """Give text and labels."""
         return [self.text, list(self.labels)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MatchExample:
+    """A text, and which of the other texts fit it.
+
+    Args:
+        positives, negatives: texts that fit it, and texts that look so and do not; a text with positives is a query.
+        is_passage: it fits a query, or does not; so it is among what is searched.
+        group: a name that it shares with all texts that fit one another.
+        source: where it came from, "file:line", for messages.
+    """
+
+    text: str
+    positives: tuple[str, ...] = ()
+    negatives: tuple[str, ...] = ()
+    is_passage: bool = False
+    group: str = ""
+    source: str = ""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What it serves as."""
+        return (*(["query"] if self.positives else []), *(["passage"] if self.is_passage else []))
+
+    def record(self) -> list[Any]:
+        """Give text, and what fits it and what does not."""
+        return [self.text, list(self.positives), list(self.negatives)]

@@ -1,4 +1,4 @@
-"""Encoders with a head that labels every token: build from a base, save, load.
+"""Encoders with a head that labels every token, or the text, or without one: build from a base, save, load.
 
 Border: folders in Hugging Face layout to torch modules and back; training and exporting are done elsewhere.
 Limits: the types in bases.MODEL_TYPES.
@@ -16,7 +16,7 @@ from safetensors.torch import save as _to_safetensors
 from transformers import AutoConfig, AutoModelForTokenClassification
 from transformers.utils import logging as transformers_logging
 
-from millis.backends.encoder import ROWS, read_out
+from millis.backends.encoder import POOLED, ROWS, read_out, take_head_off
 from millis.backends.grafts import load_changed
 from millis.errors import InvalidBase
 from millis.models.files import write_whole
@@ -71,13 +71,16 @@ class Tagger(torch.nn.Module):
         return read_out(logits, attention_mask, config=self.config)
 
 
-def build_tagger(base: Path, *, labels: Sequence[str], rows: int | None = None, seed: int) -> Tagger:
+def build_tagger(
+    base: Path, *, labels: Sequence[str], rows: int | None = None, pooled: str | None = None, seed: int
+) -> Tagger:
     """Put a new head for labels on a base.
 
     Args:
         base: a folder that `find_base` gave.
         labels: names of the outputs, in order.
         rows: how many rows of logits a text gets, the outputs dealt out among them; None for one per token.
+        pooled: as `Head` has it: no head is put there.
         seed: of the head's first weights.
     Raises:
         InvalidBase: the weights do not load, or are not those of this configuration.
@@ -85,7 +88,8 @@ def build_tagger(base: Path, *, labels: Sequence[str], rows: int | None = None, 
     """
     with torch.random.fork_rng(devices=[]), _quietly():
         torch.manual_seed(seed)
-        network, report = _load(base, config=_configure(base, labels, rows=rows), ignore_mismatched_sizes=True)
+        config = _configure(base, labels, rows=rows, pooled=pooled)
+        network, report = _load(base, config=config, ignore_mismatched_sizes=True)
     wrong = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
     wrong = {key for key in wrong if not key.startswith(_HEAD)}
     if wrong:
@@ -131,7 +135,7 @@ def save_tagger(model: Tagger, folder: Path, *, tokenizer_file: Path) -> None:
     write_whole(folder / "model.safetensors", lambda out: out.write(weights))
 
 
-def _configure(base: Path, labels: Sequence[str], *, rows: int | None) -> Any:
+def _configure(base: Path, labels: Sequence[str], *, rows: int | None, pooled: str | None) -> Any:
     try:
         config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the library's errors have no common base
@@ -141,6 +145,8 @@ def _configure(base: Path, labels: Sequence[str], *, rows: int | None) -> Any:
     config.label2id = {label: i for i, label in enumerate(labels)}
     if rows is not None:
         setattr(config, ROWS, rows)
+    if pooled is not None or hasattr(config, POOLED):  # a base may have been trained without a head
+        setattr(config, POOLED, pooled)
     return config
 
 
@@ -155,6 +161,9 @@ def _load(folder: Path, **options: Any) -> tuple[Any, dict[str, Any]]:
         )  # fmt: skip
     except Exception as error:  # the library's errors have no common base
         raise _not_loaded(folder, error) from error
+    take_head_off(network)
+    if getattr(network.config, POOLED, None) is not None:
+        report = report | {"missing_keys": {key for key in report["missing_keys"] if not key.startswith(_HEAD)}}
     return network, report
 
 

@@ -63,7 +63,7 @@ class UntrainedBase:
 
     def _build(self, variant: Variant, folder: Path, *, without_layers: bool) -> None:
         head = self._task.head
-        tagger = build_tagger(self._base, labels=head.outputs, rows=head.rows, seed=0)
+        tagger = build_tagger(self._base, labels=head.outputs, rows=head.rows, pooled=head.pooled, seed=0)
         tagger.eval().float()
         tagger.network.set_attn_implementation("eager")
         if without_layers:

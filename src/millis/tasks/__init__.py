@@ -6,6 +6,13 @@ Border: knows tokens, labels and offsets; no model library, no HTTP.
 from millis.registry import Registry
 from millis.tasks.task import Score, Task, Window
 
-tasks = Registry("task", {"classify": "millis.tasks.classify:ClassifyTask", "ner": "millis.tasks.ner:NerTask"})
+tasks = Registry(
+    "task",
+    {
+        "classify": "millis.tasks.classify:ClassifyTask",
+        "embedding": "millis.tasks.embedding:EmbeddingTask",
+        "ner": "millis.tasks.ner:NerTask",
+    },
+)
 
 __all__ = ["Score", "Task", "Window", "tasks"]

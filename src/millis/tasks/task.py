@@ -26,10 +26,12 @@ class Head(NamedTuple):
     Args:
         outputs: names of its outputs, in order.
         rows: R; None for one row per token. With rows the outputs are R groups of C each, else C is their number.
+        pooled: "mean" or "cls" where there is no head: the base's own hidden state, pooled so, is the answer.
     """
 
     outputs: tuple[str, ...]
     rows: int | None = None
+    pooled: str | None = None
 
     def shape(self, n_tokens: int) -> tuple[int, int]:
         """Give (R, C) for a window of so many tokens."""
@@ -80,10 +82,10 @@ class Task(Protocol):
     """
 
     data: ClassVar[str]
-    """What its examples are labelled with, "spans" or "labels"."""
+    """What its examples are labelled with, "spans", "labels" or "matches"."""
 
     asked: ClassVar[frozenset[str]]
-    """Names of what `learn` may be asked beside max_tokens, overlap and example."""
+    """Names of what `learn` may be asked beside max_tokens, overlap and example; width and pooling are the base's."""
 
     options: ClassVar[dict[str, tuple[Any, Any]]]
     """What a request may choose of `decode`: by name its type and what it is when it is not chosen."""
