@@ -14,6 +14,7 @@ from millis.errors import InvalidBundle, InvalidValue
 from millis.models.prediction import predict
 from millis.models.taggers import build_tagger, load_tagger
 from millis.tasks.classify import ClassifyTask
+from millis.tasks.task import Head
 from millis.tasks.tokenization import Tokenizer
 from millis.training.batches import encode_examples
 from millis.training.loop import train
@@ -42,11 +43,11 @@ def test_static_vectors_answer_nearly_as_their_teacher(tmp_path: Path) -> None:
     )  # fmt: skip
     teacher = load_tagger(trained.best)
     weights = distil_static(
-        teacher, windows=encode_examples(task, examples), settings=TrainSettings(epochs=20, batch_size=64), prefix=tokenizer.prefix,
+        teacher, head=task.head, windows=encode_examples(task, examples), settings=TrainSettings(epochs=20, batch_size=64), prefix=tokenizer.prefix,
         suffix=tokenizer.suffix,
     )  # fmt: skip
     again = distil_static(
-        teacher, windows=encode_examples(task, examples), settings=TrainSettings(epochs=20, batch_size=64), prefix=tokenizer.prefix,
+        teacher, head=task.head, windows=encode_examples(task, examples), settings=TrainSettings(epochs=20, batch_size=64), prefix=tokenizer.prefix,
         suffix=tokenizer.suffix,
     )  # fmt: skip
     assert all(np.array_equal(one, other) for one, other in zip(weights, again, strict=True)), "the same seed, the same"
@@ -69,7 +70,7 @@ def test_static_vectors_answer_nearly_as_their_teacher(tmp_path: Path) -> None:
 def test_a_network_that_speaks_of_tokens_is_refused(tmp_path: Path) -> None:
     tagger = build_tagger(toy.write_base(tmp_path), labels=("O", "NAME"), seed=1)
     with pytest.raises(InvalidValue, match="this network speaks of tokens"):
-        distil_static(tagger, windows=[], settings=TrainSettings(), prefix=[2], suffix=[3])
+        distil_static(tagger, head=Head(("O", "NAME")), windows=[], settings=TrainSettings(), prefix=[2], suffix=[3])
 
 
 @pytest.mark.parametrize("file", ["table.npy", "pairs.npy", "head.npz"])

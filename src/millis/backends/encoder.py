@@ -3,7 +3,8 @@
 A pruned encoder is the ordinary transformers network with smaller matrices: fewer heads in a layer's attention, fewer
 channels inside its feed-forward. Its config.json says how many under `millis_layers`, [[heads, channels], ...]; a
 folder without that key has its full shape. A part that kept nothing leaves its bias behind. `millis_rows` there says
-that its head speaks of the whole text, `millis_across` that it says which token it is.
+that its head speaks of the whole text, `millis_across` that it says which token it is, `millis_pooled` that it has
+no head and answers its own hidden state.
 
 Border: shapes and modules; which heads and channels go is decided in compressing. Stands beside the torch
 backend, which loads such folders, below models, which builds them. Importing it imports torch.
@@ -21,6 +22,7 @@ from transformers import AutoConfig, AutoModelForTokenClassification
 KEY = "millis_layers"
 ROWS = "millis_rows"
 ACROSS = "millis_across"
+POOLED = "millis_pooled"
 
 _NOT_THERE = -1e4
 """The logit of a token that is padding: far below all others, and within half precision."""
@@ -175,15 +177,22 @@ def load_pruned(folder: Path) -> Any:
         return None
     network = AutoModelForTokenClassification.from_config(config, attn_implementation="sdpa", dtype=torch.float32)
     shrink(network, [LayerShape(*layer) for layer in shape])
+    take_head_off(network)
     network.load_state_dict(load_file(folder / "model.safetensors"))
     return network
+
+
+def take_head_off(network: Any) -> None:
+    """Take the head away, in place, where `millis_pooled` says that the hidden state itself is the answer."""
+    if getattr(network.config, POOLED, None) is not None:
+        network.classifier = torch.nn.Identity()
 
 
 def read_out(logits: torch.Tensor, mask: torch.Tensor, *, config: Any) -> torch.Tensor:
     """Give what a network says of texts, float (B, R, C), of what its head says of each token, (B, T, K).
 
     A head for whole texts says the mean over the tokens: as the head is linear, that is the head of the mean, the
-    pooling that sentence encoders are trained with.
+    pooling that sentence encoders are trained with. Without a head it may be the first token that speaks ("cls").
 
     Args:
         mask: 1 on real tokens, int64 (B, T).
@@ -195,6 +204,8 @@ def read_out(logits: torch.Tensor, mask: torch.Tensor, *, config: Any) -> torch.
     rows: int | None = getattr(config, ROWS, None)
     if rows is None:
         return logits
+    if getattr(config, POOLED, None) == "cls":
+        return logits[:, :1]
     weights = mask.to(logits.dtype).unsqueeze(-1)
     mean = (logits * weights).sum(1) / weights.sum(1)
     return mean.unflatten(1, (rows, -1))

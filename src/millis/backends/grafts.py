@@ -24,7 +24,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForTokenClassification
 
-from millis.backends.encoder import find_parts, load_pruned
+from millis.backends.encoder import find_parts, load_pruned, take_head_off
 
 KEY = "millis_graft"
 
@@ -65,6 +65,7 @@ def load_changed(folder: Path) -> Any:
         return load_pruned(folder)
     network = AutoModelForTokenClassification.from_config(config, attn_implementation="sdpa", dtype=torch.float32)
     graft(network, str(added["kind"]), size=int(added["size"]))
+    take_head_off(network)
     network.load_state_dict(load_file(folder / "model.safetensors"))
     return network
 

@@ -13,7 +13,7 @@ from transformers import AutoModelForTokenClassification
 from transformers.utils import logging as transformers_logging
 
 from millis.backends.backend import BackendSettings, Batch
-from millis.backends.encoder import read_out
+from millis.backends.encoder import read_out, take_head_off
 from millis.backends.grafts import load_changed
 from millis.errors import InvalidBundle, InvalidValue
 
@@ -41,6 +41,7 @@ class TorchBackend:
                 f"the torch model cannot be loaded ({type(error).__name__}): give a folder with config.json and"
                 " model.safetensors."
             ) from error
+        take_head_off(model)
         torch.set_num_threads(settings.threads)
         self._device = torch.device(settings.device)
         self._model = model.eval().to(self._device)

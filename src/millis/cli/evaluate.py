@@ -24,7 +24,7 @@ def command(
     separator: Separator = None,
     as_json: Json = False,
 ) -> None:
-    """Score a bundle's answers: F1 of entities or accuracy of labels; precision, recall and F1 by label."""
+    """Score a bundle's answers: F1 of entities, accuracy of labels, MRR of vectors; and the same by label."""
     from millis.bundles import open_bundle
     from millis.data.readers import ReadSettings, read_labelled
     from millis.searching import evaluate

@@ -8,16 +8,20 @@ import typer
 from millis.cli.output import Json, write_result
 from millis.cli.reading import Blanks, Ends, LabelColumn, Layout, Overlaps, Scheme, Separator, Strays, TextColumn
 from millis.contract import Contract
+from millis.errors import InvalidValue
 from millis.units import read_duration_ms
 
 
 def command(
-    train: Annotated[Path, typer.Option(help="Labelled text: CoNLL or spans (ner), a table or JSON lines (classify).")],
+    train: Annotated[
+        Path,
+        typer.Option(help="Labelled text: CoNLL or spans (ner), a table or JSON lines (classify), pairs (embedding)."),
+    ],
     base: Annotated[str, typer.Option(help="Folder in Hugging Face layout, package:NAME, or a hub id.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Where the bundle shall stand, NAME.millis.")],
     dev: Annotated[Path | None, typer.Option(help="To choose by; carved from train when missing.")] = None,
     test: Annotated[Path | None, typer.Option(help="To judge by; carved from train when missing.")] = None,
-    task: Annotated[str, typer.Option(help="What the model is for: ner or classify.")] = "ner",
+    task: Annotated[str, typer.Option(help="What the model is for: ner, classify or embedding.")] = "ner",
     p50: Annotated[str | None, typer.Option(help="Bound on the median, like '2 ms'.")] = None,
     p95: Annotated[str | None, typer.Option(help="Bound on p95.")] = None,
     p99: Annotated[str | None, typer.Option(help="Bound on p99, like '5 ms'.")] = None,
@@ -45,7 +49,13 @@ def command(
     adapt: Annotated[
         str, typer.Option(help="What is trained: full, or the less of lora, adalora, ia3, adapter, prefix, prompt.")
     ] = "full",
-    epochs: Annotated[int | None, typer.Option(help="Passes over train, at most.")] = None,
+    pooling: Annotated[str | None, typer.Option(help="embedding: mean or cls; the base's own when missing.")] = None,
+    dimensions: Annotated[
+        str | None, typer.Option(help="embedding: sizes that vectors can be cut to, like 256,128.")
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over train, at most; 0 takes the base as it is (embedding).")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Decides the order, the dropout and what is carved.")] = 7,
     layout: Layout = "auto",
     scheme: Scheme = "auto",
@@ -73,7 +83,8 @@ def command(
     settings = FitSettings(
         base=base, out=out, train=train, dev=dev, test=test, task=task, epochs=epochs, seed=seed, rungs=rungs,
         tune=tune, adapt=adapt, trim_vocabulary=trim_vocabulary, corpus=corpus,
-        multi_label=multi_label, out_of_scope=out_of_scope, balance=balance,
+        multi_label=multi_label, out_of_scope=out_of_scope, balance=balance, pooling=pooling,
+        dimensions=_read_sizes(dimensions),
         reading=ReadSettings(
             layout=layout, scheme=scheme, ends=ends, overlaps=overlaps, blanks=blanks, strays=strays,
             text_column=text_column, label_column=label_column, separator=separator,
@@ -88,3 +99,10 @@ def command(
         lines=[f"bundle {bundle.path}", f"report {bundle.path / 'report.html'}", f"next: millis serve {bundle.path}"],
         is_json=as_json,
     )  # fmt: skip
+
+
+def _read_sizes(given: str | None) -> tuple[int, ...]:
+    parts = [part.strip() for part in given.split(",")] if given else []
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise InvalidValue(f"dimensions cannot be {given!r}: give whole numbers above 0, like 256,128.")
+    return tuple(map(int, parts))

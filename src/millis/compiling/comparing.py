@@ -25,7 +25,7 @@ class Difference:
 
     Args:
         max_abs: largest difference of a logit.
-        agreement: share of tokens whose largest logit is the same, 0 to 1.
+        agreement: share of rows whose largest logit is the same, 0 to 1; of vectors the mean cosine.
     """
 
     max_abs: float
@@ -63,13 +63,25 @@ def run_all(
     return logits
 
 
-def compare(source: Sequence[NDArray[np.float32]], logits: Sequence[NDArray[np.float32]]) -> Difference:
-    """Compare logits (R, C) of the same windows."""
+def compare(
+    source: Sequence[NDArray[np.float32]], logits: Sequence[NDArray[np.float32]], *, head: Head | None = None
+) -> Difference:
+    """Compare logits (R, C) of the same windows; head is as in `run_all`."""
     pairs = list(zip(source, logits, strict=True))
     n_tokens = sum(len(want) for want, _ in pairs)
-    same = sum(int((want.argmax(axis=1) == got.argmax(axis=1)).sum()) for want, got in pairs)
+    agree = _cosines if head is not None and head.pooled else _same_labels
+    same = sum(agree(want, got) for want, got in pairs)
     largest = float(np.max([np.abs(want - got).max() for want, got in pairs]))  # a NaN anywhere stays one
     return Difference(max_abs=largest, agreement=same / n_tokens, n_tokens=n_tokens)
+
+
+def _same_labels(want: NDArray[np.float32], got: NDArray[np.float32]) -> float:
+    return float((want.argmax(axis=1) == got.argmax(axis=1)).sum())
+
+
+def _cosines(want: NDArray[np.float32], got: NDArray[np.float32]) -> float:
+    lengths = np.linalg.norm(want, axis=1) * np.linalg.norm(got, axis=1)
+    return float(((want * got).sum(axis=1) / np.maximum(lengths, 1e-12)).sum())
 
 
 def require_exact(difference: Difference, *, step: str) -> None:

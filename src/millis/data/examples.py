@@ -1,4 +1,4 @@
-"""What a labelled text is: what is asked of a model, and the spans, labels or answers that are right.
+"""What a labelled text is: what is asked of a model, and the spans, labels, answers or fitting texts that are right.
 
 Border: values only. Offsets are Unicode code points, half-open.
 """
@@ -25,11 +25,6 @@ def texts_of(asked: Asked) -> tuple[str, ...]:
     return (asked,) if isinstance(asked, str) else (asked.question, asked.context)
 
 
-def one_side(asked: Asked) -> str:
-    """Give the text that is to stand on one side of a split: of questions about a text, the text."""
-    return asked if isinstance(asked, str) else asked.context
-
-
 @dataclass(frozen=True, slots=True, order=True)
 class Span:
     """A labelled piece of text: characters start (inclusive) to end (exclusive)."""
@@ -51,6 +46,10 @@ class Example(Protocol):
         """Where it came from, "file:line", for messages."""
 
     @property
+    def group(self) -> str:
+        """What stays on one side of a split: all examples of one group."""
+
+    @property
     def labels(self) -> tuple[str, ...]:
         """The labels that it has, as often as it has them."""
 
@@ -69,6 +68,11 @@ class SpanExample:
     text: str
     spans: tuple[Span, ...] = ()
     source: str = ""
+
+    @property
+    def group(self) -> str:
+        """Itself."""
+        return self.text
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -92,6 +96,11 @@ class LabelExample:
     labels: tuple[str, ...]
     source: str = ""
 
+    @property
+    def group(self) -> str:
+        """Itself."""
+        return self.text
+
     def record(self) -> list[Any]:
         """Give text and labels."""
         return [self.text, list(self.labels)]
@@ -110,6 +119,11 @@ class AnswerExample:
     source: str = ""
 
     @property
+    def group(self) -> str:
+        """The text: questions about one stand on one side."""
+        return self.text.context
+
+    @property
     def labels(self) -> tuple[str, ...]:
         """Say whether there is an answer."""
         return (ANSWERED,) if self.answers else (UNANSWERED,)
@@ -125,3 +139,31 @@ class AnswerExample:
 
 
 ANSWERED, UNANSWERED = "answer", "no answer"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MatchExample:
+    """A text, and which of the other texts fit it.
+
+    Args:
+        positives, negatives: texts that fit it, and texts that look so and do not; a text with positives is a query.
+        is_passage: it fits a query, or does not; so it is among what is searched.
+        group: a name that it shares with all texts that fit one another.
+        source: where it came from, "file:line", for messages.
+    """
+
+    text: str
+    positives: tuple[str, ...] = ()
+    negatives: tuple[str, ...] = ()
+    is_passage: bool = False
+    group: str = ""
+    source: str = ""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What it serves as."""
+        return (*(["query"] if self.positives else []), *(["passage"] if self.is_passage else []))
+
+    def record(self) -> list[Any]:
+        """Give text, and what fits it and what does not."""
+        return [self.text, list(self.positives), list(self.negatives)]

@@ -1,7 +1,7 @@
 """Labelled text from a file, whole or not at all.
 
-Border: picks the reader of a layout; the layouts are in conll.py, spans.py, labels.py and answers.py, rows and bad rows
-in rows.py.
+Border: picks the reader of a layout; the layouts are in conll.py, spans.py, labels.py, answers.py and matches.py, rows
+and bad rows in rows.py.
 """
 
 from dataclasses import dataclass
@@ -11,12 +11,14 @@ from typing import Any
 from millis.data.answers import STRAYS, is_squad, read_answer_lines, read_squad
 from millis.data.conll import PREFIXES, read_conll
 from millis.data.labels import Columns, read_json_labels, read_table
+from millis.data.matches import read_matches
 from millis.data.rows import BadRows, Reading, Row, no_examples, read_rows
 from millis.data.spans import ENDS, OVERLAPS, is_json_row, read_spans
 from millis.errors import InvalidValue
 
 LAYOUTS = {
-    "spans": ("auto", "conll", "spans"), "labels": ("auto", "table", "jsonl"), "answers": ("auto", "squad", "jsonl")
+    "spans": ("auto", "conll", "spans"), "labels": ("auto", "table", "jsonl"), "answers": ("auto", "squad", "jsonl"),
+    "matches": ("auto", "jsonl"),
 }  # fmt: skip
 """What a file may look like, by what its examples are labelled with."""
 
@@ -79,7 +81,8 @@ def read_labelled(
 
     Args:
         path: the file.
-        of: what is labelled: "spans" of a text; "labels", the whole of it; "answers", questions about it.
+        of: what is labelled: "spans" of a text; "labels", the whole of it; "answers", questions about it; "matches",
+            which texts fit which.
         settings: how; those of `ReadSettings()` when missing.
         limit: how many bad rows to list.
     Raises:
@@ -89,12 +92,16 @@ def read_labelled(
     path = Path(path)
     if how.layout not in LAYOUTS[of]:
         raise InvalidValue(f"layout cannot be {how.layout!r} for this task: choose one of {', '.join(LAYOUTS[of])}.")
+    if of == "matches" and (how.text_column, how.label_column, how.separator) != (None, None, None):
+        raise InvalidValue("columns and separators are for labels; queries go by the keys query, positive, negative.")
     bad = BadRows(path, limit=limit)
     rows = read_rows(path, bad=bad)
     is_json = how.layout in ("spans", "jsonl") or (how.layout == "auto" and _looks_like_json(path, rows))
     if of == "answers":
         is_one = how.layout == "squad" or (how.layout == "auto" and is_squad(rows))
         reading = (read_squad if is_one else read_answer_lines)(rows, bad=bad, strays=how.strays)
+    elif of == "matches":
+        reading = read_matches(rows, bad=bad)
     elif of == "labels":
         columns = Columns(text=how.text_column, label=how.label_column, separator=how.separator)
         reading = (read_json_labels if is_json else read_table)(rows, bad=bad, columns=columns)

@@ -1,6 +1,6 @@
 """Train, dev and test, carved from train where the user gave none.
 
-Border: moves whole examples; looks at their texts and labels only.
+Border: moves whole examples; looks at their texts, labels and groups only.
 """
 
 import random
@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from millis.data.examples import Example, one_side
+from millis.data.examples import Example
 from millis.errors import InvalidData
 
 SHARE = 0.1
@@ -45,8 +45,9 @@ def make_splits(
 ) -> Splits:
     """Give three parts; carve a tenth of train for each that is missing.
 
-    A text that occurs more than once stays on one side, one that stands in a part that was given stays in
-    train, and so does the last text of each label. Texts with labels and texts without are carved alike.
+    A text that occurs more than once stays on one side, as texts that fit one another do; one that stands in a part
+    that was given stays in train, and so does the last text of each label. Texts with labels and texts without are
+    carved alike.
 
     Args:
         train: all there is to learn from.
@@ -60,7 +61,8 @@ def make_splits(
     for name, part in given.items():
         if part is not None and not part:
             raise InvalidData(f"{name} has no examples: give at least one, or no {name} to have it carved.")
-    fixed = {one_side(example.text) for part in (dev, test) for example in part or ()}
+    given_texts = {example.text for part in (dev, test) for example in part or ()}
+    fixed = {example.group for example in train if example.text in given_texts}
     rest = tuple(train)
     carved: dict[str, tuple[Example, ...]] = {}
     notes = []
@@ -68,14 +70,14 @@ def make_splits(
         if given[name] is None:
             n = max(1, round(SHARE * len(train)))
             generator = random.Random(f"{seed} {name}")  # noqa: S311 - no secret hangs on it
-            texts = _choose_texts(rest, n=n, fixed=fixed, generator=generator)
-            if not texts:
+            groups = _choose_groups(rest, n=n, fixed=fixed, generator=generator)
+            if not groups:
                 raise InvalidData(
                     f"train is too small to carve {name} from ({len(train)} in all): each label must stand "
                     f"in another text too. Give more examples, or a file for {name}."
                 )
-            carved[name] = tuple(example for example in rest if one_side(example.text) in texts)
-            rest = tuple(example for example in rest if one_side(example.text) not in texts)
+            carved[name] = tuple(example for example in rest if example.group in groups)
+            rest = tuple(example for example in rest if example.group not in groups)
             share = f"{len(carved[name])} of {len(train)} examples"
             notes.append(f"{name}: {share} carved from train (none was given), by text, seed {seed}.")
     return Splits(
@@ -86,28 +88,28 @@ def make_splits(
     )
 
 
-def _choose_texts(
+def _choose_groups(
     examples: Sequence[Example], *, n: int, fixed: Collection[str], generator: random.Random
 ) -> set[str]:
-    """Choose texts that n examples have; fewer where whole texts do not add up, more only for a first one."""
-    sizes = Counter(one_side(example.text) for example in examples)
-    labels: dict[str, set[str]] = {text: set() for text in sizes}
+    """Choose groups that n examples are of; fewer where whole groups do not add up, more only for a first one."""
+    sizes = Counter(example.group for example in examples)
+    labels: dict[str, set[str]] = {group: set() for group in sizes}
     for example in examples:
-        labels[one_side(example.text)].update(example.labels)
+        labels[example.group].update(example.labels)
     left = Counter(label for found in labels.values() for label in found)
-    order = [text for text in sizes if text not in fixed]
+    order = [group for group in sizes if group not in fixed]
     generator.shuffle(order)
-    n_labelled = sum(sizes[text] for text in sizes if labels[text])
+    n_labelled = sum(sizes[group] for group in sizes if labels[group])
     n_labelled = min(n_labelled, max(1, round(n * n_labelled / len(examples))))
     room = {True: n_labelled, False: n - n_labelled}
     chosen: set[str] = set()
-    for text in order:
-        is_spared = len(chosen) + 1 < len(sizes) and all(left[label] > 1 for label in labels[text])
-        if is_spared and sizes[text] <= room[bool(labels[text])]:
-            chosen.add(text)
-            left.subtract(labels[text])
-            room[bool(labels[text])] -= sizes[text]
+    for group in order:
+        is_spared = len(chosen) + 1 < len(sizes) and all(left[label] > 1 for label in labels[group])
+        if is_spared and sizes[group] <= room[bool(labels[group])]:
+            chosen.add(group)
+            left.subtract(labels[group])
+            room[bool(labels[group])] -= sizes[group]
     if not chosen and len(sizes) > 1:
-        spared = [text for text in order if all(left[label] > 1 for label in labels[text])]
-        return {min(spared, key=lambda text: sizes[text])} if spared else set()
+        spared = [group for group in order if all(left[label] > 1 for label in labels[group])]
+        return {min(spared, key=lambda group: sizes[group])} if spared else set()
     return chosen

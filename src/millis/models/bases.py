@@ -35,6 +35,8 @@ _HUB_FILES = (
     "merges.txt",
     "*.model",
     "special_tokens_map.json",
+    "1_Pooling/config.json",
+    "2_Dense/config.json",
 )
 
 
@@ -109,6 +111,35 @@ def width_of(folder: Path) -> int:
     """Give the width of a base's hidden states."""
     config = _read_json(folder / "config.json")
     return int(config.get("hidden_size") or config["dim"])
+
+
+def pooling_of(folder: Path) -> str:
+    """Give how a base's hidden states are pooled to a vector: as 1_Pooling/config.json says, else by their mean.
+
+    Raises:
+        InvalidBase: a way of pooling, or a layer behind it, that is not read here.
+    Source: the layout of sentence-transformers; before its version 5 one of `pooling_mode_*_token(s)` is true.
+    """
+    if (folder / "2_Dense").is_dir():
+        raise InvalidBase(
+            f"{folder.name} has a layer behind its pooling (2_Dense), which is not read here: give --pooling mean or"
+            " cls to leave it out, or another base."
+        )
+    file = folder / "1_Pooling" / "config.json"
+    if not file.is_file():
+        return "mean"
+    config = _read_json(file)
+    modes = [config["pooling_mode"]] if "pooling_mode" in config else [
+        name.removeprefix("pooling_mode_") for name, value in config.items()
+        if name.startswith("pooling_mode_") and value is True
+    ]  # fmt: skip
+    known = {"mean": "mean", "mean_tokens": "mean", "cls": "cls", "cls_token": "cls"}
+    if len(modes) != 1 or modes[0] not in known:
+        raise InvalidBase(
+            f"{folder.name}/1_Pooling/config.json pools by {', '.join(map(str, modes)) or 'nothing'}: mean or cls is"
+            " read here. Give one of them with --pooling, or another base."
+        )
+    return known[modes[0]]
 
 
 def count_parameters(folder: Path) -> int:
@@ -247,6 +278,9 @@ def _with_tokenizer(folder: Path) -> Path:
     for file in (folder / "config.json", folder / _INDEX, *weights_files(folder)):
         if file.is_file():
             (twin / file.name).symlink_to(file.resolve())
+    for part in ("1_Pooling", "2_Dense"):
+        if (folder / part).is_dir():
+            (twin / part).symlink_to((folder / part).resolve())
     try:
         from transformers import AutoTokenizer
 

@@ -1,4 +1,4 @@
-"""Encoders with a head that labels every token: build from a base, save, load.
+"""Encoders with a head that labels every token, or the text, or without one: build from a base, save, load.
 
 Border: folders in Hugging Face layout to torch modules and back; training and exporting are done elsewhere.
 Limits: the types in bases.MODEL_TYPES.
@@ -16,7 +16,7 @@ from safetensors.torch import save as _to_safetensors
 from transformers import AutoConfig, AutoModelForTokenClassification
 from transformers.utils import logging as transformers_logging
 
-from millis.backends.encoder import ACROSS, ROWS, read_out
+from millis.backends.encoder import ACROSS, POOLED, ROWS, read_out, take_head_off
 from millis.backends.grafts import load_changed
 from millis.errors import InvalidBase
 from millis.models.files import write_whole
@@ -77,7 +77,8 @@ class Tagger(torch.nn.Module):
 
 
 def build_tagger(
-    base: Path, *, labels: Sequence[str], rows: int | None = None, is_across: bool = False, seed: int
+    base: Path, *, labels: Sequence[str], rows: int | None = None, is_across: bool = False, pooled: str | None = None,
+    seed: int,
 ) -> Tagger:
     """Put a new head for labels on a base.
 
@@ -86,6 +87,7 @@ def build_tagger(
         labels: names of the outputs, in order.
         rows: how many rows of logits a text gets, the outputs dealt out among them; None for one per token.
         is_across: each output gets a row of logits over the tokens.
+        pooled: as `Head` has it: no head is put there.
         seed: of the head's first weights.
     Raises:
         InvalidBase: the weights do not load, or are not those of this configuration.
@@ -93,7 +95,7 @@ def build_tagger(
     """
     with torch.random.fork_rng(devices=[]), _quietly():
         torch.manual_seed(seed)
-        config = _configure(base, labels, {ROWS: rows, ACROSS: is_across or None})
+        config = _configure(base, labels, {ROWS: rows, ACROSS: is_across or None, POOLED: pooled})
         network, report = _load(base, config=config, ignore_mismatched_sizes=True)
     wrong = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
     wrong = {key for key in wrong if not key.startswith(_HEAD)}
@@ -149,7 +151,7 @@ def _configure(base: Path, labels: Sequence[str], added: Mapping[str, Any]) -> A
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: i for i, label in enumerate(labels)}
     for name, value in added.items():
-        if value is not None:
+        if value is not None or hasattr(config, name):  # a base may have been trained with another head, or without
             setattr(config, name, value)
     return config
 
@@ -165,6 +167,9 @@ def _load(folder: Path, **options: Any) -> tuple[Any, dict[str, Any]]:
         )  # fmt: skip
     except Exception as error:  # the library's errors have no common base
         raise _not_loaded(folder, error) from error
+    take_head_off(network)
+    if getattr(network.config, POOLED, None) is not None:
+        report = report | {"missing_keys": {key for key in report["missing_keys"] if not key.startswith(_HEAD)}}
     return network, report
 
 

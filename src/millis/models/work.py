@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from millis.backends.encoder import KEY
+from millis.backends.encoder import KEY, POOLED
 from millis.backends.grafts import KEY as GRAFT
 from millis.errors import InvalidBase
 
@@ -74,7 +74,7 @@ def read_work(folder: Path) -> Work:
     channels = sum(kept for _, kept in layers)
     row = int(config.get("embedding_size") or width)  # ELECTRA's may be narrower, and is widened by a matrix
     widening = row * width if row != width else 0
-    labels = len(config.get("id2label", ()))
+    labels = 0 if config.get(POOLED) else len(config.get("id2label", ()))
     added = config.get(GRAFT) or {"kind": None, "size": 0}
     sizes = {kind: int(added["size"]) if added["kind"] == kind else 0 for kind in ("adapter", "prefix", "prompt")}
     inside = width * (4 * attended + 2 * channels + 2 * 2 * sizes["adapter"] * len(layers))

@@ -27,7 +27,7 @@ from millis.data.examples import Example
 from millis.data.splits import Splits
 from millis.errors import RunFailed
 from millis.models.prediction import predict
-from millis.models.taggers import load_tagger
+from millis.models.taggers import build_tagger, load_tagger, save_tagger
 from millis.searching.candidates import Variant
 from millis.searching.ledger import Ledger
 from millis.tasks import Score, Task
@@ -37,6 +37,7 @@ from millis.training.batches import encode_examples
 from millis.training.loop import train
 from millis.training.settings import TrainSettings
 from millis.training.static import distil_static
+from millis.training.steps import torch_state
 
 _CALIBRATION = 200
 _COMPARED = 100
@@ -94,19 +95,45 @@ def train_reference(
     splits: Splits,
     folder: Path,
     tokenizer_file: Path,
-    settings: TrainSettings,
+    settings: TrainSettings | None,
 ) -> Reference:
-    """Fine-tune the base in a folder (or go on with it), and score the best epoch in fp32 on dev and test."""
+    """Fine-tune the base in a folder (or go on with it), and score the best epoch in fp32 on dev and test.
+
+    A base without a head says something before it is trained: where that is better on dev, it is taken as it is.
+
+    Args:
+        settings: None takes such a base as it is.
+    """
+    bare: Reference | None = None
+    if task.head.pooled is not None:
+        plain = folder / "base"
+        head = task.head
+        tagger = build_tagger(base, labels=head.outputs, rows=head.rows, pooled=head.pooled, seed=0)
+        save_tagger(tagger, plain, tokenizer_file=tokenizer_file)
+        bare = _score_reference(plain, task=task, splits=splits)
+        say(f"the base as it is: dev {bare.dev.name} {bare.dev.value:.2f}")
+    if settings is None:
+        assert bare is not None, "a head begins random"
+        return bare
     trained = train(
         base, task=task, train=splits.train, dev=splits.dev, folder=folder, settings=settings,
         tokenizer_file=tokenizer_file,
     )  # fmt: skip
-    model = load_tagger(trained.best)
-    scores = [
-        task.score(part, predict(model, task=task, texts=[example.text for example in part]))
-        for part in (splits.dev, splits.test)
-    ]
-    return Reference(folder=trained.best, dev=scores[0], test=scores[1])
+    found = _score_reference(trained.best, task=task, splits=splits)
+    if bare is not None and bare.dev.value >= found.dev.value:
+        say(f"training did not help ({found.dev.value:.2f} on dev): the base is taken as it is")
+        return bare
+    return found
+
+
+def _score_reference(folder: Path, *, task: Task, splits: Splits) -> Reference:
+    model = load_tagger(folder)
+    with torch_state(0):
+        dev, test = (
+            task.score(part, predict(model, task=task, texts=[example.text for example in part]))
+            for part in (splits.dev, splits.test)
+        )
+    return Reference(folder=folder, dev=dev, test=test)
 
 
 def build_artifact(variant: Variant, *, case: Artifact, reference: Path) -> Built:
@@ -184,7 +211,8 @@ def _teach_static(variant: Variant, *, folder: Path, case: Artifact, reference: 
     tokenizer = Tokenizer(case.tokenizer_file)
     settings = TrainSettings(epochs=epochs, batch_size=_STATIC_BATCH)
     weights = distil_static(
-        load_tagger(reference), windows=windows, settings=settings, prefix=tokenizer.prefix, suffix=tokenizer.suffix
+        load_tagger(reference), head=case.task.head, windows=windows, settings=settings, prefix=tokenizer.prefix,
+        suffix=tokenizer.suffix,
     )
     save_static(folder, weights)
     step = _compare("torch to static vectors", variant, folder, case=case, reference=reference, began=began)
@@ -195,17 +223,18 @@ def _compare(name: str, variant: Variant, folder: Path, *, case: Artifact, refer
     """Compare a folder with the torch source on dev windows; what should be exact must be."""
     ids = windows_of(case, case.splits.dev, n=_COMPARED)
     padding = _PADDING if variant.precision == "fp32" else 0
+    head = case.task.head
     with loaded("torch", reference, settings=BackendSettings(threads=n_cores())) as source:
-        wanted = run_all(source, ids, head=case.task.head)
+        wanted = run_all(source, ids, head=head)
     with loaded(variant.backend, folder) as backend:
-        difference = compare(wanted, run_all(backend, ids, padding=padding, head=case.task.head))
+        difference = compare(wanted, run_all(backend, ids, padding=padding, head=head), head=head)
     if variant.precision == "fp32":
         require_exact(difference, step=name)
-    unit = "tokens" if case.task.head.rows is None else "answers"
-    say(
-        f"{name}: {100 * difference.agreement:.2f} % of {difference.n_tokens} {unit} agree with torch,"
-        f" logits within {difference.max_abs:.3g}"
-    )
+    unit = "tokens" if head.rows is None else "answers"
+    agreement = f"{100 * difference.agreement:.2f} % of {difference.n_tokens} {unit} agree with torch"
+    if head.pooled is not None:
+        agreement = f"cosine with torch {difference.agreement:.5f} in the mean of {difference.n_tokens} vectors"
+    say(f"{name}: {agreement}, logits within {difference.max_abs:.3g}")
     return Step(
         step=name,
         seconds=round(time.monotonic() - began, 1),

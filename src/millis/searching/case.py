@@ -5,7 +5,7 @@ Border: reads and checks; builds and measures nothing.
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from millis.data.readers import ReadSettings, read_labelled
 from millis.data.splits import Splits, make_splits
 from millis.errors import InvalidData, InvalidValue
 from millis.measuring.fingerprint import fingerprint
-from millis.models.bases import check_vocabulary, find_base, longest_input
+from millis.models.bases import check_vocabulary, find_base, longest_input, pooling_of, width_of
 from millis.searching.ledger import Ledger
 from millis.tasks import Task, tasks
 from millis.tasks.tokenization import Tokenizer
@@ -40,6 +40,8 @@ _N_BUCKETS = 8
 _N_FINE_BUCKETS, _SURPRISE = 10, 0.1
 """Of pruned networks, whose compiled copies are small: more lengths, also where train has few (WNUT-17's test has 100
 tokens at p99, where eight lengths chosen by train have nothing between 72 and 128)."""
+_OF_BASE: dict[str, Callable[[Path], Any]] = {"width": width_of, "pooling": pooling_of}
+"""What a task may want to know of its base."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +53,7 @@ class FitSettings:
         out: where the bundle shall stand.
         reading: how train, dev and test are to be read.
         within_ms: stop trying further candidates after so long; the best so far is proven.
-        epochs: of training, at most; None takes the training room's own.
+        epochs: of training, at most; None takes the training room's own, 0 takes the base as it is (embedding).
         adapt: what is trained: full, lora, adalora, ia3, adapter, prefix or prompt.
         tune: trainings to try with other settings, the best on dev taken; 0 trains once.
         trim_vocabulary: keep the pieces that train and the corpus use, and single characters.
@@ -60,6 +62,8 @@ class FitSettings:
         multi_label: for classify, a text has any number of labels; read as parted by reading.separator, else a comma.
         out_of_scope: for classify, the label that means none of the others.
         balance: in training each label weighs the same, however rare it is.
+        pooling: for embedding, "mean" or "cls"; None takes the base's own.
+        dimensions: for embedding, sizes that vectors can be cut to, beside the base's.
     Raises:
         InvalidValue: a value that cannot be; the message names those that can.
     """
@@ -82,6 +86,8 @@ class FitSettings:
     out_of_scope: str | None = None
     balance: bool = False
     adapt: str = "full"
+    pooling: str | None = None
+    dimensions: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("base", "out", "train", "dev", "test"):
@@ -107,17 +113,22 @@ class FitSettings:
             raise InvalidValue(f"rungs cannot be {self.rungs!r}: a ladder has 1 or more.")
         if not (isinstance(self.tune, int) and self.tune >= 0):
             raise InvalidValue(f"tune cannot be {self.tune!r}: give the number of trainings to try, 0 for none.")
+        if kind.data == "matches" and self.balance:
+            raise InvalidValue("balance is for labels, which texts that fit one another have none of: leave it out.")
+        if self.epochs == 0 and (kind.data != "matches" or self.tune):
+            raise InvalidValue("epochs cannot be 0 where something is trained: give 1 or more, and no --tune with 0.")
         self.training()  # checks epochs, seed and adapt
 
     def asked(self) -> dict[str, Any]:
         """Give what is asked of the task itself."""
-        given = {"multi_label": self.multi_label, "out_of_scope": self.out_of_scope}
+        given: dict[str, Any] = {"multi_label": self.multi_label, "out_of_scope": self.out_of_scope}
+        given |= {"pooling": self.pooling, "dimensions": self.dimensions}
         return {name: value for name, value in given.items() if value}
 
     def training(self) -> TrainSettings:
-        """Give the settings of training that are asked for."""
+        """Give the settings of training that are asked for; with 0 epochs they are not used."""
         usual = TrainSettings(seed=self.seed, balance=self.balance, adapt=self.adapt)
-        return usual if self.epochs is None else replace(usual, epochs=self.epochs)
+        return usual if not self.epochs else replace(usual, epochs=self.epochs)
 
 
 def name_settings(given: Mapping[str, Any]) -> FitSettings:
@@ -225,9 +236,11 @@ def lay_out(base: Path, splits: Splits, *, settings: FitSettings) -> LaidOut:
     n_pieces = sum(lengths) - len(lengths) * tokenizer.n_special(len(texts_of(splits.train[0].text)))
     longest = _longest_window(lengths, limit=longest_input(base))
     windowed = tuple(min(length, longest) for length in lengths)
+    asked = settings.asked()
+    facts = {name: find(base) for name, find in _OF_BASE.items() if name in kind.asked and name not in asked}
     task: Task = kind.learn(
         tokenizer, splits.train, max_tokens=longest, overlap=OVERLAP, example=kind.shown[_is_chinese(splits.train)],
-        **settings.asked(),
+        **facts, **asked,
     )  # fmt: skip
     return LaidOut(
         task=task, lengths=windowed, buckets=choose_buckets(windowed, count=_N_BUCKETS, maximum=longest),

@@ -43,8 +43,9 @@ def search(case: Case) -> Bundle:
     if settings.tune:
         training, folder = tune(base, case=case, settings=training, n_trainings=settings.tune)
     reference = train_reference(
-        base, task=case.task, splits=case.splits, folder=folder, tokenizer_file=case.tokenizer_file, settings=training
-    )
+        base, task=case.task, splits=case.splits, folder=folder, tokenizer_file=case.tokenizer_file,
+        settings=None if settings.epochs == 0 else training,
+    )  # fmt: skip
     case, reference = calibrate_reference(case, reference)
     say(f"reference (torch fp32): {reference.test.name} {reference.test.value:.2f} on test\n{reference.test.report}")
     if settings.trim_vocabulary or settings.corpus:

@@ -10,6 +10,7 @@ tasks = Registry(
     "task",
     {
         "classify": "millis.tasks.classify:ClassifyTask",
+        "embedding": "millis.tasks.embedding:EmbeddingTask",
         "ner": "millis.tasks.ner:NerTask",
         "qa": "millis.tasks.qa:QaTask",
     },

@@ -27,11 +27,13 @@ class Head(NamedTuple):
         outputs: names of its outputs, in order.
         rows: R; None for one row per token. With rows the outputs are R groups of C each, else C is their number.
         is_across: each output is a row, whose columns are the window's tokens: which token it is.
+        pooled: "mean" or "cls" where there is no head: the base's own hidden state, pooled so, is the answer.
     """
 
     outputs: tuple[str, ...]
     rows: int | None = None
     is_across: bool = False
+    pooled: str | None = None
 
     def shape(self, n_tokens: int) -> tuple[int, int]:
         """Give (R, C) for a window of so many tokens."""
@@ -89,7 +91,7 @@ class Task(Protocol):
     """
 
     data: ClassVar[str]
-    """What its examples are labelled with: "spans", "labels" or "answers"."""
+    """What its examples are labelled with: "spans", "labels", "answers" or "matches"."""
 
     asks: ClassVar[type]
     """What it is asked about: `str`, or another kind of `Asked`."""
@@ -98,7 +100,7 @@ class Task(Protocol):
     """What to warm up on and to show where there is nothing better, in English and in Chinese."""
 
     asked: ClassVar[frozenset[str]]
-    """Names of what `learn` may be asked beside max_tokens, overlap and example."""
+    """Names of what `learn` may be asked beside max_tokens, overlap and example; width and pooling are the base's."""
 
     options: ClassVar[dict[str, tuple[Any, Any]]]
     """What a request may choose of `decode`: by name its type and what it is when it is not chosen."""

@@ -30,6 +30,7 @@ from millis.training.checkpoints import (
     load_checkpoint,
     save_checkpoint,
 )
+from millis.training.contrast import Contrast
 from millis.training.interrupts import Stop, catch_interrupt
 from millis.training.methods import check_adaptable
 from millis.training.settings import TrainSettings
@@ -92,9 +93,12 @@ def train(
             f"training needs examples with labels: {len(windows)} windows to train on and {len(dev)} dev"
             " examples came. Give both."
         )
+    contrast = Contrast(train, sizes=task.settings["dimensions"]) if task.head.pooled else None
     check_adaptable(base, adapt=settings.adapt)
     folder.mkdir(parents=True, exist_ok=True)
     identity = identify_run(base, labels=task.head.outputs, windows=windows, dev=dev, settings=settings)
+    if contrast:
+        identity["training data"] += contrast.fingerprint()
     found = load_checkpoint(folder, identity=identity)
     if found and found.progress.is_done and (folder / "best" / "model.safetensors").is_file():
         return _conclude(
@@ -103,7 +107,7 @@ def train(
     if found and found.tensors is None:  # finished, and then its model was taken away
         found = None
     with torch_state(settings.seed):
-        steps = Steps(base, head=task.head, windows=windows, settings=settings)
+        steps = Steps(base, head=task.head, windows=windows, settings=settings, contrast=contrast)
         progress = found.progress if found else Progress()
         if found and found.tensors is not None:
             steps.load_state(found.tensors)

@@ -16,7 +16,7 @@ import torch
 from millis.backends.static import StaticWeights, hash_pairs
 from millis.errors import InvalidValue
 from millis.models.taggers import Tagger
-from millis.tasks.task import Window
+from millis.tasks.task import Head, Window
 from millis.telemetry.progress import bar
 from millis.training.batches import make_batch, plan_epoch
 from millis.training.distillation import Noise
@@ -56,12 +56,14 @@ class _Static(torch.nn.Module):
 
 
 def distil_static(
-    teacher: Tagger, *, windows: Sequence[Window], settings: TrainSettings, prefix: Sequence[int], suffix: Sequence[int]
-) -> StaticWeights:
+    teacher: Tagger, *, head: Head, windows: Sequence[Window], settings: TrainSettings, prefix: Sequence[int],
+    suffix: Sequence[int],
+) -> StaticWeights:  # fmt: skip
     """Train static vectors to answer as a network does.
 
     Args:
         teacher: a network that speaks of whole texts.
+        head: what it answers.
         windows: of the training data.
         settings: epochs, batch size and seed; the learning rate is this function's own.
         prefix, suffix: special tokens around every text.
@@ -96,9 +98,7 @@ def distil_static(
                 ids = noise.disturb(ids, mask)
                 with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_bf16):
                     wanted = teacher(ids, mask)
-                want = wanted.float().clone().flatten(0, 1).log_softmax(-1)
-                got = student(ids, mask).flatten(0, 1).log_softmax(-1)
-                loss = torch.nn.functional.kl_div(got, want, reduction="batchmean", log_target=True)
+                loss = _differ(student(ids, mask).flatten(0, 1), wanted.float().clone().flatten(0, 1), head=head)
                 loss.backward()
                 for group in optimizer.param_groups:
                     group["lr"] = _RATE * rate_share(step, n_steps=n_steps, warmup_share=settings.warmup_share)
@@ -113,6 +113,15 @@ def distil_static(
         out=student.out.weight.detach().T.contiguous().numpy(), out_bias=student.out.bias.detach().numpy(),
         rows=rows,
     )  # fmt: skip
+
+
+def _differ(got: torch.Tensor, wanted: torch.Tensor, *, head: Head) -> torch.Tensor:
+    """Give how far answers (N, C) are from those wanted: of vectors 1 - cosine, else the divergence in nats."""
+    if head.pooled is not None:
+        return (1 - torch.nn.functional.cosine_similarity(got, wanted, dim=-1)).mean()
+    return torch.nn.functional.kl_div(
+        got.log_softmax(-1), wanted.log_softmax(-1), reduction="batchmean", log_target=True
+    )
 
 
 def _start(

@@ -21,6 +21,7 @@ from millis.models.taggers import Tagger, build_tagger
 from millis.tasks.task import IGNORED, Head, Score, Task, Window
 from millis.training.adapting import Adaptation
 from millis.training.batches import make_batch, padding_share, plan_epoch
+from millis.training.contrast import Contrast
 from millis.training.methods import METHODS
 from millis.training.settings import TrainSettings, choose_learning_rate, choose_precision
 from millis.training.vocabulary import UsedRows
@@ -32,17 +33,19 @@ class Steps:
     Args:
         base: the folder to start from.
         windows: with targets.
+        contrast: what is learnt where windows have no targets of their own; None learns the targets.
     Raises:
         InvalidValue: a window is longer than the base can read.
         InvalidBase: the base does not load, or is not the tokenizer's.
     """
 
     def __init__(
-        self, base: Path, *, head: Head, windows: Sequence[Window], settings: TrainSettings
-    ) -> None:
+        self, base: Path, *, head: Head, windows: Sequence[Window], settings: TrainSettings,
+        contrast: Contrast | None = None,
+    ) -> None:  # fmt: skip
         self._settings = settings
         self._tagger = build_tagger(
-            base, labels=head.outputs, rows=head.rows, is_across=head.is_across, seed=settings.seed
+            base, labels=head.outputs, rows=head.rows, is_across=head.is_across, pooled=head.pooled, seed=settings.seed
         ).train()
         lengths = np.array([len(window.ids) for window in windows], np.int64)
         if lengths.max() > self._tagger.longest:
@@ -55,10 +58,13 @@ class Steps:
         if settings.balance and head.is_across:
             raise InvalidValue("balance weighs labels, and this task has none: leave it out.")
         self._weights = _balance(windows, n_outputs=head.shape(1)[1]) if settings.balance else None
+        self._contrast = contrast
+        self._units = contrast.units if contrast else [(place,) for place in range(len(windows))]
+        lengths = np.array([max(lengths[place] for place in unit) for unit in self._units], np.int64)
         self.plans = [
             plan_epoch(
-                lengths, batch_size=settings.batch_size, batch_tokens=settings.batch_tokens,
-                seed=settings.seed, epoch=epoch,
+                lengths, batch_size=settings.batch_size,
+                batch_tokens=settings.batch_tokens // max(map(len, self._units)), seed=settings.seed, epoch=epoch,
             )
             for epoch in range(settings.epochs)
         ]  # fmt: skip
@@ -87,13 +93,17 @@ class Steps:
 
     def step(self, epoch: int, batch: int, *, step: int) -> tuple[float, float]:
         """Take one step; give its loss and learning rate. A loss that is not finite changes no weights."""
-        windows = [self._windows[place] for place in self.plans[epoch][batch]]
+        units = [self._units[place] for place in self.plans[epoch][batch]]
+        windows = [self._windows[place] for unit in units for place in unit]
         ids, mask, targets = make_batch(windows, pad_id=self._tagger.pad_id)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.is_bf16):
             logits = self._tagger(ids, mask)
-        loss = torch.nn.functional.cross_entropy(
-            logits.float().flatten(0, 1), targets.flatten(), weight=self._weights, ignore_index=IGNORED
-        )
+        if self._contrast:
+            loss = self._contrast.loss(logits[:, 0], units)
+        else:
+            loss = torch.nn.functional.cross_entropy(
+                logits.float().flatten(0, 1), targets.flatten(), weight=self._weights, ignore_index=IGNORED
+            )
         value = float(loss.detach())
         penalty = self._adaptation.penalty()
         loss = loss if penalty is None else loss + penalty
