@@ -25,8 +25,11 @@ WORDS = (
     " x y z hello world one two three , . ! ? un ##believ ##able schwarz ##enegger"
 ).split()
 LABELS = ner_labels(["ORG", "PER"])
-LABELS_OF = {"ner": LABELS, "classify": ("complaint", "order", "refund"), "qa": ("start", "end")}
-EXAMPLES_OF: dict[str, object] = {"qa": {"question": "who wrote", "context": "maria garcia wrote from lisbon"}}
+LABELS_OF = {"ner": LABELS, "classify": ("complaint", "order", "refund"), "qa": ("start", "end"), "rerank": ("no", "yes")}
+EXAMPLES_OF: dict[str, object] = {
+    "qa": {"question": "who wrote", "context": "maria garcia wrote from lisbon"},
+    "rerank": {"query": "who wrote", "documents": ["maria garcia wrote", "hello world"]},
+}
 
 
 def make_tokenizer(folder: Path) -> Path:
@@ -60,7 +63,7 @@ def make_fake_bundle(
     rungs, parts = [], {}
     for place, (one, ms) in enumerate(delays_ms.items()):
         write_fake(
-            folder / f"{name}-{one}", labels=len(LABELS_OF[task]), delay_ms=ms, rows=1 if task == "classify" else None,
+            folder / f"{name}-{one}", labels=len(LABELS_OF[task]), delay_ms=ms, rows=1 if task in ("classify", "rerank") else None,
             is_across=task == "qa",
         )  # fmt: skip
         parts[f"rungs/{one}"] = folder / f"{name}-{one}"

@@ -1,5 +1,7 @@
 """The order of requests, who is refused, and which rung answers: on a clock of our own."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from millis.bundles import LatencyRow, Rung
@@ -12,7 +14,7 @@ MS = 1_000_000
 class Model:
     """As much of a model as a ladder looks at."""
 
-    task = None
+    task = SimpleNamespace(may_stop_early=False)
 
     def __init__(self, name: str, ms: float) -> None:
         self.rung = Rung(name=name, backend="fake", precision="fp32", folder=name, latency=(LatencyRow(tokens=32, p50_ms=ms, p99_ms=ms, n=1),))

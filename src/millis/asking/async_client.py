@@ -64,6 +64,10 @@ class AsyncClient:
         """Ask what answers a question in a text; see `ask`."""
         return await self.ask("qa", {"question": question, "context": context}, **named)
 
+    async def rerank(self, query: str, documents: Sequence[str], **named: Any) -> Answer:
+        """Ask which documents fit a query, the best first; see `ask`."""
+        return await self.ask("rerank", {"query": query, "documents": list(documents)}, **named)
+
     async def models(self) -> list[dict[str, Any]]:
         """See `Client.models`."""
         return await self._drive(self._questions.models())

@@ -81,6 +81,10 @@ class Client:
         """Ask what answers a question in a text; see `ask`."""
         return self.ask("qa", {"question": question, "context": context}, **named)
 
+    def rerank(self, query: str, documents: Sequence[str], **named: Any) -> Answer:
+        """Ask which documents fit a query, the best first; see `ask`."""
+        return self.ask("rerank", {"query": query, "documents": list(documents)}, **named)
+
     def models(self) -> list[dict[str, Any]]:
         """List the models that are served, with their tasks, rungs and contracts."""
         return self._drive(self._questions.models())

@@ -16,7 +16,7 @@ import msgspec
 
 from millis.errors import InvalidRequest, InvalidValue, MillisError, RunFailed
 
-Asked = str | Mapping[str, str]
+Asked = str | Mapping[str, Any]
 """What a model is asked about: a text, or the parts of what is more than one, as {"question": ..., "context": ...}."""
 
 _MOST_BYTES = 64_000_000

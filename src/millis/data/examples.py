@@ -16,13 +16,28 @@ class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     context: str
 
 
-Asked = str | Question
+class Ranking(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A query, and the documents that are to be ranked by how well they fit it."""
+
+    query: str
+    documents: tuple[str, ...]
+
+
+Asked = str | Question | Ranking
 """What a model can be asked about."""
 
 
 def texts_of(asked: Asked) -> tuple[str, ...]:
-    """List the texts of what is asked, in the order in which they are read together."""
-    return (asked,) if isinstance(asked, str) else (asked.question, asked.context)
+    """List the texts of what is asked."""
+    if isinstance(asked, str):
+        return (asked,)
+    return (asked.question, asked.context) if isinstance(asked, Question) else (asked.query, *asked.documents)
+
+
+def readings_of(asked: Asked) -> tuple[tuple[str, ...], ...]:
+    """List what is read together: one text, or two."""
+    texts = texts_of(asked)
+    return tuple((texts[0], document) for document in texts[1:]) if isinstance(asked, Ranking) else (texts,)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -167,3 +182,31 @@ class MatchExample:
     def record(self) -> list[Any]:
         """Give text, and what fits it and what does not."""
         return [self.text, list(self.positives), list(self.negatives)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankExample:
+    """A query with documents, and which of them fit it.
+
+    Args:
+        is_relevant: of each document.
+        source: where the query first stands, "file:line", for messages.
+    """
+
+    text: Ranking
+    is_relevant: tuple[bool, ...]
+    source: str = ""
+
+    @property
+    def group(self) -> str:
+        """The query."""
+        return self.text.query
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What its documents are."""
+        return tuple("fits" if fits else "does not" for fits in self.is_relevant)
+
+    def record(self) -> list[Any]:
+        """Give query and documents, and which of them fit."""
+        return [self.text.query, list(self.text.documents), list(self.is_relevant)]

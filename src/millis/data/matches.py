@@ -4,7 +4,8 @@
     {"query": ..., "title": ..., "neg_title": ...}         ranking triples, as SimCLUE has them
     {"sentence1": ..., "sentence2": ..., "label": 1}       pairs; 0 means that the second does not fit the first
 
-Border: rows to examples, one for each different text, which says what fits it and what does not.
+Border: rows to examples: one for each different text, which says what fits it and what does not, or one for each query,
+with all its texts to be ranked.
 Limits: two texts are the same only when they are equal character by character.
 """
 
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from millis.data.examples import MatchExample
+from millis.data.examples import MatchExample, RankExample, Ranking
 from millis.data.rows import BadRows, Reading, Row, is_blank
 
 _QUERIES = ("query", "sentence1", "question", "anchor")
@@ -37,6 +38,33 @@ class _Match(NamedTuple):
 
 def read_matches(rows: Sequence[Row], *, bad: BadRows) -> Reading:
     """Read JSON lines, one query with its texts each; a text that comes again is one example."""
+    return _gather(_read_all(rows, bad=bad), bad=bad)
+
+
+def read_rankings(rows: Sequence[Row], *, bad: BadRows) -> Reading:
+    """Read JSON lines, one query with its texts each; a query that comes again is one example with all of them."""
+    found: dict[str, dict[str, bool]] = {}
+    lines: dict[str, int] = {}
+    n_both = 0
+    for match in _read_all(rows, bad=bad):
+        lines.setdefault(match.query, match.line)
+        documents = found.setdefault(match.query, {})
+        for texts, fits in ((match.positives, True), (match.negatives, False)):
+            for text in texts:
+                n_both += documents.get(text, fits) != fits
+                documents[text] = documents.get(text, False) or fits
+    examples = tuple(
+        RankExample(
+            text=Ranking(query, tuple(documents)), is_relevant=tuple(documents.values()),
+            source=bad.source(lines[query]),
+        )
+        for query, documents in found.items()
+    )  # fmt: skip
+    notes = (f"{n_both} times a text fits a query in one row and not in another: it was taken to fit",)
+    return Reading(examples=examples, notes=notes if n_both else ())
+
+
+def _read_all(rows: Sequence[Row], *, bad: BadRows) -> list[_Match]:
     matches: list[_Match] = []
     for line, text in rows:
         if not text.strip():
@@ -49,7 +77,7 @@ def read_matches(rows: Sequence[Row], *, bad: BadRows) -> Reading:
             bad.add(line, "nested too deeply: write one JSON object a line")
         except _Bad as error:
             bad.add(line, str(error))
-    return _gather(matches, bad=bad)
+    return matches
 
 
 def _read(row: Mapping[str, Any], *, line: int) -> _Match:

@@ -11,14 +11,14 @@ from typing import Any
 from millis.data.answers import STRAYS, is_squad, read_answer_lines, read_squad
 from millis.data.conll import PREFIXES, read_conll
 from millis.data.labels import Columns, read_json_labels, read_table
-from millis.data.matches import read_matches
+from millis.data.matches import read_matches, read_rankings
 from millis.data.rows import BadRows, Reading, Row, no_examples, read_rows
 from millis.data.spans import ENDS, OVERLAPS, is_json_row, read_spans
 from millis.errors import InvalidValue
 
 LAYOUTS = {
     "spans": ("auto", "conll", "spans"), "labels": ("auto", "table", "jsonl"), "answers": ("auto", "squad", "jsonl"),
-    "matches": ("auto", "jsonl"),
+    "matches": ("auto", "jsonl"), "rankings": ("auto", "jsonl"),
 }  # fmt: skip
 """What a file may look like, by what its examples are labelled with."""
 
@@ -82,7 +82,7 @@ def read_labelled(
     Args:
         path: the file.
         of: what is labelled: "spans" of a text; "labels", the whole of it; "answers", questions about it; "matches",
-            which texts fit which.
+            which texts fit which; "rankings", which of its documents fit a query.
         settings: how; those of `ReadSettings()` when missing.
         limit: how many bad rows to list.
     Raises:
@@ -102,6 +102,8 @@ def read_labelled(
         reading = (read_squad if is_one else read_answer_lines)(rows, bad=bad, strays=how.strays)
     elif of == "matches":
         reading = read_matches(rows, bad=bad)
+    elif of == "rankings":
+        reading = read_rankings(rows, bad=bad)
     elif of == "labels":
         columns = Columns(text=how.text_column, label=how.label_column, separator=how.separator)
         reading = (read_json_labels if is_json else read_table)(rows, bad=bad, columns=columns)

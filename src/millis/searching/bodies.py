@@ -10,12 +10,12 @@ import msgspec
 
 from millis.bundles import Bundle
 from millis.bundles.bundle import TOKENIZER
-from millis.data.examples import Asked, Question
+from millis.data.examples import Asked, Question, Ranking
 from millis.errors import InvalidValue
 from millis.tasks import tasks
 from millis.tasks.tokenization import Tokenizer
 
-_QUESTION_TOKENS = 12
+_QUESTION_TOKENS, _DOCUMENTS = 12, 20
 
 
 def bodies_of_texts(texts: Sequence[Asked], *, seed: int = 7) -> tuple[bytes, ...]:
@@ -33,16 +33,18 @@ def bodies_of_lengths(bundle: Bundle, *, n: int = 1_000, seed: int = 7) -> tuple
     if not bundle.manifest.lengths:
         raise InvalidValue(f"{bundle.name} does not say how long its texts were: give bodies to send (--bodies FILE).")
     tokens, counts = zip(*bundle.manifest.lengths, strict=True)
-    is_pair = tasks[bundle.manifest.task].asks is Question
+    asks = tasks[bundle.manifest.task].asks
 
     def draw(n_words: int) -> str:
         return " ".join(chance.choices(words, k=max(n_words, 1)))
 
     def make_up(n_tokens: int) -> Asked:
-        if not is_pair:
+        if asks is str:
             return draw(n_tokens - tokenizer.n_special(1))
         n_words = n_tokens - tokenizer.n_special(2)
         n_asked = min(_QUESTION_TOKENS, n_words // 2)
-        return Question(draw(n_asked), draw(n_words - n_asked))
+        if asks is Question:
+            return Question(draw(n_asked), draw(n_words - n_asked))
+        return Ranking(draw(n_asked), tuple(draw(n_words - n_asked) for _ in range(_DOCUMENTS)))
 
     return bodies_of_texts([make_up(n_tokens) for n_tokens in chance.choices(tokens, weights=counts, k=n)])

@@ -16,7 +16,7 @@ from millis.bundles.bundle import MANIFEST, TOKENIZER, hash_file
 from millis.bundles.manifest import Name
 from millis.contract import Contract
 from millis.data.checks import check
-from millis.data.examples import Example, texts_of
+from millis.data.examples import Example, readings_of, texts_of
 from millis.data.lengths import LengthHistogram, choose_buckets
 from millis.data.readers import ReadSettings, read_labelled
 from millis.data.splits import Splits, make_splits
@@ -229,11 +229,12 @@ def lay_out(base: Path, splits: Splits, *, settings: FitSettings) -> LaidOut:
     check_vocabulary(base, n_pieces=tokenizer.n_vocabulary)
     kind, unknown = tasks[settings.task], tokenizer.unknown
     lengths, n_unknown = [], 0
-    for example in splits.train:
-        texts = [tokenizer.encode(text).ids for text in texts_of(example.text)]
+    n_pieces = 0
+    for reading in (reading for example in splits.train for reading in readings_of(example.text)):
+        texts = [tokenizer.encode(text).ids for text in reading]
         lengths.append(sum(map(len, texts)) + tokenizer.n_special(len(texts)))
+        n_pieces += sum(map(len, texts))
         n_unknown += sum(ids.count(unknown) for ids in texts) if unknown is not None else 0
-    n_pieces = sum(lengths) - len(lengths) * tokenizer.n_special(len(texts_of(splits.train[0].text)))
     longest = _longest_window(lengths, limit=longest_input(base))
     windowed = tuple(min(length, longest) for length in lengths)
     asked = settings.asked()

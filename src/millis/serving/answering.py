@@ -122,7 +122,8 @@ class TaskRoute:
         else:
             await self._executor.answer(job)
             assert job.rung is not None
-            cache.keep(asked, job.results, rung=served.rungs[job.rung].name)
+            if not job.may_stop:  # others may have time for more
+                cache.keep(asked, job.results, rung=served.rungs[job.rung].name)
         after_sending(
             self._metrics.look_up, model=served.bundle.name, is_hit=found is not None, n_bytes=cache.n_bytes
         )

@@ -24,12 +24,16 @@ from millis.serving.polling import Polling
 from millis.serving.problems import handlers, list_headers, write_error
 from millis.serving.replies import Scope, Send, json_route, send_whole
 from millis.serving.requests import Receive
+from millis.serving.reranking import Ranked
 from millis.serving.served import Served
 from millis.serving.settings import Limits
 from millis.tasks import tasks
 from millis.telemetry.metrics import Metrics
 
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_LANGUAGES: dict[str, Callable[[str], Language]] = {"rerank": Ranked}
+"""Of tasks that are asked and answered in a form of their own."""
 
 _ALWAYS_OPEN = ("/health/live", "/v2/health/live")
 
@@ -57,7 +61,7 @@ class App:
         for one in served:
             by_task.setdefault(one.bundle.manifest.task, {})[one.bundle.name] = one
         routes = {
-            f"/v1/{task}": self._make_route(f"/v1/{task}", task, models, Plain(task))
+            f"/v1/{task}": self._make_route(f"/v1/{task}", task, models, _LANGUAGES.get(task, Plain)(task))
             for task, models in by_task.items()
         }
         for one in served:

@@ -239,19 +239,27 @@ def _run_window(
         if job.rung is None:
             with lock:
                 job.rung = queue.choose_rung(job, now_ns=began)
-        if job.rung is None or began > job.deadline_ns:
+        is_late = began > job.deadline_ns
+        if job.rung is None or (is_late and not (job.may_stop and job.logits)):
             return _give_up(job, now_ns=began)
         place, model, forecast = job.rung, models[job.rung], job.ladder.forecast
         windows = job.encoded[len(job.results)]
         running = ran = perf_counter_ns()
-        if windows:  # a text of control characters alone has none
+        if windows and not is_late:  # a text of control characters alone has none
             ids = windows[len(job.logits)].ids
             job.logits.append(model.run(ids))
             ran = perf_counter_ns()
             job.run_ns += ran - running
             forecast.observe_run(place, model.bucket_of(len(ids)), ns=ran - running)
-        if len(job.logits) == len(windows):
-            job.results.append(model.task.decode(job.texts[len(job.results)], windows, job.logits, job.options))
+        n_run = len(job.logits)
+        is_last = is_late or n_run == len(windows)
+        if job.may_stop and not is_last:
+            takes_ns = forecast.run_ns(place, [len(windows[n_run].ids)])
+            with lock:
+                is_last = not queue.may_go_on(job, takes_ns=takes_ns, now_ns=ran)
+        if is_last:
+            asked = job.texts[len(job.results)]
+            job.results.append(model.task.decode(asked, windows[:n_run], job.logits, job.options))
             job.logits = []
             job.decode_ns += perf_counter_ns() - ran
         if not job.is_done:

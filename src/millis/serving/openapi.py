@@ -23,7 +23,30 @@ _ANSWER = {
     "score": {"type": "number", "minimum": 0, "maximum": 1},
 }
 
+_RANKED = {
+    "type": "object",
+    "required": ["index", "relevance_score"],
+    "properties": {
+        "index": {"type": "integer", "minimum": 0, "description": "place of the document in the request"},
+        "relevance_score": {"type": "number", "minimum": 0, "maximum": 1},
+        "document": {"type": "object", "properties": {"text": {"type": "string"}}},
+    },
+}
+
 _RESULTS: dict[str, dict[str, Any]] = {
+    "rerank": {
+        "anyOf": [
+            _RANKED,
+            {
+                "type": "object",
+                "required": ["ranking", "scored"],
+                "properties": {
+                    "ranking": {"type": "array", "items": _RANKED},
+                    "scored": {"type": "integer", "description": "how many of the first documents there was time for"},
+                },
+            },
+        ]
+    },
     "qa": {
         "type": "object",
         "required": [*_ANSWER, "answers"],
@@ -89,7 +112,8 @@ _DEADLINES = [
 ]  # fmt: skip
 
 _TEXT = {"type": "string", "minLength": 1}
-_INPUT = {"description": "a text or several", "anyOf": [_TEXT, {"type": "array", "items": _TEXT, "minItems": 1}]}
+_TEXTS = {"type": "array", "items": _TEXT, "minItems": 1}
+_INPUT = {"description": "a text or several", "anyOf": [_TEXT, _TEXTS]}
 
 _KEYS = {
     "bearer": {"type": "http", "scheme": "bearer"},
@@ -170,12 +194,12 @@ def _describe_input(components: dict[str, Any], name: str, *, asks: Any) -> None
         return
     one = {"$ref": f"#/components/schemas/{asks.__name__}"}
     schema["properties"]["input"] = {"anyOf": [one, {"type": "array", "items": one, "minItems": 1}]}
-    parts = list(asks.__struct_fields__)
+    parts = {part.name: _TEXT if part.type is str else _TEXTS for part in msgspec.structs.fields(asks)}
     for properties in (schema["properties"], components[asks.__name__]["properties"]):
-        properties |= dict.fromkeys(parts, _TEXT)
+        properties |= parts
     schema["oneOf"] = [
         {"required": ["input"], "not": {"anyOf": [{"required": [part]} for part in parts]}},
-        {"required": parts, "not": {"required": ["input"]}},
+        {"required": list(parts), "not": {"required": ["input"]}},
     ]
 
 

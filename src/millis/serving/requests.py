@@ -11,7 +11,7 @@ from typing import Any, Protocol, cast
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from millis.data.examples import texts_of
+from millis.data.examples import readings_of, texts_of
 from millis.errors import InvalidRequest
 from millis.serving.settings import Limits
 from millis.tasks import Task
@@ -96,8 +96,8 @@ def request_type(task: str, kind: type[Task]) -> type[TaskRequest]:
     asks: Any = kind.asks
     fields: list[tuple[str, Any] | tuple[str, Any, Any]] = [("input", asks | list[asks])]
     if asks is not str:
-        parts = asks.__struct_fields__
-        fields = [("input", asks | list[asks] | UnsetType, UNSET), *((part, str | UnsetType, UNSET) for part in parts)]
+        parts = [(part.name, part.type | UnsetType, UNSET) for part in msgspec.structs.fields(asks)]
+        fields = [("input", asks | list[asks] | UnsetType, UNSET), *parts]
     fields += [(name, type_, usual) for name, (type_, usual) in kind.options.items()]
     name = f"{task.capitalize()}Request"
     made: Any = msgspec.defstruct(name, fields, bases=(TaskRequest,), forbid_unknown_fields=True, kw_only=True)
@@ -170,7 +170,8 @@ def _show_shape(asks: Any) -> str:
     """Write what a request looks like."""
     if asks is str:
         return '{"input": TEXT or [TEXT, ...]}'
-    one = "{" + ", ".join(f'"{part}": TEXT' for part in asks.__struct_fields__) + "}"
+    shapes = {part.name: "TEXT" if part.type is str else "[TEXT, ...]" for part in msgspec.structs.fields(asks)}
+    one = "{" + ", ".join(f'"{name}": {shape}' for name, shape in shapes.items()) + "}"
     return f'{one}, or several as {{"input": [{one}, ...]}}'
 
 
@@ -181,9 +182,10 @@ def check_request(request: TaskRequest, *, limits: Limits) -> None:
         InvalidRequest: 413 for too many texts or characters, 422 where there is no text.
     """
     asked = request.input if isinstance(request.input, list) else [request.input]
-    if len(asked) > limits.texts:
+    n_read = len(asked) if not asked or isinstance(asked[0], str) else sum(len(readings_of(one)) for one in asked)
+    if n_read > limits.texts:
         raise InvalidRequest(
-            f"{len(asked):,} texts came in one request; at most {limits.texts} are allowed: send several requests.",
+            f"{n_read:,} texts came in one request; at most {limits.texts} are allowed: send several requests.",
             status=413,
             slug="too-many-texts",
         )
@@ -195,6 +197,6 @@ def check_request(request: TaskRequest, *, limits: Limits) -> None:
             status=413,
             slug="too-many-characters",
         )
-    if not texts or "" in texts:
+    if not n_read or "" in texts:
         which = f"text {texts.index('')} of the list is empty" if len(texts) > 1 else "there is no text in input"
         raise InvalidRequest(f"{which}: send at least one character.", status=422, slug="empty-text")

@@ -105,11 +105,12 @@ class Job:
         rung: the place of the rung that answers, None until its turn comes.
         margin_ns: how much sooner than its deadline it had to be predicted to end when it was admitted.
         needs_ns: predicted for what is left of it, on the fastest rung that it allows.
+        may_stop: its windows are run as long as there is time, and those that were are the answer.
     """
 
     __slots__ = (
         "came_ns", "deadline_ns", "decode_ns", "encoded", "future", "is_gone", "is_own_deadline", "ladder", "logits",
-        "margin_ns", "needs_ns", "options", "places", "predicted_ns", "results", "run_ns", "rung", "texts",
+        "margin_ns", "may_stop", "needs_ns", "options", "places", "predicted_ns", "results", "run_ns", "rung", "texts",
         "tokenize_ns", "worked_ns",
     )  # fmt: skip
 
@@ -120,6 +121,7 @@ class Job:
         self.ladder, self.texts, self.places = ladder, texts, places
         self.came_ns, self.deadline_ns, self.is_own_deadline = came_ns, deadline_ns, is_own_deadline
         self.options = options
+        self.may_stop = is_own_deadline and ladder.task.may_stop_early
         self.encoded: list[tuple[Window, ...]] = []
         self.logits: list[NDArray[Any]] = []
         self.results: list[Any] = []
@@ -140,16 +142,22 @@ class Job:
         return len(self.results) == len(self.texts)
 
     def predict_ns(self, place: int) -> float:
-        """Predict what is left of it on a rung."""
+        """Predict what is left of it on a rung; where it may stop, a window of each text."""
         forecast = self.ladder.forecast
         left = len(self.texts) - len(self.results)
-        return forecast.run_ns(place, self.lengths()) + forecast.overhead_ns * left
+        return forecast.run_ns(place, self._least_lengths()) + forecast.overhead_ns * left
 
     def lengths(self) -> list[int]:
         """List the token counts of the windows that are left to run."""
         done = len(self.results)
         left = [len(window.ids) for windows in self.encoded[done:] for window in windows]
         return left[len(self.logits) :]
+
+    def _least_lengths(self) -> list[int]:
+        """List the token counts of the windows that must be run."""
+        if not self.may_stop:
+            return self.lengths()
+        return [len(windows[0].ids) for windows in self.encoded[len(self.results) + bool(self.logits) :] if windows]
 
 
 _by_deadline = attrgetter("deadline_ns")
@@ -238,6 +246,12 @@ class Queue:
                     other.predicted_ns += (takes_ns - fast_ns) / self._lanes
                 return place
         return fastest
+
+    def may_go_on(self, job: Job, *, takes_ns: float, now_ns: int) -> bool:
+        """Say whether a job that may stop has time for one more window, the others' included."""
+        if now_ns + takes_ns + job.ladder.forecast.margin_ns > job.deadline_ns:
+            return False
+        return not self._jobs or takes_ns <= _SHARED * self._lanes * self._spare(-1, now_ns)
 
     def _crowdedness(self, deadline_ns: int) -> float:
         """Give how much of a forecast's error to expect: it adds up over those ahead, up to a crowd of four a lane."""

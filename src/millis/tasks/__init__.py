@@ -13,6 +13,7 @@ tasks = Registry(
         "embedding": "millis.tasks.embedding:EmbeddingTask",
         "ner": "millis.tasks.ner:NerTask",
         "qa": "millis.tasks.qa:QaTask",
+        "rerank": "millis.tasks.rerank:RerankTask",
     },
 )
 

@@ -65,6 +65,7 @@ class ClassifyTask:
         "我的订单到哪里了？本来星期一就该送到的。",
     )
     asked: ClassVar[frozenset[str]] = frozenset({"multi_label", "out_of_scope"})
+    may_stop_early: ClassVar[bool] = False
     options: ClassVar[dict[str, tuple[Any, Any]]] = {
         "top_k": (Annotated[int, Meta(ge=1, le=1_000, description="how many scores to list")], 5),
         "output": (

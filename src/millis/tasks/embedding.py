@@ -53,6 +53,7 @@ class EmbeddingTask:
         "我的订单到哪里了？本来星期一就该送到的。",
     )
     asked: ClassVar[frozenset[str]] = frozenset({"dimensions", "pooling", "width"})
+    may_stop_early: ClassVar[bool] = False
     options: ClassVar[dict[str, tuple[Any, Any]]] = {
         "dimensions": (
             Annotated[int, Meta(ge=1, le=100_000, description="size to cut vectors to; the model's own when missing")]

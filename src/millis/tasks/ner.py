@@ -61,6 +61,7 @@ class NerTask:
         "张伟昨天从上海给北京的联合电子公司写了信。",
     )
     asked: ClassVar[frozenset[str]] = frozenset()
+    may_stop_early: ClassVar[bool] = False
     options: ClassVar[dict[str, tuple[Any, Any]]] = {}
 
     def __init__(

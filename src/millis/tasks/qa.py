@@ -73,6 +73,7 @@ class QaTask:
         Question("服务台几点开门？", "服务台在大厅里，上午九点开门，下午五点关门。"),
     )
     asked: ClassVar[frozenset[str]] = frozenset()
+    may_stop_early: ClassVar[bool] = False
     options: ClassVar[dict[str, tuple[Any, Any]]] = {
         "top_k": (Annotated[int, Meta(ge=1, le=100, description="how many answers to list, the best first")], 3),
     }  # fmt: skip

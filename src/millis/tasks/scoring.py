@@ -129,6 +129,36 @@ def score_answers(expected: Sequence[Sequence[str]], answered: Sequence[str]) ->
     return Score(value=value, name="F1", per_example=per_example, report="\n".join(lines) + "\n")
 
 
+def score_rankings(relevant: Sequence[Sequence[bool]], scores: Sequence[Sequence[float]]) -> Score:
+    """Compute how often the document ranked first fits, and the mean reciprocal rank of the first that does.
+
+    Where every query has one document, so that nothing can be ranked, the score is the accuracy of yes above a half.
+
+    Args:
+        relevant: of each query's documents, whether they fit.
+        scores: of the same documents, 0 to 1; of equal ones those that do not fit count as ranked before.
+    """
+    ranks = [
+        1 + sum(score >= best for fits, score in zip(wanted, given, strict=True) if not fits)
+        for wanted, given in zip(relevant, scores, strict=True)
+        if any(wanted) and not all(wanted)
+        for best in [max(score for fits, score in zip(wanted, given, strict=True) if fits)]
+    ]
+    flat = [pair for pairs in zip(relevant, scores, strict=True) for pair in zip(*pairs, strict=True)]
+    is_right = [fits == (score > 0.5) for fits, score in flat]
+    accuracy = 100 * float(np.mean(is_right))
+    said = f"{len(flat):,} documents, {accuracy:.2f} % told rightly to fit or not\n"
+    if not ranks:
+        counts = tuple((int(right), 1, 1) for right in is_right)
+        return Score(value=accuracy, name="accuracy", per_example=counts, report=said)
+    first = 100 * float(np.mean([rank == 1 for rank in ranks]))
+    reciprocal = 100 * float(np.mean([1 / rank for rank in ranks]))
+    return Score(
+        value=first, name="first right", per_example=tuple((int(rank == 1), 1, 1) for rank in ranks),
+        report=f"{len(ranks):,} queries: first right {first:.2f} %, mean reciprocal rank {reciprocal:.2f}\n{said}",
+    )  # fmt: skip
+
+
 _PARTS = 1_000_000
 """Of an answer, that can be right one by one: a paired comparison counts whole ones."""
 

@@ -102,6 +102,9 @@ class Task(Protocol):
     asked: ClassVar[frozenset[str]]
     """Names of what `learn` may be asked beside max_tokens, overlap and example; width and pooling are the base's."""
 
+    may_stop_early: ClassVar[bool]
+    """Whether what the first windows say is an answer, where time is short."""
+
     options: ClassVar[dict[str, tuple[Any, Any]]]
     """What a request may choose of `decode`: by name its type and what it is when it is not chosen."""
 

@@ -1,0 +1,76 @@
+"""/v1/rerank through the real server: both forms, as many documents as there is time for, bad input."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+import millis
+from making import make_fake_bundle
+from millis.asking import Client
+from millis.serving.settings import ServeSettings
+from millis.serving.supervisor import Supervisor
+
+ASKED = {"query": "who wrote", "documents": ["maria garcia wrote from lisbon", "hello world", "eu rejects german call"]}
+RUN_MS = 10.0
+
+
+@pytest.fixture(scope="module", params=[0, 1], ids=["loop", "threads"])
+def server(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Supervisor]:
+    bundle = make_fake_bundle(
+        tmp_path_factory.mktemp("rerank"), task="rerank", buckets=(16, 32), delay_ms=RUN_MS, threads=request.param
+    )
+    with Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0)) as running:
+        yield running
+
+
+def ask(server: Supervisor, body: object, **headers: str) -> httpx.Response:
+    return httpx.post(f"{server.url}/v1/rerank", json=body, headers=headers)
+
+
+def test_one_query_by_its_parts_is_answered_as_rerankers_answer(server: Supervisor, tmp_path: Path) -> None:
+    model = millis.load(make_fake_bundle(tmp_path, task="rerank", buckets=(16, 32)).path)
+    wanted = model(ASKED)
+    answer = ask(server, ASKED).json()
+    assert answer["results"] == wanted["ranking"]
+    assert answer["scored"] == 3
+    assert ask(server, {"input": [ASKED, ASKED]}).json()["results"] == [wanted, wanted]
+    (best,) = ask(server, {**ASKED, "top_n": 1, "return_documents": True}).json()["results"]
+    assert best["document"] == {"text": ASKED["documents"][best["index"]]}
+    with Client(server.url) as client:
+        assert client.rerank(**ASKED).results == [wanted]  # type: ignore[arg-type]
+
+
+def test_with_a_deadline_as_many_documents_are_scored_as_fit_and_it_says_how_many(server: Supervisor) -> None:
+    many = {"query": "who wrote", "documents": ["maria garcia wrote"] * 60}
+    for _ in range(8):  # it learns how long a window takes here
+        ask(server, ASKED)
+    allowed_ms = 30 * RUN_MS
+    response = ask(server, many, **{"X-Deadline-Ms": str(allowed_ms)})
+    assert response.status_code == 200, response.text
+    answer = response.json()
+    assert 1 <= answer["scored"] < 60
+    assert len(answer["results"]) == answer["scored"]
+    assert {one["index"] for one in answer["results"]} == set(range(answer["scored"]))
+    took_ms = sum(float(part.split("dur=")[1]) for part in response.headers["server-timing"].split(", "))
+    assert took_ms < allowed_ms
+    assert ask(server, many).json()["scored"] == 60, "without one all are"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [
+        ({"query": "who"}, 422, "no documents came"),
+        ({"documents": ["x"]}, 422, "no query came"),
+        ({**ASKED, "documents": []}, 422, "no text"),
+        ({**ASKED, "documents": ["x", ""]}, 422, "is empty"),
+        ({**ASKED, "documents": "x"}, 422, "Expected `array`"),
+        ({**ASKED, "top_n": 0}, 422, "top_n"),
+        ({**ASKED, "documents": ["x"] * 300}, 413, "300 texts"),
+    ],
+)
+def test_what_is_no_ranking_gets_a_sentence(server: Supervisor, body: object, status: int, said: str) -> None:
+    response = ask(server, body)
+    assert response.status_code == status
+    assert said in response.json()["detail"]
