@@ -93,3 +93,25 @@ def test_a_question_is_answered_in_its_text(
         expect(page.locator("#entities")).to_be_hidden()
         assert wrong == []
         page.close()
+
+
+def test_documents_are_ranked(
+    tmp_path: Path,
+    chromium: Browser,  # noqa: F811
+) -> None:
+    bundle = make_fake_bundle(tmp_path, task="rerank")
+    with Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0)) as server:
+        page = chromium.new_page(locale="en-US")
+        wrong: list[str] = []
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("response", lambda response: wrong.append(response.url) if response.status >= 400 else None)
+        page.goto(server.url)
+        expect(page.locator("#question")).to_have_value("who wrote")
+        page.fill("#text", "maria garcia wrote\n\nhello world\neu rejects german call")
+        rows = page.locator("#entities tbody tr")
+        expect(rows).to_have_count(3)
+        expect(page.locator("#answer")).to_have_text(rows.first.locator("td").first.text_content() or "?")
+        expect(page.locator("#summary")).to_contain_text("3 documents in")
+        expect(page.locator("#command")).to_contain_text('"documents":["maria garcia wrote"')
+        assert wrong == []
+        page.close()

@@ -9,7 +9,7 @@ import { WORDS } from "./words.js";
 const DEBOUNCE_MS = 120;
 const STAGES = ["parse", "queue", "tokenize", "run", "decode", "write"];
 
-const TASKS = ["ner", "classify", "qa"]; // those whose answers this page can show
+const TASKS = ["ner", "classify", "qa", "rerank"]; // those whose answers this page can show
 
 const state = {
   language: firstLanguage(),
@@ -120,16 +120,21 @@ function choose(id) {
   ask();
 }
 
-// A model's example is a text, or for questions {question, context}.
+// A model's example is a text, {question, context} or {query, documents}; documents stand one a line.
 function shown(example, part) {
-  if (part === "question") return example?.question ?? "";
-  return (typeof example === "string" ? example : example?.context) ?? "";
+  if (part === "question") return example?.question ?? example?.query ?? "";
+  return (typeof example === "string" ? example : example?.context ?? example?.documents?.join("\n")) ?? "";
 }
 
+const readLines = (text) => text.split("\n").filter((line) => line.trim());
+
 function readInput() {
-  const text = at("text").value;
-  return state.model?.task === "qa" ? { question: at("question").value, context: text } : text;
+  const [text, question] = [at("text").value, at("question").value];
+  if (state.model?.task === "qa") return { question, context: text };
+  return state.model?.task === "rerank" ? { query: question, documents: readLines(text) } : text;
 }
+
+const hasQuestion = () => ["qa", "rerank"].includes(state.model?.task);
 
 async function ask() {
   clearTimeout(timer);
@@ -137,7 +142,7 @@ async function ask() {
   const number = ++newest;
   if (!state.model) return load();
   const text = at("text").value;
-  if (!text.trim() || (state.model.task === "qa" && !at("question").value.trim())) {
+  if (!text.trim() || (hasQuestion() && !at("question").value.trim())) {
     Object.assign(state, { answer: null, problem: null, isBusy: false });
     return show();
   }
@@ -154,7 +159,7 @@ async function ask() {
     });
     const roundTripMs = performance.now() - began;
     if (number !== newest) return;
-    state.answer = { text, roundTripMs, stages: readTiming(answer.timing), ...readAnswer(answer.document) };
+    state.answer = { text, roundTripMs, stages: readTiming(answer.timing), ...readAnswer(answer.document, text) };
     state.problem = null;
   } catch (problem) {
     if (number !== newest) return;
@@ -169,8 +174,14 @@ function askSoon(event) {
   if (!event.isComposing) timer = setTimeout(ask, DEBOUNCE_MS); // a half-typed Chinese word is no question yet
 }
 
-function readAnswer(document_) {
-  const { answer, answers, entities, label, labels, scores } = document_.results?.[0] ?? {};
+function readAnswer(document_, asked) {
+  const { answer, answers, entities, label, labels, ranking, scores } = document_.results?.[0] ?? {};
+  if (Array.isArray(ranking)) {
+    const texts = readLines(asked);
+    const found = ranking.map(({ index, relevance_score: score }, place) => (
+      { text: texts[index], label: `${place + 1}`, score, where: `${index + 1}` }));
+    return { entities: found, best: found[0]?.text ?? "", rung: document_.rung };
+  }
   if (Array.isArray(answers)) {
     const found = answers.map((one, place) => ({ ...one, text: one.answer, label: `${place + 1}` }));
     return { entities: found, marked: answer === null ? [] : found.slice(0, 1), rung: document_.rung };
@@ -211,7 +222,7 @@ function showWords() {
   for (const element of document.querySelectorAll("[data-label='routes']")) element.ariaLabel = words().routes;
   const other = state.language === "en" ? "zh" : "en";
   Object.assign(at("language"), { textContent: other === "zh" ? "中文" : "English", lang: other });
-  at("question").hidden = state.model?.task !== "qa";
+  at("question").hidden = !hasQuestion();
   at("question").placeholder = at("question").ariaLabel = words().question;
   at("keys").textContent = /Mac|iPhone|iPad/.test(navigator.platform) ? "⌘ ↵" : "Ctrl ↵";
 }
@@ -247,13 +258,18 @@ function showAnswer() {
   hideTip();
   at("answer").setAttribute("aria-busy", String(state.isBusy));
   const found = answer?.entities ?? answer?.scores ?? [];
-  at("answer").replaceChildren(...(answer ? (answer.entities ? markEntities(answer.text, answer.marked ?? found) : nameLabels(answer)) : []));
+  at("answer").replaceChildren(...(answer ? writeAnswer(answer, found) : []));
   at("found").hidden = !found.length;
   at("entities").hidden = !answer?.entities;
   at("scores").hidden = !answer?.scores;
   at("entities").tBodies[0].replaceChildren(...(answer?.entities ?? []).map(makeRow));
   at("scores").tBodies[0].replaceChildren(...(answer?.scores ?? []).map(makeScore));
   at("summary").textContent = state.problem ? "" : writeSummary(answer);
+}
+
+function writeAnswer(answer, found) {
+  if (answer.best !== undefined) return [answer.best];
+  return answer.entities ? markEntities(answer.text, answer.marked ?? found) : nameLabels(answer);
 }
 
 function writeSummary(answer) {
@@ -308,7 +324,7 @@ function makeRow(entity, row) {
   return make("tr", { data: { row } },
     make("td", { text: entity.text, dir: "auto" }), make("td", {}, makeTag(entity.label)),
     makeGauge(entity.label, entity.score),
-    make("td", { className: "number", text: `${entity.start}–${entity.end}` }));
+    make("td", { className: "number", text: entity.where ?? `${entity.start}–${entity.end}` }));
 }
 
 const makeScore = ({ label, score }) => make("tr", {}, make("td", {}, makeTag(label)), makeGauge(label, score));
