@@ -17,7 +17,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     for seed, (part, n) in enumerate((("train", 1200), ("dev", 60), ("test", 80))):
         write_conll(folder / f"{part}.conll", make_sentences(n, seed=seed))
         flags += [f"--{part}", str(folder / f"{part}.conll")]
-    flags += ["--base", str(make_base(folder / "base")), "--rate", "150", "--epochs", "5", "--max-drop", "5", "--rungs", "1"]
+    flags += ["--base", str(make_base(folder / "base")), "--rate", "250", "--prove-for", "2 s", "--epochs", "5", "--max-drop", "5", "--rungs", "1"]
     return Case(folder, tuple(flags))
 
 

@@ -43,6 +43,7 @@ def write_table(file: Path, rows: list[tuple[str, str]]) -> str:
 class Fitted:
     folder: Path
     document: dict[str, Any]
+    told: str
 
     @property
     def bundle(self) -> Path:
@@ -56,13 +57,15 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Fitted:
         f"--{part}={write_table(folder / f'{part}.tsv', make_rows(n, seed=seed))}"
         for seed, (part, n) in enumerate((("train", 1500), ("dev", 120), ("test", 160)))
     ]
+    (folder / "plain.txt").write_text("\n".join(text for text, _ in make_rows(150, seed=9)) + "\n\n")
+    plain = folder / "plain.txt"
     done = run_millis(
-        "fit", "--task", "classify", *files, "--base", make_base(folder / "base"), "--out-of-scope", "nobody",
-        "--rate", "150", "--p99", "500 ms", "--epochs", "6", "--max-drop", "5", "--rungs", "1",
+        "fit", "--task", "classify", *files, "--unlabelled", plain, "--domain-text", plain, "--base", make_base(folder / "base"), "--out-of-scope", "nobody",
+        "--rate", "250", "--prove-for", "2 s", "--p99", "500 ms", "--epochs", "6", "--max-drop", "5", "--rungs", "1",
         "-o", folder / "kinds.millis", "--json",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    return Fitted(folder, json.loads(done.stdout))
+    return Fitted(folder, json.loads(done.stdout), done.stderr)
 
 
 def test_a_fit_of_labels_keeps_its_contract(fitted: Fitted) -> None:
@@ -74,6 +77,13 @@ def test_a_fit_of_labels_keeps_its_contract(fitted: Fitted) -> None:
     assert len(manifest.task_settings["out_of_scope"]["weights"]) == 4
     assert any(step.step == "calibrated" for step in manifest.rungs[0].steps)
     assert "calibrated" in run_millis("inspect", fitted.bundle).stdout
+
+
+def test_texts_without_labels_were_learnt_and_dev_decided(fitted: Fitted) -> None:
+    said = next(line for line in fitted.told.splitlines() if line.startswith("reading on first: "))
+    with_, without = (float(word.strip(",:")) for word in said.split() if word.strip(",:").replace(".", "").isdigit())
+    assert said.endswith("it is kept" if with_ > without else "it is not used")
+    assert "self-training, round 1: " in fitted.told
 
 
 def test_served_loaded_and_reference_answers_are_the_same(fitted: Fitted) -> None:
@@ -112,8 +122,8 @@ def test_several_labels_a_text_through_the_loop_in_python(tmp_path: Path) -> Non
     train = write_table(tmp_path / "train.tsv", make_rows(1500, seed=3, is_multi=True))
     bundle = millis.fit(
         train, task="classify", base=str(make_base(tmp_path / "base")), out=tmp_path / "several.millis",
-        contract=millis.Contract(p99="500 ms", rate="150/s", max_drop=5), multi_label=True, separator="|", epochs=6,
-        rungs=1, balance=True,
+        contract=millis.Contract(p99="500 ms", rate="250/s", max_drop=5), multi_label=True, separator="|", epochs=6,
+        rungs=1, balance=True, prove_for_ms=2_000,
     )  # fmt: skip
     assert bundle.rung().quality["name"] == "F1"
     assert bundle.rung().quality["value"] > 80
@@ -131,7 +141,7 @@ def test_several_labels_a_text_through_the_loop_in_python(tmp_path: Path) -> Non
         (("--multi-label", "--out-of-scope", "a"), "ab", "a text with no label is none of"),
         (("--separator", "|"), "ab", "a separator between labels is for multi_label"),
         (("--task", "ner", "--out-of-scope", "a"), "ab", "task ner has no setting out_of_scope"),
-        (("--task", "translate"), "ab", "unknown task 'translate': choose one of classify, ner"),
+        (("--task", "translate"), "ab", "unknown task 'translate': choose one of classify, "),
         (("--label-column", "3"), "ab", "train.csv:1: no column '3': the first row has text, label"),
     ],
 )

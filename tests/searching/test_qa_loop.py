@@ -41,8 +41,8 @@ def test_a_fit_of_questions_keeps_its_contract_and_answers_alike_everywhere(tmp_
         for seed, (part, n) in enumerate((("train", 2500), ("dev", 120), ("test", 160)))
     ]
     done = run_millis(
-        "fit", "--task", "qa", *files, "--base", make_base(tmp_path / "base"), "--rate", "150", "--p99", "500 ms",
-        "--epochs", "8", "--max-drop", "5", "--rungs", "1", "-o", tmp_path / "asked.millis", "--json",
+        "fit", "--task", "qa", *files, "--base", make_base(tmp_path / "base"), "--rate", "250", "--p99", "500 ms",
+        "--prove-for", "2 s", "--epochs", "8", "--max-drop", "5", "--rungs", "1", "-o", tmp_path / "asked.millis", "--json",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     document = json.loads(done.stdout)

@@ -46,6 +46,13 @@ def command(
         str | None, typer.Option(help="classify: the label that means none of the others.")
     ] = None,
     balance: Annotated[bool, typer.Option("--balance", help="In training each label weighs the same.")] = False,
+    prove_for: Annotated[str, typer.Option(help="How long each proof lasts, at least.")] = "20 s",
+    unlabelled: Annotated[
+        Path | None, typer.Option(help="Texts, one a line, to learn by the labels the model is sure of (classify).")
+    ] = None,
+    domain_text: Annotated[
+        Path | None, typer.Option(help="Texts, one a line, on which the base first goes on guessing masked words.")
+    ] = None,
     adapt: Annotated[
         str, typer.Option(help="What is trained: full, or the less of lora, adalora, ia3, adapter, prefix, prompt.")
     ] = "full",
@@ -82,7 +89,8 @@ def command(
     )
     settings = FitSettings(
         base=base, out=out, train=train, dev=dev, test=test, task=task, epochs=epochs, seed=seed, rungs=rungs,
-        tune=tune, adapt=adapt, trim_vocabulary=trim_vocabulary, corpus=corpus,
+        tune=tune, adapt=adapt, unlabelled=unlabelled, domain_text=domain_text, trim_vocabulary=trim_vocabulary,
+        corpus=corpus, prove_for_ms=read_duration_ms(prove_for, name="prove-for", unit="s"),
         multi_label=multi_label, out_of_scope=out_of_scope, balance=balance, pooling=pooling,
         dimensions=_read_sizes(dimensions),
         reading=ReadSettings(

@@ -93,7 +93,7 @@ def build_tagger(
         InvalidBase: the weights do not load, or are not those of this configuration.
     Attention has no dropout: the fast CPU kernel knows none. The base's dropout elsewhere stays.
     """
-    with torch.random.fork_rng(devices=[]), _quietly():
+    with torch.random.fork_rng(devices=[]), quietly():
         torch.manual_seed(seed)
         config = _configure(base, labels, {ROWS: rows, ACROSS: is_across or None, POOLED: pooled})
         network, report = _load(base, config=config, ignore_mismatched_sizes=True)
@@ -113,7 +113,7 @@ def load_tagger(folder: Path) -> Tagger:
     Raises:
         InvalidBase: the folder holds no whole tagger.
     """
-    with _quietly():
+    with quietly():
         network, report = _load(folder)
     if report["missing_keys"] or report["mismatched_keys"]:
         raise InvalidBase(
@@ -181,7 +181,7 @@ def _not_loaded(folder: Path, error: Exception) -> InvalidBase:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Keep the library's load report and bars off the terminal; what it would say is checked here instead."""
     verbosity = transformers_logging.get_verbosity()
     has_bars = transformers_logging.is_progress_bar_enabled()

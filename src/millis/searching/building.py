@@ -110,7 +110,7 @@ def train_reference(
         head = task.head
         tagger = build_tagger(base, labels=head.outputs, rows=head.rows, pooled=head.pooled, seed=0)
         save_tagger(tagger, plain, tokenizer_file=tokenizer_file)
-        bare = _score_reference(plain, task=task, splits=splits)
+        bare = score_reference(plain, task=task, splits=splits)
         say(f"the base as it is: dev {bare.dev.name} {bare.dev.value:.2f}")
     if settings is None:
         assert bare is not None, "a head begins random"
@@ -119,14 +119,15 @@ def train_reference(
         base, task=task, train=splits.train, dev=splits.dev, folder=folder, settings=settings,
         tokenizer_file=tokenizer_file,
     )  # fmt: skip
-    found = _score_reference(trained.best, task=task, splits=splits)
+    found = score_reference(trained.best, task=task, splits=splits)
     if bare is not None and bare.dev.value >= found.dev.value:
         say(f"training did not help ({found.dev.value:.2f} on dev): the base is taken as it is")
         return bare
     return found
 
 
-def _score_reference(folder: Path, *, task: Task, splits: Splits) -> Reference:
+def score_reference(folder: Path, *, task: Task, splits: Splits) -> Reference:
+    """Score the tagger of a folder in fp32, on dev and test."""
     model = load_tagger(folder)
     with torch_state(0):
         dev, test = (

@@ -62,6 +62,9 @@ class FitSettings:
         multi_label: for classify, a text has any number of labels; read as parted by reading.separator, else a comma.
         out_of_scope: for classify, the label that means none of the others.
         balance: in training each label weighs the same, however rare it is.
+        prove_for_ms: how long a proof lasts, at least; a contract's percentile may need longer to be decided.
+        unlabelled: texts, one a line, that are learnt by the labels the model is sure of, where dev says that it helps.
+        domain_text: texts, one a line, on which the base goes on guessing masked pieces first, where dev says so.
         pooling: for embedding, "mean" or "cls"; None takes the base's own.
         dimensions: for embedding, sizes that vectors can be cut to, beside the base's.
     Raises:
@@ -86,6 +89,9 @@ class FitSettings:
     out_of_scope: str | None = None
     balance: bool = False
     adapt: str = "full"
+    prove_for_ms: float = 20_000.0
+    unlabelled: Path | None = None
+    domain_text: Path | None = None
     pooling: str | None = None
     dimensions: tuple[int, ...] = ()
 
@@ -109,6 +115,8 @@ class FitSettings:
             raise InvalidValue("a separator between labels is for multi_label: give both or none.")
         if self.within_ms is not None and not (isinstance(self.within_ms, int | float) and self.within_ms > 0):
             raise InvalidValue(f"within_ms cannot be {self.within_ms!r}: give a number above 0, or None.")
+        if not (isinstance(self.prove_for_ms, int | float) and self.prove_for_ms > 0):
+            raise InvalidValue(f"prove_for_ms cannot be {self.prove_for_ms!r}: give a number above 0.")
         if not (isinstance(self.rungs, int) and self.rungs >= 1):
             raise InvalidValue(f"rungs cannot be {self.rungs!r}: a ladder has 1 or more.")
         if not (isinstance(self.tune, int) and self.tune >= 0):
@@ -178,8 +186,9 @@ def prepare(contract: Contract, settings: FitSettings, *, began: float) -> Case:
     """Read and check the data, choose windows and buckets, open the ledger."""
     if os.path.exists(settings.out) and not os.path.isfile(settings.out / MANIFEST):  # pathlib's raise on long names
         raise InvalidValue(f"{settings.out} exists and is not a bundle: choose another -o.")
-    if settings.corpus is not None and not settings.corpus.is_file():
-        raise InvalidData(f"the corpus {settings.corpus} is no file: give a UTF-8 file with a text on each line.")
+    for file in (settings.corpus, settings.unlabelled, settings.domain_text):
+        if file is not None and not file.is_file():
+            raise InvalidData(f"{file} is no file: give a UTF-8 file with a text on each line.")
     splits, read_notes = read_splits(settings)
     report = check(splits)
     for line in (*read_notes, *splits.notes, *report.lines()):
@@ -193,7 +202,8 @@ def prepare(contract: Contract, settings: FitSettings, *, began: float) -> Case:
     inputs = [
         hash_file(base / TOKENIZER), settings.base, settings.seed, settings.epochs, settings.tune, contract.max_drop,
         contract.floor, contract.device, settings.trim_vocabulary, settings.adapt,
-        hash_file(settings.corpus) if settings.corpus else None, settings.task, settings.asked(), settings.balance,
+        *(hash_file(file) if file else None for file in (settings.corpus, settings.unlabelled, settings.domain_text)),
+        settings.task, settings.asked(), settings.balance,
         [[example.record() for example in part] for part in splits.parts().values()],
         msgspec.to_builtins(fingerprint()),
     ]  # fmt: skip

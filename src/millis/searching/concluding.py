@@ -17,7 +17,7 @@ from millis.measuring.quality import bound_drop, measure_quality
 from millis.searching.bodies import bodies_of_texts
 from millis.searching.building import Reference
 from millis.searching.case import OVERLAP, Case
-from millis.searching.proving import Served, judge_served, make_certificate, measure_served, plan_requests, write_proof
+from millis.searching.proving import Served, judge_served, make_certificate, measure_served, plan_proof, write_proof
 from millis.searching.trying import Candidate, make_manifest, parts_of, save_draft
 from millis.telemetry.progress import say
 
@@ -57,7 +57,7 @@ def prove_candidate(case: Case, candidate: Candidate, *, reference: Reference) -
     rung = _score(case, candidate, reference=reference)
     draft = save_draft(case, rung, candidate.built, shape=candidate.shape)
     bodies = bodies_of_texts([example.text for example in case.splits.test], seed=case.settings.seed)
-    n_requests = plan_requests(case.contract, seconds=None, n_requests=None)
+    n_requests = plan_proof(case.contract, for_ms=case.settings.prove_for_ms)
     for is_last in (False, True):
         served = measure_served(
             draft, contract=case.contract, bodies=bodies, n_requests=n_requests, name=f"{candidate.name}: proof"

@@ -34,7 +34,7 @@ from millis.serving.supervisor import Supervisor
 from millis.tasks import Score
 from millis.telemetry.progress import say
 
-_PROOF_S = 20.0
+PROOF_MS = 20_000.0
 _FEWEST = 1_000
 
 
@@ -136,16 +136,21 @@ def prove(
     return Proof(write_proof(bundle, certificates=[certificate], load=served.load), verdict, served.load)
 
 
+def plan_proof(contract: Contract, *, for_ms: float = PROOF_MS) -> int:
+    """Say how many requests to send: for so long, and enough to say kept with some misses."""
+    enough = requests_to_decide(contract.percentile, n_misses=2)
+    return max(round(for_ms / 1000 * contract.rate_per_s), enough, _FEWEST)
+
+
 def plan_requests(contract: Contract, *, seconds: float | None, n_requests: int | None) -> int:
-    """Say how many requests to send: as asked, or 20 s and enough to say kept with some misses."""
+    """Say how many requests to send: as asked, or as `plan_proof` says."""
     if seconds is not None and n_requests is not None:
         raise InvalidValue("seconds and requests cannot both be given: choose one of them.")
     if n_requests is not None:
         return n_requests
     if seconds is not None:
         return max(round(seconds * contract.rate_per_s), 1)
-    enough = requests_to_decide(contract.percentile, n_misses=2)
-    return max(round(_PROOF_S * contract.rate_per_s), enough, _FEWEST)
+    return plan_proof(contract)
 
 
 def make_certificate(

@@ -9,7 +9,7 @@ from dataclasses import replace
 from millis.bundles import Bundle
 from millis.errors import ContractBroken, MeasurementVoid
 from millis.models.bases import find_base
-from millis.searching.building import Reference, train_reference
+from millis.searching.building import Reference
 from millis.searching.calibration import calibrate_reference
 from millis.searching.candidates import AT_EASE, SHARES, STATIC, Variant
 from millis.searching.case import Case
@@ -18,6 +18,7 @@ from millis.searching.pruning import Pruner, make_pruner
 from millis.searching.relaxing import Point, relax
 from millis.searching.trying import Candidate, artifact_case, build_pruned, build_static, build_whole, probe
 from millis.searching.tuning import tune
+from millis.searching.unlabelled import learn_reference
 from millis.searching.vocabulary import trim_reference
 from millis.telemetry.progress import say
 from millis.training.methods import METHODS
@@ -42,10 +43,7 @@ def search(case: Case) -> Bundle:
     base = find_base(settings.base)
     if settings.tune:
         training, folder = tune(base, case=case, settings=training, n_trainings=settings.tune)
-    reference = train_reference(
-        base, task=case.task, splits=case.splits, folder=folder, tokenizer_file=case.tokenizer_file,
-        settings=None if settings.epochs == 0 else training,
-    )  # fmt: skip
+    reference = learn_reference(base, case=case, settings=None if settings.epochs == 0 else training, folder=folder)
     case, reference = calibrate_reference(case, reference)
     say(f"reference (torch fp32): {reference.test.name} {reference.test.value:.2f} on test\n{reference.test.report}")
     if settings.trim_vocabulary or settings.corpus:

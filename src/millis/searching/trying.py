@@ -30,7 +30,7 @@ from millis.searching.proving import measure_served
 from millis.searching.pruning import Pruning
 from millis.telemetry.progress import say
 
-_PROBE_S = 8.0
+_PROBE_SHARE = 0.4  # of a proof
 _PROBE_REQUESTS = (150, 1_000)  # fewest, most
 _MOST_PROBES = 3
 
@@ -246,7 +246,8 @@ def _probe_one(case: Case, candidate: Candidate, *, bodies: Sequence[bytes]) -> 
     if known is None:
         draft = save_draft(case, candidate.rung, candidate.built, shape=candidate.shape)
         fewest, most = _PROBE_REQUESTS
-        n_requests = min(max(round(_PROBE_S * case.contract.rate_per_s), fewest), most)
+        planned = round(_PROBE_SHARE * case.settings.prove_for_ms / 1000 * case.contract.rate_per_s)
+        n_requests = min(max(planned, fewest), most)
         served = measure_served(
             draft, contract=case.contract, bodies=bodies, n_requests=n_requests, name=f"{candidate.name}: probe"
         )

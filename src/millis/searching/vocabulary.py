@@ -16,7 +16,7 @@ from millis.bundles.bundle import TOKENIZER
 from millis.bundles.manifest import Step
 from millis.compressing.vocabulary import trim_vocabulary
 from millis.data.examples import texts_of
-from millis.errors import InvalidData
+from millis.data.plain import read_plain
 from millis.models.prediction import predict
 from millis.models.taggers import load_tagger
 from millis.searching.building import Reference
@@ -53,7 +53,7 @@ def _trim(case: Case, reference: Reference, folder: Path) -> dict[str, Any]:
     began = time.monotonic()
     texts = [text for example in case.splits.train for text in texts_of(example.text)]
     if case.settings.corpus is not None:
-        texts += _read_corpus(case.settings.corpus)
+        texts += read_plain(case.settings.corpus)
     trimmed = trim_vocabulary(reference.folder, folder, texts=texts)
     task = case.task.with_tokenizer(Tokenizer(folder / TOKENIZER))
     with torch_state(0):
@@ -67,18 +67,3 @@ def _trim(case: Case, reference: Reference, folder: Path) -> dict[str, Any]:
             reason=f"those of {len(texts):,} texts, and single characters; {write_bytes(trimmed.bytes_before)} before",
         )
     }
-
-
-def _read_corpus(file: Path) -> list[str]:
-    """Read a text from each line that is not blank.
-
-    Raises:
-        InvalidData: the file cannot be read as UTF-8.
-    """
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidData(
-            f"the corpus {file} cannot be read ({error}): give a UTF-8 file with a text on each line."
-        ) from error
-    return [line for line in lines if line.strip()]

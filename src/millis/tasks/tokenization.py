@@ -43,6 +43,7 @@ class Tokenizer:
         prefix, suffix: ids of the special tokens around a text, or around two that are read together.
         between: ids of those between the two.
         unknown: id of the piece for what has no piece; None where every text has pieces.
+        mask: id of the piece that hides another; None where there is none.
     Raises:
         InvalidBase: the file is missing or is not a tokenizer.
     """
@@ -58,6 +59,8 @@ class Tokenizer:
         self.between: list[int] = _split_special(self._tokenizer.encode("a", "a"))[1] or self.suffix
         self.n_vocabulary: int = self._tokenizer.get_vocab_size()
         self.unknown: int | None = _find_unknown(self._tokenizer)
+        masks = (self._tokenizer.token_to_id(name) for name in ("[MASK]", "<mask>"))
+        self.mask: int | None = next((one for one in masks if one is not None), None)
         self._plain = _find_short_way(self._tokenizer)
 
     def encode(self, text: str) -> Pieces:
