@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import httpx
+import msgspec
 import pytest
 
 import millis
@@ -20,6 +21,8 @@ from making import ask_raw, body, make_fake_bundle
 from millis.cores import n_cores, read_quota
 from millis.errors import InvalidBundle, InvalidValue
 from millis.security.keys import KeyFile
+from millis.serving.admin import make_version
+from millis.serving.placement import Placed, Placement
 from millis.serving.settings import Limits, ServeSettings, write_settings
 from millis.serving.supervisor import Supervisor
 
@@ -305,7 +308,10 @@ def test_limits_are_the_operators_to_set(tmp_path: Path) -> None:
 
 
 def test_a_worker_whose_parent_left_before_it_was_ready_ends_in_silence(tmp_path: Path) -> None:
-    settings = ServeSettings(bundles=(str(make_fake_bundle(tmp_path).path),), port=0)
+    bundle = make_fake_bundle(tmp_path)
+    settings = ServeSettings(bundles=(str(bundle.path),), port=0)
+    placed = Placed(name="fake", serving=make_version(bundle, number=1))
+    placement = msgspec.json.encode(Placement(models=(placed,))).decode()
     ready, ready_end = os.pipe()
     control_end, control = os.pipe()
     for end in (ready, control):
@@ -313,7 +319,7 @@ def test_a_worker_whose_parent_left_before_it_was_ready_ends_in_silence(tmp_path
     with socket.create_server(("127.0.0.1", 0)) as listener:
         descriptors = (listener.fileno(), ready_end, control_end)
         done = subprocess.run(
-            [sys.executable, "-m", "millis.serving.worker", write_settings(settings), *map(str, descriptors), tmp_path],
+            [sys.executable, "-m", "millis.serving.worker", write_settings(settings), placement, *map(str, descriptors), tmp_path],
             pass_fds=descriptors, capture_output=True, timeout=30,
         )  # fmt: skip
     for end in (ready_end, control_end):

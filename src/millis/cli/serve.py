@@ -31,6 +31,9 @@ def command(
         Path | None, typer.Option(help="File of API keys (`millis keys create`); without it only loopback is served.")
     ] = None,
     audit: Annotated[Path | None, typer.Option(help="Folder for the audit log (`millis audit verify`).")] = None,
+    models_from: Annotated[
+        list[Path] | None, typer.Option(help="Folder below which bundles may be loaded over HTTP; needs --keys.")
+    ] = None,
     cache: Annotated[
         str, typer.Option(help="Keep answers for texts that come again, like 64MB, in memory; 0 keeps none.")
     ] = "0",
@@ -53,7 +56,7 @@ def command(
         bundles=tuple(map(str, bundles)), host=host, port=port, workers=workers, threads=threads, grace_s=grace,
         fallback=fallback, poll_ms=poll, keep_warm=keep_warm,
         keys=None if keys is None else str(keys), audit=None if audit is None else str(audit),
-        cache_bytes=read_bytes(cache, name="cache"),
+        models_from=tuple(map(str, models_from or ())), cache_bytes=read_bytes(cache, name="cache"),
         limits=Limits(
             body_bytes=max_body_bytes, texts=max_texts, characters=max_characters, head_bytes=max_head_bytes,
             connections=max_connections,

@@ -37,6 +37,9 @@ _ALWAYS_OPEN = ("/health/live", "/v2/health/live")
 class App:
     """Puts routes in front of an executor: one task route for each task that a bundle has.
 
+    Args:
+        more: routes that stay whatever is served.
+
     Usage:
         app = App(executor=..., gate=..., limits=..., metrics=..., polling=..., cache=None)
         app.serve(served)  # at any time: a request that has begun ends on what it began on
@@ -44,10 +47,11 @@ class App:
 
     def __init__(
         self, *, executor: Executor, gate: Gate, limits: Limits, metrics: Metrics, polling: Polling,
-        cache: AnswerCache | None = None,
+        cache: AnswerCache | None = None, more: Sequence[Route] = (),
     ) -> None:  # fmt: skip
         self._executor, self._gate, self._limits = executor, gate, limits
         self._metrics, self._polling, self._cache = metrics, polling, cache
+        self._more = tuple(more)
         self._routes: dict[str, TaskRoute] = {}
         self._others: Application = Starlette()
 
@@ -72,6 +76,7 @@ class App:
                 *list_about_routes(served, self._executor),
                 *list_oip_routes(served, self._executor),
                 *list_page_routes(),
+                *self._more,
             ],
             exception_handlers=handlers(),
         )

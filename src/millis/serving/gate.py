@@ -21,7 +21,8 @@ KEY = "millis.key"
 """Where a request's scope holds the key it came with."""
 
 _WRITE_S = 0.1
-_NEEDS = {"/metrics": (METRICS, ADMIN)}
+_NEEDS = {"/metrics": (METRICS, ADMIN), "/dashboard": (METRICS, ADMIN)}
+_ADMIN_ROUTES = "/v1/admin/"
 _CHALLENGE = ((b"www-authenticate", b'Bearer realm="millis", Basic realm="millis"'),)
 
 
@@ -59,7 +60,7 @@ class Gate:
                     f"this key may ask {key.rate_per_s:g} times a second: ask again in {1000 * wait_s:.0f} ms.",
                     status=429, slug="too-often", headers=((b"retry-after", b"%d" % math.ceil(wait_s)),),
                 )  # fmt: skip
-        needs = _NEEDS.get(scope["path"])
+        needs = (ADMIN,) if scope["path"].startswith(_ADMIN_ROUTES) else _NEEDS.get(scope["path"])
         if needs:
             self.allow(scope, *needs)
 

@@ -16,6 +16,11 @@ def settle_memory() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
+    trim_memory()
+
+
+def trim_memory() -> None:
+    """Give what is free in the heap back to the system, where the C library can."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None  # glibc's own
     if trim is not None:
         trim(0)

@@ -30,20 +30,75 @@ class _Named(NamedTuple):
     quality: msgspec.Raw
 
 
-class Served:
-    """A bundle and the ladder of rungs that answers for it.
+class Counts:
+    """What was seen of a version that is judged: answers to one text each, and those that missed the bound."""
 
+    __slots__ = ("is_trial", "n", "n_missed")
+
+    def __init__(self, *, is_trial: bool) -> None:
+        self.is_trial, self.n, self.n_missed = is_trial, 0, 0
+
+    def add(self, *, is_missed: bool) -> None:
+        """Count an answer."""
+        self.n += 1
+        self.n_missed += is_missed
+
+
+class Served:
+    """A version of a bundle and the ladder of rungs that answers for it.
+
+    Args:
+        number: of the version, as answers say in X-Millis-Version.
+        notes: lines for people about how it was loaded.
+        found: what timing it again on this machine gave, None where that was not needed.
     Attributes:
         usual_ms: deadline of a request that names none: the contract's bound, less what the way to the client takes.
+        trial: a new version that some of the requests go to.
+        counts: None where it is not judged.
+        n_open: requests that began on it and have not ended.
+        kept_ns: when it last answered within its bound.
     """
 
-    def __init__(self, bundle: Bundle, ladder: Ladder) -> None:
-        self.bundle, self.ladder = bundle, ladder
+    def __init__(
+        self, bundle: Bundle, ladder: Ladder, *, number: int = 1, notes: tuple[str, ...] = (),
+        found: dict[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        self.bundle, self.ladder, self.number, self.notes, self.found = bundle, ladder, number, notes, found
+        self.header = b"%d" % number
         self.usual_ms = _SERVERS_SHARE * float(bundle.manifest.contract["bound_ms"])
+        self.usual_ns = int(1e6 * self.usual_ms)
+        self.trial: Trial | None = None
+        self.counts: Counts | None = None
+        self.n_open = 0
+        self.kept_ns = 0
         self.rungs = [
             _Named(model.rung.name, model.rung.name.encode(), _name_quality(model.rung.quality))
             for model in ladder.models
         ]
+
+
+class Trial:
+    """A new version beside the one that serves, and how many requests it gets; they are spread evenly, not drawn."""
+
+    def __init__(self, served: Served, *, canary_percent: float, shadow_percent: float) -> None:
+        self.served = served
+        self.n_shadows = 0
+        self._canary, self._shadow = canary_percent, shadow_percent
+        self._canary_due = self._shadow_due = 0.0
+
+    def takes(self) -> bool:
+        """Say whether it answers the request that came now."""
+        self._canary_due += self._canary
+        is_due = self._canary_due >= 100
+        self._canary_due -= 100 * is_due
+        return is_due
+
+    def shadows(self) -> bool:
+        """Say whether it is asked, behind the client's back, what was answered now."""
+        self._shadow_due += self._shadow
+        is_due = self._shadow_due >= 100
+        self._shadow_due -= 100 * is_due
+        return is_due
 
 
 def _name_quality(quality: Mapping[str, Any]) -> msgspec.Raw:

@@ -60,6 +60,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         poll_ms: how long a worker looks for the next request, after an answer, before it sleeps; 0 saves power.
         keys: file of API keys; without it the server listens on loopback only.
         audit: folder of the audit log.
+        models_from: folders below which bundles may be loaded while the server runs.
         cache_bytes: of answers that are kept for texts that come again, all workers together; 0 keeps none.
         keep_warm: never sleep, and run each model's example when there is nothing else to do: a core is busy always.
     """
@@ -75,6 +76,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     keep_warm: bool = False
     keys: str | None = None
     audit: str | None = None
+    models_from: tuple[str, ...] = ()
     cache_bytes: int = 0
     limits: Limits = Limits()
 
@@ -86,6 +88,11 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             raise InvalidValue(
                 f"without keys a server listens on this machine alone, not on {self.host}: name with --keys a file that"
                 " `millis keys create` wrote, or leave --host out."
+            )
+        if self.models_from and self.keys is None:
+            raise InvalidValue(
+                "--models-from lets models be loaded by whoever has a key of the scope admin: name with --keys a file"
+                " that `millis keys create --scope admin` wrote."
             )
         if not 0 <= self.port <= 65535:
             raise InvalidValue(f"port cannot be {self.port}: give 0 to 65535; 0 lets the system choose.")

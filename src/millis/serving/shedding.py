@@ -9,13 +9,14 @@ Border: bytes in, a refusal or nothing out; who is late is the queue's to say.
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Sequence
 from functools import lru_cache
 
 from millis.serving.execution import Executor
 from millis.serving.gate import Gate
 from millis.serving.problems import MEDIA_TYPE, write_problem
 from millis.serving.scheduling import Ladder, Refused
+from millis.serving.served import Served
 from millis.telemetry.metrics import Metrics
 
 _POST, _END, _LENGTH = b"POST ", b"\r\n\r\n", b"\r\ncontent-length:"
@@ -25,18 +26,21 @@ _COUNT_S = 0.1
 
 
 class Shedder:
-    """Looks at what was read on an idle connection.
+    """Looks at what was read on an idle connection."""
 
-    Args:
-        routes: by path, the only ladder that answers there and the ns that it usually has.
-    """
-
-    def __init__(
-        self, executor: Executor, *, routes: Mapping[bytes, tuple[Ladder, int]], metrics: Metrics, gate: Gate
-    ) -> None:
+    def __init__(self, executor: Executor, *, metrics: Metrics, gate: Gate) -> None:
         self._executor, self._metrics, self._gate = executor, metrics, gate
-        self._routes = {path: (ladder, usual_ns, path.decode()) for path, (ladder, usual_ns) in routes.items()}
+        self._routes: dict[bytes, tuple[Ladder, int, str]] = {}
         self._seen: Counter[str] = Counter()
+
+    def serve(self, served: Sequence[Served]) -> None:
+        """Look from now on at requests for these models; where a task has several, the body says which, and none is."""
+        tasks = [one.bundle.manifest.task for one in served]
+        self._routes = {
+            f"/v1/{task}".encode(): (one.ladder, one.usual_ns, f"/v1/{task}")
+            for task, one in zip(tasks, served, strict=True)
+            if tasks.count(task) == 1
+        }
 
     def look(self, data: bytes, *, came_ns: int) -> bytes | None:
         """Give the whole answer to one whole request that would be late however short its text is, else None."""
