@@ -48,6 +48,8 @@ def _list_models(served: Sequence[Served]) -> dict[str, Any]:
                 "labels": one.ladder.task.names(one.bundle.manifest.labels),
                 "example": one.ladder.task.example,
                 "contract": one.bundle.manifest.contract,
+                "version": one.number,
+                "timed_here": one.found,
             }
             for one in served
         ],
