@@ -31,7 +31,7 @@ from millis.serving.execution import Executor, LoopExecutor, ThreadExecutor
 from millis.serving.following import Follower
 from millis.serving.gate import Gate
 from millis.serving.loading import load_version
-from millis.serving.memory import settle_memory
+from millis.serving.memory import separate_large_blocks, settle_memory
 from millis.serving.messages import Failed, Ready, write_line
 from millis.serving.placement import Placement
 from millis.serving.polling import Polling
@@ -55,6 +55,7 @@ def run_worker(
     settings: ServeSettings, *, placement: Placement, listener: socket.socket, ready: int, control: int, metrics: Path
 ) -> None:
     """Serve on an already bound socket until SIGTERM or until control closes."""
+    separate_large_blocks()
     clock = SocketClock()
     threads = settings.threads or 0
     n_workers = settings.workers or 1
