@@ -22,8 +22,10 @@ from millis.serving.messages import Answered
 from millis.serving.placement import Share, Version
 from millis.serving.replies import write_json
 from millis.serving.requests import read_body
+from millis.telemetry.slowest import read_slowest
 
 MODELS = "/v1/admin/models"
+SLOWEST = "/v1/admin/slowest"
 
 _BODY_BYTES, _BODY_S = 10_000, 10.0
 
@@ -48,20 +50,22 @@ _decoder = msgspec.json.Decoder(LoadRequest)
 
 
 class Admin:
-    """The routes under /v1/admin/models.
+    """The routes under /v1/admin.
 
     Args:
         folders: that bundles may be loaded from.
+        slowest: folder in which workers write their slowest answers.
         has_keys: where there are none, nobody may change anything.
     """
 
-    def __init__(self, follower: Follower, *, folders: Sequence[str], has_keys: bool) -> None:
-        self._follower, self._has_keys = follower, has_keys
+    def __init__(self, follower: Follower, *, folders: Sequence[str], has_keys: bool, slowest: Path) -> None:
+        self._follower, self._has_keys, self._slowest = follower, has_keys, slowest
         self._folders = [Path(folder).resolve() for folder in folders]
 
     def routes(self) -> list[Route]:
         """Give the routes."""
         return [
+            Route(SLOWEST, self._list_slowest),
             Route(MODELS, self._list),
             Route(MODELS, self._load, methods=["POST"]),
             Route(f"{MODELS}/{{model}}", self._unload, methods=["DELETE"]),
@@ -71,6 +75,9 @@ class Admin:
 
     async def _list(self, request: Request) -> Response:
         return _write(await self._follower.ask("list"))
+
+    async def _list_slowest(self, request: Request) -> Response:
+        return write_json({"object": "list", "data": read_slowest(self._slowest)})
 
     async def _load(self, request: Request) -> Response:
         self._check_keys()

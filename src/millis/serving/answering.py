@@ -17,6 +17,7 @@ from millis.serving.caching import AnswerCache, Asked
 from millis.serving.deadlines import read_deadline
 from millis.serving.execution import Executor
 from millis.serving.gate import KEY, Gate
+from millis.serving.observing import Observer
 from millis.serving.polling import Polling
 from millis.serving.problems import list_headers, write_error
 from millis.serving.replies import Scope, Send, after_sending, request_id, send_whole
@@ -25,7 +26,7 @@ from millis.serving.scheduling import NEVER, Job, Refused
 from millis.serving.served import Served, Trial, no_such_model
 from millis.serving.settings import Limits
 from millis.tasks import tasks
-from millis.telemetry.metrics import STAGES, Metrics
+from millis.telemetry.metrics import STAGES
 
 _MOST_SHADOWS = 8
 """That wait at the same time; further ones are skipped, and counted."""
@@ -75,14 +76,14 @@ class TaskRoute:
 
     def __init__(
         self, route: str, task: str, models: Mapping[str, Served], *, language: Language, executor: Executor,
-        gate: Gate, limits: Limits, metrics: Metrics, polling: Polling, cache: AnswerCache | None,
+        gate: Gate, limits: Limits, observer: Observer, polling: Polling, cache: AnswerCache | None,
     ) -> None:  # fmt: skip
         self._task, self._route, self._language = task, route, language
         self._models = models
         self._only = next(iter(models.values())) if len(models) == 1 else None
         self._executor, self._gate = executor, gate
         self._limits = limits
-        self._metrics = metrics
+        self._observer, self._metrics = observer, observer.metrics
         self._polling = polling
         self._cache = cache
         self._shadows: set[asyncio.Task[None]] = set()
@@ -110,9 +111,8 @@ class TaskRoute:
             if not isinstance(error, MillisError):
                 raise  # a bug of ours: the server writes it into its log
         else:
-            await self._write(send, ran, form, (scope["millis.read_ns"], began), asked_id)
+            await self._write(scope, send, ran, form, began, asked_id)
             self._polling.go_on()
-            after_sending(self._metrics.count, route=self._route, status=200)
             after_sending(self._gate.note, scope, status=200, on=served.bundle.name)
             if trial is not None and ran.served is served and trial.shadows():
                 after_sending(self._shadow, trial, ran.job)
@@ -212,16 +212,17 @@ class TaskRoute:
         status, payload, media_type = write_error(error, path=self._route)
         headers = [(b"content-type", media_type.encode()), (b"x-request-id", asked_id), *list_headers(error)]
         await send_whole(send, status, payload, headers)
-        after_sending(self._metrics.count, route=self._route, status=status)
+        slug = error.slug if isinstance(error, MillisError) else "internal"
+        after_sending(self._observer.failed, scope, route=self._route, status=status, slug=slug, request_id=asked_id)
         after_sending(self._gate.note, scope, status=status)
         if isinstance(error, Refused):
             self._polling.go_on()
             after_sending(self._metrics.refuse, route=self._route, reason=error.slug)
 
-    async def _write(self, send: Send, ran: _Ran, form: Any, times: tuple[int, int], asked_id: bytes) -> None:
+    async def _write(self, scope: Scope, send: Send, ran: _Ran, form: Any, began: int, asked_id: bytes) -> None:
         served, job, parsed, is_hit = ran
         assert job.rung is not None
-        read_ns, began = times
+        read_ns = scope["millis.read_ns"]
         writing = perf_counter_ns()
         rung = served.rungs[job.rung]
         payload, headers = self._language.write(
@@ -238,16 +239,15 @@ class TaskRoute:
         if is_hit is not None:
             headers.append((b"x-millis-cache", b"hit" if is_hit else b"miss"))
         await send_whole(send, 200, payload, headers)
-        after_sending(self._account, served, job, rung.name, stages_ns, read_ns, is_hit=bool(is_hit))
+        after_sending(self._account, scope, ran, rung.name, stages_ns, asked_id)
 
-    def _account(
-        self, served: Served, job: Job, rung: str, stages_ns: tuple[int, ...], read_ns: int, *, is_hit: bool
-    ) -> None:
+    def _account(self, scope: Scope, ran: _Ran, rung: str, stages_ns: tuple[int, ...], asked_id: bytes) -> None:
+        served, job, _, is_hit = ran
         _, queue_ns, _, run_ns, _, _ = stages_ns
         total_ns = sum(stages_ns)
-        ended_ns = read_ns + total_ns
-        self._metrics.record(
-            model=served.bundle.name, rung=rung, total_ns=total_ns, stages_ns=stages_ns, n_tokens=job.n_tokens
+        ended_ns = scope["millis.read_ns"] + total_ns
+        self._observer.answered(
+            scope, served, job, route=self._route, rung=rung, stages_ns=stages_ns, request_id=asked_id
         )
         if total_ns <= served.usual_ns:
             served.kept_ns = ended_ns

@@ -8,8 +8,7 @@ import asyncio
 import base64
 import binascii
 import math
-import sys
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Callable, Iterable, MutableMapping
 from typing import Any
 
 from millis.errors import InvalidRequest, RunFailed
@@ -32,11 +31,16 @@ class Gate:
     Args:
         keys: None lets everybody in.
         audit: None keeps no log.
+        tell: says to people that the log cannot be written.
         n_workers: processes that share the server; each lets through its part of a key's rate.
     """
 
-    def __init__(self, *, keys: KeyRing | None = None, audit: AuditLog | None = None, n_workers: int = 1) -> None:
+    def __init__(
+        self, *, keys: KeyRing | None = None, audit: AuditLog | None = None, n_workers: int = 1,
+        tell: Callable[[str], None],
+    ) -> None:  # fmt: skip
         self._keys, self._audit, self._n_workers = keys, audit, n_workers
+        self._tell = tell
         self._buckets: dict[str, Bucket] = {}
         self._is_writing = False
 
@@ -99,7 +103,7 @@ class Gate:
         try:
             self._audit.write()
         except RunFailed as error:
-            sys.stderr.write(f"millis: {error}\n")
+            self._tell(str(error))
 
     def _write_soon(self) -> None:
         if not self._is_writing:

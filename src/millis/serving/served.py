@@ -52,6 +52,7 @@ class Served:
         notes: lines for people about how it was loaded.
         found: what timing it again on this machine gave, None where that was not needed.
     Attributes:
+        bound_ns: the contract's.
         usual_ms: deadline of a request that names none: the contract's bound, less what the way to the client takes.
         trial: a new version that some of the requests go to.
         counts: None where it is not judged.
@@ -65,8 +66,9 @@ class Served:
     ) -> None:  # fmt: skip
         self.bundle, self.ladder, self.number, self.notes, self.found = bundle, ladder, number, notes, found
         self.header = b"%d" % number
-        self.usual_ms = _SERVERS_SHARE * float(bundle.manifest.contract["bound_ms"])
-        self.usual_ns = int(1e6 * self.usual_ms)
+        self.bound_ns = int(1e6 * float(bundle.manifest.contract["bound_ms"]))
+        self.usual_ns = int(_SERVERS_SHARE * self.bound_ns)
+        self.usual_ms = self.usual_ns / 1e6
         self.trial: Trial | None = None
         self.counts: Counts | None = None
         self.n_open = 0

@@ -14,10 +14,10 @@ from functools import lru_cache
 
 from millis.serving.execution import Executor
 from millis.serving.gate import Gate
+from millis.serving.observing import Observer
 from millis.serving.problems import MEDIA_TYPE, write_problem
 from millis.serving.scheduling import Ladder, Refused
 from millis.serving.served import Served
-from millis.telemetry.metrics import Metrics
 
 _POST, _END, _LENGTH = b"POST ", b"\r\n\r\n", b"\r\ncontent-length:"
 _NOT_PLAIN = (b"\r\nx-deadline-ms:", b"\r\ngrpc-timeout:", b"\r\nexpect:", b"\r\nconnection: close", b"\r\nupgrade:")
@@ -28,8 +28,8 @@ _COUNT_S = 0.1
 class Shedder:
     """Looks at what was read on an idle connection."""
 
-    def __init__(self, executor: Executor, *, metrics: Metrics, gate: Gate) -> None:
-        self._executor, self._metrics, self._gate = executor, metrics, gate
+    def __init__(self, executor: Executor, *, observer: Observer, gate: Gate) -> None:
+        self._executor, self._observer, self._gate = executor, observer, gate
         self._routes: dict[bytes, tuple[Ladder, int, str]] = {}
         self._seen: Counter[str] = Counter()
 
@@ -65,8 +65,7 @@ class Shedder:
 
     def _settle(self) -> None:
         for route, n in self._seen.items():
-            self._metrics.count(route=route, status=503, n=n)
-            self._metrics.refuse(route=route, reason="would-be-late", n=n)
+            self._observer.shed(route=route, n=n)
             self._gate.note_shed(route, times=n)
         self._seen.clear()
 

@@ -31,6 +31,7 @@ from millis.serving.directing import Director
 from millis.serving.messages import Failed, Lines, Ready, Said, Told, write_line
 from millis.serving.placement import Placed, Placement
 from millis.serving.settings import ServeSettings, write_settings
+from millis.telemetry.logs import Log
 from millis.telemetry.metrics import forget_process
 
 _START_LIMIT_S = 120.0
@@ -84,9 +85,10 @@ class Supervisor:
             make_version(bundle, number=number, differs=compare_machine(bundle))
             for number, bundle in enumerate(self.bundles, 1)
         ]
+        self._log = Log(settings.log_format)
         self._director = Director(
             Placement(models=tuple(Placed(name=one.name, serving=one) for one in versions)),
-            send=self._send, compare=lambda path: compare_machine(open_bundle(path)), tell=_tell,
+            send=self._send, compare=lambda path: compare_machine(open_bundle(path)), tell=self._log.tell,
         )  # fmt: skip
         self.n_restarts = 0
         self._early_deaths = 0
@@ -224,7 +226,7 @@ class Supervisor:
             error: MillisError = (InvalidBundle if worker.failed.exit_code == 2 else RunFailed)(worker.failed.reason)
             if is_starting or not any(one.is_ready for one in self._workers):
                 raise error
-            _tell(f"a worker could not start again: {error}")  # the others serve; it is tried a few times
+            self._log.tell(f"a worker could not start again: {error}")  # the others serve; it is tried a few times
         if is_starting:
             raise RunFailed(f"a worker ended with code {code} before it was ready: see its last words above.")
         self._early_deaths = self._early_deaths + 1 if time.monotonic() - worker.began < _EARLY_S else 0
@@ -252,11 +254,6 @@ def compare_machine(bundle: Bundle) -> tuple[str, ...]:
     except msgspec.ValidationError:
         return ("the certificate's machine cannot be read",)
     return tuple(fingerprint().differences(there))
-
-
-def _tell(line: str) -> None:
-    sys.stderr.write(f"millis: {line}\n")
-    sys.stderr.flush()
 
 
 def _open_all(paths: Sequence[str]) -> list[Bundle]:

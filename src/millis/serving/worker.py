@@ -9,6 +9,7 @@ Border: process matters; answers come from the app.
 
 import asyncio
 import contextlib
+import os
 import resource
 import socket
 import sys
@@ -33,13 +34,17 @@ from millis.serving.gate import Gate
 from millis.serving.loading import load_version
 from millis.serving.memory import separate_large_blocks, settle_memory
 from millis.serving.messages import Failed, Ready, write_line
+from millis.serving.observing import Observer
 from millis.serving.placement import Placement
 from millis.serving.polling import Polling
 from millis.serving.protocol import Protocol, watch
 from millis.serving.served import Served
 from millis.serving.settings import Limits, ServeSettings, read_settings
 from millis.serving.shedding import Shedder
+from millis.telemetry.logs import Log
 from millis.telemetry.metrics import Metrics
+from millis.telemetry.slowest import Slowest, slowest_file
+from millis.telemetry.traces import Traces
 
 _MOST_FILES = 65_536
 _OWN_FILES = 100
@@ -60,18 +65,23 @@ def run_worker(
     threads = settings.threads or 0
     n_workers = settings.workers or 1
     executor = make_executor(threads=threads, clock=clock)
+    log = Log(settings.log_format)
+    log.take_over_logging()
     gate = Gate(
         keys=KeyRing(KeyFile(settings.keys)) if settings.keys else None,
         audit=AuditLog(settings.audit) if settings.audit else None,
         n_workers=n_workers,
+        tell=log.tell,
     )
     polling = Polling(settings.poll_ms, keep_warm=executor.run_idle if settings.keep_warm else None)
-    counts = Metrics(folder=metrics)
-    shedder = Shedder(executor, metrics=counts, gate=gate)
+    observer = Observer(
+        metrics=Metrics(folder=metrics), log=log, slowest=Slowest(slowest_file(metrics, os.getpid())),
+        executor=executor, traces=Traces(settings.traces) if settings.traces else None,
+    )  # fmt: skip
+    shedder = Shedder(executor, observer=observer, gate=gate)
 
     def serve(served: Sequence[Served]) -> None:
-        for one in served:
-            counts.expect(one.bundle.name, bound_ms=float(one.bundle.manifest.contract["bound_ms"]))
+        observer.expect(served)
         app.serve(served)
         shedder.serve(served)
 
@@ -83,10 +93,12 @@ def run_worker(
         executor=executor,
         gate=gate,
         limits=settings.limits,
-        metrics=counts,
+        observer=observer,
         polling=polling,
         cache=AnswerCache(settings.cache_bytes // n_workers) if settings.cache_bytes else None,
-        more=Admin(follower, folders=settings.models_from, has_keys=settings.keys is not None).routes(),
+        more=Admin(
+            follower, folders=settings.models_from, has_keys=settings.keys is not None, slowest=metrics
+        ).routes(),
     )
     notes = follower.begin(placement)
     settle_memory()
@@ -108,9 +120,12 @@ def run_worker(
     said = Ready(revision=placement.revision, notes=notes)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         pipes = {"ready": ready, "control": control}
-        runner.run(_serve(server, listener, polling=polling, follower=follower, said=said, **pipes))
+        runner.run(
+            _serve(server, listener, polling=polling, follower=follower, observer=observer, said=said, **pipes)
+        )
     executor.close()
     gate.close()
+    observer.close()
 
 
 def _fit(limits: Limits) -> Limits:
@@ -124,22 +139,25 @@ def _fit(limits: Limits) -> Limits:
 
 
 async def _serve(
-    server: uvicorn.Server, listener: socket.socket, *, polling: Polling, follower: Follower, said: Ready, ready: int,
-    control: int,
+    server: uvicorn.Server, listener: socket.socket, *, polling: Polling, follower: Follower, observer: Observer,
+    said: Ready, ready: int, control: int,
 ) -> None:  # fmt: skip
     def stop() -> None:
         server.should_exit = True
 
     follower.start(control, stop=stop)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
-    watching = asyncio.create_task(watch(server.server_state.connections))
+    watching = [
+        asyncio.create_task(one) for one in (watch(server.server_state.connections), observer.watch())
+    ]
     while not server.started and not serving.done():
         await asyncio.sleep(0.002)
     if not write_line(ready, said):  # the parent ended while this loaded
         server.should_exit = True
     polling.go_on()
     await serving
-    watching.cancel()
+    for one in watching:
+        one.cancel()
     follower.stop()
 
 
