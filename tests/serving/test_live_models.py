@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from making import LABELS_OF, forge, make_fake_bundle
+from making import LABELS_OF, forge, make_fake_bundle, watched
 from millis.bundles import Bundle, Rung, save_bundle
 from millis.errors import InvalidValue
 from millis.measuring.bench import offer_load
@@ -45,16 +45,8 @@ class Site:
 
     @contextlib.contextmanager
     def running(self) -> Iterator["Site"]:
-        stop = threading.Event()
-        with Supervisor(self.settings) as self.server:
-            watching = threading.Thread(target=self.server.watch_until, args=(stop,))
-            watching.start()
-            try:
-                with self.client(self.admin) as self.http, self.client(self.user) as self.user_http:
-                    yield self
-            finally:
-                stop.set()
-                watching.join()
+        with Supervisor(self.settings) as self.server, watched(self.server), self.client(self.admin) as self.http:
+            yield self
 
     def client(self, key: str) -> httpx.Client:
         return httpx.Client(base_url=self.server.url, headers={"X-API-Key": key}, timeout=60)

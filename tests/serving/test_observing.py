@@ -171,7 +171,7 @@ def test_traces_reach_the_receiver_that_was_named(tmp_path: Path) -> None:
     got: list[bytes] = []
 
     class Receiver(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:  # noqa: N802 - the library's name
+        def do_POST(self) -> None:
             got.append(self.rfile.read(int(self.headers["Content-Length"])))
             self.send_response(200)
             self.end_headers()

@@ -24,6 +24,9 @@ from millis.serving.served import Counts, Served, Trial
 _REPORT_S = 0.25
 _LOOK_S = 0.02
 _ASK_S = 330.0
+_LIST_S = 5.0
+
+_STOPPING = "the server is stopping: ask again when it is up."
 
 Load = Callable[[Version], Served]
 
@@ -66,6 +69,9 @@ class Follower:
             data = os.read(control, 1 << 16)
             if not data:
                 loop.remove_reader(control)
+                for number, future in self._asked.items():
+                    if not future.done():
+                        future.set_result(Answered(number=number, status=503, slug="stopping", reason=_STOPPING))
                 stop()
             for message in self._lines.feed(data):
                 self._hear(message)
@@ -93,11 +99,11 @@ class Follower:
         self._asked[number] = future
         write_line(self._ready, Asked(number=number, what=what, **values))
         try:
-            async with asyncio.timeout(_ASK_S):
+            async with asyncio.timeout(_LIST_S if what == "list" else _ASK_S):
                 answered = await future
         except TimeoutError as error:
             raise InvalidRequest(
-                f"the change was not done after {_ASK_S:.0f} s: look at /v1/admin/models, and ask again.",
+                "the parent of the workers did not answer in time: look at /v1/admin/models, and ask again.",
                 status=504, slug="change-too-slow",
             ) from error  # fmt: skip
         finally:

@@ -22,7 +22,8 @@ KEY = "millis.key"
 _WRITE_S = 0.1
 _NEEDS = {"/metrics": (METRICS, ADMIN), "/dashboard": (METRICS, ADMIN)}
 _ADMIN_ROUTES = "/v1/admin/"
-_CHALLENGE = ((b"www-authenticate", b'Bearer realm="millis", Basic realm="millis"'),)
+_CHALLENGE = tuple((b"www-authenticate", b'%b realm="millis"' % scheme) for scheme in (b"Bearer", b"Basic"))
+"""One header each: browsers read the first challenge of a header and no further."""
 
 
 class Gate:
