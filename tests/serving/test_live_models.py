@@ -399,3 +399,16 @@ def test_the_copy_of_a_served_bundle_may_be_loaded_as_its_new_version(site: Site
     shutil.copytree(site.settings.bundles[0], site.folder / "copy.millis")
     assert site.load("copy.millis", canary_percent=0, shadow_percent=0).status_code == 201
     assert site.http.post(f"{MODELS}/fake/rollback").status_code == 200
+
+
+def test_a_server_is_ready_when_it_just_answered_within_its_contract(tmp_path: Path) -> None:
+    quick, slow = (make_fake_bundle(tmp_path, name=name, delay_ms=ms, p99="40 ms") for name, ms in (("quick", 0), ("slow", 80)))
+    with Supervisor(ServeSettings(bundles=(str(quick.path),), port=0)) as server:
+        assert httpx.get(f"{server.url}/health").json()["models"]["quick"]["by"] == "its example"
+        assert httpx.post(f"{server.url}/v1/ner", json={"input": "maria"}).status_code == 200
+        assert httpx.get(f"{server.url}/health").json()["models"]["quick"]["by"] == "a request"
+    with Supervisor(ServeSettings(bundles=(str(slow.path),), port=0)) as server:
+        assert httpx.post(f"{server.url}/v1/ner", json={"input": "maria"}).status_code == 200
+        assert "promises 40 ms" in problem(httpx.get(f"{server.url}/health"), 503)
+        assert httpx.get(f"{server.url}/v2/health/ready").status_code == 503
+        assert httpx.get(f"{server.url}/health/live").status_code == 200

@@ -66,14 +66,16 @@ class Admin:
         """Give the routes."""
         return [
             Route(SLOWEST, self._list_slowest),
-            Route(MODELS, self._list),
-            Route(MODELS, self._load, methods=["POST"]),
+            Route(MODELS, self._list_or_load, methods=["GET", "POST"]),
             Route(f"{MODELS}/{{model}}", self._unload, methods=["DELETE"]),
             Route(f"{MODELS}/{{model}}/promote", self._promote, methods=["POST"]),
             Route(f"{MODELS}/{{model}}/rollback", self._roll_back, methods=["POST"]),
         ]
 
-    async def _list(self, request: Request) -> Response:
+    async def _list_or_load(self, request: Request) -> Response:
+        return await (self._load(request) if request.method == "POST" else self._list())
+
+    async def _list(self) -> Response:
         return _write(await self._follower.ask("list"))
 
     async def _list_slowest(self, request: Request) -> Response:

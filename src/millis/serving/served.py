@@ -17,9 +17,11 @@ from millis.serving.scheduling import Job, Ladder, Refused
 _SERVERS_SHARE = 0.9
 """Of a contract's bound; the rest is for the way to the client and back."""
 
+_RECENT_NS = 2_000_000_000
 _HEALTH_NS, _HEALTH_TRIES = 300_000_000, 3
-"""Within which the example is answered, behind whoever is due sooner. Under overload a forecast may be off by the
-millisecond that makes it late, so a server is not healthy when that has failed so often in a row."""
+"""Within which, or within its contract where that is longer, the example is answered, behind whoever is due sooner.
+Under overload a forecast may be off by the millisecond that makes it late, so a server is not healthy when that has
+failed so often in a row."""
 
 
 class _Named(NamedTuple):
@@ -114,27 +116,49 @@ def no_such_model(known: Iterable[str], wrong: str) -> InvalidRequest:
     return InvalidRequest(f"{wrong}: choose one of {', '.join(sorted(known))}.", status=404, slug="unknown-model")
 
 
-async def run_examples(served: Sequence[Served], executor: Executor) -> dict[str, dict[str, Any]]:
-    """Ready means that every model just answered its own example, through the queue of the others; give their ms."""
-    models = {}
+async def check_ready(served: Sequence[Served], executor: Executor) -> dict[str, dict[str, Any]]:
+    """Ready is who answered within its bound just now: a client, or else the model's own example, asked like a client.
+
+    Raises:
+        Refused: the example was refused, again and again.
+        InvalidRequest: 503, its answer came, but too late for the contract.
+    """
+    models: dict[str, dict[str, Any]] = {}
     for one in served:
-        began = perf_counter_ns()
-        await _run_example(one, executor)
-        models[one.bundle.name] = {"status": "ready", "ms": round((perf_counter_ns() - began) / 1e6, 3)}
+        if perf_counter_ns() - one.kept_ns < _RECENT_NS:
+            models[one.bundle.name] = {"status": "ready", "by": "a request"}
+        else:
+            took_ns = await _run_example(one, executor)
+            models[one.bundle.name] = {"status": "ready", "by": "its example", "ms": round(took_ns / 1e6, 3)}
     return models
 
 
-async def _run_example(one: Served, executor: Executor) -> None:
-    for tries_left in reversed(range(_HEALTH_TRIES)):
-        came_ns = perf_counter_ns()
-        job = Job(
-            one.ladder, [one.ladder.task.example], came_ns=came_ns, deadline_ns=came_ns + _HEALTH_NS,
-            is_own_deadline=True, places=range(1),
-        )  # fmt: skip
-        try:
-            await executor.answer(job)
-        except Refused:
-            if not tries_left:
-                raise
-        else:
-            return
+async def _run_example(one: Served, executor: Executor) -> int:
+    """Ask a model its own example, through the queue of the others; give how many ns it took."""
+    error: InvalidRequest | None = None
+    one.n_open += 1
+    try:
+        for _ in range(_HEALTH_TRIES):
+            came_ns = perf_counter_ns()
+            job = Job(
+                one.ladder, [one.ladder.task.example], came_ns=came_ns,
+                deadline_ns=came_ns + max(_HEALTH_NS, one.bound_ns), is_own_deadline=True, places=range(1),
+            )  # fmt: skip
+            try:
+                await executor.answer(job)
+            except Refused as refused:
+                error = refused
+                continue
+            took_ns = perf_counter_ns() - came_ns
+            if took_ns <= one.bound_ns:
+                one.kept_ns = came_ns + took_ns
+                return took_ns
+            error = InvalidRequest(
+                f"{one.bundle.name} answered its example in {took_ns / 1e6:.1f} ms where its contract promises"
+                f" {one.bound_ns / 1e6:g} ms: ask again, or look at /v1/admin/slowest for what held it up.",
+                status=503, slug="not-ready", headers=((b"retry-after", b"1"),),
+            )  # fmt: skip
+    finally:
+        one.n_open -= 1
+    assert error is not None
+    raise error
