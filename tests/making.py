@@ -6,7 +6,9 @@ Border: used by tests only; makes files in the folders that it is given.
 import hashlib
 import json
 import socket
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -17,6 +19,7 @@ from millis.bundles import Bundle, LatencyRow, Manifest, Rung, ServingShape, sav
 from millis.bundles.bundle import hash_file
 from millis.bundles.manifest import FileEntry
 from millis.contract import Contract
+from millis.serving.supervisor import Supervisor
 from millis.tasks.ner import ner_labels
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -116,6 +119,19 @@ def ask_raw(port: int, payload: bytes, *, timeout_s: float = 10.0) -> bytes:
     with socket.create_connection(("127.0.0.1", port), timeout=timeout_s) as peer:
         peer.sendall(payload)
         return peer.recv(1 << 16)
+
+
+@contextmanager
+def watched(server: Supervisor) -> Iterator[Supervisor]:
+    """Keep a running server's workers alive, and let it change what it serves, while the block runs."""
+    stop = threading.Event()
+    watching = threading.Thread(target=server.watch_until, args=(stop,))
+    watching.start()
+    try:
+        yield server
+    finally:
+        stop.set()
+        watching.join()
 
 
 def body(text: object) -> bytes:

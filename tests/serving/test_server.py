@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import httpx
+import msgspec
 import pytest
 
 import millis
@@ -20,6 +21,8 @@ from making import ask_raw, body, make_fake_bundle
 from millis.cores import n_cores, read_quota
 from millis.errors import InvalidBundle, InvalidValue
 from millis.security.keys import KeyFile
+from millis.serving.admin import make_version
+from millis.serving.placement import Placed, Placement
 from millis.serving.settings import Limits, ServeSettings, write_settings
 from millis.serving.supervisor import Supervisor
 
@@ -79,7 +82,7 @@ def test_served_answers_equal_loaded_answers_alone_and_among_others(server: Supe
         (b'{"input": ""}', 422), (b'{"input": []}', 422), (b'{"input": ["a", ""]}', 422),
         (b'{"input": "a", "model": "other"}', 404), (b'{"input": "a", "model": "../../etc/passwd"}', 404),
         (b'{"input": ' + b"9" * 100_000 + b"}", 422), (b'{"input": "a", "model": ' + b'{"a":' * 100_000, 422), (b'{"input": "a"}{}', 400),
-        ('{"input": "a"}'.encode("utf-16"), 400), (gzip.compress(b'{"input": "a"}'), 415), (b"input=a", 400), (json.dumps({"input": "x" * 50_001}).encode(), 413),
+        ('{"input": "a"}'.encode("utf-16"), 400), (gzip.compress(b'{"input": "a"}', mtime=0), 415), (b"input=a", 400), (json.dumps({"input": "x" * 50_001}).encode(), 413),
         (json.dumps({"input": ["x"] * 10_000}).encode(), 413), (b'{"input": "' + b"x" * 10_000_000 + b'"}', 413),
     ],
 )  # fmt: skip
@@ -305,7 +308,10 @@ def test_limits_are_the_operators_to_set(tmp_path: Path) -> None:
 
 
 def test_a_worker_whose_parent_left_before_it_was_ready_ends_in_silence(tmp_path: Path) -> None:
-    settings = ServeSettings(bundles=(str(make_fake_bundle(tmp_path).path),), port=0)
+    bundle = make_fake_bundle(tmp_path)
+    settings = ServeSettings(bundles=(str(bundle.path),), port=0)
+    placed = Placed(name="fake", serving=make_version(bundle, number=1))
+    placement = msgspec.json.encode(Placement(models=(placed,))).decode()
     ready, ready_end = os.pipe()
     control_end, control = os.pipe()
     for end in (ready, control):
@@ -313,7 +319,7 @@ def test_a_worker_whose_parent_left_before_it_was_ready_ends_in_silence(tmp_path
     with socket.create_server(("127.0.0.1", 0)) as listener:
         descriptors = (listener.fileno(), ready_end, control_end)
         done = subprocess.run(
-            [sys.executable, "-m", "millis.serving.worker", write_settings(settings), *map(str, descriptors), tmp_path],
+            [sys.executable, "-m", "millis.serving.worker", write_settings(settings), placement, *map(str, descriptors), tmp_path],
             pass_fds=descriptors, capture_output=True, timeout=30,
         )  # fmt: skip
     for end in (ready_end, control_end):

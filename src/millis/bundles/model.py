@@ -106,12 +106,17 @@ class Model:
         """
         times: dict[int, float] = {}
         for _ in range(rounds):
-            for n in dict.fromkeys(min(bucket, self.task.max_tokens) for bucket in self._buckets or (16, 64)):
+            for ids in self.lengths_to_warm():
                 began = perf_counter_ns()
-                self.run(np.full(n, 1, np.int64))
-                times[n] = min(times.get(n, np.inf), (perf_counter_ns() - began) / 1e6)
+                self.run(ids)
+                times[len(ids)] = min(times.get(len(ids), np.inf), (perf_counter_ns() - began) / 1e6)
             self.answer(self.task.example)
         return sorted(times.items())
+
+    def lengths_to_warm(self) -> list[NDArray[np.int64]]:
+        """Give windows of ids, one for every bucket, or two lengths where any runs."""
+        lengths = dict.fromkeys(min(bucket, self.task.max_tokens) for bucket in self._buckets or (16, 64))
+        return [np.full(n, 1, np.int64) for n in lengths]
 
     def share(self) -> "Model":
         """Give another thread a Model over the same weights."""

@@ -31,6 +31,15 @@ def command(
         Path | None, typer.Option(help="File of API keys (`millis keys create`); without it only loopback is served.")
     ] = None,
     audit: Annotated[Path | None, typer.Option(help="Folder for the audit log (`millis audit verify`).")] = None,
+    models_from: Annotated[
+        list[Path] | None, typer.Option(help="Folder below which bundles may be loaded over HTTP; needs --keys.")
+    ] = None,
+    log_format: Annotated[
+        str, typer.Option(help="text, or json: a line of JSON for each event and each request, never its text.")
+    ] = "text",
+    traces: Annotated[
+        str | None, typer.Option(help="Send OpenTelemetry traces to this OTLP address (http://HOST:4318/v1/traces).")
+    ] = None,
     cache: Annotated[
         str, typer.Option(help="Keep answers for texts that come again, like 64MB, in memory; 0 keeps none.")
     ] = "0",
@@ -53,7 +62,8 @@ def command(
         bundles=tuple(map(str, bundles)), host=host, port=port, workers=workers, threads=threads, grace_s=grace,
         fallback=fallback, poll_ms=poll, keep_warm=keep_warm,
         keys=None if keys is None else str(keys), audit=None if audit is None else str(audit),
-        cache_bytes=read_bytes(cache, name="cache"),
+        log_format=log_format, traces=traces,  # type: ignore[arg-type]  # settings check it
+        models_from=tuple(map(str, models_from or ())), cache_bytes=read_bytes(cache, name="cache"),
         limits=Limits(
             body_bytes=max_body_bytes, texts=max_texts, characters=max_characters, head_bytes=max_head_bytes,
             connections=max_connections,

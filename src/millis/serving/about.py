@@ -12,7 +12,7 @@ from starlette.routing import Route
 
 from millis.serving.execution import Executor
 from millis.serving.replies import Answer, json_route, write_json
-from millis.serving.served import Served, run_examples
+from millis.serving.served import Served, check_ready
 from millis.telemetry.metrics import write_metrics
 
 
@@ -29,7 +29,7 @@ def list_about_routes(served: Sequence[Served], executor: Executor) -> list[Rout
 
 def _answer_health(served: Sequence[Served], executor: Executor) -> Answer:
     async def answer(request: Request) -> Response:
-        return write_json({"status": "ready", "models": await run_examples(served, executor)})
+        return write_json({"status": "ready", "models": await check_ready(served, executor)})
 
     return answer
 
@@ -48,6 +48,8 @@ def _list_models(served: Sequence[Served]) -> dict[str, Any]:
                 "labels": one.ladder.task.names(one.bundle.manifest.labels),
                 "example": one.ladder.task.example,
                 "contract": one.bundle.manifest.contract,
+                "version": one.number,
+                "timed_here": one.found,
             }
             for one in served
         ],

@@ -3,27 +3,33 @@
 Border: HTTP and JSON; answers come from executors.
 """
 
+import asyncio
 from collections.abc import Iterable, Mapping
 from functools import partial
 from time import perf_counter_ns
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from millis.errors import MillisError
+from millis.errors import InvalidRequest, MillisError
+from millis.serving.agreeing import agree
 from millis.serving.caching import AnswerCache, Asked
 from millis.serving.deadlines import read_deadline
 from millis.serving.execution import Executor
 from millis.serving.gate import KEY, Gate
+from millis.serving.observing import Observer
 from millis.serving.polling import Polling
 from millis.serving.problems import list_headers, write_error
 from millis.serving.replies import Scope, Send, after_sending, request_id, send_whole
 from millis.serving.requests import Receive, TaskRequest, make_reader, read_body
 from millis.serving.scheduling import NEVER, Job, Refused
-from millis.serving.served import Served, no_such_model
+from millis.serving.served import Served, Trial, no_such_model
 from millis.serving.settings import Limits
 from millis.tasks import tasks
-from millis.telemetry.metrics import STAGES, Metrics
+from millis.telemetry.metrics import STAGES
+
+_MOST_SHADOWS = 8
+"""That wait at the same time; further ones are skipped, and counted."""
 
 
 class Language(Protocol):
@@ -56,21 +62,31 @@ class Plain:
         return self._encode(answer), [(b"content-type", b"application/json")]
 
 
+class _Ran(NamedTuple):
+    """A request that was answered: by which version, when it was read, and whether its answer was kept before."""
+
+    served: Served
+    job: Job
+    parsed_ns: int
+    is_hit: bool | None
+
+
 class TaskRoute:
     """A route that runs a model: read, answer, write; account for each stage."""
 
     def __init__(
         self, route: str, task: str, models: Mapping[str, Served], *, language: Language, executor: Executor,
-        gate: Gate, limits: Limits, metrics: Metrics, polling: Polling, cache: AnswerCache | None,
+        gate: Gate, limits: Limits, observer: Observer, polling: Polling, cache: AnswerCache | None,
     ) -> None:  # fmt: skip
         self._task, self._route, self._language = task, route, language
         self._models = models
         self._only = next(iter(models.values())) if len(models) == 1 else None
         self._executor, self._gate = executor, gate
         self._limits = limits
-        self._metrics = metrics
+        self._observer, self._metrics = observer, observer.metrics
         self._polling = polling
         self._cache = cache
+        self._shadows: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request: ASGI."""
@@ -83,24 +99,88 @@ class TaskRoute:
             allowed_ms = read_deadline(scope["headers"], within_ms=within_ms)
             served = self._choose(request)
             self._gate.allow(scope, self._task, f"model:{served.bundle.name}")
-            job = _make_job(served, request, allowed_ms=allowed_ms, came_ns=scope["millis.came_ns"])
-            scope["millis.gone"].append(partial(self._executor.drop, job))
-            parsed = perf_counter_ns()
-            is_hit = None if self._cache is None else await self._answer_or_find(self._cache, scope, served, job)
-            if is_hit is None:
-                await self._executor.answer(job)
+            trial = served.trial
+            if trial is not None and request.rung is None and trial.takes():
+                ran = await self._try(trial, served, scope, request, allowed_ms=allowed_ms)
+            else:
+                ran = await self._run(served, scope, request, allowed_ms=allowed_ms)
         except Exception as error:
             await self._write_problem(scope, send, error, asked_id)
             if isinstance(error, Refused) and error.slug == "deadline-passed":  # it was admitted
-                after_sending(self._metrics.promise, model=job.ladder.name, is_kept=False)
+                after_sending(self._metrics.promise, model=served.bundle.name, is_kept=False)
             if not isinstance(error, MillisError):
                 raise  # a bug of ours: the server writes it into its log
         else:
-            times = (scope["millis.read_ns"], began, parsed)
-            await self._write(send, served, job, form, times, asked_id, is_hit=is_hit)
+            await self._write(scope, send, ran, form, began, asked_id)
             self._polling.go_on()
-            after_sending(self._metrics.count, route=self._route, status=200)
             after_sending(self._gate.note, scope, status=200, on=served.bundle.name)
+            if trial is not None and ran.served is served and trial.shadows():
+                after_sending(self._shadow, trial, ran.job)
+
+    async def _run(self, served: Served, scope: Scope, request: TaskRequest, *, allowed_ms: float | None) -> _Ran:
+        """Answer a request by a version."""
+        job = _make_job(served, request, allowed_ms=allowed_ms, came_ns=scope["millis.came_ns"])
+        scope["millis.gone"].append(partial(self._executor.drop, job))
+        parsed = perf_counter_ns()
+        served.n_open += 1
+        try:
+            is_hit = None if self._cache is None else await self._answer_or_find(self._cache, scope, served, job)
+            if is_hit is None:
+                await self._executor.answer(job)
+        except Refused as error:
+            if error.slug == "deadline-passed" and served.counts is not None:
+                served.counts.add(is_missed=True)
+            raise
+        finally:
+            served.n_open -= 1
+        return _Ran(served, job, parsed, is_hit)
+
+    async def _try(
+        self, trial: Trial, usual: Served, scope: Scope, request: TaskRequest, *, allowed_ms: float | None
+    ) -> _Ran:
+        """Answer a request by the version on trial; where it cannot, by the one that serves: no client is to suffer."""
+        try:
+            return await self._run(trial.served, scope, request, allowed_ms=allowed_ms)
+        except Exception as error:
+            if isinstance(error, InvalidRequest) and (not isinstance(error, Refused) or error.status == 504):
+                raise
+            if not isinstance(error, Refused):
+                self._metrics.try_out(model=usual.bundle.name, outcome="failed")
+        ran = await self._run(usual, scope, request, allowed_ms=allowed_ms)
+        if trial.served.counts is not None:  # there was time for an answer, and the new version had none
+            trial.served.counts.add(is_missed=True)
+        return ran
+
+    def _shadow(self, trial: Trial, job: Job) -> None:
+        """Ask the version on trial what was answered by the one that serves, behind all who wait."""
+        if trial.n_shadows >= _MOST_SHADOWS:
+            self._metrics.try_out(model=job.ladder.name, outcome="skipped")
+            return
+        trial.n_shadows += 1
+        trial.served.n_open += 1
+        task = asyncio.get_running_loop().create_task(self._compare(trial, job))
+        self._shadows.add(task)
+        task.add_done_callback(self._shadows.discard)
+
+    async def _compare(self, trial: Trial, job: Job) -> None:
+        assert job.rung is not None
+        ladder = trial.served.ladder
+        place = min(job.rung, len(ladder.models) - 1)
+        again = Job(
+            ladder, job.texts, came_ns=perf_counter_ns(), deadline_ns=NEVER, is_own_deadline=False,
+            places=range(place, place + 1), options=job.options,
+        )  # fmt: skip
+        try:
+            await self._executor.answer(again)
+            outcome = "agrees" if agree(job.results, again.results) else "differs"
+        except Refused:
+            outcome = "skipped"
+        except Exception:  # whatever it is, it is the new version's, and what operators look for is in the counts
+            outcome = "failed"
+        finally:
+            trial.n_shadows -= 1
+            trial.served.n_open -= 1
+        self._metrics.try_out(model=job.ladder.name, outcome=outcome)
 
     def _choose(self, request: TaskRequest) -> Served:
         if request.model is None and self._only is not None:
@@ -133,18 +213,17 @@ class TaskRoute:
         status, payload, media_type = write_error(error, path=self._route)
         headers = [(b"content-type", media_type.encode()), (b"x-request-id", asked_id), *list_headers(error)]
         await send_whole(send, status, payload, headers)
-        after_sending(self._metrics.count, route=self._route, status=status)
+        slug = error.slug if isinstance(error, MillisError) else "internal"
+        after_sending(self._observer.failed, scope, route=self._route, status=status, slug=slug, request_id=asked_id)
         after_sending(self._gate.note, scope, status=status)
         if isinstance(error, Refused):
             self._polling.go_on()
             after_sending(self._metrics.refuse, route=self._route, reason=error.slug)
 
-    async def _write(
-        self, send: Send, served: Served, job: Job, form: Any, times: tuple[int, int, int], asked_id: bytes, *,
-        is_hit: bool | None,
-    ) -> None:  # fmt: skip
+    async def _write(self, scope: Scope, send: Send, ran: _Ran, form: Any, began: int, asked_id: bytes) -> None:
+        served, job, parsed, is_hit = ran
         assert job.rung is not None
-        read_ns, began, parsed = times
+        read_ns = scope["millis.read_ns"]
         writing = perf_counter_ns()
         rung = served.rungs[job.rung]
         payload, headers = self._language.write(
@@ -155,25 +234,29 @@ class TaskRoute:
         stages_ns = (parsed - began, queue_ns, job.tokenize_ns, job.run_ns, job.decode_ns, wrote - writing)
         timing = ", ".join(f"{stage};dur={ns / 1e6:.3f}" for stage, ns in zip(STAGES, stages_ns, strict=True))
         headers += [
-            (b"server-timing", timing.encode()), (b"x-millis-rung", rung.header), (b"x-request-id", asked_id),
+            (b"server-timing", timing.encode()), (b"x-millis-rung", rung.header), (b"x-millis-version", served.header),
+            (b"x-request-id", asked_id),
         ]  # fmt: skip
         if is_hit is not None:
             headers.append((b"x-millis-cache", b"hit" if is_hit else b"miss"))
         await send_whole(send, 200, payload, headers)
-        after_sending(self._account, served, job, rung.name, stages_ns, read_ns, is_hit=bool(is_hit))
+        after_sending(self._account, scope, ran, rung.name, stages_ns, asked_id)
 
-    def _account(
-        self, served: Served, job: Job, rung: str, stages_ns: tuple[int, ...], read_ns: int, *, is_hit: bool
-    ) -> None:
+    def _account(self, scope: Scope, ran: _Ran, rung: str, stages_ns: tuple[int, ...], asked_id: bytes) -> None:
+        served, job, _, is_hit = ran
         _, queue_ns, _, run_ns, _, _ = stages_ns
-        ended_ns = read_ns + sum(stages_ns)
-        self._metrics.record(
-            model=served.bundle.name, rung=rung, total_ns=sum(stages_ns), stages_ns=stages_ns,
-            n_tokens=job.n_tokens,
-        )  # fmt: skip
+        total_ns = sum(stages_ns)
+        ended_ns = scope["millis.read_ns"] + total_ns
+        self._observer.answered(
+            scope, served, job, route=self._route, rung=rung, stages_ns=stages_ns, request_id=asked_id
+        )
+        if total_ns <= served.usual_ns:
+            served.kept_ns = ended_ns
         if is_hit:  # nothing ran: the forecast has nothing to learn from it
             return
-        overhead_ns = (sum(stages_ns) - queue_ns - run_ns) / len(job.texts)
+        if served.counts is not None and len(job.texts) == 1:
+            served.counts.add(is_missed=total_ns > served.usual_ns)
+        overhead_ns = (total_ns - queue_ns - run_ns) / len(job.texts)
         served.ladder.forecast.observe_overhead(overhead_ns)
         if job.deadline_ns < NEVER:  # the others run behind all that come, which nobody can predict
             served.ladder.forecast.observe_end(ended_ns - job.predicted_ns)

@@ -16,6 +16,7 @@ from millis.serving.answering import Language, Plain, TaskRoute
 from millis.serving.caching import AnswerCache
 from millis.serving.execution import Executor
 from millis.serving.gate import Gate
+from millis.serving.observing import Observer
 from millis.serving.oip import OpenInference
 from millis.serving.oip_routes import list_oip_routes, oip_paths
 from millis.serving.openapi import describe
@@ -28,7 +29,6 @@ from millis.serving.reranking import Ranked
 from millis.serving.served import Served
 from millis.serving.settings import Limits
 from millis.tasks import tasks
-from millis.telemetry.metrics import Metrics
 
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -41,17 +41,21 @@ _ALWAYS_OPEN = ("/health/live", "/v2/health/live")
 class App:
     """Puts routes in front of an executor: one task route for each task that a bundle has.
 
+    Args:
+        more: routes that stay whatever is served.
+
     Usage:
-        app = App(executor=..., gate=..., limits=..., metrics=..., polling=..., cache=None)
+        app = App(executor=..., gate=..., limits=..., observer=..., polling=..., cache=None)
         app.serve(served)  # at any time: a request that has begun ends on what it began on
     """
 
     def __init__(
-        self, *, executor: Executor, gate: Gate, limits: Limits, metrics: Metrics, polling: Polling,
-        cache: AnswerCache | None = None,
+        self, *, executor: Executor, gate: Gate, limits: Limits, observer: Observer, polling: Polling,
+        cache: AnswerCache | None = None, more: Sequence[Route] = (),
     ) -> None:  # fmt: skip
         self._executor, self._gate, self._limits = executor, gate, limits
-        self._metrics, self._polling, self._cache = metrics, polling, cache
+        self._observer, self._polling, self._cache = observer, polling, cache
+        self._more = tuple(more)
         self._routes: dict[str, TaskRoute] = {}
         self._others: Application = Starlette()
 
@@ -76,6 +80,7 @@ class App:
                 *list_about_routes(served, self._executor),
                 *list_oip_routes(served, self._executor),
                 *list_page_routes(),
+                *self._more,
             ],
             exception_handlers=handlers(),
         )
@@ -97,6 +102,7 @@ class App:
         async def send_and_note(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
                 self._gate.note(scope, status=message["status"])
+                self._observer.passed(scope, status=message["status"])
             await send(message)
 
         try:
@@ -111,5 +117,5 @@ class App:
     def _make_route(self, path: str, task: str, models: Mapping[str, Served], language: Language) -> TaskRoute:
         return TaskRoute(
             path, task, models, language=language, executor=self._executor, gate=self._gate, limits=self._limits,
-            metrics=self._metrics, polling=self._polling, cache=self._cache,
+            observer=self._observer, polling=self._polling, cache=self._cache,
         )  # fmt: skip

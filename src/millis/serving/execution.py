@@ -5,7 +5,6 @@ the rate, so the search measures both (docs/decisions has the numbers).
 """
 
 import asyncio
-import itertools
 import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -17,6 +16,7 @@ from millis.errors import InvalidRequest
 from millis.serving.clock import SocketClock
 from millis.serving.scheduling import NEVER, Job, Ladder, Queue, Refused, refuse
 
+_BREATH_S = 0.001
 _NO_LOCK = nullcontext()
 _MOST_LOOKS = 4
 """Turns of the loop between two windows, as long as each brings something; some 0.01 ms each, and what it brings."""
@@ -25,7 +25,14 @@ _MOST_LOOKS = 4
 class Executor(Protocol):
     """Answers jobs of any ladder of a worker."""
 
-    ladders: tuple[Ladder, ...]
+    def add(self, ladder: Ladder) -> None:
+        """Take a ladder up, to be run from now on and closed in the end."""
+
+    async def warm(self, ladder: Ladder) -> None:
+        """Run every length of a ladder where it will run, between those who wait, so that no request is the first."""
+
+    def remove(self, ladder: Ladder) -> None:
+        """Forget a ladder that has no jobs any more; closing it is the caller's."""
 
     async def answer(self, job: Job) -> None:
         """Run a job to its end; its results and times are in it then.
@@ -54,11 +61,30 @@ class Executor(Protocol):
 class LoopExecutor:
     """Run on the event loop: at once where nobody else is there, else in turns, between which sockets are read."""
 
-    def __init__(self, ladders: Sequence[Ladder], *, clock: SocketClock) -> None:
-        self.ladders, self._clock = tuple(ladders), clock
+    def __init__(self, *, clock: SocketClock) -> None:
+        self._ladders: list[Ladder] = []
+        self._clock = clock
         self._queue = Queue(lanes=1)
         self._is_running = False
-        self._examples = itertools.cycle(ladder.models[0] for ladder in self.ladders)
+        self._n_idle = 0
+
+    def add(self, ladder: Ladder) -> None:
+        """See Executor."""
+        self._ladders.append(ladder)
+
+    async def warm(self, ladder: Ladder) -> None:
+        """See Executor."""
+        loop = asyncio.get_running_loop()
+        for model in ladder.models:
+            for run in model.lengths_to_warm():
+                self._clock.block()
+                model.run(run)
+                loop.call_soon(self._clock.unblock)
+                await asyncio.sleep(_BREATH_S)
+
+    def remove(self, ladder: Ladder) -> None:
+        """See Executor."""
+        self._ladders.remove(ladder)
 
     async def answer(self, job: Job) -> None:
         """See Executor."""
@@ -94,7 +120,7 @@ class LoopExecutor:
 
     def close(self) -> None:
         """Free the models."""
-        for ladder in self.ladders:
+        for ladder in self._ladders:
             ladder.close()
 
     def run_idle(self) -> None:
@@ -102,7 +128,8 @@ class LoopExecutor:
         if self._is_running:
             return
         self._clock.block()
-        model = next(self._examples)
+        self._n_idle += 1
+        model = self._ladders[self._n_idle % len(self._ladders)].models[0]
         model.answer(model.task.example)
         asyncio.get_running_loop().call_soon(self._clock.unblock)
 
@@ -133,22 +160,35 @@ class LoopExecutor:
 class ThreadExecutor:
     """Run on the first free of n threads over one copy of the weights, in turns."""
 
-    def __init__(self, ladders: Sequence[Ladder], *, n: int) -> None:
-        self.ladders = tuple(ladders)
+    def __init__(self, *, n: int) -> None:
+        self._ladders: list[Ladder] = []
+        self._shared: list[dict[Ladder, tuple[Model, ...]]] = [{} for _ in range(n)]
         self._queue = Queue(lanes=n)
         self._changed = threading.Condition()
         self._is_closing = False
         self._threads = [
-            threading.Thread(
-                target=self._work,
-                args=({ladder: tuple(model.share() for model in ladder.models) for ladder in self.ladders},),
-                name=f"inference-{i}",
-                daemon=True,
-            )
-            for i in range(n)
+            threading.Thread(target=self._work, args=(shared,), name=f"inference-{i}", daemon=True)
+            for i, shared in enumerate(self._shared)
         ]
         for thread in self._threads:
             thread.start()
+
+    def add(self, ladder: Ladder) -> None:
+        """See Executor."""
+        with self._changed:
+            self._ladders.append(ladder)
+            for shared in self._shared:
+                shared[ladder] = tuple(model.share() for model in ladder.models)
+
+    async def warm(self, ladder: Ladder) -> None:
+        """Nothing: threads run side by side, and none waits for another's first run."""
+
+    def remove(self, ladder: Ladder) -> None:
+        """See Executor."""
+        with self._changed:
+            self._ladders.remove(ladder)
+            for shared in self._shared:
+                del shared[ladder]
 
     async def answer(self, job: Job) -> None:
         """See Executor."""
@@ -184,7 +224,7 @@ class ThreadExecutor:
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
-        for ladder in self.ladders:
+        for ladder in self._ladders:
             ladder.close()
 
     def run_idle(self) -> None:

@@ -8,8 +8,7 @@ import asyncio
 import base64
 import binascii
 import math
-import sys
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Callable, Iterable, MutableMapping
 from typing import Any
 
 from millis.errors import InvalidRequest, RunFailed
@@ -21,8 +20,10 @@ KEY = "millis.key"
 """Where a request's scope holds the key it came with."""
 
 _WRITE_S = 0.1
-_NEEDS = {"/metrics": (METRICS, ADMIN)}
-_CHALLENGE = ((b"www-authenticate", b'Bearer realm="millis", Basic realm="millis"'),)
+_NEEDS = {"/metrics": (METRICS, ADMIN), "/dashboard": (METRICS, ADMIN)}
+_ADMIN_ROUTES = "/v1/admin/"
+_CHALLENGE = tuple((b"www-authenticate", b'%b realm="millis"' % scheme) for scheme in (b"Bearer", b"Basic"))
+"""One header each: browsers read the first challenge of a header and no further."""
 
 
 class Gate:
@@ -31,11 +32,16 @@ class Gate:
     Args:
         keys: None lets everybody in.
         audit: None keeps no log.
+        tell: says to people that the log cannot be written.
         n_workers: processes that share the server; each lets through its part of a key's rate.
     """
 
-    def __init__(self, *, keys: KeyRing | None = None, audit: AuditLog | None = None, n_workers: int = 1) -> None:
+    def __init__(
+        self, *, keys: KeyRing | None = None, audit: AuditLog | None = None, n_workers: int = 1,
+        tell: Callable[[str], None],
+    ) -> None:  # fmt: skip
         self._keys, self._audit, self._n_workers = keys, audit, n_workers
+        self._tell = tell
         self._buckets: dict[str, Bucket] = {}
         self._is_writing = False
 
@@ -59,7 +65,7 @@ class Gate:
                     f"this key may ask {key.rate_per_s:g} times a second: ask again in {1000 * wait_s:.0f} ms.",
                     status=429, slug="too-often", headers=((b"retry-after", b"%d" % math.ceil(wait_s)),),
                 )  # fmt: skip
-        needs = _NEEDS.get(scope["path"])
+        needs = (ADMIN,) if scope["path"].startswith(_ADMIN_ROUTES) else _NEEDS.get(scope["path"])
         if needs:
             self.allow(scope, *needs)
 
@@ -98,7 +104,7 @@ class Gate:
         try:
             self._audit.write()
         except RunFailed as error:
-            sys.stderr.write(f"millis: {error}\n")
+            self._tell(str(error))
 
     def _write_soon(self) -> None:
         if not self._is_writing:

@@ -12,7 +12,7 @@ from starlette.routing import Route
 from millis.serving.execution import Executor
 from millis.serving.oip import VERSION, describe_model, describe_server
 from millis.serving.replies import json_route, write_json
-from millis.serving.served import Served, no_such_model, run_examples
+from millis.serving.served import Served, check_ready, no_such_model
 
 
 def oip_paths(name: str) -> tuple[str, str]:
@@ -31,7 +31,7 @@ def list_oip_routes(served: Sequence[Served], executor: Executor) -> list[Route]
         return found
 
     async def answer_ready(request: Request) -> Response:
-        await run_examples(served, executor)
+        await check_ready(served, executor)
         return write_json({"ready": True})
 
     async def answer_model(request: Request) -> Response:
@@ -40,7 +40,7 @@ def list_oip_routes(served: Sequence[Served], executor: Executor) -> list[Route]
 
     async def answer_model_ready(request: Request) -> Response:
         one = find(request)
-        await run_examples([one], executor)
+        await check_ready([one], executor)
         return write_json({"name": one.bundle.name, "ready": True})
 
     async def answer_infer(request: Request) -> Response:

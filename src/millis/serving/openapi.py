@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from millis.serving.admin import MODELS, SLOWEST, LoadRequest
 from millis.serving.deadlines import MOST_MS
 from millis.serving.oip import INPUT, InferRequest
 from millis.serving.oip import VERSION as OIP_VERSION
@@ -124,12 +125,12 @@ _KEYS = {
 _READS = {
     "/v1/models": "The models that are served.",
     "/contract": "What each model promises, and the proof of it.",
-    "/health": "Ready: each model answers its own example now.",
+    "/health": "Ready: each model answered within its bound just now.",
     "/health/live": "Alive: the process answers; nothing is run.",
     "/openapi.json": "This description.",
     "/v2": "Open Inference Protocol: the server.",
     "/v2/health/live": "Open Inference Protocol: alive.",
-    "/v2/health/ready": "Open Inference Protocol: each model answers its own example now.",
+    "/v2/health/ready": "Open Inference Protocol: each model answered within its bound just now.",
 }
 
 _OIP_ERROR = {
@@ -145,7 +146,7 @@ _OIP_ERROR = {
 def describe(by_task: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Describe the routes of a server with these models by task."""
     requests = {task: request_type(task, tasks[task]) for task in by_task}
-    kinds = [*requests.values(), InferRequest, Problem]
+    kinds = [*requests.values(), InferRequest, LoadRequest, Problem]
     _, components = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
     for task, request in requests.items():
         _describe_input(components, request.__name__, asks=tasks[task].asks)
@@ -171,6 +172,7 @@ def describe(by_task: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
             "responses": {"200": {"description": "OK", "content": {"text/plain": {"schema": {"type": "string"}}}}},
         }
     }
+    paths |= _describe_admin(problem)
     for task, models in by_task.items():
         paths[f"/v1/{task}"] = {"post": _describe_task(
             task, sorted(models), problem=problem, request=requests[task].__name__
@@ -209,7 +211,7 @@ def _describe_oip(model: str) -> dict[str, Any]:
     errors = dict.fromkeys(statuses, _OIP_ERROR)
     paths: dict[str, Any] = {}
     for path in (f"/v2/models/{model}", f"/v2/models/{model}/versions/{OIP_VERSION}"):
-        for route, summary in ((path, "the model"), (f"{path}/ready", "the model answers its own example now")):
+        for route, summary in ((path, "the model"), (f"{path}/ready", "the model answered within its bound just now")):
             paths[route] = {
                 "get": {
                     "summary": f"Open Inference Protocol: {summary}.",
@@ -239,6 +241,45 @@ def _describe_oip(model: str) -> dict[str, Any]:
             }
         }
     return paths
+
+
+def _describe_admin(problem: dict[str, Any]) -> dict[str, Any]:
+    """Describe what a key of the scope admin may do."""
+    done = {"description": "All models, as every worker serves them now.", "content": {
+        "application/json": {"schema": {"type": "object", "required": ["revision", "data"]}}
+    }}  # fmt: skip
+    statuses = ("400", "401", "403", "404", "405", "408", "409", "413", "422", "429", "503", "504")
+    refused = dict.fromkeys(statuses, problem)
+    one = {
+        "name": "model", "in": "path", "required": True,
+        "schema": {"type": "string", "pattern": "^[^/\\\\\\x00-\\x1f\\x7f]{1,200}$"},
+    }  # fmt: skip
+
+    def describe_change(summary: str) -> dict[str, Any]:
+        return {"summary": summary, "parameters": [one], "responses": {"200": done, **refused}}
+
+    return {
+        MODELS: {
+            "get": {"summary": "The models, their versions, and what became of them.",
+                    "responses": {"200": done, **refused}},
+            "post": {
+                "summary": "Load a model, or a new version of one; answered when every worker has it.",
+                "requestBody": {
+                    "required": True,
+                    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/LoadRequest"}}},
+                },
+                "responses": {"201": done, **refused},
+            },
+        },
+        f"{MODELS}/{{model}}": {"delete": describe_change("Unload a model with all its versions.")},
+        f"{MODELS}/{{model}}/promote": {"post": describe_change("Let the version on trial take over.")},
+        f"{MODELS}/{{model}}/rollback": {"post": describe_change("Go back to the version before.")},
+        SLOWEST: {
+            "get": {"summary": "The slowest answers of the last ten minutes, and what held them up.",
+                    "responses": {"200": {"description": "OK", "content": {
+                        "application/json": {"schema": {"type": "object"}}}}, **refused}}
+        },
+    }  # fmt: skip
 
 
 def _describe_task(task: str, models: Sequence[str], *, problem: dict[str, Any], request: str) -> dict[str, Any]:

@@ -29,7 +29,11 @@ _PAGE_HEADERS = {
 
 def list_page_routes() -> list[Route]:
     """Give the routes of the pages."""
-    return [Route("/", _page("playground.html")), Route("/page/{file}", _answer_page)]
+    return [
+        Route("/", _page("playground.html")),
+        Route("/dashboard", _page("dashboard.html")),
+        Route("/page/{file}", _answer_page),
+    ]
 
 
 async def _answer_page(request: Request) -> Response:

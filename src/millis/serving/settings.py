@@ -4,11 +4,12 @@ Border: values only.
 """
 
 import ipaddress
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
 from millis.errors import InvalidValue
+from millis.telemetry.logs import LogFormat
 
 _MOST_CACHE_BYTES = 64_000_000_000
 
@@ -60,6 +61,9 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         poll_ms: how long a worker looks for the next request, after an answer, before it sleeps; 0 saves power.
         keys: file of API keys; without it the server listens on loopback only.
         audit: folder of the audit log.
+        models_from: folders below which bundles may be loaded while the server runs.
+        log_format: "json" writes a line for each request too.
+        traces: address of an OTLP receiver over HTTP; None makes no traces.
         cache_bytes: of answers that are kept for texts that come again, all workers together; 0 keeps none.
         keep_warm: never sleep, and run each model's example when there is nothing else to do: a core is busy always.
     """
@@ -75,6 +79,9 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     keep_warm: bool = False
     keys: str | None = None
     audit: str | None = None
+    models_from: tuple[str, ...] = ()
+    log_format: LogFormat = "text"
+    traces: str | None = None
     cache_bytes: int = 0
     limits: Limits = Limits()
 
@@ -87,12 +94,24 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
                 f"without keys a server listens on this machine alone, not on {self.host}: name with --keys a file that"
                 " `millis keys create` wrote, or leave --host out."
             )
+        if self.models_from and self.keys is None:
+            raise InvalidValue(
+                "--models-from lets models be loaded by whoever has a key of the scope admin: name with --keys a file"
+                " that `millis keys create --scope admin` wrote."
+            )
         if not 0 <= self.port <= 65535:
             raise InvalidValue(f"port cannot be {self.port}: give 0 to 65535; 0 lets the system choose.")
         if self.workers is not None and not 1 <= self.workers <= 256:
             raise InvalidValue(f"workers cannot be {self.workers}: give 1 to 256.")
         if self.threads is not None and not 0 <= self.threads <= 64:
             raise InvalidValue(f"threads cannot be {self.threads}: give 0 (on the event loop) to 64.")
+        if self.log_format not in get_args(LogFormat):
+            raise InvalidValue(f"log format cannot be {self.log_format!r}: give {' or '.join(get_args(LogFormat))}.")
+        if self.traces is not None and not self.traces.startswith(("http://", "https://")):
+            raise InvalidValue(
+                f"traces cannot go to {self.traces!r}: give the address of an OTLP receiver, like"
+                " http://127.0.0.1:4318/v1/traces."
+            )
         if not 0 <= self.grace_s <= 3600:
             raise InvalidValue(f"grace cannot be {self.grace_s}: give 0 to 3600 seconds.")
         if not 0 <= self.cache_bytes <= _MOST_CACHE_BYTES:

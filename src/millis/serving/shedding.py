@@ -9,14 +9,15 @@ Border: bytes in, a refusal or nothing out; who is late is the queue's to say.
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Sequence
 from functools import lru_cache
 
 from millis.serving.execution import Executor
 from millis.serving.gate import Gate
+from millis.serving.observing import Observer
 from millis.serving.problems import MEDIA_TYPE, write_problem
 from millis.serving.scheduling import Ladder, Refused
-from millis.telemetry.metrics import Metrics
+from millis.serving.served import Served
 
 _POST, _END, _LENGTH = b"POST ", b"\r\n\r\n", b"\r\ncontent-length:"
 _NOT_PLAIN = (b"\r\nx-deadline-ms:", b"\r\ngrpc-timeout:", b"\r\nexpect:", b"\r\nconnection: close", b"\r\nupgrade:")
@@ -25,18 +26,21 @@ _COUNT_S = 0.1
 
 
 class Shedder:
-    """Looks at what was read on an idle connection.
+    """Looks at what was read on an idle connection."""
 
-    Args:
-        routes: by path, the only ladder that answers there and the ns that it usually has.
-    """
-
-    def __init__(
-        self, executor: Executor, *, routes: Mapping[bytes, tuple[Ladder, int]], metrics: Metrics, gate: Gate
-    ) -> None:
-        self._executor, self._metrics, self._gate = executor, metrics, gate
-        self._routes = {path: (ladder, usual_ns, path.decode()) for path, (ladder, usual_ns) in routes.items()}
+    def __init__(self, executor: Executor, *, observer: Observer, gate: Gate) -> None:
+        self._executor, self._observer, self._gate = executor, observer, gate
+        self._routes: dict[bytes, tuple[Ladder, int, str]] = {}
         self._seen: Counter[str] = Counter()
+
+    def serve(self, served: Sequence[Served]) -> None:
+        """Look from now on at requests for these models; where a task has several, the body says which, and none is."""
+        tasks = [one.bundle.manifest.task for one in served]
+        self._routes = {
+            f"/v1/{task}".encode(): (one.ladder, one.usual_ns, f"/v1/{task}")
+            for task, one in zip(tasks, served, strict=True)
+            if tasks.count(task) == 1
+        }
 
     def look(self, data: bytes, *, came_ns: int) -> bytes | None:
         """Give the whole answer to one whole request that would be late however short its text is, else None."""
@@ -61,8 +65,7 @@ class Shedder:
 
     def _settle(self) -> None:
         for route, n in self._seen.items():
-            self._metrics.count(route=route, status=503, n=n)
-            self._metrics.refuse(route=route, reason="would-be-late", n=n)
+            self._observer.shed(route=route, n=n)
             self._gate.note_shed(route, times=n)
         self._seen.clear()
 

@@ -26,7 +26,12 @@ from millis.bundles import Bundle, open_bundle
 from millis.cores import n_cores, read_quota
 from millis.errors import InvalidBundle, InvalidValue, MillisError, RunFailed
 from millis.security.keys import KeyFile
+from millis.serving.admin import make_version
+from millis.serving.directing import Director
+from millis.serving.messages import Failed, Lines, Ready, Said, Told, write_line
+from millis.serving.placement import Placed, Placement
 from millis.serving.settings import ServeSettings, write_settings
+from millis.telemetry.logs import Log
 from millis.telemetry.metrics import forget_process
 
 _START_LIMIT_S = 120.0
@@ -41,8 +46,9 @@ class _Worker:
     ready: int
     control: int
     began: float
+    lines: Lines = field(default_factory=lambda: Lines(Said))
     is_ready: bool = False
-    said: bytes = field(default=b"")
+    failed: Failed | None = None
 
 
 class Supervisor:
@@ -70,8 +76,20 @@ class Supervisor:
             )
         if settings.keys is not None and not KeyFile(settings.keys).read():
             raise InvalidValue(f"there is no key in {settings.keys}: `millis keys create` makes one.")
-        changes: dict[str, Any] = {"workers": self.n_workers} | ({} if may_poll else {"poll_ms": 0.0})
-        self.settings = msgspec.structs.replace(settings, **changes)
+        threads = settings.threads
+        if threads is None:
+            threads = max(bundle.manifest.serving.threads for bundle in self.bundles)
+        changes: dict[str, Any] = {"workers": self.n_workers, "threads": threads}
+        self.settings = msgspec.structs.replace(settings, **changes | ({} if may_poll else {"poll_ms": 0.0}))
+        versions = [
+            make_version(bundle, number=number, differs=compare_machine(bundle))
+            for number, bundle in enumerate(self.bundles, 1)
+        ]
+        self._log = Log(settings.log_format)
+        self._director = Director(
+            Placement(models=tuple(Placed(name=one.name, serving=one) for one in versions)),
+            send=self._send, compare=lambda path: compare_machine(open_bundle(path)), tell=self._log.tell,
+        )  # fmt: skip
         self.n_restarts = 0
         self._early_deaths = 0
         self._workers: list[_Worker] = []
@@ -157,8 +175,8 @@ class Supervisor:
         control_end, control = os.pipe()
         descriptors = (self._listener.fileno(), ready_end, control_end)
         process = subprocess.Popen(
-            [sys.executable, "-m", "millis.serving.worker", write_settings(self.settings), *map(str, descriptors),
-             str(self._metrics)],
+            [sys.executable, "-m", "millis.serving.worker", write_settings(self.settings),
+             msgspec.json.encode(self._director.placement).decode(), *map(str, descriptors), str(self._metrics)],
             pass_fds=descriptors,
             stdin=subprocess.DEVNULL,
             process_group=0,  # Ctrl-C is the parent's to hear
@@ -175,12 +193,25 @@ class Supervisor:
                 selector.register(worker.ready, selectors.EVENT_READ, worker)
             for key, _ in selector.select(timeout_s):
                 worker = key.data
-                said = os.read(worker.ready, 4096)
-                if said:
-                    worker.said += said
-                    worker.is_ready = worker.is_ready or worker.said.startswith(b"ready")
-                elif not self._is_stopping:
+                data = os.read(worker.ready, 1 << 16)
+                for said in worker.lines.feed(data):
+                    self._take(worker, said)
+                if not data and not self._is_stopping:
                     self._replace(worker, is_starting=is_starting)
+        self._director.look()
+
+    def _take(self, worker: _Worker, said: Any) -> None:
+        if isinstance(said, Failed):
+            worker.failed = said
+            return
+        worker.is_ready = worker.is_ready or isinstance(said, Ready)
+        self._director.hear(worker.process.pid, said)
+
+    def _send(self, pid: int, told: Told) -> None:
+        """Tell a worker something; one that ended meanwhile hears nothing."""
+        for worker in self._workers:
+            if worker.process.pid == pid:
+                write_line(worker.control, told)
 
     def _replace(self, worker: _Worker, *, is_starting: bool) -> None:
         """Start a worker in the place of one that ended; give up when it could never work."""
@@ -190,10 +221,12 @@ class Supervisor:
         os.close(worker.control)
         if self._metrics is not None:
             forget_process(self._metrics, worker.process.pid)
-        if worker.said.startswith(b"failed"):
-            _, exit_code, reason = worker.said.decode().strip().split(" ", 2)
-            error: MillisError = InvalidBundle(reason) if exit_code == "2" else RunFailed(reason)
-            raise error
+        self._director.leave(worker.process.pid)
+        if worker.failed is not None:
+            error: MillisError = (InvalidBundle if worker.failed.exit_code == 2 else RunFailed)(worker.failed.reason)
+            if is_starting or not any(one.is_ready for one in self._workers):
+                raise error
+            self._log.tell(f"a worker could not start again: {error}")  # the others serve; it is tried a few times
         if is_starting:
             raise RunFailed(f"a worker ended with code {code} before it was ready: see its last words above.")
         self._early_deaths = self._early_deaths + 1 if time.monotonic() - worker.began < _EARLY_S else 0
@@ -207,6 +240,20 @@ def _leaves_a_core(bundles: Sequence[Bundle], *, n_workers: int, threads: int | 
     """Say whether workers may poll: inference runs on their loops, a core is left, and no quota counts the time."""
     of_bundles = [bundle.manifest.serving.threads for bundle in bundles]
     return not any(of_bundles if threads is None else [threads]) and n_workers < n_cores() and read_quota() is None
+
+
+def compare_machine(bundle: Bundle) -> tuple[str, ...]:
+    """Say in what this machine differs from that of a bundle's certificate, as far as it changes speed."""
+    certificate = bundle.certificate
+    if certificate is None:
+        return ()
+    from millis.measuring.fingerprint import Fingerprint, fingerprint
+
+    try:
+        there = msgspec.convert(certificate.machine, type=Fingerprint)
+    except msgspec.ValidationError:
+        return ("the certificate's machine cannot be read",)
+    return tuple(fingerprint().differences(there))
 
 
 def _open_all(paths: Sequence[str]) -> list[Bundle]:

@@ -1,8 +1,9 @@
 """One process of a server: load, warm, listen, answer until told to stop.
 
-Run by the supervisor as `python -m millis.serving.worker SETTINGS SOCKET READY CONTROL METRICS`: settings as JSON,
-three inherited file descriptors, a folder. It listens only when it is warm; it says "ready" on READY; it stops in peace
-when CONTROL closes, which is what happens when the parent dies.
+Run by the supervisor as `python -m millis.serving.worker SETTINGS PLACEMENT SOCKET READY CONTROL METRICS`: settings and
+what is to be served as JSON, three inherited file descriptors, a folder. It listens only when it is warm; it speaks to
+the parent on READY and listens to it on CONTROL (messages.py); it stops in peace when CONTROL closes, which is what
+happens when the parent dies.
 Border: process matters; answers come from the app.
 """
 
@@ -13,76 +14,95 @@ import resource
 import socket
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
 import uvicorn
 import uvloop
 
-from millis.bundles import Bundle, Model, load_ladder, open_bundle
 from millis.errors import MillisError
 from millis.security.audit import AuditLog
 from millis.security.keys import KeyFile, KeyRing
+from millis.serving.admin import Admin
 from millis.serving.app import App
 from millis.serving.caching import AnswerCache
 from millis.serving.clock import SocketClock
 from millis.serving.execution import Executor, LoopExecutor, ThreadExecutor
+from millis.serving.following import Follower
 from millis.serving.gate import Gate
-from millis.serving.memory import settle_memory
+from millis.serving.loading import load_version
+from millis.serving.memory import separate_large_blocks, settle_memory
+from millis.serving.messages import Failed, Ready, write_line
+from millis.serving.observing import Observer
+from millis.serving.placement import Placement
 from millis.serving.polling import Polling
-from millis.serving.prediction import Forecast
 from millis.serving.protocol import Protocol, watch
-from millis.serving.scheduling import Ladder
 from millis.serving.served import Served
 from millis.serving.settings import Limits, ServeSettings, read_settings
 from millis.serving.shedding import Shedder
+from millis.telemetry.logs import Log
 from millis.telemetry.metrics import Metrics
+from millis.telemetry.slowest import Slowest, slowest_file
+from millis.telemetry.traces import Traces
 
 _MOST_FILES = 65_536
 _OWN_FILES = 100
 """Of a worker beside its connections: models, metrics, logs."""
 
 
-def make_executor(
-    bundles: Sequence[Bundle], *, clock: SocketClock, threads: int | None = None, has_fallback: bool = True
-) -> Executor:
-    """Load what bundles serve behind the executor that their layout (or the operator) names, and warm it."""
-    n = max(bundle.manifest.serving.threads for bundle in bundles) if threads is None else threads
-    ladders = [make_ladder(load_ladder(bundle, streams=max(n, 1), has_fallback=has_fallback)) for bundle in bundles]
-    return ThreadExecutor(ladders, n=n) if n else LoopExecutor(ladders, clock=clock)
+def make_executor(*, threads: int, clock: SocketClock) -> Executor:
+    """Make the executor of a layout: threads, or the event loop where there are none."""
+    return ThreadExecutor(n=threads) if threads else LoopExecutor(clock=clock)
 
 
-def make_ladder(models: Sequence[Model]) -> Ladder:
-    """Warm rungs and put them behind a forecast."""
-    warm_ns = [[(n, 1e6 * ms) for n, ms in model.warm()] for model in models]
-    return Ladder(models[0].name, models, Forecast([model.rung for model in models], warm_ns=warm_ns))
-
-
-def run_worker(settings: ServeSettings, *, listener: socket.socket, ready: int, control: int, metrics: Path) -> None:
+def run_worker(
+    settings: ServeSettings, *, placement: Placement, listener: socket.socket, ready: int, control: int, metrics: Path
+) -> None:
     """Serve on an already bound socket until SIGTERM or until control closes."""
+    separate_large_blocks()
     clock = SocketClock()
-    bundles = [open_bundle(path) for path in settings.bundles]
-    executor = make_executor(bundles, clock=clock, threads=settings.threads, has_fallback=settings.fallback)
-    served = [Served(*pair) for pair in zip(bundles, executor.ladders, strict=True)]
-    bounds = {one.bundle.name: float(one.bundle.manifest.contract["bound_ms"]) for one in served}
+    threads = settings.threads or 0
+    n_workers = settings.workers or 1
+    executor = make_executor(threads=threads, clock=clock)
+    log = Log(settings.log_format)
+    log.take_over_logging()
     gate = Gate(
         keys=KeyRing(KeyFile(settings.keys)) if settings.keys else None,
         audit=AuditLog(settings.audit) if settings.audit else None,
-        n_workers=settings.workers or 1,
+        n_workers=n_workers,
+        tell=log.tell,
     )
     polling = Polling(settings.poll_ms, keep_warm=executor.run_idle if settings.keep_warm else None)
-    counts = Metrics(folder=metrics, bounds_ms=bounds)
+    observer = Observer(
+        metrics=Metrics(folder=metrics), log=log, slowest=Slowest(slowest_file(metrics, os.getpid())),
+        executor=executor, traces=Traces(settings.traces) if settings.traces else None,
+    )  # fmt: skip
+    shedder = Shedder(executor, observer=observer, gate=gate)
+
+    def serve(served: Sequence[Served]) -> None:
+        observer.expect(served)
+        app.serve(served)
+        shedder.serve(served)
+
+    follower = Follower(
+        ready=ready, executor=executor, serve=serve,
+        load=partial(load_version, threads=threads, has_fallback=settings.fallback, n_workers=n_workers),
+    )  # fmt: skip
     app = App(
         executor=executor,
         gate=gate,
         limits=settings.limits,
-        metrics=counts,
+        observer=observer,
         polling=polling,
-        cache=AnswerCache(settings.cache_bytes // (settings.workers or 1)) if settings.cache_bytes else None,
+        cache=AnswerCache(settings.cache_bytes // n_workers) if settings.cache_bytes else None,
+        more=Admin(
+            follower, folders=settings.models_from, has_keys=settings.keys is not None, slowest=metrics
+        ).routes(),
     )
-    app.serve(served)
+    notes = follower.begin(placement)
     settle_memory()
-    bound = {"clock": clock, "shedder": _make_shedder(executor, served, counts, gate), "limits": _fit(settings.limits)}
+    bound = {"clock": clock, "shedder": shedder, "limits": _fit(settings.limits)}
     server = uvicorn.Server(
         uvicorn.Config(
             app,
@@ -97,10 +117,15 @@ def run_worker(settings: ServeSettings, *, listener: socket.socket, ready: int, 
             timeout_keep_alive=settings.limits.idle_s,  # type: ignore[arg-type]  # it is handed to call_later
         )
     )
+    said = Ready(revision=placement.revision, notes=notes)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(server, listener, polling=polling, ready=ready, control=control))
+        pipes = {"ready": ready, "control": control}
+        runner.run(
+            _serve(server, listener, polling=polling, follower=follower, observer=observer, said=said, **pipes)
+        )
     executor.close()
     gate.close()
+    observer.close()
 
 
 def _fit(limits: Limits) -> Limits:
@@ -113,52 +138,43 @@ def _fit(limits: Limits) -> Limits:
     return msgspec.structs.replace(limits, connections=max(min(limits.connections, soft - _OWN_FILES), 1))
 
 
-def _make_shedder(executor: Executor, served: Sequence[Served], metrics: Metrics, gate: Gate) -> Shedder:
-    tasks = [one.bundle.manifest.task for one in served]
-    routes = {
-        f"/v1/{task}".encode(): (one.ladder, int(1e6 * one.usual_ms))
-        for task, one in zip(tasks, served, strict=True)
-        if tasks.count(task) == 1  # else the body says which model
-    }
-    return Shedder(executor, routes=routes, metrics=metrics, gate=gate)
-
-
 async def _serve(
-    server: uvicorn.Server, listener: socket.socket, *, polling: Polling, ready: int, control: int
-) -> None:
-    loop = asyncio.get_running_loop()
-
+    server: uvicorn.Server, listener: socket.socket, *, polling: Polling, follower: Follower, observer: Observer,
+    said: Ready, ready: int, control: int,
+) -> None:  # fmt: skip
     def stop() -> None:
-        loop.remove_reader(control)
         server.should_exit = True
 
-    loop.add_reader(control, stop)
+    follower.start(control, stop=stop)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
-    watching = asyncio.create_task(watch(server.server_state.connections))
+    watching = [
+        asyncio.create_task(one) for one in (watch(server.server_state.connections), observer.watch())
+    ]
     while not server.started and not serving.done():
         await asyncio.sleep(0.002)
-    try:
-        os.write(ready, b"ready\n")
-    except BrokenPipeError:  # the parent ended while this loaded
+    if not write_line(ready, said):  # the parent ended while this loaded
         server.should_exit = True
     polling.go_on()
     await serving
-    watching.cancel()
+    for one in watching:
+        one.cancel()
+    follower.stop()
 
 
 def main() -> int:
-    """Read the command line that the supervisor wrote; say what went wrong in one line on READY."""
-    settings, listener, ready, control, metrics = sys.argv[1:6]
+    """Read the command line that the supervisor wrote; say what went wrong on READY."""
+    settings, placement, listener, ready, control, metrics = sys.argv[1:7]
     try:
         run_worker(
             read_settings(settings),
+            placement=msgspec.json.decode(placement, type=Placement),
             listener=socket.socket(fileno=int(listener)),
             ready=int(ready),
             control=int(control),
             metrics=Path(metrics),
         )
     except MillisError as error:
-        os.write(int(ready), f"failed {error.exit_code} {error}\n".encode())
+        write_line(int(ready), Failed(exit_code=error.exit_code, reason=str(error)))
         return error.exit_code
     except FileNotFoundError:
         if Path(metrics).is_dir():

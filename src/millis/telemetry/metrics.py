@@ -7,9 +7,12 @@ Limits: a fresh folder per server start; counters begin at zero there.
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 STAGES = ("parse", "queue", "tokenize", "run", "decode", "write")
+_QUEUE = STAGES.index("queue")
 _EDGES_S = (
     0.00025, 0.0005, 0.001, 0.0015, 0.002, 0.003, 0.004, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.25, 1.0,
 )  # fmt: skip
@@ -20,18 +23,17 @@ class Metrics:
 
     Args:
         folder: the folder that the workers of this server share.
-        bounds_ms: bounds of the contracts served; each becomes an edge of the latency histogram.
     """
 
-    def __init__(self, *, folder: Path, bounds_ms: Mapping[str, float]) -> None:
+    def __init__(self, *, folder: Path) -> None:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)  # read by the library when it is imported
         from prometheus_client import Counter, Gauge, Histogram
 
-        edges = sorted({*_EDGES_S, *(bound / 1000 for bound in bounds_ms.values())})
         requests = Counter("millis_requests", "Answers by route and status.", ("route", "status"))
-        seconds = Histogram(
-            "millis_request_seconds", "From the parsed head to the written answer.", ("model", "rung"), buckets=edges
-        )
+        self._make_seconds = partial(
+            Histogram, "millis_request_seconds", "From the read head to the written answer.", ("model", "rung"),
+            registry=None,
+        )  # fmt: skip
         stages = Counter("millis_stage_seconds", "Time spent by stage.", ("model", "stage"))
         tokens = Counter("millis_tokens", "Tokens run, special tokens included, padding not.", ("model",))
         self._refusals = Counter("millis_refusals", "Requests refused, by reason.", ("route", "reason"))
@@ -39,8 +41,36 @@ class Metrics:
         self._hits = Counter("millis_cache_hits", "Requests answered from the cache.", ("model",))
         self._misses = Counter("millis_cache_misses", "Requests that the cache could not answer.", ("model",))
         self._cache_bytes = Gauge("millis_cache_bytes", "Kept answers.", multiprocess_mode="livesum")
-        self._requests, self._seconds, self._stages, self._tokens = requests, seconds, stages, tokens
-        self._bound: dict[tuple[str, str], tuple[object, ...]] = {}
+        self._trials = Counter("millis_trials", "Requests that a version on trial was asked.", ("model", "outcome"))
+        self._bounds = Gauge(
+            "millis_contract_bound_seconds", "The bound of the contract.", ("model",), multiprocess_mode="mostrecent"
+        )
+        self._kept = Counter("millis_within_contract", "Answers within the contract's bound (goodput).", ("model",))
+        self._late = Counter("millis_late_answers", "Answers over the bound, by largest part.", ("model", "cause"))
+        self._waiting = Gauge("millis_queue_length", "Requests that wait.", multiprocess_mode="livesum")
+        self._queue = Histogram("millis_queue_seconds", "Time in the queue.", ("model",), buckets=_EDGES_S)
+        self._margin = Gauge(
+            "millis_forecast_margin_seconds", "Distance that a promise keeps to its deadline.", ("model",),
+            multiprocess_mode="livemax",
+        )  # fmt: skip
+        self._gc = Counter("millis_gc_pause_seconds", "Time that Python's collector took.")
+        self._core = Counter("millis_core_wait_seconds", "Time that the event loop was ready and had no core.")
+        self._steal = Gauge("millis_cpu_steal_seconds", "Time taken by other machines.", multiprocess_mode="livemax")
+        self._throttle = Gauge("millis_throttled_seconds", "Time without quota.", multiprocess_mode="livemax")
+        self._before_ns = {"gc": 0, "core": 0}
+        self._histograms: dict[str, tuple[float, Any]] = {}
+        self._requests, self._stages, self._tokens = requests, stages, tokens
+        self._bound: dict[tuple[str, str], tuple[Any, ...]] = {}
+
+    def expect(self, model: str, *, bound_ms: float) -> None:
+        """Count a model's latencies with an edge at its contract's bound."""
+        before = self._histograms.get(model)
+        if before is not None and before[0] == bound_ms / 1000:
+            return
+        edges = sorted({*_EDGES_S, bound_ms / 1000})
+        self._histograms[model] = (bound_ms / 1000, self._make_seconds(buckets=edges))
+        self._bounds.labels(model).set(bound_ms / 1000)
+        self._bound = {key: one for key, one in self._bound.items() if key[0] != model}
 
     def count(self, *, route: str, status: int, n: int = 1) -> None:
         """Count answers."""
@@ -59,20 +89,50 @@ class Metrics:
         (self._hits if is_hit else self._misses).labels(model).inc()
         self._cache_bytes.set(n_bytes)
 
+    def try_out(self, *, model: str, outcome: str) -> None:
+        """Count what a version on trial did: "agrees" or "differs" as a shadow, "skipped", "failed"."""
+        self._trials.labels(model, outcome).inc()
+
+    def late(self, *, model: str, cause: str) -> None:
+        """Count an answer over its bound by what took most of it: a stage, or a cause of jitter.CAUSES."""
+        self._late.labels(model, cause).inc()
+
+    def watch(
+        self, *, n_waiting: int, gc_ns: int, core_ns: int, steal_ns: int, throttle_ns: int,
+        margins_ns: Mapping[str, float],
+    ) -> None:  # fmt: skip
+        """Note what is no event; the times are sums since the start of the process or of the machine."""
+        self._waiting.set(n_waiting)
+        for model, ns in margins_ns.items():
+            self._margin.labels(model).set(ns / 1e9)
+        self._steal.set(steal_ns / 1e9)
+        self._throttle.set(throttle_ns / 1e9)
+        for name, counter, ns in (("gc", self._gc, gc_ns), ("core", self._core, core_ns)):
+            counter.inc(max(ns - self._before_ns[name], 0) / 1e9)
+            self._before_ns[name] = ns
+
     def record(self, *, model: str, rung: str, total_ns: int, stages_ns: tuple[int, ...], n_tokens: int) -> None:
         """Record one answered request; stages_ns in the order of STAGES."""
         key = (model, rung)
         bound = self._bound.get(key)
         if bound is None:
+            bound_s, seconds = self._histograms[model]
             bound = self._bound[key] = (
-                self._seconds.labels(model, rung),
+                bound_s,
+                self._kept.labels(model),
+                seconds.labels(model, rung),
+                self._queue.labels(model),
                 self._tokens.labels(model),
                 *(self._stages.labels(model, stage) for stage in STAGES),
             )
-        bound[0].observe(total_ns / 1e9)  # type: ignore[attr-defined]
-        bound[1].inc(n_tokens)  # type: ignore[attr-defined]
-        for child, ns in zip(bound[2:], stages_ns, strict=True):
-            child.inc(ns / 1e9)  # type: ignore[attr-defined]
+        bound_s, kept, seconds, queue, tokens, *stages = bound
+        queue.observe(stages_ns[_QUEUE] / 1e9)
+        seconds.observe(total_ns / 1e9)
+        if total_ns <= 1e9 * bound_s:
+            kept.inc()
+        tokens.inc(n_tokens)
+        for child, ns in zip(stages, stages_ns, strict=True):
+            child.inc(ns / 1e9)
 
 
 def forget_process(folder: Path, pid: int) -> None:

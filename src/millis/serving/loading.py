@@ -1,0 +1,103 @@
+"""From a version to what answers for it: opened, checked, loaded, warmed, and timed again on another machine.
+
+Border: bundles in, Served out; runs at a worker's start, and on a thread beside live traffic.
+Limits: what is timed again is inference alone, back to back; requests that wait for one another are simulated, on one
+worker's share of the contract's rate.
+"""
+
+import dataclasses
+import random
+from collections.abc import Sequence
+from time import perf_counter_ns
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from millis.bundles import Bundle, LatencyRow, Model, load_ladder, open_bundle
+from millis.errors import InvalidBundle
+from millis.serving.placement import Version
+from millis.serving.prediction import Forecast
+from millis.serving.scheduling import Ladder
+from millis.serving.served import Served
+
+_ROUNDS = 24
+_WARM_ROUNDS = 4
+_SIMULATED = 5000
+
+
+def load_version(version: Version, *, threads: int, has_fallback: bool, n_workers: int) -> Served:
+    """Load a version behind a ladder, warm.
+
+    Raises:
+        InvalidBundle: a file is not as the manifest says, or the folder holds another bundle by now.
+    """
+    bundle = open_bundle(version.path)
+    if bundle.manifest.seal != version.seal:
+        raise InvalidBundle(
+            f"{bundle.path.name} is another bundle than the version {version.number} of {version.name} that is served:"
+            " put the new one into a folder of its own and load it from there."
+        )
+    named = dataclasses.replace(bundle, manifest=msgspec.structs.replace(bundle.manifest, name=version.name))
+    models = load_ladder(named, streams=max(threads, 1), has_fallback=has_fallback)
+    warm_ns = [[(n, 1e6 * ms) for n, ms in model.warm()] for model in models]
+    rungs = [model.rung for model in models]
+    notes: tuple[str, ...] = ()
+    found = None
+    if version.differs:
+        rows = [_time(model) for model in models]
+        rungs = [msgspec.structs.replace(rung, latency=one) for rung, one in zip(rungs, rows, strict=True)]
+        found = _foresee(named, rows[0], n_workers=n_workers) | {"differs": version.differs}
+        notes = (_write_note(version, found),)
+    ladder = Ladder(version.name, models, Forecast(rungs, warm_ns=warm_ns))
+    return Served(named, ladder, number=version.number, notes=notes, found=found)
+
+
+def _time(model: Model) -> tuple[LatencyRow, ...]:
+    """Time one inference at each length, lengths interleaved so that drift of the machine hits all alike."""
+    samples: dict[int, list[float]] = {}
+    for round_ in range(_ROUNDS + _WARM_ROUNDS):
+        for ids in model.lengths_to_warm():
+            began = perf_counter_ns()
+            model.run(ids)
+            if round_ >= _WARM_ROUNDS:
+                samples.setdefault(len(ids), []).append((perf_counter_ns() - began) / 1e6)
+    return tuple(
+        LatencyRow(
+            tokens=n, p50_ms=round(float(np.percentile(seen, 50)), 4), p99_ms=round(float(np.percentile(seen, 99)), 4),
+            n=len(seen),
+        )
+        for n, seen in sorted(samples.items())
+    )  # fmt: skip
+
+
+def _foresee(bundle: Bundle, rows: Sequence[LatencyRow], *, n_workers: int) -> dict[str, Any]:
+    """Say what the contract's percentile would be here: arrivals at random, lengths as in the data, one after another.
+
+    Source: waiting times by Lindley's recursion (1952), W' = max(0, W + S - A).
+    """
+    contract, lengths = bundle.manifest.contract, bundle.manifest.lengths
+    draw = random.Random(7)  # noqa: S311 - no secret
+    tokens = [n for n, _ in lengths] or [row.tokens for row in rows]
+    weights = [times for _, times in lengths] or [1] * len(rows)
+    rate_per_ms = float(contract["rate_per_s"]) / 1000 / n_workers
+    wait, seen = 0.0, []
+    for n in draw.choices(tokens, weights, k=_SIMULATED):
+        row = next((row for row in rows if n <= row.tokens), rows[-1])
+        takes = row.p99_ms if draw.random() < 0.01 else row.p50_ms
+        seen.append(wait + takes)
+        wait = max(0.0, wait + takes - draw.expovariate(rate_per_ms))
+    expected_ms = float(np.percentile(seen, contract["percentile"]))
+    return {
+        "percentile": contract["percentile"], "expected_ms": round(expected_ms, 3), "bound_ms": contract["bound_ms"],
+        "latency": rows,
+    }  # fmt: skip
+
+
+def _write_note(version: Version, found: dict[str, Any]) -> str:
+    is_in = "within" if found["expected_ms"] <= found["bound_ms"] else "over"
+    return (
+        f"{version.name}: its certificate is of another machine ({'; '.join(version.differs[:3])}). Timed again here:"
+        f" p{found['percentile']:g} of inference and waiting is expected at {found['expected_ms']:.3g} ms, {is_in} the"
+        f" bound of {found['bound_ms']:g} ms; `millis prove` measures it."
+    )

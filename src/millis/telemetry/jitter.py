@@ -1,0 +1,113 @@
+"""What holds a request up besides its own work: the collector, a host or a container that takes the processor away.
+
+Border: reads this process's collector, /proc and cgroups; knows no requests.
+Limits: Linux tells the last three; steal is counted by the system in hundredths of a second, and throttling in one of
+version 2's control groups.
+"""
+
+import gc
+import os
+import threading
+from collections import deque
+from pathlib import Path
+from time import perf_counter_ns
+from typing import NamedTuple
+
+CAUSES = ("gc", "core", "steal", "throttle")
+"""gc: Python's collector ran. core: the thread was ready and no core was free. steal: another machine had the core.
+throttle: a container's quota was used up."""
+
+_PAUSES = 256
+_SAMPLES = 64
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
+_THROTTLE_FILES = (Path("/sys/fs/cgroup/cpu.stat"),)
+
+
+class Counters(NamedTuple):
+    """Sums since the start, in nanoseconds, at a moment."""
+
+    at_ns: int
+    core_ns: int
+    steal_ns: int
+    throttle_ns: int
+
+
+class Jitter:
+    """Watches one thread, that which makes it.
+
+    Attributes:
+        gc_ns: how long the collector has run, all its pauses together.
+    """
+
+    def __init__(self) -> None:
+        self._task = Path(f"/proc/self/task/{threading.get_native_id()}/schedstat")
+        self._pauses: deque[tuple[int, int]] = deque(maxlen=_PAUSES)
+        self._began_ns: int | None = None
+        self.gc_ns = 0
+        self._samples: deque[Counters] = deque([read_counters(self._task)], maxlen=_SAMPLES)
+        gc.callbacks.append(self._on_gc)
+
+    def close(self) -> None:
+        """Watch no longer."""
+        gc.callbacks.remove(self._on_gc)
+
+    def sample(self) -> Counters:
+        """Read the system's counters; call it now and then."""
+        self._samples.append(read_counters(self._task))
+        return self._samples[-1]
+
+    def attribute(self, began_ns: int, ended_ns: int) -> dict[str, float]:
+        """Give by cause the ms that may have held up what ran from one moment to another; reads the counters once.
+
+        The system's counters are differences between the last reading before and one now, so they may hold what
+        happened shortly before or after.
+        """
+        before = next((one for one in reversed(self._samples) if one.at_ns <= began_ns), self._samples[0])
+        now = self.sample()
+        held = {
+            "gc": sum(max(min(end, ended_ns) - max(begin, began_ns), 0) for begin, end in self._pauses),
+            "core": now.core_ns - before.core_ns,
+            "steal": now.steal_ns - before.steal_ns,
+            "throttle": now.throttle_ns - before.throttle_ns,
+        }
+        return {cause: round(ns / 1e6, 3) for cause, ns in held.items() if ns > 0}
+
+    def _on_gc(self, phase: str, details: dict[str, int]) -> None:
+        now = perf_counter_ns()
+        if phase == "start":
+            self._began_ns = now
+        elif self._began_ns is not None:
+            self._pauses.append((self._began_ns, now))
+            self.gc_ns += now - self._began_ns
+            self._began_ns = None
+
+
+def read_counters(task: Path) -> Counters:
+    """Read what the system counts: of a thread (its schedstat), of the machine, of the control group."""
+    return Counters(perf_counter_ns(), _read_waiting(task), _read_steal(), _read_throttled())
+
+
+def _read_waiting(task: Path) -> int:
+    words = _read(task).split()
+    return int(words[1]) if len(words) > 1 else 0
+
+
+def _read_steal() -> int:
+    words = _read(Path("/proc/stat")).partition("\n")[0].split()
+    return int(words[8]) * 1_000_000_000 // _TICKS_PER_S if len(words) > 8 and words[0] == "cpu" else 0
+
+
+def _read_throttled() -> int:
+    for file in _THROTTLE_FILES:
+        for line in _read(file).splitlines():
+            name, _, value = line.partition(" ")
+            if name == "throttled_usec":
+                return 1000 * int(value)
+    return 0
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

@@ -1,0 +1,80 @@
+"""The dashboard against the real server, in a real browser."""
+
+from pathlib import Path
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, expect
+from test_playground import chromium  # noqa: F401 - a fixture, used by name
+
+from making import make_fake_bundle, watched
+from millis.security.keys import KeyFile
+from millis.serving.settings import ServeSettings
+from millis.serving.supervisor import Supervisor
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+
+def test_the_dashboard_shows_what_is_kept_while_it_happens(tmp_path: Path, chromium: Browser) -> None:  # noqa: F811
+    bundle = make_fake_bundle(tmp_path, delay_ms=60.0, faster_ms=0.0, p99="40 ms")
+    with Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0)) as server, watched(server):
+        page = chromium.new_page(locale="en-US")
+        wrong: list[str] = []
+        page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.goto(f"{server.url}/dashboard")
+        expect(page.get_by_test_id("promise")).to_have_text("promised: p99 within 40.0 ms at 50 requests/s")
+        expect(page.get_by_test_id("refusals")).to_have_text("none")
+
+        def ask(rung: str, n: int, deadline_ms: int = 5000) -> None:
+            for _ in range(n):
+                httpx.post(f"{server.url}/v1/ner", json={"input": "maria", "rung": rung}, headers={"X-Deadline-Ms": str(deadline_ms)})
+
+        ask("fake-fast", 15)
+        ask("fake", 5)
+        ask("fake", 2, deadline_ms=5)
+        expect(page.get_by_test_id("mix-legend")).to_contain_text("fake-fast75.0 %")
+        expect(page.get_by_test_id("mix-legend")).to_contain_text("fake25.0 %")
+        expect(page.get_by_test_id("within")).to_have_text("75.0 %")
+        expect(page.get_by_test_id("within")).to_have_attribute("data-status", "broken")
+        expect(page.get_by_test_id("refusals")).to_have_text("would-be-late2")
+        expect(page.get_by_test_id("causes")).to_contain_text("run")
+        expect(page.get_by_test_id("calibration")).to_have_text("100.0 %")
+        expect(page.get_by_test_id("histogram")).to_have_attribute("aria-label", "20 answers, 5 of them over the bound")
+        expect(page.locator("#edges")).to_contain_text("40")
+        assert 0 < float((page.get_by_test_id("median").text_content() or "").split()[0]) < 40 < float((page.get_by_test_id("percentile").text_content() or "").split()[0])
+        expect(page.get_by_test_id("slowest").locator("tr")).to_have_count(8, timeout=10_000)
+        expect(page.get_by_test_id("states")).to_contain_text("serving")
+        page.click("#language")
+        expect(page.locator("#latency-title")).to_have_text("延迟与合约")
+        page.set_viewport_size({"width": 360, "height": 740})
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        assert wrong == []
+        page.close()
+
+
+def test_the_dashboard_asks_for_a_key_and_says_when_it_does_not_suffice(tmp_path: Path, chromium: Browser) -> None:  # noqa: F811
+    keys = KeyFile(tmp_path / "keys.json")
+    metrics, admin, user = (keys.create(name="", scopes=[scope])[0] for scope in ("metrics", "admin", "ner"))
+    bundle = make_fake_bundle(tmp_path)
+    with Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0, keys=str(keys.path))) as server, watched(server):
+        assert httpx.get(f"{server.url}/dashboard").status_code == 401
+        assert httpx.get(f"{server.url}/dashboard", headers={"X-API-Key": user}).status_code == 403
+        for key, may_see in ((metrics, False), (admin, True)):
+            context = chromium.new_context(http_credentials={"username": "any", "password": key})
+            page = context.new_page()
+            page.goto(f"{server.url}/dashboard")
+            expect(page.get_by_test_id("promise")).to_contain_text("1,000 ms")
+            expect(page.get_by_test_id("error")).to_be_hidden()
+            expect(page.locator("#slow")).to_be_visible() if may_see else expect(page.locator("#slow")).to_be_hidden()
+            context.close()
+
+
+def test_a_server_that_stopped_is_told(tmp_path: Path, chromium: Browser) -> None:  # noqa: F811
+    bundle = make_fake_bundle(tmp_path)
+    page = chromium.new_page(locale="en-US")
+    with Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0)) as server:
+        page.goto(f"{server.url}/dashboard")
+        expect(page.get_by_test_id("promise")).to_contain_text("p99")
+    expect(page.get_by_test_id("error")).to_contain_text("does not answer")
+    page.close()
