@@ -160,7 +160,7 @@ def train_plain(base: Path, parts: Parts, *, options: Any) -> dict[str, float]:
             args=TrainingArguments(
                 output_dir=folder, num_train_epochs=options.epochs, per_device_train_batch_size=32,
                 per_device_eval_batch_size=32, learning_rate=options.rate, seed=options.seed, save_strategy="no",
-                report_to="none", use_cpu=True, disable_tqdm=True, logging_strategy="no", warmup_ratio=0.1,
+                report_to="none", use_cpu=True, disable_tqdm=True, logging_strategy="no", warmup_steps=0.1,
             ),
             train_dataset=rows(parts.train), data_collator=DataCollatorWithPadding(tokenizer),
         )  # fmt: skip

@@ -62,6 +62,15 @@ def test_an_answer_that_stands_elsewhere_is_an_error_or_left_out_and_counted(tmp
     assert reading.notes[0].startswith("2 questions")
 
 
+def test_blank_questions_are_left_out_on_request(tmp_path: Path) -> None:
+    good = {"id": "good", "question": "Who?", "answers": [{"text": "Maria", "answer_start": 0}]}
+    blank = {"id": "blank", "question": " ", "answers": []}
+    (tmp_path / "set.json").write_text(squad(good, blank))
+    reading = read_labelled(tmp_path / "set.json", settings=ReadSettings(blanks="skip"), of="answers")
+    assert len(reading.examples) == 1
+    assert reading.notes == ("1 blank questions were left out (blanks='skip').",)
+
+
 @pytest.mark.parametrize(
     ("row", "reason"),
     [

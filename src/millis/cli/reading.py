@@ -13,7 +13,7 @@ Layout = Annotated[
 Scheme = Annotated[str, typer.Option(help="auto, iob1, bio, bioes, bilou or bmes.")]
 Ends = Annotated[str, typer.Option(help="Span ends: exclusive or inclusive.")]
 Overlaps = Annotated[str, typer.Option(help="Overlapping spans: error, or longest to keep the longest.")]
-Blanks = Annotated[str, typer.Option(help="Rows with an empty token: error, or skip.")]
+Blanks = Annotated[str, typer.Option(help="Rows with an empty token, or a blank question: error, or skip.")]
 Strays = Annotated[str, typer.Option(help="Questions whose answer does not stand in the text: error, or skip.")]
 TextColumn = Annotated[str | None, typer.Option(help="Column or key of the text, by name or number.")]
 LabelColumn = Annotated[str | None, typer.Option(help="Column or key of the label, by name or number.")]

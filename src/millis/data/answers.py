@@ -69,11 +69,12 @@ def is_squad(rows: Sequence[Row]) -> bool:
         return False
 
 
-def read_squad(rows: Sequence[Row], *, bad: BadRows, strays: str) -> Reading:
+def read_squad(rows: Sequence[Row], *, bad: BadRows, strays: str, blanks: str) -> Reading:
     """Read SQuAD's JSON.
 
     Args:
         strays: "error", or "skip" to leave out questions whose answer does not stand in the text where it should.
+        blanks: "error", or "skip" to leave out questions that are blank.
     """
     try:
         document = msgspec.json.decode(_join(rows), type=_Squad)
@@ -84,16 +85,16 @@ def read_squad(rows: Sequence[Row], *, bad: BadRows, strays: str) -> Reading:
         (bad.source(1) + f": question {one.id or n}", one, paragraph.context)
         for article in document.data for paragraph in article.paragraphs for n, one in enumerate(paragraph.qas, 1)
     ]  # fmt: skip
-    collected = _Collected(bad, strays=strays)
+    collected = _Collected(bad, strays=strays, blanks=blanks)
     for source, one, context in asked:
         answers = [] if one.is_impossible else one.answers
         collected.add(1, one.question, context, answers, source=source, where=f"question {one.id}: ")
     return collected.reading()
 
 
-def read_answer_lines(rows: Sequence[Row], *, bad: BadRows, strays: str) -> Reading:
-    """Read JSON lines, one question each; strays as for `read_squad`."""
-    collected = _Collected(bad, strays=strays)
+def read_answer_lines(rows: Sequence[Row], *, bad: BadRows, strays: str, blanks: str) -> Reading:
+    """Read JSON lines, one question each; strays and blanks as for `read_squad`."""
+    collected = _Collected(bad, strays=strays, blanks=blanks)
     for line, text in rows:
         if not text.strip():
             continue
@@ -117,15 +118,18 @@ def read_answer_lines(rows: Sequence[Row], *, bad: BadRows, strays: str) -> Read
 class _Collected:
     """Examples, bad rows, and how many were left out."""
 
-    def __init__(self, bad: BadRows, *, strays: str) -> None:
-        self._bad, self._strays = bad, strays
+    def __init__(self, bad: BadRows, *, strays: str, blanks: str) -> None:
+        self._bad, self._strays, self._blanks = bad, strays, blanks
         self._examples: list[AnswerExample] = []
-        self._n_strays = 0
+        self._n_strays = self._n_blanks = 0
 
     def add(
         self, line: int, question: str, context: str, answers: Sequence[_Answer], *, source: str, where: str = ""
     ) -> None:
         """Take a question, or note what is wrong with it."""
+        if self._blanks == "skip" and is_blank(question):
+            self._n_blanks += 1
+            return
         try:
             for name, text in (("question", question), ("context", context)):
                 if is_blank(text):
@@ -142,8 +146,11 @@ class _Collected:
 
     def reading(self) -> Reading:
         """Give what was read."""
-        notes = (f"{self._n_strays} questions whose answer does not stand in the text were left out (strays='skip').",)
-        return Reading(examples=tuple(self._examples), notes=notes if self._n_strays else ())
+        left_out = (
+            (self._n_strays, "questions whose answer does not stand in the text were left out (strays='skip')."),
+            (self._n_blanks, "blank questions were left out (blanks='skip')."),
+        )
+        return Reading(examples=tuple(self._examples), notes=tuple(f"{n} {what}" for n, what in left_out if n))
 
 
 def _find(answer: _Answer, *, context: str) -> tuple[int, int]:

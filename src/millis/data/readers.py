@@ -40,7 +40,8 @@ class ReadSettings:
         scheme: how entities are tagged, for conll: a name in `conll.PREFIXES`.
         ends: for spans, whether end is the character after ("exclusive") or the last one ("inclusive").
         overlaps: for spans, "error", or "longest" to keep the longest of spans that share characters.
-        blanks: for conll, "error", or "skip" to leave out rows tagged O whose token is empty.
+        blanks: "error", or "skip" to leave out, for conll, rows tagged O whose token is empty, for answers blank
+            questions.
         strays: for answers, "error", or "skip" to leave out questions whose answer does not stand in the text.
         text_column, label_column: for table and jsonl, names (or for table numbers from 1) of the two columns; None
             looks for the usual names.
@@ -99,7 +100,9 @@ def read_labelled(
     is_json = how.layout in ("spans", "jsonl") or (how.layout == "auto" and _looks_like_json(path, rows))
     if of == "answers":
         is_one = how.layout == "squad" or (how.layout == "auto" and is_squad(rows))
-        reading = (read_squad if is_one else read_answer_lines)(rows, bad=bad, strays=how.strays)
+        reading = (read_squad if is_one else read_answer_lines)(
+            rows, bad=bad, strays=how.strays, blanks=how.blanks
+        )
     elif of == "matches":
         reading = read_matches(rows, bad=bad)
     elif of == "rankings":
