@@ -2,6 +2,7 @@
 
 import json
 import random
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,35 @@ def test_served_loaded_and_reference_answers_are_the_same(fitted: Fitted) -> Non
         ]
     assert served == millis.load(fitted.bundle)(texts[:40])
     assert {answer["label"] for answer in loaded} == {None, "company", "person", "place"}
+
+
+def test_a_server_sees_that_requests_are_no_longer_like_the_data(fitted: Fitted) -> None:
+    usual = [example.text for example in read_labelled(fitted.folder / "test.tsv", of="labels").examples]
+
+    def read_metrics(url: str) -> dict[str, float]:
+        rows = (line.rsplit(" ", 1) for line in httpx.get(f"{url}/metrics").text.splitlines() if line[:1] != "#")
+        return {name: float(value) for name, value in rows if "drift" in name or "out_of_dist" in name}
+
+    def settle(url: str, *, is_moved: bool) -> dict[str, float]:
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            found = read_metrics(url)
+            index = found.get('millis_drift_index{model="kinds",signal="surprise"}')
+            if index is not None and (index > 0.25) == is_moved:
+                return found
+        raise AssertionError(f"the index does not get there: {found}")
+
+    with Supervisor(ServeSettings(bundles=(str(fitted.bundle),), port=0, workers=1)) as server:
+        for start in range(0, 320, 80):
+            body = {"input": [usual[i % len(usual)] for i in range(start, start + 80)]}
+            assert httpx.post(f"{server.url}/v1/classify", json=body).status_code == 200
+        found = settle(server.url, is_moved=False)
+        odd = 'millis_out_of_distribution_total{model="kinds"}'
+        assert found[odd] <= 0.05 * 320
+        for _ in range(5):
+            body = {"input": ["unbelievable schwarzenegger , . ! ? unbelievable"] * 80}
+            assert httpx.post(f"{server.url}/v1/classify", json=body).status_code == 200
+        assert settle(server.url, is_moved=True)[odd] >= 400
 
 
 def test_a_rung_without_attention_is_built_and_tried(fitted: Fitted) -> None:

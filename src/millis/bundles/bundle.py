@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 import msgspec
 
 from millis.bundles.manifest import FORMAT, Certificate, FileEntry, Manifest, Rung
+from millis.bundles.profile import FILE as PROFILE
 from millis.contract import Contract, Verdict
 from millis.errors import InvalidBundle, InvalidValue, RunFailed
 
@@ -91,7 +92,7 @@ class Bundle:
         return {
             file: entry.sha256
             for file, entry in self.manifest.files.items()
-            if file not in (CERTIFICATE, REPORT)
+            if file not in (CERTIFICATE, REPORT, PROFILE)
             and not file.startswith(f"{CERTIFICATES}/")
             and (_is_of(mine, file) or not any(_is_of(one, file) for one in self.manifest.rungs))
         }

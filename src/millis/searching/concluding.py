@@ -12,6 +12,8 @@ import msgspec
 from millis.bundles import Bundle, Certificate, Choice, load, save_bundle
 from millis.bundles.bundle import TOKENIZER
 from millis.bundles.manifest import Rung, Tried
+from millis.bundles.profile import FILE as PROFILE
+from millis.bundles.profile import Profile
 from millis.contract import Verdict
 from millis.measuring.quality import bound_drop, measure_quality
 from millis.searching.bodies import bodies_of_texts
@@ -106,8 +108,18 @@ def save_ladder(case: Case, proven: Sequence[Proven], tried: Sequence[Candidate]
         choices=_choices(case, served, tried), tried=rows,
     )  # fmt: skip
     files = [part for one in ladder for part in parts_of(one.rung, one.candidate.built).items()]
-    bundle = save_bundle(case.settings.out, manifest=manifest, parts={TOKENIZER: case.tokenizer_file, **dict(files)})
+    parts = {TOKENIZER: case.tokenizer_file, PROFILE: _profile(case).write(), **dict(files)}
+    bundle = save_bundle(case.settings.out, manifest=manifest, parts=parts)
     return write_proof(bundle, certificates=[one.certificate for one in ladder], load=served.served.load)
+
+
+def _profile(case: Case) -> Profile:
+    """Say what ordinary requests look like, so that a server sees when they change."""
+    train, dev = (
+        [window.ids for example in part for window in case.task.encode(example.text)]
+        for part in (case.splits.train, case.splits.dev)
+    )
+    return Profile.learn(train, dev, n_pieces=case.task.n_pieces)
 
 
 def climb(proven: Sequence[Proven]) -> list[Proven]:

@@ -55,6 +55,9 @@ class Observer:
         model, n_tokens, total_ns = served.bundle.name, job.n_tokens, sum(stages_ns)
         self.metrics.record(model=model, rung=rung, total_ns=total_ns, stages_ns=stages_ns, n_tokens=n_tokens)
         self.metrics.count(route=route, status=200)
+        if served.drift is not None:
+            windows = (window for windows in job.encoded for window in windows)
+            self.metrics.see_odd(model=model, n=sum(served.drift.observe(window.ids) for window in windows))
         is_late = total_ns > served.bound_ns
         if is_late or self._slowest.is_slow(total_ns / 1e6):
             self._explain(scope, served, rung, stages_ns, n_tokens, request_id, is_late=is_late)
@@ -119,6 +122,9 @@ class Observer:
             throttle_ns=now.throttle_ns,
             margins_ns={one.bundle.name: one.ladder.forecast.margin_ns for one in self._served},
         )  # fmt: skip
+        for one in self._served:
+            if one.drift is not None:
+                self.metrics.drift(one.bundle.name, one.drift.index())
         self._slowest.write()
 
     def _explain(

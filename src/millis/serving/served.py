@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 import msgspec
 
 from millis.bundles import Bundle
+from millis.bundles.profile import read_profile
 from millis.errors import InvalidRequest
+from millis.serving.drifting import Drift
 from millis.serving.execution import Executor
 from millis.serving.scheduling import Job, Ladder, Refused
 
@@ -60,6 +62,7 @@ class Served:
         counts: None where it is not judged.
         n_open: requests that began on it and have not ended.
         kept_ns: when it last answered within its bound.
+        drift: whether requests look like its data, None where the bundle does not say how that looks.
     """
 
     def __init__(
@@ -75,6 +78,8 @@ class Served:
         self.counts: Counts | None = None
         self.n_open = 0
         self.kept_ns = 0
+        profile = read_profile(bundle.path, n_pieces=ladder.task.n_pieces)
+        self.drift = Drift(profile) if profile is not None else None
         self.rungs = [
             _Named(model.rung.name, model.rung.name.encode(), _name_quality(model.rung.quality))
             for model in ladder.models

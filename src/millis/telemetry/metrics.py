@@ -53,6 +53,11 @@ class Metrics:
             "millis_forecast_margin_seconds", "Distance that a promise keeps to its deadline.", ("model",),
             multiprocess_mode="livemax",
         )  # fmt: skip
+        self._odd = Counter("millis_out_of_distribution", "Windows unlike the data of the model.", ("model",))
+        self._drift = Gauge(
+            "millis_drift_index", "Population stability index of requests against dev.", ("model", "signal"),
+            multiprocess_mode="livemax",
+        )  # fmt: skip
         self._gc = Counter("millis_gc_pause_seconds", "Time that Python's collector took.")
         self._core = Counter("millis_core_wait_seconds", "Time that the event loop was ready and had no core.")
         self._steal = Gauge("millis_cpu_steal_seconds", "Time taken by other machines.", multiprocess_mode="livemax")
@@ -92,6 +97,15 @@ class Metrics:
     def try_out(self, *, model: str, outcome: str) -> None:
         """Count what a version on trial did: "agrees" or "differs" as a shadow, "skipped", "failed"."""
         self._trials.labels(model, outcome).inc()
+
+    def see_odd(self, *, model: str, n: int) -> None:
+        """Count windows that are unlike the data; 0 makes the count be there."""
+        self._odd.labels(model).inc(n)
+
+    def drift(self, model: str, index: Mapping[str, float]) -> None:
+        """Note how far requests have moved from the data, by signal."""
+        for signal, value in index.items():
+            self._drift.labels(model, signal).set(value)
 
     def late(self, *, model: str, cause: str) -> None:
         """Count an answer over its bound by what took most of it: a stage, or a cause of jitter.CAUSES."""

@@ -1,0 +1,64 @@
+"""What ordinary requests look like: measured, kept in a file, refused where it is another's."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from millis.bundles.profile import FILE, Profile, read_profile
+from millis.errors import InvalidBundle
+from millis.serving.drifting import Drift
+
+CHANCE = np.random.default_rng(3)
+
+
+def draw(n: int, *, low: int, high: int) -> list[np.ndarray]:
+    return [CHANCE.integers(low, high, CHANCE.integers(4, 20)) for _ in range(n)]
+
+
+def make() -> Profile:
+    return Profile.learn(draw(400, low=0, high=40), draw(300, low=0, high=40), n_pieces=100)
+
+
+def test_pieces_that_train_does_not_have_are_odd(tmp_path: Path) -> None:
+    profile = make()
+    assert profile.surprises[:40].max() < profile.surprises[40:].min()
+    assert profile.measure(np.arange(3))["tokens"] == 3
+    drift = Drift(profile)
+    assert np.mean([drift.observe(ids) for ids in draw(400, low=0, high=40)]) < 0.05
+    index = drift.index()
+    assert max(index.values()) < 0.1
+    assert all(drift.observe(ids) for ids in draw(400, low=50, high=100))
+    assert drift.index()["surprise"] > 0.25
+    assert drift.index()["tokens"] < 0.1, "they are as long as before"
+
+
+def test_nothing_is_said_of_a_few_requests() -> None:
+    drift = Drift(make())
+    for ids in draw(150, low=50, high=100):
+        drift.observe(ids)
+    assert drift.index() == {}
+
+
+def test_lengths_that_are_all_alike_have_not_moved_where_they_stay_so() -> None:
+    alike = [np.arange(8) for _ in range(100)]
+    drift = Drift(Profile.learn(alike, alike, n_pieces=10))
+    for _ in range(300):
+        drift.observe(np.arange(8))
+    assert drift.index()["tokens"] == pytest.approx(0, abs=0.01)
+
+
+def test_it_comes_back_from_its_file_and_another_models_is_refused(tmp_path: Path) -> None:
+    profile = make()
+    assert read_profile(tmp_path, n_pieces=100) is None
+    (tmp_path / FILE).write_bytes(profile.write())
+    again = read_profile(tmp_path, n_pieces=100)
+    assert again is not None
+    ids = np.arange(30)
+    assert again.measure(ids)["surprise"] == pytest.approx(profile.measure(ids)["surprise"], rel=1e-3)
+    assert again.odd == profile.odd
+    with pytest.raises(InvalidBundle, match="speaks of 100 pieces"):
+        read_profile(tmp_path, n_pieces=99)
+    (tmp_path / FILE).write_bytes(b"PK nothing")
+    with pytest.raises(InvalidBundle, match="cannot be read"):
+        read_profile(tmp_path, n_pieces=100)
