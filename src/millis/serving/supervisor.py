@@ -25,6 +25,7 @@ import msgspec
 from millis.bundles import Bundle, open_bundle
 from millis.cores import n_cores, read_quota
 from millis.errors import InvalidBundle, InvalidValue, MillisError, RunFailed
+from millis.security.certificates import make_context
 from millis.security.keys import KeyFile
 from millis.serving.admin import make_version
 from millis.serving.directing import Director
@@ -61,7 +62,8 @@ class Supervisor:
 
     Raises (on entry):
         InvalidBundle: a bundle cannot be opened, or two have one name.
-        InvalidValue: --keep-warm where no core is left; the port is taken, or the host is not this machine's.
+        InvalidValue: --keep-warm where no core is left; the port is taken, or the host is not this machine's;
+            the TLS certificate cannot be used.
         RunFailed: a worker could not start; the message is the worker's own.
     """
 
@@ -79,6 +81,8 @@ class Supervisor:
         threads = settings.threads
         if threads is None:
             threads = max(bundle.manifest.serving.threads for bundle in self.bundles)
+        if settings.tls_certificate is not None and settings.tls_key is not None:
+            make_context(settings.tls_certificate, settings.tls_key)
         changes: dict[str, Any] = {"workers": self.n_workers, "threads": threads}
         self.settings = msgspec.structs.replace(settings, **changes | ({} if may_poll else {"poll_ms": 0.0}))
         versions = [
@@ -102,7 +106,8 @@ class Supervisor:
         """Where the server answers."""
         assert self._listener is not None
         host, port = self._listener.getsockname()[:2]
-        return f"http://{'[' + host + ']' if ':' in host else host}:{port}"
+        scheme = "http" if self.settings.tls_certificate is None else "https"
+        return f"{scheme}://{'[' + host + ']' if ':' in host else host}:{port}"
 
     @property
     def pids(self) -> list[int]:
