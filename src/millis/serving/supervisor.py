@@ -114,6 +114,11 @@ class Supervisor:
         """Process ids of the workers that live."""
         return [worker.process.pid for worker in self._workers]
 
+    @property
+    def ready_pids(self) -> list[int]:
+        """Process ids of the workers that answer; it changes while somebody watches."""
+        return [worker.process.pid for worker in self._workers if worker.is_ready]
+
     def __enter__(self) -> "Supervisor":
         self._listener = _bind(self.settings.host, self.settings.port)
         self._metrics = Path(tempfile.mkdtemp(prefix="millis-metrics-"))
