@@ -17,6 +17,9 @@ from millis.security.keys import ADMIN, METRICS, Key, KeyRing
 from millis.security.quotas import Quotas
 from millis.security.rates import Bucket
 
+ON = "millis.on"
+"""Where a request's scope holds the model that it is about, for the log."""
+
 KEY = "millis.key"
 """Where a request's scope holds the key it came with."""
 

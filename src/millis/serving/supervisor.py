@@ -27,8 +27,8 @@ from millis.cores import n_cores, read_quota
 from millis.errors import InvalidBundle, InvalidValue, MillisError, RunFailed
 from millis.security.certificates import make_context
 from millis.security.keys import KeyFile
-from millis.serving.admin import make_version
 from millis.serving.directing import Director
+from millis.serving.loading import make_version
 from millis.serving.messages import Failed, Lines, Ready, Said, Told, write_line
 from millis.serving.placement import Placed, Placement
 from millis.serving.settings import ServeSettings, write_settings
@@ -86,14 +86,14 @@ class Supervisor:
         changes: dict[str, Any] = {"workers": self.n_workers, "threads": threads}
         self.settings = msgspec.structs.replace(settings, **changes | ({} if may_poll else {"poll_ms": 0.0}))
         versions = [
-            make_version(bundle, number=number, differs=compare_machine(bundle))
-            for number, bundle in enumerate(self.bundles, 1)
+            make_version(bundle, number=number) for number, bundle in enumerate(self.bundles, 1)
         ]
         self._log = Log(settings.log_format)
         self._director = Director(
             Placement(models=tuple(Placed(name=one.name, serving=one) for one in versions)),
-            send=self._send, compare=lambda path: compare_machine(open_bundle(path)), tell=self._log.tell,
-        )  # fmt: skip
+            send=self._send,
+            tell=self._log.tell,
+        )
         self.n_restarts = 0
         self._early_deaths = 0
         self._workers: list[_Worker] = []
@@ -250,20 +250,6 @@ def _leaves_a_core(bundles: Sequence[Bundle], *, n_workers: int, threads: int | 
     """Say whether workers may poll: inference runs on their loops, a core is left, and no quota counts the time."""
     of_bundles = [bundle.manifest.serving.threads for bundle in bundles]
     return not any(of_bundles if threads is None else [threads]) and n_workers < n_cores() and read_quota() is None
-
-
-def compare_machine(bundle: Bundle) -> tuple[str, ...]:
-    """Say in what this machine differs from that of a bundle's certificate, as far as it changes speed."""
-    certificate = bundle.certificate
-    if certificate is None:
-        return ()
-    from millis.measuring.fingerprint import Fingerprint, fingerprint
-
-    try:
-        there = msgspec.convert(certificate.machine, type=Fingerprint)
-    except msgspec.ValidationError:
-        return ("the certificate's machine cannot be read",)
-    return tuple(fingerprint().differences(there))
 
 
 def _open_all(paths: Sequence[str]) -> list[Bundle]:

@@ -63,6 +63,7 @@ def run_worker(
 ) -> None:
     """Serve on an already bound socket until SIGTERM or until control closes."""
     separate_large_blocks()
+    os.set_blocking(ready, False)  # a parent that does not listen holds nobody up
     clock = SocketClock()
     threads = settings.threads or 0
     n_workers = settings.workers or 1
