@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help venv demo test fast lint bench browser clean
+.PHONY: help venv demo test fast lint bench soak browser clean
 
 help:  ## Show these lines.
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -38,6 +38,9 @@ bench: $(STAMP)  ## Measure against the rivals; results go to benchmarks/results
 	$(BIN)/python benchmarks/training_epoch.py
 	$(BIN)/python benchmarks/ner_http.py
 	$(BIN)/python benchmarks/footprint.py wnut.millis
+
+soak: $(STAMP)  ## Half of the load that fits, for MINUTES (30), on BUNDLE: memory and errors.
+	$(BIN)/python benchmarks/soak.py --bundle $(BUNDLE) --minutes $(or $(MINUTES),30)
 
 browser:  # A real browser for the page tests, where we may install one; they skip, saying so, where we may not.
 	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \

@@ -48,6 +48,18 @@ def read_rate_per_s(value: str | float, *, name: str = "rate") -> float:
     return rate
 
 
+def read_quota_per_day(value: str) -> int:
+    """Read a quota such as "10000/day" or "10000" as requests a day.
+
+    Raises:
+        InvalidValue: not a whole number above 0.
+    """
+    digits = value.strip().removesuffix("/day").replace(",", "").strip()
+    if not (digits.isascii() and digits.isdecimal() and 0 < int(digits) < 10**12):
+        raise InvalidValue(f"quota cannot be {value!r}: give requests a day, like '10000/day'.")
+    return int(digits)
+
+
 def read_bytes(value: str | int, *, name: str = "size") -> int:
     """Read a size such as "64MB", "1.5 GiB" or "1000" (bytes) as bytes.
 

@@ -1,10 +1,12 @@
 """What a connection may cost: heads, bodies, slow and idle clients, too many of them."""
 
 import json
+import os
 import re
+import resource
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -209,3 +211,36 @@ def test_a_body_larger_than_what_is_drained_is_read_where_it_is_allowed(tmp_path
 def test_limits_that_cannot_be_are_refused(limits: dict[str, float]) -> None:
     with pytest.raises(InvalidValue):
         Limits(**limits)  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_five_thousand_idle_connections_keep_nobody_from_being_answered_and_are_let_go(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 6_000:
+        pytest.skip(f"only {hard} files may be open here: raise `ulimit -Hn` to 6000")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (6_000, hard))
+    try:
+        limits = Limits(head_s=4.0)
+        with Supervisor(ServeSettings(bundles=(str(make_fake_bundle(tmp_path).path),), port=0, limits=limits)) as server, ExitStack() as stack:
+
+            def n_files() -> int:
+                return len(os.listdir(f"/proc/{server.pids[0]}/fd"))
+
+            n_before = n_files()
+            idle = [stack.enter_context(dial(server)) for _ in range(5_000)]
+            wait(lambda: n_files() >= n_before + 4_900)
+            began = time.monotonic()
+            assert_serves(server)
+            assert time.monotonic() - began < 1.0
+            wait(lambda: n_files() < n_before + 50, within_s=20)
+            assert idle[0].recv(10) == b""
+            assert_serves(server)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def wait(holds: Callable[[], bool], *, within_s: float = 10.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

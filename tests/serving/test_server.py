@@ -21,7 +21,7 @@ from making import ask_raw, body, make_fake_bundle
 from millis.cores import n_cores, read_quota
 from millis.errors import InvalidBundle, InvalidValue
 from millis.security.keys import KeyFile
-from millis.serving.admin import make_version
+from millis.serving.loading import make_version
 from millis.serving.placement import Placed, Placement
 from millis.serving.settings import Limits, ServeSettings, write_settings
 from millis.serving.supervisor import Supervisor

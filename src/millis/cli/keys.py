@@ -23,16 +23,20 @@ def create(
     rate: Annotated[
         str | None, typer.Option(help='Requests a second, like "100/s"; without limit when missing.')
     ] = None,
+    quota: Annotated[
+        str | None, typer.Option(help='Requests a day (UTC), like "10000/day"; without limit when missing.')
+    ] = None,
     file: File = _DEFAULT,
     as_json: Json = False,
 ) -> None:
     """Make a key and show it, this once; the file keeps its hash."""
     from millis.security.keys import KeyFile, write_time
-    from millis.units import read_duration_ms, read_rate_per_s
+    from millis.units import read_duration_ms, read_quota_per_day, read_rate_per_s
 
     secret, key = KeyFile(file).create(
         name=name, scopes=scope, expires_s=read_duration_ms(expires, name="expires") / 1000 if expires else None,
         rate_per_s=read_rate_per_s(rate) if rate else None,
+        quota_per_day=read_quota_per_day(quota) if quota else None,
     )  # fmt: skip
     write_result(
         {"key": secret, "id": key.id, "name": name, "scopes": scope, "expires": key.expires, "file": str(file)},
@@ -53,7 +57,8 @@ def list_keys(file: File = _DEFAULT, as_json: Json = False) -> None:
     keys = KeyFile(file).read()
     write_result(
         [
-            {"id": one.id, "name": one.name, "scopes": one.scopes, "rate_per_s": one.rate_per_s, "created": one.created,
+            {"id": one.id, "name": one.name, "scopes": one.scopes, "rate_per_s": one.rate_per_s,
+             "quota_per_day": one.quota_per_day, "created": one.created,
              "expires": one.expires, "state": one.state()}
             for one in keys
         ],

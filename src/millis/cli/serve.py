@@ -31,6 +31,10 @@ def command(
         Path | None, typer.Option(help="File of API keys (`millis keys create`); without it only loopback is served.")
     ] = None,
     audit: Annotated[Path | None, typer.Option(help="Folder for the audit log (`millis audit verify`).")] = None,
+    tls_certificate: Annotated[
+        Path | None, typer.Option(help="PEM file; with --tls-key the server speaks https, and follows both files.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM file of the certificate's key.")] = None,
     models_from: Annotated[
         list[Path] | None, typer.Option(help="Folder below which bundles may be loaded over HTTP; needs --keys.")
     ] = None,
@@ -62,6 +66,8 @@ def command(
         bundles=tuple(map(str, bundles)), host=host, port=port, workers=workers, threads=threads, grace_s=grace,
         fallback=fallback, poll_ms=poll, keep_warm=keep_warm,
         keys=None if keys is None else str(keys), audit=None if audit is None else str(audit),
+        tls_certificate=None if tls_certificate is None else str(tls_certificate),
+        tls_key=None if tls_key is None else str(tls_key),
         log_format=log_format, traces=traces,  # type: ignore[arg-type]  # settings check it
         models_from=tuple(map(str, models_from or ())), cache_bytes=read_bytes(cache, name="cache"),
         limits=Limits(

@@ -45,6 +45,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         sha256: of its secret.
         scopes: tasks ("ner"), models ("model:NAME"), "metrics", "admin"; "*" is every one.
         rate_per_s: requests a second that it may make; None without limit.
+        quota_per_day: requests that it may make between two midnights of UTC; None without limit.
         created, expires: seconds since 1970.
     """
 
@@ -53,6 +54,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     sha256: str
     scopes: tuple[Scope, ...]
     rate_per_s: float | None = None
+    quota_per_day: int | None = None
     created: float
     expires: float | None = None
     is_revoked: bool = False
@@ -105,7 +107,8 @@ class KeyFile:
             ) from error
 
     def create(
-        self, *, name: str, scopes: Sequence[str], expires_s: float | None = None, rate_per_s: float | None = None
+        self, *, name: str, scopes: Sequence[str], expires_s: float | None = None, rate_per_s: float | None = None,
+        quota_per_day: int | None = None,
     ) -> tuple[str, Key]:
         """Make a key.
 
@@ -116,15 +119,18 @@ class KeyFile:
         Raises:
             InvalidValue: no scope, or one that cannot be; a name, time or rate that cannot be.
         """
-        if not (expires_s is None or 0 <= expires_s <= _LONGEST_S) or not (rate_per_s is None or rate_per_s > 0):
+        if not (expires_s is None or 0 <= expires_s <= _LONGEST_S) or any(
+            limit is not None and not limit > 0 for limit in (rate_per_s, quota_per_day)
+        ):
             raise InvalidValue(
-                f"a key cannot have {expires_s} seconds or {rate_per_s} requests a second: give up to 100 years, and a"
-                " rate above 0, or leave them out."
+                f"a key cannot have {expires_s} seconds, {rate_per_s} requests a second or {quota_per_day} a day: give"
+                " up to 100 years, and a rate and a quota above 0, or leave them out."
             )
         secret, now = secrets.token_hex(32), time.time()
         record = {
             "id": secrets.token_hex(6), "name": name, "sha256": _hash(secret), "scopes": list(scopes),
-            "rate_per_s": rate_per_s, "created": now, "expires": None if expires_s is None else now + expires_s,
+            "rate_per_s": rate_per_s, "quota_per_day": quota_per_day,
+            "created": now, "expires": None if expires_s is None else now + expires_s,
         }  # fmt: skip
         try:
             key = msgspec.convert(record, type=Key)

@@ -14,10 +14,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from millis.bundles import Bundle, open_bundle
+from millis.bundles import open_bundle
 from millis.bundles.manifest import Name
 from millis.errors import InvalidBundle, InvalidRequest
 from millis.serving.following import Follower
+from millis.serving.gate import ON
+from millis.serving.loading import make_version
 from millis.serving.messages import Answered
 from millis.serving.placement import Share, Version
 from millis.serving.replies import write_json
@@ -95,11 +97,12 @@ class Admin:
             ) from error  # fmt: skip
         path = self._find(asked.path)
         try:
-            bundle = await asyncio.to_thread(open_bundle, path)
+            version = await asyncio.to_thread(_open, path, name=asked.name)
         except InvalidBundle as error:
             raise InvalidRequest(str(error), status=422, slug="invalid-bundle") from error
+        request.scope[ON] = version.name
         answered = await self._follower.ask(
-            "load", version=make_version(bundle, name=asked.name), canary_percent=asked.canary_percent,
+            "load", version=version, canary_percent=asked.canary_percent,
             shadow_percent=asked.shadow_percent,
         )  # fmt: skip
         return _write(answered, status=201)
@@ -141,13 +144,8 @@ class Admin:
         return found
 
 
-def make_version(bundle: Bundle, *, number: int = 0, name: str | None = None, differs: tuple[str, ...] = ()) -> Version:
-    """Describe a bundle as a version to be loaded."""
-    manifest = bundle.manifest
-    return Version(
-        number=number, name=name or bundle.name, path=str(bundle.path.resolve()), seal=manifest.seal,
-        task=manifest.task, contract=manifest.contract, differs=differs,
-    )  # fmt: skip
+def _open(path: Path, *, name: str | None) -> Version:
+    return make_version(open_bundle(path), name=name)
 
 
 def _write(answered: Answered, *, status: int = 200) -> Response:

@@ -251,7 +251,7 @@ class TaskRoute:
             scope, served, job, route=self._route, rung=rung, stages_ns=stages_ns, request_id=asked_id
         )
         if total_ns <= served.usual_ns:
-            served.kept_ns = ended_ns
+            served.kept_ns, served.took_ns = ended_ns, total_ns
         if is_hit:  # nothing ran: the forecast has nothing to learn from it
             return
         if served.counts is not None and len(job.texts) == 1:

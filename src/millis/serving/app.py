@@ -15,7 +15,7 @@ from millis.serving.about import list_about_routes
 from millis.serving.answering import Language, Plain, TaskRoute
 from millis.serving.caching import AnswerCache
 from millis.serving.execution import Executor
-from millis.serving.gate import Gate
+from millis.serving.gate import ON, Gate
 from millis.serving.observing import Observer
 from millis.serving.oip import OpenInference
 from millis.serving.oip_routes import list_oip_routes, oip_paths
@@ -101,7 +101,7 @@ class App:
 
         async def send_and_note(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
-                self._gate.note(scope, status=message["status"])
+                self._gate.note(scope, status=message["status"], on=scope.get(ON, ""))
                 self._observer.passed(scope, status=message["status"])
             await send(message)
 

@@ -55,16 +55,14 @@ class Director:
     Args:
         placement: in the beginning.
         send: tells a worker (by process id) something.
-        compare: says in what this machine differs from the one a bundle was certified on.
         tell: says to people what happened.
     """
 
     def __init__(
-        self, placement: Placement, *, send: Callable[[int, Told], None],
-        compare: Callable[[str], tuple[str, ...]], tell: Callable[..., None],
-    ) -> None:  # fmt: skip
+        self, placement: Placement, *, send: Callable[[int, Told], None], tell: Callable[..., None]
+    ) -> None:
         self.placement = placement
-        self._send, self._compare, self._tell = send, compare, tell
+        self._send, self._tell = send, tell
         self._workers: dict[int, int] = {}  # by process id, the revision it serves
         self._n_versions = max(placement.versions())
         self._change: _Change | None = None
@@ -142,9 +140,7 @@ class Director:
         try:
             if asked.what == "load":
                 assert asked.version is not None
-                version = msgspec.structs.replace(
-                    asked.version, number=self._n_versions + 1, differs=self._compare(asked.version.path)
-                )
+                version = msgspec.structs.replace(asked.version, number=self._n_versions + 1)
                 wanted = self.placement.load(
                     version, canary_percent=asked.canary_percent, shadow_percent=asked.shadow_percent
                 )

@@ -8,9 +8,9 @@ Border: messages from and to the parent; which models are loaded. What a change 
 import asyncio
 import contextlib
 import gc
+import logging
 import os
 import threading
-import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -20,6 +20,8 @@ from millis.serving.memory import trim_memory
 from millis.serving.messages import Answered, Asked, Follow, Followed, Lines, Prepare, Prepared, Seen, Told, write_line
 from millis.serving.placement import Placement, Version
 from millis.serving.served import Counts, Served, Trial
+
+_log = logging.getLogger("millis")
 
 _REPORT_S = 0.25
 _LOOK_S = 0.02
@@ -97,8 +99,9 @@ class Follower:
         number = self._n_asked
         future: asyncio.Future[Answered] = asyncio.get_running_loop().create_future()
         self._asked[number] = future
-        write_line(self._ready, Asked(number=number, what=what, **values))
         try:
+            if not write_line(self._ready, Asked(number=number, what=what, **values)):
+                raise TimeoutError
             async with asyncio.timeout(_LIST_S if what == "list" else _ASK_S):
                 answered = await future
         except TimeoutError as error:
@@ -143,7 +146,7 @@ class Follower:
         except MillisError as error:
             return Prepared(revision=placement.revision, reason=str(error))
         except Exception as error:
-            traceback.print_exc()
+            _log.exception("a bundle cannot be loaded")
             reason = f"the bundle cannot be loaded ({type(error).__name__}): the server's log has the details."
             return Prepared(revision=placement.revision, reason=reason)
         gc.collect()  # of what came since the last freeze only

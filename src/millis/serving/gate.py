@@ -14,7 +14,11 @@ from typing import Any
 from millis.errors import InvalidRequest, RunFailed
 from millis.security.audit import AuditLog
 from millis.security.keys import ADMIN, METRICS, Key, KeyRing
+from millis.security.quotas import Quotas
 from millis.security.rates import Bucket
+
+ON = "millis.on"
+"""Where a request's scope holds the model that it is about, for the log."""
 
 KEY = "millis.key"
 """Where a request's scope holds the key it came with."""
@@ -33,17 +37,19 @@ class Gate:
         keys: None lets everybody in.
         audit: None keeps no log.
         tell: says to people that the log cannot be written.
+        quotas: counts requests by day; None counts none.
         n_workers: processes that share the server; each lets through its part of a key's rate.
     """
 
     def __init__(
         self, *, keys: KeyRing | None = None, audit: AuditLog | None = None, n_workers: int = 1,
-        tell: Callable[[str], None],
+        tell: Callable[[str], None], quotas: Quotas | None = None,
     ) -> None:  # fmt: skip
         self._keys, self._audit, self._n_workers = keys, audit, n_workers
-        self._tell = tell
+        self._tell, self._quotas = tell, quotas
         self._buckets: dict[str, Bucket] = {}
         self._is_writing = False
+        self._is_sharing = True
 
     def check(self, scope: MutableMapping[str, Any]) -> None:
         """Put the key of a request into its scope.
@@ -64,6 +70,14 @@ class Gate:
                 raise InvalidRequest(
                     f"this key may ask {key.rate_per_s:g} times a second: ask again in {1000 * wait_s:.0f} ms.",
                     status=429, slug="too-often", headers=((b"retry-after", b"%d" % math.ceil(wait_s)),),
+                )  # fmt: skip
+        if key.quota_per_day is not None and self._quotas is not None:
+            wait_s = self._quotas.take(key.id, most=key.quota_per_day)
+            if wait_s:
+                raise InvalidRequest(
+                    f"this key may ask {key.quota_per_day:,} times a day, and has: ask again after midnight (UTC), in"
+                    f" {wait_s / 3600:.1f} hours.",
+                    status=429, slug="quota-used", headers=((b"retry-after", b"%d" % math.ceil(wait_s)),),
                 )  # fmt: skip
         needs = (ADMIN,) if scope["path"].startswith(_ADMIN_ROUTES) else _NEEDS.get(scope["path"])
         if needs:
@@ -95,6 +109,18 @@ class Gate:
         if self._audit is not None:
             self._audit.tell(f"POST {route}", outcome="503", times=times)
             self._write_soon()
+
+    def share(self) -> None:
+        """Bring the counts of quotas to the other workers and theirs here; call it now and then."""
+        if self._quotas is None:
+            return
+        try:
+            self._quotas.share()
+            self._is_sharing = True
+        except OSError as error:
+            if self._is_sharing:  # said once
+                self._tell(f"requests by day cannot be counted in common ({error.strerror}): each worker counts alone.")
+            self._is_sharing = False
 
     def close(self) -> None:
         """Write what was noted."""

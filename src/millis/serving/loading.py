@@ -53,6 +53,29 @@ def load_version(version: Version, *, threads: int, has_fallback: bool, n_worker
     return Served(named, ladder, number=version.number, notes=notes, found=found)
 
 
+def make_version(bundle: Bundle, *, number: int = 0, name: str | None = None) -> Version:
+    """Describe a bundle as a version to be loaded here."""
+    manifest = bundle.manifest
+    return Version(
+        number=number, name=name or bundle.name, path=str(bundle.path.resolve()), seal=manifest.seal,
+        task=manifest.task, contract=manifest.contract, differs=_compare_machine(bundle),
+    )  # fmt: skip
+
+
+def _compare_machine(bundle: Bundle) -> tuple[str, ...]:
+    """Say in what this machine differs from that of a bundle's certificate, as far as it changes speed."""
+    certificate = bundle.certificate
+    if certificate is None:
+        return ()
+    from millis.measuring.fingerprint import Fingerprint, fingerprint
+
+    try:
+        there = msgspec.convert(certificate.machine, type=Fingerprint)
+    except msgspec.ValidationError:
+        return ("the certificate's machine cannot be read",)
+    return tuple(fingerprint().differences(there))
+
+
 def _time(model: Model) -> tuple[LatencyRow, ...]:
     """Time one inference at each length, lengths interleaved so that drift of the machine hits all alike."""
     samples: dict[int, list[float]] = {}

@@ -4,11 +4,14 @@ Border: shapes and lines; what they mean is directing.py's (the parent) and foll
 """
 
 import os
+import select
 from typing import Any, Literal
 
 import msgspec
 
 from millis.serving.placement import Placement, Share, Version
+
+_WAIT_S = 1.0
 
 
 class Ready(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -117,13 +120,19 @@ Told = Prepare | Follow | Answered
 
 
 def write_line(pipe: int, message: Said | Told) -> bool:
-    """Write a message; say whether the other end is still there."""
+    """Write a message; say whether the other end takes it: a full pipe that does not block takes nothing."""
     line = msgspec.json.encode(message) + b"\n"
-    try:
-        while line:
+    is_begun = False
+    while line:
+        try:
             line = line[os.write(pipe, line) :]
-    except BrokenPipeError:
-        return False
+            is_begun = True
+        except BrokenPipeError:
+            return False
+        except BlockingIOError:
+            if not is_begun:
+                return False
+            select.select([], [pipe], [], _WAIT_S)  # half a line would spoil the next
     return True
 
 

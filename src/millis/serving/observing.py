@@ -5,7 +5,7 @@ Border: called when the answer is out, with times that were measured anyway; nam
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from time import perf_counter_ns
 from typing import Any
 
@@ -39,6 +39,7 @@ class Observer:
         self._slowest, self._executor = slowest, executor
         self._jitter = Jitter()
         self._looked_ns = 0
+        self._also: list[Callable[[], None]] = []
         self._served: tuple[Served, ...] = ()
 
     def expect(self, served: Iterable[Served]) -> None:
@@ -46,6 +47,10 @@ class Observer:
         self._served = tuple(served)
         for one in self._served:
             self.metrics.expect(one.bundle.name, bound_ms=float(one.bundle.manifest.contract["bound_ms"]))
+
+    def on_look(self, do: Callable[[], None]) -> None:
+        """Do this too, twice a second, on the event loop."""
+        self._also.append(do)
 
     def answered(
         self, scope: Scope, served: Served, job: Job, *, route: str, rung: str, stages_ns: tuple[int, ...],
@@ -126,6 +131,8 @@ class Observer:
             if one.drift is not None:
                 self.metrics.drift(one.bundle.name, one.drift.index())
         self._slowest.write()
+        for do in self._also:
+            do()
 
     def _explain(
         self, scope: Scope, served: Served, rung: str, stages_ns: tuple[int, ...], n_tokens: int, request_id: bytes, *,

@@ -61,7 +61,7 @@ class Served:
         trial: a new version that some of the requests go to.
         counts: None where it is not judged.
         n_open: requests that began on it and have not ended.
-        kept_ns: when it last answered within its bound.
+        kept_ns, took_ns: when it last answered within its bound, and how long that took.
         drift: whether requests look like its data, None where the bundle does not say how that looks.
     """
 
@@ -77,7 +77,7 @@ class Served:
         self.trial: Trial | None = None
         self.counts: Counts | None = None
         self.n_open = 0
-        self.kept_ns = 0
+        self.kept_ns = self.took_ns = 0
         profile = read_profile(bundle.path, n_pieces=ladder.task.n_pieces)
         self.drift = Drift(profile) if profile is not None else None
         self.rungs = [
@@ -131,15 +131,16 @@ async def check_ready(served: Sequence[Served], executor: Executor) -> dict[str,
     models: dict[str, dict[str, Any]] = {}
     for one in served:
         if perf_counter_ns() - one.kept_ns < _RECENT_NS:
-            models[one.bundle.name] = {"status": "ready", "by": "a request"}
+            by = "a request"
         else:
-            took_ns = await _run_example(one, executor)
-            models[one.bundle.name] = {"status": "ready", "by": "its example", "ms": round(took_ns / 1e6, 3)}
+            by = "its example"
+            await _run_example(one, executor)
+        models[one.bundle.name] = {"status": "ready", "by": by, "ms": round(one.took_ns / 1e6, 3)}
     return models
 
 
-async def _run_example(one: Served, executor: Executor) -> int:
-    """Ask a model its own example, through the queue of the others; give how many ns it took."""
+async def _run_example(one: Served, executor: Executor) -> None:
+    """Ask a model its own example, through the queue of the others."""
     error: InvalidRequest | None = None
     one.n_open += 1
     try:
@@ -156,8 +157,8 @@ async def _run_example(one: Served, executor: Executor) -> int:
                 continue
             took_ns = perf_counter_ns() - came_ns
             if took_ns <= one.bound_ns:
-                one.kept_ns = came_ns + took_ns
-                return took_ns
+                one.kept_ns, one.took_ns = came_ns + took_ns, took_ns
+                return
             error = InvalidRequest(
                 f"{one.bundle.name} answered its example in {took_ns / 1e6:.1f} ms where its contract promises"
                 f" {one.bound_ns / 1e6:g} ms: ask again, or look at /v1/admin/slowest for what held it up.",

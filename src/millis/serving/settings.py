@@ -60,6 +60,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         fallback: load the faster rungs too and answer by them when time is short.
         poll_ms: how long a worker looks for the next request, after an answer, before it sleeps; 0 saves power.
         keys: file of API keys; without it the server listens on loopback only.
+        tls_certificate, tls_key: PEM files; with them the server speaks https. Changed files are taken up at once.
         audit: folder of the audit log.
         models_from: folders below which bundles may be loaded while the server runs.
         log_format: "json" writes a line for each request too.
@@ -79,6 +80,8 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     keep_warm: bool = False
     keys: str | None = None
     audit: str | None = None
+    tls_certificate: str | None = None
+    tls_key: str | None = None
     models_from: tuple[str, ...] = ()
     log_format: LogFormat = "text"
     traces: str | None = None
@@ -105,6 +108,8 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             raise InvalidValue(f"workers cannot be {self.workers}: give 1 to 256.")
         if self.threads is not None and not 0 <= self.threads <= 64:
             raise InvalidValue(f"threads cannot be {self.threads}: give 0 (on the event loop) to 64.")
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise InvalidValue("a certificate and its key come together: give --tls-certificate and --tls-key.")
         if self.log_format not in get_args(LogFormat):
             raise InvalidValue(f"log format cannot be {self.log_format!r}: give {' or '.join(get_args(LogFormat))}.")
         if self.traces is not None and not self.traces.startswith(("http://", "https://")):

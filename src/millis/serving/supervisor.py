@@ -25,9 +25,10 @@ import msgspec
 from millis.bundles import Bundle, open_bundle
 from millis.cores import n_cores, read_quota
 from millis.errors import InvalidBundle, InvalidValue, MillisError, RunFailed
+from millis.security.certificates import make_context
 from millis.security.keys import KeyFile
-from millis.serving.admin import make_version
 from millis.serving.directing import Director
+from millis.serving.loading import make_version
 from millis.serving.messages import Failed, Lines, Ready, Said, Told, write_line
 from millis.serving.placement import Placed, Placement
 from millis.serving.settings import ServeSettings, write_settings
@@ -61,7 +62,8 @@ class Supervisor:
 
     Raises (on entry):
         InvalidBundle: a bundle cannot be opened, or two have one name.
-        InvalidValue: --keep-warm where no core is left; the port is taken, or the host is not this machine's.
+        InvalidValue: --keep-warm where no core is left; the port is taken, or the host is not this machine's;
+            the TLS certificate cannot be used.
         RunFailed: a worker could not start; the message is the worker's own.
     """
 
@@ -79,17 +81,19 @@ class Supervisor:
         threads = settings.threads
         if threads is None:
             threads = max(bundle.manifest.serving.threads for bundle in self.bundles)
+        if settings.tls_certificate is not None and settings.tls_key is not None:
+            make_context(settings.tls_certificate, settings.tls_key)
         changes: dict[str, Any] = {"workers": self.n_workers, "threads": threads}
         self.settings = msgspec.structs.replace(settings, **changes | ({} if may_poll else {"poll_ms": 0.0}))
         versions = [
-            make_version(bundle, number=number, differs=compare_machine(bundle))
-            for number, bundle in enumerate(self.bundles, 1)
+            make_version(bundle, number=number) for number, bundle in enumerate(self.bundles, 1)
         ]
         self._log = Log(settings.log_format)
         self._director = Director(
             Placement(models=tuple(Placed(name=one.name, serving=one) for one in versions)),
-            send=self._send, compare=lambda path: compare_machine(open_bundle(path)), tell=self._log.tell,
-        )  # fmt: skip
+            send=self._send,
+            tell=self._log.tell,
+        )
         self.n_restarts = 0
         self._early_deaths = 0
         self._workers: list[_Worker] = []
@@ -102,12 +106,18 @@ class Supervisor:
         """Where the server answers."""
         assert self._listener is not None
         host, port = self._listener.getsockname()[:2]
-        return f"http://{'[' + host + ']' if ':' in host else host}:{port}"
+        scheme = "http" if self.settings.tls_certificate is None else "https"
+        return f"{scheme}://{'[' + host + ']' if ':' in host else host}:{port}"
 
     @property
     def pids(self) -> list[int]:
         """Process ids of the workers that live."""
         return [worker.process.pid for worker in self._workers]
+
+    @property
+    def ready_pids(self) -> list[int]:
+        """Process ids of the workers that answer; it changes while somebody watches."""
+        return [worker.process.pid for worker in self._workers if worker.is_ready]
 
     def __enter__(self) -> "Supervisor":
         self._listener = _bind(self.settings.host, self.settings.port)
@@ -240,20 +250,6 @@ def _leaves_a_core(bundles: Sequence[Bundle], *, n_workers: int, threads: int | 
     """Say whether workers may poll: inference runs on their loops, a core is left, and no quota counts the time."""
     of_bundles = [bundle.manifest.serving.threads for bundle in bundles]
     return not any(of_bundles if threads is None else [threads]) and n_workers < n_cores() and read_quota() is None
-
-
-def compare_machine(bundle: Bundle) -> tuple[str, ...]:
-    """Say in what this machine differs from that of a bundle's certificate, as far as it changes speed."""
-    certificate = bundle.certificate
-    if certificate is None:
-        return ()
-    from millis.measuring.fingerprint import Fingerprint, fingerprint
-
-    try:
-        there = msgspec.convert(certificate.machine, type=Fingerprint)
-    except msgspec.ValidationError:
-        return ("the certificate's machine cannot be read",)
-    return tuple(fingerprint().differences(there))
 
 
 def _open_all(paths: Sequence[str]) -> list[Bundle]:

@@ -23,7 +23,9 @@ import uvloop
 
 from millis.errors import MillisError
 from millis.security.audit import AuditLog
+from millis.security.certificates import Certificates
 from millis.security.keys import KeyFile, KeyRing
+from millis.security.quotas import Quotas
 from millis.serving.admin import Admin
 from millis.serving.app import App
 from millis.serving.caching import AnswerCache
@@ -61,6 +63,7 @@ def run_worker(
 ) -> None:
     """Serve on an already bound socket until SIGTERM or until control closes."""
     separate_large_blocks()
+    os.set_blocking(ready, False)  # a parent that does not listen holds nobody up
     clock = SocketClock()
     threads = settings.threads or 0
     n_workers = settings.workers or 1
@@ -72,6 +75,7 @@ def run_worker(
         audit=AuditLog(settings.audit) if settings.audit else None,
         n_workers=n_workers,
         tell=log.tell,
+        quotas=Quotas(f"{settings.keys}.used") if settings.keys else None,
     )
     polling = Polling(settings.poll_ms, keep_warm=executor.run_idle if settings.keep_warm else None)
     observer = Observer(
@@ -103,6 +107,9 @@ def run_worker(
     notes = follower.begin(placement)
     settle_memory()
     bound = {"clock": clock, "shedder": shedder, "limits": _fit(settings.limits)}
+    certificates = None
+    if settings.tls_certificate is not None and settings.tls_key is not None:
+        certificates = Certificates(settings.tls_certificate, settings.tls_key, tell=log.tell)
     server = uvicorn.Server(
         uvicorn.Config(
             app,
@@ -113,10 +120,14 @@ def run_worker(
             log_level="error",  # a warning for each request that is no HTTP would let strangers fill the log
             access_log=False,
             server_header=False,
+            ssl_context_factory=(lambda *_: certificates.context) if certificates is not None else None,
             timeout_graceful_shutdown=int(settings.grace_s),
             timeout_keep_alive=settings.limits.idle_s,  # type: ignore[arg-type]  # it is handed to call_later
         )
     )
+    observer.on_look(gate.share)
+    if certificates is not None:
+        observer.on_look(certificates.follow)
     said = Ready(revision=placement.revision, notes=notes)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         pipes = {"ready": ready, "control": control}
@@ -124,6 +135,7 @@ def run_worker(
             _serve(server, listener, polling=polling, follower=follower, observer=observer, said=said, **pipes)
         )
     executor.close()
+    gate.share()
     gate.close()
     observer.close()
 

@@ -3,6 +3,7 @@
 Border: numbers and names, never a text; workers share a folder, each writes a file of its own there.
 """
 
+import contextlib
 import heapq
 import itertools
 import time
@@ -73,9 +74,10 @@ class Slowest:
             self._kept, self._is_changed = kept, True
         if self._is_changed:
             part = self._file.with_suffix(".part")
-            part.write_bytes(msgspec.json.encode([slow for _, _, slow in self._kept]))
-            part.replace(self._file)
-            self._is_changed = False
+            with contextlib.suppress(OSError):  # a full disk: the list is old meanwhile, and written the next time
+                part.write_bytes(msgspec.json.encode([slow for _, _, slow in self._kept]))
+                part.replace(self._file)
+                self._is_changed = False
 
 
 def slowest_file(folder: Path, pid: int) -> Path:

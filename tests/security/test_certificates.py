@@ -1,0 +1,88 @@
+"""TLS in the server: certificates that change, and those that cannot be used."""
+
+import shutil
+import socket
+import ssl
+import subprocess
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from making import make_fake_bundle
+from millis.errors import InvalidValue
+from millis.security.certificates import make_context
+from millis.serving.settings import ServeSettings
+from millis.serving.supervisor import Supervisor
+
+pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="install openssl, which makes the certificates")
+
+
+def make_pair(folder: Path, *, name: str) -> tuple[Path, Path]:
+    """Make a certificate for 127.0.0.1 that signs itself."""
+    folder.mkdir(exist_ok=True)
+    certificate, key = folder / "cert.pem", folder / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+         "-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return certificate, key
+
+
+def read_served(server: Supervisor) -> str:
+    return ssl.get_server_certificate(("127.0.0.1", int(server.url.rpartition(":")[2])))
+
+
+def same(one: str, other: str) -> bool:
+    return ssl.PEM_cert_to_DER_cert(one) == ssl.PEM_cert_to_DER_cert(other)
+
+
+def test_answers_come_over_https_and_a_new_certificate_is_taken_up_while_the_server_runs(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    certificate, key = make_pair(tmp_path / "first", name="first")
+    settings = ServeSettings(bundles=(str(make_fake_bundle(tmp_path).path),), port=0, tls_certificate=str(certificate), tls_key=str(key))
+    with Supervisor(settings) as server:
+        assert server.url.startswith("https://")
+        trust = ssl.create_default_context(cafile=str(certificate))
+        with httpx.Client(verify=trust) as client:
+            assert client.post(f"{server.url}/v1/ner", json={"input": "maria"}).status_code == 200
+            before = certificate.read_text()
+            certificate.write_text("no certificate")
+            wait(lambda: "cannot be used" in capfd.readouterr().err)
+            assert same(read_served(server), before)
+            new_certificate, new_key = make_pair(tmp_path / "second", name="second")
+            shutil.copy(new_key, key)
+            shutil.copy(new_certificate, certificate)
+            wait(lambda: same(read_served(server), new_certificate.read_text()))
+            assert client.post(f"{server.url}/v1/ner", json={"input": "maria"}).status_code == 200  # over its open connection
+        with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), timeout=5) as plain:
+            plain.sendall(b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert not plain.recv(100).startswith(b"HTTP/1.1 200")
+        with httpx.Client(verify=ssl.create_default_context(cafile=str(new_certificate))) as client:
+            assert client.post(f"{server.url}/v1/ner", json={"input": "maria"}).status_code == 200
+
+
+def wait(holds: object) -> None:
+    deadline = time.monotonic() + 10
+    while not holds():  # type: ignore[operator]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_certificates_that_cannot_be_used_are_refused_in_a_sentence(tmp_path: Path) -> None:
+    (certificate, key), (_, other_key) = make_pair(tmp_path / "one", name="one"), make_pair(tmp_path / "other", name="other")
+    secret = tmp_path / "secret.pem"
+    subprocess.run(["openssl", "ec", "-in", key, "-aes128", "-passout", "pass:abcd", "-out", secret], check=True, capture_output=True)
+    garbage = tmp_path / "garbage.pem"
+    garbage.write_bytes(b"\x00\xff no certificate")
+    make_context(str(certificate), str(key))
+    for pair in ((garbage, key), (certificate, garbage), (certificate, other_key), (certificate, secret), (tmp_path / "none.pem", key), (certificate, tmp_path), (key, certificate)):
+        with pytest.raises(InvalidValue, match="TLS certificate") as refused:
+            make_context(*map(str, pair))
+        assert "PEM" in str(refused.value)
+    bundle = make_fake_bundle(tmp_path)
+    with pytest.raises(InvalidValue, match="come together"):
+        ServeSettings(bundles=(str(bundle.path),), tls_certificate=str(certificate))
+    with pytest.raises(InvalidValue, match="TLS certificate"), Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0, tls_certificate=str(garbage), tls_key=str(key))):
+        pass
