@@ -27,6 +27,7 @@ from millis.searching.ledger import Ledger
 from millis.tasks import Task, tasks
 from millis.tasks.tokenization import Tokenizer
 from millis.telemetry.progress import say
+from millis.training.augmentation import augment, check_ways
 from millis.training.methods import check_adaptable
 from millis.training.settings import TrainSettings
 
@@ -62,6 +63,7 @@ class FitSettings:
         multi_label: for classify, a text has any number of labels; read as parted by reading.separator, else a comma.
         out_of_scope: for classify, the label that means none of the others.
         balance: in training each label weighs the same, however rare it is.
+        augment: ways of `augmentation.WAYS`: altered copies of train are learnt too.
         prove_for_ms: how long a proof lasts, at least; a contract's percentile may need longer to be decided.
         unlabelled: texts, one a line, that are learnt by the labels the model is sure of, where dev says that it helps.
         domain_text: texts, one a line, on which the base goes on guessing masked pieces first, where dev says so.
@@ -89,6 +91,7 @@ class FitSettings:
     out_of_scope: str | None = None
     balance: bool = False
     adapt: str = "full"
+    augment: tuple[str, ...] = ()
     prove_for_ms: float = 20_000.0
     unlabelled: Path | None = None
     domain_text: Path | None = None
@@ -125,6 +128,9 @@ class FitSettings:
             raise InvalidValue("balance is for labels, which texts that fit one another have none of: leave it out.")
         if self.epochs == 0 and (kind.data != "matches" or self.tune):
             raise InvalidValue("epochs cannot be 0 where something is trained: give 1 or more, and no --tune with 0.")
+        if self.augment and kind.data == "matches":
+            raise InvalidValue("augment alters texts one by one, and these name one another: leave it out.")
+        check_ways(self.augment)
         self.training()  # checks epochs, seed and adapt
 
     def asked(self) -> dict[str, Any]:
@@ -193,6 +199,10 @@ def prepare(contract: Contract, settings: FitSettings, *, began: float) -> Case:
     report = check(splits)
     for line in (*read_notes, *splits.notes, *report.lines()):
         say(line)
+    if settings.augment:
+        copies = augment(splits.train, ways=settings.augment, seed=settings.seed)
+        say(f"{len(copies):,} altered copies of {len(splits.train):,} texts of train: {', '.join(settings.augment)}")
+        splits = replace(splits, train=(*splits.train, *copies))
     base = find_base(settings.base)
     check_adaptable(base, adapt=settings.adapt)
     laid = lay_out(base, splits, settings=settings)
@@ -203,7 +213,7 @@ def prepare(contract: Contract, settings: FitSettings, *, began: float) -> Case:
         hash_file(base / TOKENIZER), settings.base, settings.seed, settings.epochs, settings.tune, contract.max_drop,
         contract.floor, contract.device, settings.trim_vocabulary, settings.adapt,
         *(hash_file(file) if file else None for file in (settings.corpus, settings.unlabelled, settings.domain_text)),
-        settings.task, settings.asked(), settings.balance,
+        settings.augment, settings.task, settings.asked(), settings.balance,
         [[example.record() for example in part] for part in splits.parts().values()],
         msgspec.to_builtins(fingerprint()),
     ]  # fmt: skip
