@@ -46,6 +46,9 @@ def command(
         str | None, typer.Option(help="classify: the label that means none of the others.")
     ] = None,
     balance: Annotated[bool, typer.Option("--balance", help="In training each label weighs the same.")] = False,
+    track: Annotated[
+        str | None, typer.Option(help="wandb: write the numbers of training for Weights & Biases too (offline).")
+    ] = None,
     augment: Annotated[
         str | None, typer.Option(help="Learn altered copies of train too, like typos,case,width,script.")
     ] = None,
@@ -93,7 +96,7 @@ def command(
     settings = FitSettings(
         base=base, out=out, train=train, dev=dev, test=test, task=task, epochs=epochs, seed=seed, rungs=rungs,
         tune=tune, adapt=adapt, unlabelled=unlabelled, domain_text=domain_text, trim_vocabulary=trim_vocabulary,
-        corpus=corpus, augment=tuple(augment.split(",")) if augment else (),
+        corpus=corpus, track=track, augment=tuple(augment.split(",")) if augment else (),
         prove_for_ms=read_duration_ms(prove_for, name="prove-for", unit="s"),
         multi_label=multi_label, out_of_scope=out_of_scope, balance=balance, pooling=pooling,
         dimensions=_read_sizes(dimensions),

@@ -63,6 +63,7 @@ class FitSettings:
         multi_label: for classify, a text has any number of labels; read as parted by reading.separator, else a comma.
         out_of_scope: for classify, the label that means none of the others.
         balance: in training each label weighs the same, however rare it is.
+        track: "wandb" writes the numbers of training for Weights & Biases too.
         augment: ways of `augmentation.WAYS`: altered copies of train are learnt too.
         prove_for_ms: how long a proof lasts, at least; a contract's percentile may need longer to be decided.
         unlabelled: texts, one a line, that are learnt by the labels the model is sure of, where dev says that it helps.
@@ -91,6 +92,7 @@ class FitSettings:
     out_of_scope: str | None = None
     balance: bool = False
     adapt: str = "full"
+    track: str | None = None
     augment: tuple[str, ...] = ()
     prove_for_ms: float = 20_000.0
     unlabelled: Path | None = None
@@ -141,7 +143,7 @@ class FitSettings:
 
     def training(self) -> TrainSettings:
         """Give the settings of training that are asked for; with 0 epochs they are not used."""
-        usual = TrainSettings(seed=self.seed, balance=self.balance, adapt=self.adapt)
+        usual = TrainSettings(seed=self.seed, balance=self.balance, adapt=self.adapt, tracker=self.track)
         return usual if not self.epochs else replace(usual, epochs=self.epochs)
 
 

@@ -21,7 +21,7 @@ from millis.tasks.task import Score, Window
 from millis.training.settings import TrainSettings
 
 _NAME = "checkpoint.pt"
-_FREE_SETTINGS = {"checkpoint_every_s"}  # they change no result
+_FREE_SETTINGS = {"checkpoint_every_s", "tracker"}  # they change no result
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,10 +10,8 @@ import resource
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-
-from torch.utils.tensorboard import SummaryWriter
 
 from millis.data.examples import Example
 from millis.errors import Interrupted, InvalidValue, RunFailed
@@ -22,6 +20,7 @@ from millis.models.taggers import save_tagger
 from millis.tasks.task import Score, Task
 from millis.telemetry.progress import Advance, bar, say
 from millis.training.batches import encode_examples
+from millis.training.boards import Board, open_board
 from millis.training.checkpoints import (
     Checkpoint,
     EpochRow,
@@ -156,7 +155,9 @@ class _Run:
         progress, steps = self._progress, self._steps
         with (
             catch_interrupt() as stop,
-            SummaryWriter(str(self._folder / "tensorboard"), purge_step=progress.step) as board,
+            open_board(
+                self._folder, step=progress.step, tracker=self._settings.tracker, chosen=asdict(self._settings)
+            ) as board,
             bar("training", total=steps.n_steps) as advance,
         ):
             while not progress.is_done:
@@ -167,7 +168,7 @@ class _Run:
             advance(progress.step, _note(progress))
         self._save(is_final=True)
 
-    def _train_epoch(self, board: SummaryWriter, *, advance: Advance, stop: Stop) -> None:
+    def _train_epoch(self, board: Board, *, advance: Advance, stop: Stop) -> None:
         progress, steps = self._progress, self._steps
         n_batches = len(steps.plans[progress.epoch])
         while progress.batch < n_batches:
@@ -187,7 +188,7 @@ class _Run:
             if time.monotonic() >= self._save_after:
                 self._save()
 
-    def _end_epoch(self, board: SummaryWriter) -> None:
+    def _end_epoch(self, board: Board) -> None:
         """Score dev, keep the model when it is the best yet, and decide whether to go on."""
         progress, settings = self._progress, self._settings
         started = time.monotonic()

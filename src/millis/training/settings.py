@@ -10,6 +10,7 @@ from pathlib import Path
 from millis.errors import InvalidValue
 from millis.training.methods import METHODS, check_method
 
+TRACKERS = ("wandb",)
 AUTOCASTS = ("auto", "bf16", "off")
 
 
@@ -30,6 +31,7 @@ class TrainSettings:
         seed: of the head, the order and the dropout.
         autocast: "bf16" trains in bfloat16, "off" in float32, "auto" in bfloat16 where the processor has it.
         balance: each output weighs the same in the loss, however rare it is.
+        tracker: "wandb" writes the numbers for Weights & Biases too, beside TensorBoard's files; None does not.
         checkpoint_every_s: pause between checkpoints; longer where writing one takes a twentieth of it.
     Raises:
         InvalidValue: a value outside its range; the message names the range.
@@ -47,6 +49,7 @@ class TrainSettings:
     seed: int = 7
     autocast: str = "auto"
     balance: bool = False
+    tracker: str | None = None
     checkpoint_every_s: float = 30.0
 
     def __post_init__(self) -> None:
@@ -62,6 +65,8 @@ class TrainSettings:
         _check("weight_decay", self.weight_decay, lowest=0, highest=1)
         _check("max_gradient_norm", self.max_gradient_norm, lowest=0, is_open=True)
         _check("checkpoint_every_s", self.checkpoint_every_s, lowest=0)
+        if self.tracker is not None and self.tracker not in TRACKERS:
+            raise InvalidValue(f"tracker cannot be {self.tracker!r}: choose {', '.join(TRACKERS)}, or leave it out.")
         if self.autocast not in AUTOCASTS:
             raise InvalidValue(f"autocast cannot be {self.autocast!r}: choose one of {', '.join(AUTOCASTS)}.")
 

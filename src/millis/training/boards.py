@@ -1,0 +1,77 @@
+"""Where the numbers of a training go while it runs: TensorBoard's files, and Weights & Biases where it is asked for.
+
+Border: names, numbers and steps; nothing else of a run. Nothing leaves the machine unless WANDB_MODE=online is set. The
+one file that imports wandb.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch.utils.tensorboard import SummaryWriter
+
+from millis.errors import MissingExtra
+
+
+class Board(Protocol):
+    """Takes numbers."""
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        """Note a number at a step."""
+
+
+@contextmanager
+def open_board(folder: Path, *, step: int, tracker: str | None, chosen: dict[str, Any]) -> Iterator[Board]:
+    """Open the boards of a run in its folder, at a step: what was written behind it is written again.
+
+    Args:
+        chosen: settings, to be shown beside the numbers.
+    Raises:
+        MissingExtra: the tracker's library is not installed.
+    """
+    with ExitStack() as stack:
+        boards: list[Board] = [stack.enter_context(SummaryWriter(str(folder / "tensorboard"), purge_step=step))]
+        if tracker == "wandb":
+            boards.append(stack.enter_context(_open_wandb(folder, chosen=chosen)))
+        yield _All(boards)
+
+
+class _All:
+    """Several boards as one."""
+
+    def __init__(self, boards: list[Board]) -> None:
+        self._boards = boards
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        for board in self._boards:
+            board.add_scalar(name, value, step)
+
+
+class _Wandb:
+    """A run of Weights & Biases."""
+
+    def __init__(self, run: Any) -> None:
+        self._run = run
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        self._run.log({name: value, "step": step})
+
+
+@contextmanager
+def _open_wandb(folder: Path, *, chosen: dict[str, Any]) -> Iterator[Board]:
+    try:
+        import wandb
+    except ModuleNotFoundError as error:
+        raise MissingExtra("tracker wandb needs wandb, which is not installed: pip install wandb.") from error
+    mode: Any = os.environ.get("WANDB_MODE", "offline")
+    run = wandb.init(
+        project="millis", name=folder.parent.name, dir=str(folder), config=chosen,
+        mode=mode, settings=wandb.Settings(silent=True),
+    )  # fmt: skip
+    run.define_metric("*", step_metric="step")
+    try:
+        yield _Wandb(run)
+    finally:
+        run.finish()
