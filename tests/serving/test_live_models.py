@@ -136,6 +136,14 @@ def test_only_the_scope_admin_changes_anything(site: Site) -> None:
     assert httpx.get(f"{site.server.url}{MODELS}").status_code == 401
 
 
+def test_a_page_from_elsewhere_cannot_use_a_browsers_key(site: Site) -> None:
+    for method, route in (("POST", MODELS), ("DELETE", f"{MODELS}/fake"), ("POST", f"{MODELS}/fake/rollback")):
+        for origin in ("https://evil.example", "null", "http://["):
+            assert "another site" in problem(site.http.request(method, route, headers={"Origin": origin}), 403)
+    own = site.http.post(f"{MODELS}/nobody/rollback", headers={"Origin": site.server.url})
+    problem(own, 404)
+
+
 def test_paths_elsewhere_are_refused_whether_anything_is_there_or_not(site: Site, tmp_path: Path) -> None:
     outside = make_fake_bundle(tmp_path, name="outside").path
     (site.folder / "link").symlink_to(tmp_path)
