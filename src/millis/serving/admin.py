@@ -84,7 +84,7 @@ class Admin:
         return write_json({"object": "list", "data": read_slowest(self._slowest)})
 
     async def _load(self, request: Request) -> Response:
-        self._check_keys()
+        self._check_asker(request)
         body = await read_body(request.receive, limit=_BODY_BYTES, within_s=_BODY_S)
         try:
             asked = _decoder.decode(body)
@@ -108,21 +108,29 @@ class Admin:
         return _write(answered, status=201)
 
     async def _unload(self, request: Request) -> Response:
-        self._check_keys()
+        self._check_asker(request)
         return _write(await self._follower.ask("unload", name=request.path_params["model"]))
 
     async def _promote(self, request: Request) -> Response:
-        self._check_keys()
+        self._check_asker(request)
         return _write(await self._follower.ask("promote", name=request.path_params["model"]))
 
     async def _roll_back(self, request: Request) -> Response:
-        self._check_keys()
+        self._check_asker(request)
         return _write(await self._follower.ask("rollback", name=request.path_params["model"]))
 
-    def _check_keys(self) -> None:
+    def _check_asker(self, request: Request) -> None:
+        """Refuse changes without keys, and those that a page from elsewhere has a browser ask for with its key."""
         if not self._has_keys:
             raise InvalidRequest(
                 "a server without keys changes nothing: start it with --keys FILE and send a key of the scope admin.",
+                status=403, slug="forbidden",
+            )  # fmt: skip
+
+        origin = request.headers.get("origin")
+        if origin is not None and origin.partition("://")[2] != request.headers.get("host"):
+            raise InvalidRequest(
+                "a page of another site may change nothing here: ask from this server's own, or without a browser.",
                 status=403, slug="forbidden",
             )  # fmt: skip
 

@@ -39,6 +39,7 @@ _START_LIMIT_S = 120.0
 _MAX_EARLY_DEATHS = 5
 _EARLY_S = 2.0
 _LOOK_S = 0.1
+_LONGEST_WAIT_S = 60.0
 
 
 @dataclass(slots=True)
@@ -95,7 +96,8 @@ class Supervisor:
             tell=self._log.tell,
         )
         self.n_restarts = 0
-        self._early_deaths = 0
+        self._early_deaths = self._failed_starts = 0
+        self._start_at: list[float] = []
         self._workers: list[_Worker] = []
         self._listener: socket.socket | None = None
         self._metrics: Path | None = None
@@ -209,12 +211,16 @@ class Supervisor:
                 if not data and not self._is_stopping:
                     self._replace(worker, is_starting=is_starting)
         self._director.look()
+        due = [at for at in self._start_at if at <= time.monotonic()]
+        self._start_at = [at for at in self._start_at if at not in due]
+        self._workers += [self._start_worker() for _ in due]
 
     def _take(self, worker: _Worker, said: Any) -> None:
         if isinstance(said, Failed):
             worker.failed = said
             return
-        worker.is_ready = worker.is_ready or isinstance(said, Ready)
+        if isinstance(said, Ready):
+            worker.is_ready, self._failed_starts = True, 0
         self._director.hear(worker.process.pid, said)
 
     def _send(self, pid: int, told: Told) -> None:
@@ -236,7 +242,11 @@ class Supervisor:
             error: MillisError = (InvalidBundle if worker.failed.exit_code == 2 else RunFailed)(worker.failed.reason)
             if is_starting or not any(one.is_ready for one in self._workers):
                 raise error
-            self._log.tell(f"a worker could not start again: {error}")  # the others serve; it is tried a few times
+            self._failed_starts += 1
+            wait_s = min(2.0**self._failed_starts, _LONGEST_WAIT_S)
+            self._start_at.append(time.monotonic() + wait_s)
+            self._log.tell(f"a worker could not start again, the others go on; next try in {wait_s:.0f} s: {error}")
+            return
         if is_starting:
             raise RunFailed(f"a worker ended with code {code} before it was ready: see its last words above.")
         self._early_deaths = self._early_deaths + 1 if time.monotonic() - worker.began < _EARLY_S else 0
