@@ -38,7 +38,7 @@ def bar(name: str, *, total: float) -> Iterator[Advance]:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
         )
-        with Progress(*columns, console=Console(stderr=True)) as progress:
+        with Progress(*columns, console=Console(stderr=True, force_jupyter=False)) as progress:
             row = progress.add_task(name, total=total, note="")
 
             def update(done: float, note: str) -> None:
