@@ -25,7 +25,8 @@ WORDS = (
     " x y z hello world one two three , . ! ? un ##believ ##able schwarz ##enegger"
 ).split()
 LABELS = ner_labels(["ORG", "PER"])
-LABELS_OF = {"ner": LABELS, "classify": ("complaint", "order", "refund")}
+LABELS_OF = {"ner": LABELS, "classify": ("complaint", "order", "refund"), "embedding": ()}
+WIDTH = 16
 
 
 def make_tokenizer(folder: Path) -> Path:
@@ -58,7 +59,8 @@ def make_fake_bundle(
     delays_ms = {"fake": delay_ms} | ({} if faster_ms is None else {"fake-fast": faster_ms})
     rungs, parts = [], {}
     for place, (one, ms) in enumerate(delays_ms.items()):
-        write_fake(folder / f"{name}-{one}", labels=len(LABELS_OF[task]), delay_ms=ms, rows=1 if task == "classify" else None)
+        n_outputs = len(LABELS_OF[task]) or WIDTH
+        write_fake(folder / f"{name}-{one}", labels=n_outputs, delay_ms=ms, rows=None if task == "ner" else 1)
         parts[f"rungs/{one}"] = folder / f"{name}-{one}"
         latency = () if faster_ms is None else (LatencyRow(tokens=32, p50_ms=ms + 0.1, p99_ms=ms + 0.5, n=100),)
         quality = {} if faster_ms is None else {"name": "F1", "value": 90.0 - 5 * place}
@@ -70,7 +72,10 @@ def make_fake_bundle(
         )
     manifest = Manifest(
         format=1, name=name, task=task, labels=LABELS_OF[task],
-        task_settings={"max_tokens": 32, "overlap": 8, "example": "maria garcia wrote from lisbon"},
+        task_settings={
+            "max_tokens": 32, "overlap": 8, "example": "maria garcia wrote from lisbon",
+            **({"width": WIDTH, "dimensions": [WIDTH, 8]} if task == "embedding" else {}),
+        },
         rungs=tuple(rungs), rung="fake", contract=Contract(p99=p99, rate=50).record(),
         serving=ServingShape(workers=workers, threads=threads), lengths=((8, 3), (16, 1)),
     )  # fmt: skip

@@ -13,7 +13,7 @@ from functools import partial
 from importlib import resources
 from pathlib import Path
 from time import perf_counter_ns
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from uuid import uuid4
 
 import msgspec
@@ -26,6 +26,7 @@ from millis.bundles import Bundle
 from millis.errors import InvalidRequest, MillisError
 from millis.serving.caching import AnswerCache, Asked
 from millis.serving.deadlines import read_deadline
+from millis.serving.embeddings import EMBEDDING, EMBEDDINGS, Embeddings
 from millis.serving.execution import Executor
 from millis.serving.gate import KEY, Gate
 from millis.serving.oip import VERSION as OIP_VERSION
@@ -38,6 +39,9 @@ from millis.serving.scheduling import NEVER, Job, Ladder, Refused
 from millis.serving.settings import Limits
 from millis.tasks import tasks
 from millis.telemetry.metrics import STAGES, Metrics, write_metrics
+
+if TYPE_CHECKING:
+    from millis.serving.search import Search
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Scope = MutableMapping[str, Any]
@@ -98,7 +102,7 @@ def _name_quality(quality: Mapping[str, Any]) -> msgspec.Raw:
 
 def make_app(
     served: Sequence[Served], *, executor: Executor, gate: Gate, limits: Limits, metrics: Metrics, polling: Polling,
-    cache: AnswerCache | None = None,
+    cache: AnswerCache | None = None, search: "Search | None" = None,
 ) -> App:  # fmt: skip
     """Put routes in front of executors: one task route for each task that a bundle has."""
     by_task: dict[str, dict[str, Served]] = {}
@@ -112,6 +116,9 @@ def make_app(
         )  # fmt: skip
 
     routes = {f"/v1/{task}": make_route(f"/v1/{task}", task, models, _Plain(task)) for task, models in by_task.items()}
+    if EMBEDDING in by_task:
+        routes[EMBEDDINGS] = make_route(EMBEDDINGS, EMBEDDING, by_task[EMBEDDING], Embeddings())
+        routes |= {"/v1/search": make_route("/v1/search", EMBEDDING, by_task[EMBEDDING], search)} if search else {}
     for one in served:
         name, task = one.bundle.name, one.bundle.manifest.task
         language = OpenInference(name, request_type(task, tasks[task].options))
@@ -122,7 +129,7 @@ def make_app(
             *(Route(path, route, methods=["POST"]) for path, route in routes.items()),
             Route("/v1/models", _json(lambda: _list_models(served))),
             Route("/contract", _json(lambda: _list_contracts(served))),
-            Route("/openapi.json", _json(lambda: describe(by_task))),
+            Route("/openapi.json", _json(lambda: describe(by_task, has_search=search is not None))),
             Route("/health", _answer_health(served, executor)),
             Route("/health/live", _json(lambda: {"status": "alive"})),
             *_list_oip_routes(served, executor),
@@ -184,11 +191,17 @@ class _Language(Protocol):
         """Read what is asked, for how many ms it is of use if the body says so, and what `write` has to know."""
 
     def write(self, answer: Mapping[str, Any], form: Any) -> tuple[bytes, list[tuple[bytes, bytes]]]:
-        """Write an answer: body and headers."""
+        """Write an answer: body and headers. What it does beside writing it notes in form's `times_ns`, by stage."""
+
+    @property
+    def own_ms(self) -> float:
+        """How long `write` takes for what it does beside writing."""
 
 
 class _Plain:
     """How /v1/{task} reads and writes."""
+
+    own_ms = 0.0
 
     def __init__(self, task: str) -> None:
         self._read = make_reader(task, tasks[task].options)
@@ -231,7 +244,8 @@ class _TaskRoute:
             allowed_ms = read_deadline(scope["headers"], within_ms=within_ms)
             served = self._choose(request)
             self._gate.allow(scope, self._task, f"model:{served.bundle.name}")
-            job = _make_job(served, request, allowed_ms=allowed_ms, came_ns=scope["millis.came_ns"])
+            own_ms = self._language.own_ms
+            job = _make_job(served, request, allowed_ms=allowed_ms, came_ns=scope["millis.came_ns"], own_ms=own_ms)
             scope["millis.gone"].append(partial(self._executor.drop, job))
             parsed = perf_counter_ns()
             is_hit = None if self._cache is None else await self._answer_or_find(self._cache, scope, served, job)
@@ -300,27 +314,31 @@ class _TaskRoute:
         wrote = perf_counter_ns()
         queue_ns = began - read_ns + max(writing - parsed - job.tokenize_ns - job.worked_ns, 0)
         stages_ns = (parsed - began, queue_ns, job.tokenize_ns, job.run_ns, job.decode_ns, wrote - writing)
-        timing = ", ".join(f"{stage};dur={ns / 1e6:.3f}" for stage, ns in zip(STAGES, stages_ns, strict=True))
+        own_ns: Mapping[str, int] = getattr(form, "times_ns", {})
+        spent_ns = sum(own_ns.values())
+        shown_ns = {**dict(zip(STAGES, stages_ns, strict=True)), **own_ns, "write": stages_ns[-1] - spent_ns}
+        timing = ", ".join(f"{stage};dur={ns / 1e6:.3f}" for stage, ns in shown_ns.items())
         headers += [
             (b"server-timing", timing.encode()), (b"x-millis-rung", rung.header), (b"x-request-id", request_id),
         ]  # fmt: skip
         if is_hit is not None:
             headers.append((b"x-millis-cache", b"hit" if is_hit else b"miss"))
         await _send(send, 200, payload, headers)
-        _after_sending(self._account, served, job, rung.name, stages_ns, read_ns, is_hit=bool(is_hit))
+        _after_sending(self._account, served, job, rung.name, stages_ns, read_ns, spent_ns, is_hit=bool(is_hit))
 
     def _account(
-        self, served: Served, job: Job, rung: str, stages_ns: tuple[int, ...], read_ns: int, *, is_hit: bool
-    ) -> None:
+        self, served: Served, job: Job, rung: str, stages_ns: tuple[int, ...], read_ns: int, spent_ns: int, *,
+        is_hit: bool,
+    ) -> None:  # fmt: skip
         _, queue_ns, _, run_ns, _, _ = stages_ns
-        ended_ns = read_ns + sum(stages_ns)
+        ended_ns = read_ns + sum(stages_ns) - spent_ns  # what the model's forecast speaks of
         self._metrics.record(
             model=served.bundle.name, rung=rung, total_ns=sum(stages_ns), stages_ns=stages_ns,
             n_tokens=job.n_tokens,
         )  # fmt: skip
         if is_hit:  # nothing ran: the forecast has nothing to learn from it
             return
-        overhead_ns = (sum(stages_ns) - queue_ns - run_ns) / len(job.texts)
+        overhead_ns = (sum(stages_ns) - spent_ns - queue_ns - run_ns) / len(job.texts)
         served.ladder.forecast.observe_overhead(overhead_ns)
         if job.deadline_ns < NEVER:  # the others run behind all that come, which nobody can predict
             served.ladder.forecast.observe_end(ended_ns - job.predicted_ns)
@@ -331,9 +349,11 @@ def _no_such_model(known: Iterable[str], wrong: str) -> InvalidRequest:
     return InvalidRequest(f"{wrong}: choose one of {', '.join(sorted(known))}.", status=404, slug="unknown-model")
 
 
-def _make_job(served: Served, request: TaskRequest, *, allowed_ms: float | None, came_ns: int) -> Job:
+def _make_job(
+    served: Served, request: TaskRequest, *, allowed_ms: float | None, came_ns: int, own_ms: float
+) -> Job:
     texts = request.input if isinstance(request.input, list) else [request.input]
-    within_ms = served.usual_ms if allowed_ms is None else allowed_ms
+    within_ms = served.usual_ms if allowed_ms is None else max(allowed_ms - own_ms, 0.0)
     places = served.ladder.rungs(rung=request.rung, may_fall_back=request.fallback)
     return Job(
         served.ladder, texts, came_ns=came_ns, deadline_ns=came_ns + int(1e6 * within_ms),

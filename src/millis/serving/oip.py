@@ -90,6 +90,8 @@ class OpenInference:
         kind: of the requests that the model's task takes.
     """
 
+    own_ms = 0.0
+
     def __init__(self, model: str, kind: type[TaskRequest]) -> None:
         self._model, self._kind = model, kind
 

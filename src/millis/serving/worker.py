@@ -14,6 +14,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import uvicorn
@@ -26,6 +27,7 @@ from millis.security.keys import KeyFile, KeyRing
 from millis.serving.app import Served, make_app, settle_memory
 from millis.serving.caching import AnswerCache
 from millis.serving.clock import SocketClock
+from millis.serving.embeddings import EMBEDDING, EMBEDDINGS
 from millis.serving.execution import Executor, LoopExecutor, ThreadExecutor
 from millis.serving.gate import Gate
 from millis.serving.polling import Polling
@@ -35,6 +37,9 @@ from millis.serving.scheduling import Ladder
 from millis.serving.settings import Limits, ServeSettings, read_settings
 from millis.serving.shedding import Shedder
 from millis.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from millis.serving.search import Search
 
 _MOST_FILES = 65_536
 _OWN_FILES = 100
@@ -78,6 +83,7 @@ def run_worker(settings: ServeSettings, *, listener: socket.socket, ready: int, 
         metrics=counts,
         polling=polling,
         cache=AnswerCache(settings.cache_bytes // (settings.workers or 1)) if settings.cache_bytes else None,
+        search=_open_search(settings, bundles) if settings.indexes else None,
     )
     settle_memory()
     bound = {"clock": clock, "shedder": _make_shedder(executor, served, counts, gate), "limits": _fit(settings.limits)}
@@ -101,6 +107,12 @@ def run_worker(settings: ServeSettings, *, listener: socket.socket, ready: int, 
     gate.close()
 
 
+def _open_search(settings: ServeSettings, bundles: Sequence[Bundle]) -> "Search":
+    from millis.serving.search import open_search  # the vectors' library is an extra
+
+    return open_search(settings.indexes, bundles=bundles)
+
+
 def _fit(limits: Limits) -> Limits:
     """Raise the system's limit on open files as far as it goes, and allow no more connections than that lets in."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -118,6 +130,8 @@ def _make_shedder(executor: Executor, served: Sequence[Served], metrics: Metrics
         for task, one in zip(tasks, served, strict=True)
         if tasks.count(task) == 1  # else the body says which model
     }
+    if tasks.count(EMBEDDING) == 1:
+        routes[EMBEDDINGS.encode()] = routes[f"/v1/{EMBEDDING}".encode()]
     return Shedder(executor, routes=routes, metrics=metrics, gate=gate)
 
 
