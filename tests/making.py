@@ -28,11 +28,15 @@ WORDS = (
     " x y z hello world one two three , . ! ? un ##believ ##able schwarz ##enegger"
 ).split()
 LABELS = ner_labels(["ORG", "PER"])
-LABELS_OF = {"ner": LABELS, "classify": ("complaint", "order", "refund"), "qa": ("start", "end"), "rerank": ("no", "yes")}
+LABELS_OF = {
+    "ner": LABELS, "classify": ("complaint", "order", "refund"), "qa": ("start", "end"), "rerank": ("no", "yes"),
+    "embedding": (),
+}  # fmt: skip
 EXAMPLES_OF: dict[str, object] = {
     "qa": {"question": "who wrote", "context": "maria garcia wrote from lisbon"},
     "rerank": {"query": "who wrote", "documents": ["maria garcia wrote", "hello world"]},
 }
+WIDTH = 16
 
 
 def make_tokenizer(folder: Path) -> Path:
@@ -66,8 +70,8 @@ def make_fake_bundle(
     rungs, parts = [], {}
     for place, (one, ms) in enumerate(delays_ms.items()):
         write_fake(
-            folder / f"{name}-{one}", labels=len(LABELS_OF[task]), delay_ms=ms, rows=1 if task in ("classify", "rerank") else None,
-            is_across=task == "qa",
+            folder / f"{name}-{one}", labels=len(LABELS_OF[task]) or WIDTH, delay_ms=ms,
+            rows=None if task in ("ner", "qa") else 1, is_across=task == "qa",
         )  # fmt: skip
         parts[f"rungs/{one}"] = folder / f"{name}-{one}"
         latency = () if faster_ms is None else (LatencyRow(tokens=32, p50_ms=ms + 0.1, p99_ms=ms + 0.5, n=100),)
@@ -80,7 +84,10 @@ def make_fake_bundle(
         )
     manifest = Manifest(
         format=1, name=name, task=task, labels=LABELS_OF[task],
-        task_settings={"max_tokens": 32, "overlap": 8, "example": EXAMPLES_OF.get(task, "maria garcia wrote from lisbon")},
+        task_settings={
+            "max_tokens": 32, "overlap": 8, "example": EXAMPLES_OF.get(task, "maria garcia wrote from lisbon"),
+            **({"width": WIDTH, "dimensions": [WIDTH, 8]} if task == "embedding" else {}),
+        },
         rungs=tuple(rungs), rung="fake", contract=Contract(p99=p99, rate=50).record(),
         serving=ServingShape(workers=workers, threads=threads), lengths=((8, 3), (16, 1)),
     )  # fmt: skip

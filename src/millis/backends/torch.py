@@ -32,6 +32,7 @@ class TorchBackend:
                 f"backend torch has no device {settings.device!r} here: it has {', '.join(there)}."
             )
         transformers_logging.disable_progress_bar()
+        transformers_logging.set_verbosity_error()  # a network without a head is no surprise
         try:
             model = load_changed(folder) or AutoModelForTokenClassification.from_pretrained(
                 folder, local_files_only=True, use_safetensors=True

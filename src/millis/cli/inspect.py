@@ -56,8 +56,11 @@ def _lines(opened: Bundle) -> list[str]:
     return [*lines, *(f"note      {note}" for note in manifest.notes)]
 
 
-def _unit(opened: Bundle) -> str:
-    return "tokens" if tasks[opened.manifest.task].data == "spans" else "answers"
+def _write_agreement(opened: Bundle, agreement: float) -> str:
+    data = tasks[opened.manifest.task].data
+    if data == "matches":
+        return f"mean cosine {agreement:.5f}"
+    return f"agrees on {100 * agreement:.2f} % of {'tokens' if data == 'spans' else 'answers'}"
 
 
 def _write_work(row: LatencyRow) -> str:
@@ -90,7 +93,7 @@ def _rung_lines(opened: Bundle, rung: Rung) -> list[str]:
         for row in rung.latency
     ]
     for step in rung.steps:
-        difference = "" if step.agreement is None else f", agrees on {100 * step.agreement:.2f} % of {_unit(opened)}"
+        difference = "" if step.agreement is None else f", {_write_agreement(opened, step.agreement)}"
         difference += "" if step.max_abs is None else f", logits within {step.max_abs:.3g}"
         lines.append(f"step      {step.step}: {write_bytes(step.n_bytes)}{difference}")
     lines += [f"why       {choice.what}: {choice.choice} ({choice.reason})" for choice in rung.choices]

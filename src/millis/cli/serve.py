@@ -10,6 +10,9 @@ from millis.cli.output import Json, write_result
 
 def command(
     bundles: Annotated[list[Path], typer.Argument(help="NAME.millis, one or more.")],
+    index: Annotated[
+        list[Path] | None, typer.Option(help="An index to search at /v1/search, made by one of the models; repeat it.")
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; loopback unless you name another.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 lets the system choose.")] = 8000,
     workers: Annotated[int | None, typer.Option(help="Processes; the bundle's own layout when missing.")] = None,
@@ -63,7 +66,8 @@ def command(
     from millis.units import read_bytes
 
     settings = ServeSettings(
-        bundles=tuple(map(str, bundles)), host=host, port=port, workers=workers, threads=threads, grace_s=grace,
+        bundles=tuple(map(str, bundles)), indexes=tuple(map(str, index or ())), host=host, port=port,
+        workers=workers, threads=threads, grace_s=grace,
         fallback=fallback, poll_ms=poll, keep_warm=keep_warm,
         keys=None if keys is None else str(keys), audit=None if audit is None else str(audit),
         tls_certificate=None if tls_certificate is None else str(tls_certificate),

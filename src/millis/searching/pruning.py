@@ -230,7 +230,7 @@ class _Maker:
         with torch_state(0):
             answers = predict(tagger, task=case.task, texts=[example.text for example in case.splits.dev])
         with loaded("torch", folder, settings=BackendSettings(threads=n_cores())) as backend:
-            difference = compare(self._wanted, run_all(backend, self._ids, head=case.task.head))
+            difference = compare(self._wanted, run_all(backend, self._ids, head=case.task.head), head=case.task.head)
         drop, _, worst = bound_drop(self._reference.dev, case.task.score(case.splits.dev, answers))
         return {"drop": drop, "worst": worst, "agreement": difference.agreement, "max_abs": difference.max_abs}
 

@@ -41,11 +41,17 @@ class Language(Protocol):
         """Read what is asked, for how many ms it is of use if the body says so, and what `write` has to know."""
 
     def write(self, answer: Mapping[str, Any], form: Any) -> tuple[bytes, list[tuple[bytes, bytes]]]:
-        """Write an answer: body and headers."""
+        """Write an answer: body and headers. What it does beside writing it notes in form's `times_ns`, by stage."""
+
+    @property
+    def own_ms(self) -> float:
+        """How long `write` takes for what it does beside writing."""
 
 
 class Plain:
     """How /v1/{task} reads and writes."""
+
+    own_ms = 0.0
 
     def __init__(self, task: str) -> None:
         self._read = make_reader(task, tasks[task])
@@ -97,6 +103,8 @@ class TaskRoute:
             body = await read_body(receive, limit=self._limits.body_bytes, within_s=self._limits.body_s)
             request, within_ms, form = self._language.read(body, headers=scope["headers"], limits=self._limits)
             allowed_ms = read_deadline(scope["headers"], within_ms=within_ms)
+            if allowed_ms is not None:
+                allowed_ms = max(allowed_ms - self._language.own_ms, 0.0)
             served = self._choose(request)
             self._gate.allow(scope, self._task, f"model:{served.bundle.name}")
             trial = served.trial
@@ -232,7 +240,10 @@ class TaskRoute:
         wrote = perf_counter_ns()
         queue_ns = began - read_ns + max(writing - parsed - job.tokenize_ns - job.worked_ns, 0)
         stages_ns = (parsed - began, queue_ns, job.tokenize_ns, job.run_ns, job.decode_ns, wrote - writing)
-        timing = ", ".join(f"{stage};dur={ns / 1e6:.3f}" for stage, ns in zip(STAGES, stages_ns, strict=True))
+        own_ns: Mapping[str, int] = getattr(form, "times_ns", {})
+        spent_ns = sum(own_ns.values())
+        shown_ns = {**dict(zip(STAGES, stages_ns, strict=True)), **own_ns, "write": stages_ns[-1] - spent_ns}
+        timing = ", ".join(f"{stage};dur={ns / 1e6:.3f}" for stage, ns in shown_ns.items())
         headers += [
             (b"server-timing", timing.encode()), (b"x-millis-rung", rung.header), (b"x-millis-version", served.header),
             (b"x-request-id", asked_id),
@@ -240,9 +251,11 @@ class TaskRoute:
         if is_hit is not None:
             headers.append((b"x-millis-cache", b"hit" if is_hit else b"miss"))
         await send_whole(send, 200, payload, headers)
-        after_sending(self._account, scope, ran, rung.name, stages_ns, asked_id)
+        after_sending(self._account, scope, ran, rung.name, stages_ns, asked_id, spent_ns)
 
-    def _account(self, scope: Scope, ran: _Ran, rung: str, stages_ns: tuple[int, ...], asked_id: bytes) -> None:
+    def _account(
+        self, scope: Scope, ran: _Ran, rung: str, stages_ns: tuple[int, ...], asked_id: bytes, spent_ns: int
+    ) -> None:
         served, job, _, is_hit = ran
         _, queue_ns, _, run_ns, _, _ = stages_ns
         total_ns = sum(stages_ns)
@@ -256,10 +269,10 @@ class TaskRoute:
             return
         if served.counts is not None and len(job.texts) == 1:
             served.counts.add(is_missed=total_ns > served.usual_ns)
-        overhead_ns = (total_ns - queue_ns - run_ns) / len(job.texts)
+        overhead_ns = (total_ns - spent_ns - queue_ns - run_ns) / len(job.texts)
         served.ladder.forecast.observe_overhead(overhead_ns)
         if job.deadline_ns < NEVER:  # the others run behind all that come, which nobody can predict
-            served.ladder.forecast.observe_end(ended_ns - job.predicted_ns)
+            served.ladder.forecast.observe_end(ended_ns - spent_ns - job.predicted_ns)
             self._metrics.promise(model=served.bundle.name, is_kept=ended_ns <= job.deadline_ns)
 
 

@@ -5,7 +5,7 @@ they are what a contract speaks of: one look into a dictionary; everything else 
 """
 
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.routing import Route
@@ -14,6 +14,7 @@ from millis.errors import InvalidRequest
 from millis.serving.about import list_about_routes
 from millis.serving.answering import Language, Plain, TaskRoute
 from millis.serving.caching import AnswerCache
+from millis.serving.embeddings import EMBEDDING, EMBEDDINGS, Embeddings
 from millis.serving.execution import Executor
 from millis.serving.gate import ON, Gate
 from millis.serving.observing import Observer
@@ -29,6 +30,9 @@ from millis.serving.reranking import Ranked
 from millis.serving.served import Served
 from millis.serving.settings import Limits
 from millis.tasks import tasks
+
+if TYPE_CHECKING:
+    from millis.serving.search import Search
 
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -51,11 +55,11 @@ class App:
 
     def __init__(
         self, *, executor: Executor, gate: Gate, limits: Limits, observer: Observer, polling: Polling,
-        cache: AnswerCache | None = None, more: Sequence[Route] = (),
+        cache: AnswerCache | None = None, search: "Search | None" = None, more: Sequence[Route] = (),
     ) -> None:  # fmt: skip
         self._executor, self._gate, self._limits = executor, gate, limits
         self._observer, self._polling, self._cache = observer, polling, cache
-        self._more = tuple(more)
+        self._search, self._more = search, tuple(more)
         self._routes: dict[str, TaskRoute] = {}
         self._others: Application = Starlette()
 
@@ -68,6 +72,11 @@ class App:
             f"/v1/{task}": self._make_route(f"/v1/{task}", task, models, _LANGUAGES.get(task, Plain)(task))
             for task, models in by_task.items()
         }
+        if EMBEDDING in by_task:
+            routes[EMBEDDINGS] = self._make_route(EMBEDDINGS, EMBEDDING, by_task[EMBEDDING], Embeddings())
+        if EMBEDDING in by_task and self._search is not None:
+            self._search.follow([one.bundle for one in by_task[EMBEDDING].values()])
+            routes["/v1/search"] = self._make_route("/v1/search", EMBEDDING, by_task[EMBEDDING], self._search)
         for one in served:
             name, task = one.bundle.name, one.bundle.manifest.task
             language = OpenInference(name, task, tasks[task])
@@ -76,7 +85,7 @@ class App:
         others = Starlette(
             routes=[
                 *(Route(path, route, methods=["POST"]) for path, route in routes.items()),
-                Route("/openapi.json", json_route(lambda: describe(by_task))),
+                Route("/openapi.json", json_route(lambda: describe(by_task, has_search="/v1/search" in routes))),
                 *list_about_routes(served, self._executor),
                 *list_oip_routes(served, self._executor),
                 *list_page_routes(),

@@ -92,6 +92,8 @@ class OpenInference:
         kind: the class of its task.
     """
 
+    own_ms = 0.0
+
     def __init__(self, model: str, task: str, kind: type[Task]) -> None:
         self._model, self._kind, self._asks = model, request_type(task, kind), kind.asks
 

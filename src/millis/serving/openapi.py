@@ -11,10 +11,11 @@ import msgspec
 
 from millis.serving.admin import MODELS, SLOWEST, LoadRequest
 from millis.serving.deadlines import MOST_MS
+from millis.serving.embeddings import EMBEDDING, EMBEDDINGS, EmbeddingsRequest
 from millis.serving.oip import INPUT, InferRequest
 from millis.serving.oip import VERSION as OIP_VERSION
 from millis.serving.problems import MEDIA_TYPE, Problem
-from millis.serving.requests import request_type
+from millis.serving.requests import SearchRequest, request_type
 from millis.tasks import tasks
 
 _ANSWER = {
@@ -101,6 +102,59 @@ _RESULTS: dict[str, dict[str, Any]] = {
     }
 }
 
+_VECTOR = {"type": "array", "items": {"type": "number", "minimum": -1, "maximum": 1}}
+_RESULTS["embedding"] = {
+    "type": "object",
+    "required": ["embedding", "tokens"],
+    "properties": {"embedding": _VECTOR, "tokens": {"type": "integer", "minimum": 0}},
+}
+_EMBEDDINGS: dict[str, Any] = {
+    "type": "object",
+    "required": ["object", "data", "model", "usage"],
+    "properties": {
+        "object": {"enum": ["list"]},
+        "data": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["object", "index", "embedding"],
+                "properties": {
+                    "object": {"enum": ["embedding"]},
+                    "index": {"type": "integer", "minimum": 0},
+                    "embedding": {"anyOf": [_VECTOR, {"type": "string", "contentEncoding": "base64"}]},
+                },
+            },
+        },
+        "model": {"type": "string"},
+        "usage": {"type": "object", "required": ["prompt_tokens", "total_tokens"]},
+    },
+}
+_FOUND: dict[str, Any] = {
+    "type": "object",
+    "required": ["model", "rung", "quality", "index", "results"],
+    "properties": {
+        "index": {"type": "string"},
+        "results": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["id", "text", "fields", "score", "cosine", "ranks"],
+                "properties": {
+                    "id": {"type": "string"},
+                    "text": {"type": "string"},
+                    "fields": {"type": "object"},
+                    "score": {"type": "number", "description": "sum of 1 / (60 + rank) over the two rankings"},
+                    "cosine": {"type": ["number", "null"], "description": "null where words alone found it"},
+                    "ranks": {
+                        "type": "object",
+                        "properties": {name: {"type": "integer", "minimum": 1} for name in ("vectors", "words")},
+                    },
+                },
+            },
+        },
+    },
+}
+
 _DEADLINES = [
     {
         "name": "X-Deadline-Ms", "in": "header", "required": False,
@@ -143,13 +197,16 @@ _OIP_ERROR = {
 }
 
 
-def describe(by_task: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Describe the routes of a server with these models by task."""
+def describe(by_task: Mapping[str, Mapping[str, Any]], *, has_search: bool = False) -> dict[str, Any]:
+    """Describe the routes of a server with these models by task, and the search of an index where it has one."""
     requests = {task: request_type(task, tasks[task]) for task in by_task}
-    kinds = [*requests.values(), InferRequest, LoadRequest, Problem]
+    further = ([EmbeddingsRequest] if EMBEDDING in by_task else []) + ([SearchRequest] if has_search else [])
+    kinds = [*requests.values(), InferRequest, LoadRequest, Problem, *further]
     _, components = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
     for task, request in requests.items():
         _describe_input(components, request.__name__, asks=tasks[task].asks)
+    if EMBEDDING in by_task:
+        components["EmbeddingsRequest"]["properties"]["input"] = _INPUT
     components["InputTensor"]["properties"] |= {"name": {"enum": [INPUT]}, "datatype": {"enum": ["BYTES"]}}
     problem = {
         "description": "A problem, in a sentence.",
@@ -179,6 +236,16 @@ def describe(by_task: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         )}
         for model in models:
             paths |= _describe_oip(model)
+    if EMBEDDING in by_task:
+        paths[EMBEDDINGS] = {"post": _describe_post(
+            "Vectors of one text or a list of them, in OpenAI's shape.", _EMBEDDINGS, problem=problem,
+            request="EmbeddingsRequest", said="One vector per text, in order.",
+        )}  # fmt: skip
+    if has_search:
+        paths["/v1/search"] = {"post": _describe_post(
+            "The passages of an index that a query means.", _FOUND, problem=problem, request="SearchRequest",
+            said="Passages, the best first.",
+        )}  # fmt: skip
     return {
         "openapi": "3.1.0",
         "info": {"title": "millis", "version": version("millis")},
@@ -293,9 +360,18 @@ def _describe_task(task: str, models: Sequence[str], *, problem: dict[str, Any],
             "results": {"type": "array", "items": _RESULTS.get(task, {"type": "object"})},
         },
     }
+    return _describe_post(
+        f"Answer one text or a list of them ({task}).", answer, problem=problem, request=request,
+        said="One result per text, in order.",
+    )  # fmt: skip
+
+
+def _describe_post(
+    summary: str, answer: dict[str, Any], *, problem: dict[str, Any], request: str, said: str
+) -> dict[str, Any]:
     retry = {"headers": {"Retry-After": {"schema": {"type": "integer", "minimum": 0}}}}
     return {
-        "summary": f"Answer one text or a list of them ({task}).",
+        "summary": summary,
         "parameters": _DEADLINES,
         "requestBody": {
             "required": True,
@@ -303,7 +379,7 @@ def _describe_task(task: str, models: Sequence[str], *, problem: dict[str, Any],
         },
         "responses": {
             "200": {
-                "description": "One result per text, in order.",
+                "description": said,
                 "headers": {
                     "Server-Timing": {"schema": {"type": "string"}, "description": "ms by stage"},
                     "X-Millis-Rung": {"schema": {"type": "string"}},

@@ -6,10 +6,10 @@ Border: no model and no event loop but for reading the body; the Open Inference 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from functools import partial
-from typing import Any, Protocol, cast
+from typing import Annotated, Any, Protocol, TypeVar, cast
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Meta, UnsetType
 
 from millis.data.examples import readings_of, texts_of
 from millis.errors import InvalidRequest
@@ -20,6 +20,8 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 DRAIN_BYTES = 64_000_000
 """An oversized body is read and dropped up to here, so that the client gets to read the refusal."""
+
+Asked = TypeVar("Asked")
 
 _GZIP = b"\x1f\x8b"
 
@@ -39,6 +41,26 @@ class TaskRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     model: str | None = None
     rung: str | None = None
     fallback: bool = True
+
+
+class SearchRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """What a client asks of /v1/search.
+
+    Args:
+        query: a text.
+        top_k: how many passages, at most.
+        filter: by field a value, a list of values, or {"min": ..., "max": ...}.
+        index: its name; may be left out when one is served.
+        rung, fallback: as in every request; an index holds the vectors of one rung, and those of another are only near
+            them, so that another answers only where the client says that it may.
+    """
+
+    query: str
+    top_k: Annotated[int, Meta(ge=1, le=100)] = 10
+    filter: dict[str, Any] = {}
+    index: str | None = None
+    rung: str | None = None
+    fallback: bool = False
 
 
 async def read_body(receive: Receive, *, limit: int, within_s: float) -> bytes:
@@ -125,13 +147,29 @@ def read_request(
         InvalidRequest: 400 for what is not JSON, 415 where it is compressed, 422 for JSON of another shape, 413 for
             too much of it.
     """
+    request = read_json(body, decoder=decoder, shape=_show_shape(asks), known=known)
+    if asks is not str:
+        _join_parts(request, asks=asks)
+    check_request(request, limits=limits)
+    return request
+
+
+def read_json(body: bytes, *, decoder: msgspec.json.Decoder[Asked], shape: str, known: str) -> Asked:
+    """Read a body of a known type.
+
+    Args:
+        shape: what to send, for messages.
+        known: the keys that it may have.
+    Raises:
+        InvalidRequest: 400 for what is not JSON, 415 where it is compressed, 422 for JSON of another shape.
+    """
     try:
-        request = decoder.decode(body)
+        return decoder.decode(body)
     except msgspec.ValidationError as error:
         # The library names an unknown key, which may be a text of the client's.
         reason = "a key that is not known came" if "unknown field" in str(error) else str(error)
         raise InvalidRequest(
-            f"{reason}: send {_show_shape(asks)}; the keys known are {known}.",
+            f"{reason}: send {shape}; the keys known are {known}.",
             status=422,
             slug="wrong-shape",
         ) from error
@@ -143,13 +181,7 @@ def read_request(
                 slug="compressed",
             ) from error
         reason = str(error) if type(error) is msgspec.DecodeError else "not UTF-8, or nested too deeply"
-        raise InvalidRequest(
-            f"the body is not JSON ({reason}): send {_show_shape(asks)}.", slug="not-json"
-        ) from error
-    if asks is not str:
-        _join_parts(request, asks=asks)
-    check_request(request, limits=limits)
-    return request
+        raise InvalidRequest(f"the body is not JSON ({reason}): send {shape}.", slug="not-json") from error
 
 
 def _join_parts(request: Any, *, asks: Any) -> None:

@@ -19,6 +19,8 @@ from millis.serving.settings import Limits
 class Ranked:
     """A `Language` for rankings."""
 
+    own_ms = 0.0
+
     def __init__(self, task: str) -> None:
         self._plain = Plain(task)
 

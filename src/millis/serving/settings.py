@@ -53,6 +53,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     Args:
         bundles: paths of bundles.
+        indexes: paths of indexes to search, each made by one of the bundles.
         port: 0 lets the system choose.
         workers: processes; None takes the bundle's own layout.
         threads: inference threads in each worker; None takes the bundle's own layout.
@@ -70,6 +71,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """
 
     bundles: tuple[str, ...]
+    indexes: tuple[str, ...] = ()
     host: str = "127.0.0.1"
     port: int = 8000
     workers: int | None = None

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 
+from millis.serving.embeddings import EMBEDDING, EMBEDDINGS
 from millis.serving.execution import Executor
 from millis.serving.gate import Gate
 from millis.serving.observing import Observer
@@ -41,6 +42,9 @@ class Shedder:
             for task, one in zip(tasks, served, strict=True)
             if tasks.count(task) == 1
         }
+        same = self._routes.get(f"/v1/{EMBEDDING}".encode())
+        if same is not None:
+            self._routes[EMBEDDINGS.encode()] = (*same[:2], EMBEDDINGS)
 
     def look(self, data: bytes, *, came_ns: int) -> bytes | None:
         """Give the whole answer to one whole request that would be late however short its text is, else None."""

@@ -16,11 +16,13 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import uvicorn
 import uvloop
 
+from millis.bundles import open_bundle
 from millis.errors import MillisError
 from millis.security.audit import AuditLog
 from millis.security.certificates import Certificates
@@ -47,6 +49,9 @@ from millis.telemetry.logs import Log
 from millis.telemetry.metrics import Metrics
 from millis.telemetry.slowest import Slowest, slowest_file
 from millis.telemetry.traces import Traces
+
+if TYPE_CHECKING:
+    from millis.serving.search import Search
 
 _MOST_FILES = 65_536
 _OWN_FILES = 100
@@ -100,6 +105,7 @@ def run_worker(
         observer=observer,
         polling=polling,
         cache=AnswerCache(settings.cache_bytes // n_workers) if settings.cache_bytes else None,
+        search=_open_search(settings, placement) if settings.indexes else None,
         more=Admin(
             follower, folders=settings.models_from, has_keys=settings.keys is not None, slowest=metrics
         ).routes(),
@@ -138,6 +144,12 @@ def run_worker(
     gate.share()
     gate.close()
     observer.close()
+
+
+def _open_search(settings: ServeSettings, placement: Placement) -> "Search":
+    from millis.serving.search import open_search  # the vectors' library is an extra
+
+    return open_search(settings.indexes, bundles=[open_bundle(one.serving.path) for one in placement.models])
 
 
 def _fit(limits: Limits) -> Limits:

@@ -150,7 +150,7 @@ class EmbeddingTask:
         Args:
             options: dimensions, the size that the vector is cut to.
         Returns:
-            {"embedding": [...]}, floats of seven digits.
+            {"embedding": [...], "tokens"}: floats of seven digits, and how many tokens were read.
         Raises:
             InvalidValue: a size that the model is not made for.
         """
@@ -164,7 +164,7 @@ class EmbeddingTask:
         if self._is_normalised:
             vector = vector / max(float(np.linalg.norm(vector)), 1e-12)
         embedding: list[float] = np.round(vector, _DIGITS).tolist()
-        return {"embedding": embedding}
+        return {"embedding": embedding, "tokens": sum(len(window.ids) for window in windows)}
 
     def score(self, examples: Sequence[MatchExample], answers: Sequence[dict[str, Any]]) -> Score:
         """Let each query search all passages by cosine: mean reciprocal rank, and how many are found, at each size."""
