@@ -2,6 +2,7 @@
 
 import gc
 import json
+import logging
 import subprocess
 import sys
 import time
@@ -17,7 +18,9 @@ from millis.errors import InvalidValue
 from millis.security.keys import KeyFile
 from millis.serving.settings import ServeSettings
 from millis.serving.supervisor import Supervisor
+from millis.telemetry import logs
 from millis.telemetry.jitter import Jitter
+from millis.telemetry.logs import Log
 from millis.telemetry.slowest import MOST, Slow, Slowest, read_slowest, slowest_file
 
 ASK = {"input": "maria garcia wrote from lisbon"}
@@ -46,7 +49,7 @@ def test_metrics_tell_goodput_against_the_bound_the_mix_of_rungs_and_the_queue(t
     assert seen['millis_request_seconds_bucket{le="0.015",model="fake",rung="fake"}'] == 0
     in_time = seen['millis_request_seconds_bucket{le="0.015",model="fake",rung="fake-fast"}']
     assert seen['millis_within_contract_total{model="fake"}'] == in_time >= 3
-    assert seen['millis_late_answers_total{cause="run",model="fake"}'] >= 3
+    assert sum(n for name, n in seen.items() if name.startswith("millis_late_answers_total")) == 8 - in_time
     assert seen['millis_refusals_total{reason="would-be-late",route="/v1/ner"}'] == 1
     assert seen['millis_promises_total{kept="true",model="fake"}'] == 8
     assert seen['millis_queue_seconds_count{model="fake"}'] == 8
@@ -134,6 +137,37 @@ def test_log_lines_are_json_and_hold_no_text(tmp_path: Path) -> None:
     assert set(answered["stages_ms"]) == {"parse", "queue", "tokenize", "run", "decode", "write"}
     assert refused["problem"] == "wrong-shape"
     assert "secret" not in json.dumps(lines)
+
+
+def test_an_error_of_ours_is_logged_by_its_class_and_places_without_its_words(capfd: pytest.CaptureFixture[str]) -> None:
+    logger = logging.getLogger("millis")
+    before = logger.handlers, logger.propagate
+    log = Log("json")
+    log.take_over_logging()
+    try:
+        try:
+            raise KeyError("a secret of maria")
+        except KeyError:
+            logger.exception("could not read %s", "a secret of maria")
+    finally:
+        logger.handlers, logger.propagate = before
+    log.close()
+    line = json.loads(capfd.readouterr().err)
+    assert (line["level"], line["event"], line["error"]) == ("error", "could not read %s", "KeyError")
+    assert "test_observing.py" in line["places"][-1]
+    assert "maria" not in json.dumps(line)
+
+
+def test_lines_that_do_not_fit_into_memory_are_counted(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "_MOST_PENDING", 3)
+    monkeypatch.setattr(logs, "_WRITE_S", 60.0)
+    log = Log("json")
+    for place in range(10):
+        log.note_request(n=place)
+    log.close()
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    assert [one["n"] for one in lines] == [0, 1, 2, 7]
+    assert lines[-1]["event"] == "lines lost"
 
 
 @pytest.mark.parametrize("settings", [{"log_format": "xml"}, {"traces": "localhost"}])

@@ -180,6 +180,7 @@ class Supervisor:
             self._listener = None
         if self._metrics is not None:
             shutil.rmtree(self._metrics, ignore_errors=True)
+        self._log.close()
 
     def _start_worker(self) -> _Worker:
         assert self._listener is not None
