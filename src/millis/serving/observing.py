@@ -57,10 +57,10 @@ class Observer:
         request_id: bytes,
     ) -> None:  # fmt: skip
         """Note an answer; stages_ns in the order of STAGES."""
+        self._jitter.note()
         model, n_tokens, total_ns = served.bundle.name, job.n_tokens, sum(stages_ns)
         self.metrics.record(model=model, rung=rung, total_ns=total_ns, stages_ns=stages_ns, n_tokens=n_tokens)
         self.metrics.count(route=route, status=200)
-        self._jitter.note()
         is_late = total_ns > served.bound_ns
         if is_late or self._slowest.is_slow(total_ns / 1e6):
             self._explain(scope, served, rung, stages_ns, n_tokens, request_id, is_late=is_late)
