@@ -269,6 +269,17 @@ def test_a_version_that_breaks_its_contract_is_rolled_back_by_itself_and_no_clie
         assert {site.ask().headers["x-millis-version"] for _ in range(5)} == {"1"}
 
 
+def test_what_clients_allow_less_than_the_contract_is_not_held_against_a_new_version(tmp_path: Path) -> None:
+    with Site(tmp_path, make_fake_bundle(tmp_path, p99="1 s")).running() as site:
+        site.make("slower", name="fake", delay_ms=120, p99="1 s")
+        assert site.load("slower/fake.millis", canary_percent=100).status_code == 201
+        for _ in range(30):  # the new version cannot, the old one does
+            answer = site.http.post("/v1/ner", json={"input": "maria"}, headers={"X-Deadline-Ms": "80"})
+            assert (answer.status_code, answer.headers["x-millis-version"]) == (200, "1")
+        time.sleep(0.6)
+        assert (site.state()["state"], site.state()["n_missed"]) == ("on trial", 0)
+
+
 @pytest.mark.slow
 def test_a_version_promoted_by_hand_that_breaks_its_contract_gives_way_to_the_former(tmp_path: Path) -> None:
     with Site(tmp_path, make_fake_bundle(tmp_path, p99="1 s")).running() as site:

@@ -136,8 +136,8 @@ class TaskRoute:
             if is_hit is None:
                 await self._executor.answer(job)
         except Refused as error:
-            if error.slug == "deadline-passed" and served.counts is not None:
-                served.counts.add(is_missed=True)
+            if error.slug == "deadline-passed":
+                _count_miss(served, allowed_ms=allowed_ms)
             raise
         finally:
             served.n_open -= 1
@@ -155,8 +155,7 @@ class TaskRoute:
             if not isinstance(error, Refused):
                 self._metrics.try_out(model=usual.bundle.name, outcome="failed")
         ran = await self._run(usual, scope, request, allowed_ms=allowed_ms)
-        if trial.served.counts is not None:  # there was time for an answer, and the new version had none
-            trial.served.counts.add(is_missed=True)
+        _count_miss(trial.served, allowed_ms=allowed_ms)  # there was time for an answer, and the new version had none
         return ran
 
     def _shadow(self, trial: Trial, job: Job) -> None:
@@ -274,6 +273,12 @@ class TaskRoute:
         if job.deadline_ns < NEVER:  # the others run behind all that come, which nobody can predict
             served.ladder.forecast.observe_end(ended_ns - spent_ns - job.predicted_ns)
             self._metrics.promise(model=served.bundle.name, is_kept=ended_ns <= job.deadline_ns)
+
+
+def _count_miss(served: Served, *, allowed_ms: float | None) -> None:
+    """Count against a version that is judged what it did not answer, where a client allowed what the contract does."""
+    if served.counts is not None and (allowed_ms is None or allowed_ms >= served.usual_ms):
+        served.counts.add(is_missed=True)
 
 
 def _make_job(served: Served, request: TaskRequest, *, allowed_ms: float | None, came_ns: int) -> Job:

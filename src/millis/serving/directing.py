@@ -64,7 +64,7 @@ class Director:
         self.placement = placement
         self._send, self._tell = send, tell
         self._workers: dict[int, int] = {}  # by process id, the revision it serves
-        self._n_versions = max(placement.versions())
+        self._n_versions = max(placement.versions(), default=0)
         self._change: _Change | None = None
         self._asked: list[tuple[int, Asked]] = []
         self._judged: dict[str, _Judged] = {}

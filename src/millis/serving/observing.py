@@ -22,7 +22,7 @@ from millis.telemetry.traces import Traces
 
 _WATCH_S = 0.5
 _LOOK_AGAIN_NS = 20_000_000
-"""Between two looks at what held late answers up: each reads three files."""
+"""Between two looks at what held late answers up: each reads two files."""
 
 
 class Observer:
@@ -57,6 +57,7 @@ class Observer:
         request_id: bytes,
     ) -> None:  # fmt: skip
         """Note an answer; stages_ns in the order of STAGES."""
+        self._jitter.note()
         model, n_tokens, total_ns = served.bundle.name, job.n_tokens, sum(stages_ns)
         self.metrics.record(model=model, rung=rung, total_ns=total_ns, stages_ns=stages_ns, n_tokens=n_tokens)
         self.metrics.count(route=route, status=200)
@@ -121,10 +122,11 @@ class Observer:
         self.log.close()
 
     def _look(self) -> None:
+        self._jitter.note()
         now = self._jitter.sample()
         self.metrics.watch(
-            n_waiting=self._executor.n_waiting, gc_ns=self._jitter.gc_ns, core_ns=now.core_ns, steal_ns=now.steal_ns,
-            throttle_ns=now.throttle_ns,
+            n_waiting=self._executor.n_waiting, gc_ns=self._jitter.gc_ns, core_ns=self._jitter.core_ns,
+            steal_ns=now.steal_ns, throttle_ns=now.throttle_ns,
             margins_ns={one.bundle.name: one.ladder.forecast.margin_ns for one in self._served},
         )  # fmt: skip
         for one in self._served:

@@ -59,7 +59,7 @@ class Supervisor:
     Usage:
         with Supervisor(ServeSettings(bundles=("people.millis",), port=0)) as server:
             server.url                # "http://127.0.0.1:41234", warm and ready
-            server.watch()            # optional: restart dead workers until SIGINT or SIGTERM
+            server.watch()            # restart dead workers and change models until SIGINT or SIGTERM; optional
 
     Raises (on entry):
         InvalidBundle: a bundle cannot be opened, or two have one name.
@@ -157,7 +157,7 @@ class Supervisor:
                 signal.signal(number, handler)
 
     def watch_until(self, stop: threading.Event) -> None:
-        """Keep the workers alive until stop is set; may run on any thread."""
+        """Keep the workers alive, and bring them to what is asked for over HTTP, until stop is set; on any thread."""
         while not stop.is_set():
             self._hear(timeout_s=_LOOK_S)
 
@@ -180,6 +180,7 @@ class Supervisor:
             self._listener = None
         if self._metrics is not None:
             shutil.rmtree(self._metrics, ignore_errors=True)
+        self._log.close()
 
     def _start_worker(self) -> _Worker:
         assert self._listener is not None

@@ -27,7 +27,6 @@ class Counters(NamedTuple):
     """Sums since the start, in nanoseconds, at a moment."""
 
     at_ns: int
-    core_ns: int
     steal_ns: int
     throttle_ns: int
 
@@ -37,36 +36,52 @@ class Jitter:
 
     Attributes:
         gc_ns: how long the collector has run, all its pauses together.
+        core_ns: how long the thread was ready and had no core, as of the last note.
     """
 
     def __init__(self) -> None:
-        self._task = Path(f"/proc/self/task/{threading.get_native_id()}/schedstat")
         self._pauses: deque[tuple[int, int]] = deque(maxlen=_PAUSES)
         self._began_ns: int | None = None
         self.gc_ns = 0
-        self._samples: deque[Counters] = deque([read_counters(self._task)], maxlen=_SAMPLES)
+        try:
+            self._task = os.open(f"/proc/self/task/{threading.get_native_id()}/schedstat", os.O_RDONLY)
+        except OSError:
+            self._task = -1
+        self.core_ns = 0
+        self._cores: deque[tuple[int, int]] = deque(maxlen=_SAMPLES)
+        self.note()
+        self._samples: deque[Counters] = deque([read_counters()], maxlen=_SAMPLES)
         gc.callbacks.append(self._on_gc)
 
     def close(self) -> None:
         """Watch no longer."""
         gc.callbacks.remove(self._on_gc)
+        if self._task >= 0:
+            os.close(self._task)
+
+    def note(self) -> None:
+        """Read how long the thread has waited for a core; call it at the end of what may be asked about. Some 2 µs."""
+        if self._task >= 0:
+            self.core_ns = int(os.pread(self._task, 64, 0).split()[1])
+        self._cores.append((perf_counter_ns(), self.core_ns))
 
     def sample(self) -> Counters:
-        """Read the system's counters; call it now and then."""
-        self._samples.append(read_counters(self._task))
+        """Read the machine's counters; call it now and then."""
+        self._samples.append(read_counters())
         return self._samples[-1]
 
     def attribute(self, began_ns: int, ended_ns: int) -> dict[str, float]:
         """Give by cause the ms that may have held up what ran from one moment to another; reads the counters once.
 
-        The system's counters are differences between the last reading before and one now, so they may hold what
-        happened shortly before or after.
+        Waiting for a core is the difference between two notes, steal and throttling between two samples: what happened
+        between the one before and the beginning, or after the end, is in it.
         """
+        core_ns = next((ns for at_ns, ns in reversed(self._cores) if at_ns <= began_ns), self._cores[0][1])
         before = next((one for one in reversed(self._samples) if one.at_ns <= began_ns), self._samples[0])
         now = self.sample()
         held = {
             "gc": sum(max(min(end, ended_ns) - max(begin, began_ns), 0) for begin, end in self._pauses),
-            "core": now.core_ns - before.core_ns,
+            "core": self.core_ns - core_ns,
             "steal": now.steal_ns - before.steal_ns,
             "throttle": now.throttle_ns - before.throttle_ns,
         }
@@ -82,14 +97,9 @@ class Jitter:
             self._began_ns = None
 
 
-def read_counters(task: Path) -> Counters:
-    """Read what the system counts: of a thread (its schedstat), of the machine, of the control group."""
-    return Counters(perf_counter_ns(), _read_waiting(task), _read_steal(), _read_throttled())
-
-
-def _read_waiting(task: Path) -> int:
-    words = _read(task).split()
-    return int(words[1]) if len(words) > 1 else 0
+def read_counters() -> Counters:
+    """Read what the system counts of the machine and of the control group."""
+    return Counters(perf_counter_ns(), _read_steal(), _read_throttled())
 
 
 def _read_steal() -> int:

@@ -19,6 +19,7 @@ LogFormat = Literal["text", "json"]
 
 _MOST_PENDING = 10_000
 _WRITE_S = 0.1
+_STDERR = 2
 
 
 class Log:
@@ -80,9 +81,9 @@ class Log:
         if lost:
             self._pending.append(_write_line({"level": "warning", "event": "lines lost", "n": lost}))
         while self._pending:
-            lines = b"".join(self._pending.popleft() for _ in range(min(len(self._pending), 100)))
-            sys.stderr.buffer.write(lines)
-        sys.stderr.flush()
+            line = self._pending.popleft()
+            while line:  # each by itself: a pipe keeps what is short whole among the lines of other processes
+                line = line[os.write(_STDERR, line) :]
 
 
 def _write_line(values: dict[str, Any]) -> bytes:
