@@ -62,7 +62,7 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Fitted:
     plain = folder / "plain.txt"
     done = run_millis(
         "fit", "--task", "classify", *files, "--unlabelled", plain, "--domain-text", plain, "--base", make_base(folder / "base"), "--out-of-scope", "nobody",
-        "--rate", "250", "--prove-for", "2 s", "--p99", "500 ms", "--epochs", "6", "--max-drop", "5", "--rungs", "1",
+        "--rate", "250", "--prove-for", "2 s", "--p99", "500 ms", "--epochs", "6", "--max-drop", "5", "--rungs", "2",
         "-o", folder / "kinds.millis", "--json",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]

@@ -86,8 +86,9 @@ class _Search:
 
     def try_whole(self) -> None:
         """Build and probe the whole model; prove it where a proof is likely to be kept."""
-        found = build_whole(self._case, self._reference) + build_static(self._case, reference=self._reference)
-        self.tried = probe(self._case, found)
+        self.tried = probe(self._case, build_whole(self._case, self._reference))
+        if not self._is_at_ease():
+            self._try_static()
         if self._is_at_ease() or not self._can_prune():
             self._prove_best()
 
@@ -122,6 +123,7 @@ class _Search:
             self._prove_best()
         wanted = self._case.settings.rungs
         if wanted > 1:
+            self._try_static()
             self._prove_share(100)
             self._prove_static()
         while len(climb(self.proven)) < wanted and self._can_prune():
@@ -188,6 +190,14 @@ class _Search:
         of_share = [one.candidate.variant for one in self.proven if one.candidate.variant.share == share]
         if mine and not any(variant != STATIC for variant in of_share):
             self._prove(min(mine, key=lambda one: (one.measured_ms is None, one.seen_ms)))
+
+    def _try_static(self) -> None:
+        """Build and probe the rung without attention, unless it was."""
+        if any(one.variant == STATIC for one in self.tried):
+            return
+        found = build_static(self._case, reference=self._reference)
+        if found:
+            self.tried = probe(self._case, found, known=self.tried)
 
     def _prove_static(self) -> None:
         """Prove the rung without attention, which is the ladder's last, unless it was."""
