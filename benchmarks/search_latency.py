@@ -50,6 +50,7 @@ def draw_queries(passages: list[Passage], n: int, *, seed: int = 8) -> list[str]
 
 
 def main() -> None:
+    """Build or find the index, serve it, offer the load, tell."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--passages", type=int, default=100_000)

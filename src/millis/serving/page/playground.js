@@ -9,7 +9,7 @@ import { WORDS } from "./words.js";
 const DEBOUNCE_MS = 120;
 const STAGES = ["parse", "queue", "tokenize", "run", "decode", "write"];
 
-const TASKS = ["ner", "classify"]; // those whose answers this page can show
+const TASKS = ["ner", "classify", "embedding"]; // those whose answers this page can show
 
 const state = {
   language: firstLanguage(),
@@ -136,12 +136,12 @@ async function ask() {
     const answer = await read(route(), {
       method: "POST",
       headers: { "content-type": "application/json" },
-      body: JSON.stringify({ model: state.model.id, input: text }),
+      body: JSON.stringify({ model: state.model.id, input: inputOf(text) }),
       signal: asking.signal,
     });
     const roundTripMs = performance.now() - began;
     if (number !== newest) return;
-    state.answer = { text, roundTripMs, stages: readTiming(answer.timing), ...readAnswer(answer.document) };
+    state.answer = { text, roundTripMs, stages: readTiming(answer.timing), ...readAnswer(answer.document, text) };
     state.problem = null;
   } catch (problem) {
     if (number !== newest) return;
@@ -156,11 +156,25 @@ function askSoon(event) {
   if (!event.isComposing) timer = setTimeout(ask, DEBOUNCE_MS); // a half-typed Chinese word is no question yet
 }
 
-function readAnswer(document_) {
-  const { entities, label, labels, scores } = document_.results?.[0] ?? {};
+// Of an embedding model each line is a text: the first is compared with all the others.
+const linesOf = (text) => text.split("\n").filter((line) => line.trim());
+const inputOf = (text) => (state.model?.task === "embedding" && linesOf(text).length ? linesOf(text) : text);
+
+function readAnswer(document_, text) {
+  const { entities, label, labels, scores, embedding } = document_.results?.[0] ?? {};
   if (Array.isArray(entities)) return { entities, rung: document_.rung };
+  if (Array.isArray(embedding)) return compareLines(document_, linesOf(text));
   if (!Array.isArray(scores)) throw { kind: "odd", status: 200 };
   return { chosen: labels ?? (label ? [label] : []), scores, rung: document_.rung };
+}
+
+function compareLines(document_, lines) {
+  const [first, ...others] = document_.results.map((result) => result.embedding);
+  const scores = others.map((vector, i) => ({
+    label: lines[i + 1], score: vector.reduce((sum, number, place) => sum + number * first[place], 0),
+  }));
+  scores.sort((a, b) => b.score - a.score);
+  return { chosen: scores.slice(0, 1).map((one) => one.label), scores, rung: document_.rung };
 }
 
 function readTiming(header) {
@@ -281,7 +295,7 @@ function makeTag(label) {
 function makeGauge(label, score) {
   const gauge = make("span", { className: "gauge" }, make("i"));
   gauge.style.setProperty("--hue", hueOf(label));
-  gauge.firstChild.style.width = `${100 * score}%`;
+  gauge.firstChild.style.width = `${Math.max(100 * score, 0)}%`; // a cosine may be below 0
   return make("td", { className: "score" }, gauge, writeScore(score));
 }
 
@@ -396,7 +410,7 @@ function showStages(stages, serverMs) {
 }
 
 function showCommand() {
-  const body = JSON.stringify({ model: state.model?.id, input: at("text").value });
+  const body = JSON.stringify({ model: state.model?.id, input: inputOf(at("text").value) });
   at("command").textContent = `curl ${location.origin}${route()} -d '${body.replaceAll("'", "'\\''")}'`;
 }
 

@@ -35,6 +35,12 @@ export const WORDS = {
         none: "None of the labels fits this text.",
         count: (n, ms) => `${n} ${n === 1 ? "label" : "labels"} in ${ms}`,
       },
+      embedding: {
+        ask: "Compare",
+        found: "Lines by likeness to the first (cosine)",
+        none: "Write a second line: each is compared with the first.",
+        count: (n, ms) => `the most alike line, in ${ms}`,
+      },
     },
     rung: (rung) => `, by ${rung}`,
     tip: (label, score) => `${label}, score ${score}`,
@@ -46,7 +52,7 @@ export const WORDS = {
     problem: (status, sentence) => `The server refused (${status}): ${sentence}`,
     unreachable: "The server did not answer. Is it still running? Ask again once it is.",
     odd: (status) => `The server answered in a form this page cannot read (${status}).`,
-    noModel: "No model that finds entities or labels texts is served here. Start the server with one: millis serve NAME.millis.",
+    noModel: "No model that finds entities, labels texts or compares them is served here. Start the server with one: millis serve NAME.millis.",
     stages: {
       parse: ["parse", "read the request"],
       queue: ["queue", "wait for a free thread"],
@@ -88,6 +94,12 @@ export const WORDS = {
         none: "没有适合这段文本的标签。",
         count: (n, ms) => `${n} 个标签，用时 ${ms}`,
       },
+      embedding: {
+        ask: "比较",
+        found: "各行与第一行的相似度（余弦）",
+        none: "请再写一行：每一行都会与第一行比较。",
+        count: (n, ms) => `最相似的一行，用时 ${ms}`,
+      },
     },
     rung: (rung) => `，由 ${rung} 作答`,
     tip: (label, score) => `${label}，得分 ${score}`,
@@ -99,7 +111,7 @@ export const WORDS = {
     problem: (status, sentence) => `服务器拒绝了请求（${status}）：${sentence}`,
     unreachable: "服务器没有回应。它还在运行吗？恢复后请再试一次。",
     odd: (status) => `服务器的回答本页无法读懂（${status}）。`,
-    noModel: "这里没有提供实体识别或文本分类模型。请用这样的模型包启动服务器：millis serve NAME.millis。",
+    noModel: "这里没有提供实体识别、文本分类或文本比较模型。请用这样的模型包启动服务器：millis serve NAME.millis。",
     stages: {
       parse: ["解析", "读取请求"],
       queue: ["排队", "等待空闲线程"],
