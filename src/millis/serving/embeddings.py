@@ -85,8 +85,9 @@ class Embeddings:
 
     def write(self, answer: Mapping[str, Any], form: str) -> tuple[bytes, list[tuple[bytes, bytes]]]:
         """Write vectors, and how many tokens were read."""
-        n_tokens = sum(one["tokens"] for one in answer["results"])
-        vectors = [one["embedding"] for one in answer["results"]]
+        results = [read_result(one) for one in answer["results"]]
+        n_tokens = sum(one["tokens"] for one in results)
+        vectors = [one["embedding"] for one in results]
         data = [
             {"object": "embedding", "index": i, "embedding": _pack(one) if form == "base64" else one}
             for i, one in enumerate(vectors)
@@ -96,6 +97,12 @@ class Embeddings:
             "usage": {"prompt_tokens": n_tokens, "total_tokens": n_tokens},
         }  # fmt: skip
         return self._encode(said), [(b"content-type", b"application/json")]
+
+
+def read_result(result: Any) -> dict[str, Any]:
+    """Give a result as the task made it; one that was kept in the cache is written JSON."""
+    read: dict[str, Any] = msgspec.json.decode(result) if isinstance(result, msgspec.Raw) else result
+    return read
 
 
 def _pack(vector: list[float]) -> str:

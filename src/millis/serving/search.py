@@ -21,7 +21,7 @@ from millis.errors import InvalidBundle, InvalidRequest, InvalidValue, MillisErr
 from millis.retrieving import Index, open_index
 from millis.retrieving.passages import check_filter
 from millis.retrieving.storing import MANIFEST, identify_model
-from millis.serving.embeddings import EMBEDDING
+from millis.serving.embeddings import EMBEDDING, read_result
 from millis.serving.requests import SearchRequest, TaskRequest, check_request, read_json, request_type
 from millis.serving.settings import Limits
 from millis.tasks import tasks
@@ -142,7 +142,7 @@ class Search:
 
     def write(self, answer: Mapping[str, Any], form: Asked) -> tuple[bytes, list[tuple[bytes, bytes]]]:
         """Search with the query's vector, and write what was found."""
-        vector = np.array(answer["results"][0]["embedding"], np.float32)
+        vector = np.array(read_result(answer["results"][0])["embedding"], np.float32)
         found = form.state.search(form.query, vector, k=form.top_k, where=form.where)
         form.times_ns.update(found.times_ns)
         took_ms = sum(found.times_ns.values()) / 1e6

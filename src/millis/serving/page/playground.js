@@ -9,7 +9,7 @@ import { WORDS } from "./words.js";
 const DEBOUNCE_MS = 120;
 const STAGES = ["parse", "queue", "tokenize", "run", "decode", "write"];
 
-const TASKS = ["ner", "classify", "qa", "rerank"]; // those whose answers this page can show
+const TASKS = ["ner", "classify", "qa", "rerank", "embedding"]; // those whose answers this page can show
 
 const state = {
   language: firstLanguage(),
@@ -131,7 +131,8 @@ const readLines = (text) => text.split("\n").filter((line) => line.trim());
 function readInput() {
   const [text, question] = [at("text").value, at("question").value];
   if (state.model?.task === "qa") return { question, context: text };
-  return state.model?.task === "rerank" ? { query: question, documents: readLines(text) } : text;
+  if (state.model?.task === "rerank") return { query: question, documents: readLines(text) };
+  return state.model?.task === "embedding" && readLines(text).length ? readLines(text) : text; // the first with the others
 }
 
 const hasQuestion = () => ["qa", "rerank"].includes(state.model?.task);
@@ -175,7 +176,7 @@ function askSoon(event) {
 }
 
 function readAnswer(document_, asked) {
-  const { answer, answers, entities, label, labels, ranking, scores } = document_.results?.[0] ?? {};
+  const { answer, answers, entities, label, labels, ranking, scores, embedding } = document_.results?.[0] ?? {};
   if (Array.isArray(ranking)) {
     const texts = readLines(asked);
     const found = ranking.map(({ index, relevance_score: score }, place) => (
@@ -187,8 +188,18 @@ function readAnswer(document_, asked) {
     return { entities: found, marked: answer === null ? [] : found.slice(0, 1), rung: document_.rung };
   }
   if (Array.isArray(entities)) return { entities, rung: document_.rung };
+  if (Array.isArray(embedding)) return compareLines(document_, readLines(asked));
   if (!Array.isArray(scores)) throw { kind: "odd", status: 200 };
   return { chosen: labels ?? (label ? [label] : []), scores, rung: document_.rung };
+}
+
+function compareLines(document_, lines) {
+  const [first, ...others] = document_.results.map((result) => result.embedding);
+  const scores = others.map((vector, i) => ({
+    label: lines[i + 1], score: vector.reduce((sum, number, place) => sum + number * first[place], 0),
+  }));
+  scores.sort((a, b) => b.score - a.score);
+  return { chosen: scores.slice(0, 1).map((one) => one.label), scores, rung: document_.rung };
 }
 
 function readTiming(header) {
@@ -316,7 +327,7 @@ function makeTag(label) {
 function makeGauge(label, score) {
   const gauge = make("span", { className: "gauge" }, make("i"));
   gauge.style.setProperty("--hue", hueOf(label));
-  gauge.firstChild.style.width = `${100 * score}%`;
+  gauge.firstChild.style.width = `${Math.max(100 * score, 0)}%`; // a cosine may be below 0
   return make("td", { className: "score" }, gauge, writeScore(score));
 }
 

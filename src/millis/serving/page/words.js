@@ -57,6 +57,12 @@ export const WORDS = {
         none: "There is no document to rank.",
         count: (n, ms) => `${n} ${n === 1 ? "document" : "documents"} in ${ms}`,
       },
+      embedding: {
+        ask: "Compare",
+        found: "Lines by likeness to the first (cosine)",
+        none: "Write a second line: each is compared with the first.",
+        count: (n, ms) => `the most alike line, in ${ms}`,
+      },
     },
     rung: (rung) => `, by ${rung}`,
     tip: (label, score) => `${label}, score ${score}`,
@@ -68,7 +74,7 @@ export const WORDS = {
     problem: (status, sentence) => `The server refused (${status}): ${sentence}`,
     unreachable: "The server did not answer. Is it still running? Ask again once it is.",
     odd: (status) => `The server answered in a form this page cannot read (${status}).`,
-    noModel: "No model that finds entities, labels texts, answers questions or ranks documents is served here. Start the server with one: millis serve NAME.millis.",
+    noModel: "No model that finds entities, labels or compares texts, answers questions or ranks documents is served here. Start the server with one: millis serve NAME.millis.",
     stages: {
       parse: ["parse", "read the request"],
       queue: ["queue", "wait for a free thread"],
@@ -132,6 +138,12 @@ export const WORDS = {
         none: "没有可排序的文档。",
         count: (n, ms) => `${n} 篇文档，用时 ${ms}`,
       },
+      embedding: {
+        ask: "比较",
+        found: "各行与第一行的相似度（余弦）",
+        none: "请再写一行：每一行都会与第一行比较。",
+        count: (n, ms) => `最相似的一行，用时 ${ms}`,
+      },
     },
     rung: (rung) => `，由 ${rung} 作答`,
     tip: (label, score) => `${label}，得分 ${score}`,
@@ -143,7 +155,7 @@ export const WORDS = {
     problem: (status, sentence) => `服务器拒绝了请求（${status}）：${sentence}`,
     unreachable: "服务器没有回应。它还在运行吗？恢复后请再试一次。",
     odd: (status) => `服务器的回答本页无法读懂（${status}）。`,
-    noModel: "这里没有提供实体识别、文本分类、问答或重排模型。请用这样的模型包启动服务器：millis serve NAME.millis。",
+    noModel: "这里没有提供实体识别、文本分类、问答、重排或文本比较模型。请用这样的模型包启动服务器：millis serve NAME.millis。",
     stages: {
       parse: ["解析", "读取请求"],
       queue: ["排队", "等待空闲线程"],

@@ -1,0 +1,293 @@
+"""An index on disk: built, searched, changed, killed in the middle, damaged."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from making import make_fake_bundle
+from millis import load
+from millis.bundles import Bundle
+from millis.errors import InvalidBundle, InvalidData, InvalidRequest, InvalidValue
+from millis.retrieving import Index, add_passages, build_index, delete_passages, open_index
+from millis.retrieving.lexicon import Lexicon, WordSearch
+from millis.retrieving.passages import Passage, read_passages
+from millis.retrieving.storing import writing
+from millis.retrieving.vectors import MOST_EXACT, VectorSearch, write_graph
+from millis.retrieving.words import words_of
+
+ROWS = [
+    {"id": "r1", "text": "Refunds take five days.", "topic": "refund", "year": 2024, "tags": ["money", "time"]},
+    {"id": "r2", "text": "A refund goes to the card you paid with.", "topic": "refund", "year": 2026},
+    {"id": "o1", "text": "Orders leave Lisbon on Monday.", "topic": "order", "is_new": True},
+    {"id": 7, "text": "退款需要五天到账。", "topic": "refund", "year": 2025},
+]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return make_fake_bundle(tmp_path_factory.mktemp("model"), name="emb", task="embedding")
+
+
+def write_rows(file: Path, rows: Sequence[object]) -> Path:
+    file.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
+    return file
+
+
+def make(folder: Path, bundle: Bundle, rows: Sequence[object] = ROWS) -> Path:
+    path = folder / "faq.index"
+    build_index(path, passages=read_passages(write_rows(folder / "rows.jsonl", rows)), model=bundle.path)
+    return path
+
+
+def find(index: Index, bundle: Bundle, query: str, **asked: object) -> list[str]:
+    vector = np.array(load(bundle)(query)["embedding"], np.float32)
+    return [one["id"] for one in index.search(query, vector, **{"k": 10, **asked}).results]
+
+
+def test_vectors_and_words_find_together(tmp_path: Path, bundle: Bundle) -> None:
+    index = open_index(make(tmp_path, bundle))
+    assert (len(index), index.name) == (4, "faq")
+    assert find(index, bundle, "Refunds take five days.")[0] == "r1"
+    vector = np.array(load(bundle)("Orders leave Lisbon on Monday.")["embedding"], np.float32)
+    found = index.search("Orders leave Lisbon on Monday.", vector, k=2)
+    best = found.results[0]
+    assert best["id"] == "o1"
+    assert best["fields"] == {"topic": "order", "is_new": True}
+    assert best["cosine"] == pytest.approx(1, abs=2e-3)
+    assert best["ranks"] == {"vectors": 1, "words": 1}
+    assert len(found.results) == 2
+    assert list(found.times_ns) == ["filter", "vectors", "words", "fuse"]
+
+
+def test_chinese_goes_by_pairs_of_characters() -> None:
+    assert words_of("退款要5天, ＡＢＣ café") == ["退款", "款要", "5", "天", "abc", "café"]
+    assert words_of("𠮷野家 ผม") == ["𠮷野", "野家", "ผม"]
+    assert words_of("?! \x00") == []
+
+
+@pytest.mark.parametrize(
+    ("where", "ids"),
+    [
+        ({"topic": "refund"}, {"r1", "r2", "7"}),
+        ({"topic": ["order", "unknown"]}, {"o1"}),
+        ({"topic": "refund", "year": {"min": 2025}}, {"r2", "7"}),
+        ({"year": {"min": 2024, "max": 2025}}, {"r1", "7"}),
+        ({"tags": "time"}, {"r1"}),
+        ({"is_new": True}, {"o1"}),
+        ({"is_new": 1}, set()),
+        ({"year": "2024"}, set()),
+    ],
+)
+def test_a_filter_lets_through_what_it_says(tmp_path: Path, bundle: Bundle, where: dict[str, object], ids: set[str]) -> None:
+    index = open_index(make(tmp_path, bundle))
+    assert set(find(index, bundle, "refund", where=where)) == ids
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        ({"colour": 1}, "the fields are is_new, tags, topic, year"),
+        ({"year": {}}, "the filter on 'year' is none"),
+        ({"year": {"min": "x"}}, "the filter on 'year' is none"),
+        ({"year": {"above": 1}}, "the filter on 'year' is none"),
+        ({"year": []}, "the filter on 'year' is none"),
+        ({"year": None}, "the filter on 'year' is none"),
+    ],
+)
+def test_a_filter_that_cannot_be_is_a_sentence(tmp_path: Path, bundle: Bundle, where: dict[str, object], said: str) -> None:
+    index = open_index(make(tmp_path, bundle))
+    with pytest.raises(InvalidRequest, match=said):
+        find(index, bundle, "refund", where=where)
+
+
+def test_passages_are_added_replaced_and_deleted(tmp_path: Path, bundle: Bundle) -> None:
+    path = make(tmp_path, bundle)
+    before = open_index(path)
+    changed = add_passages(
+        path, passages=[Passage(id="r1", text="Refunds take a week."), Passage(id="n1", text="We are in Lisbon.")],
+        model=bundle.path,
+    )
+    assert changed == (1, 1, 0, 5)
+    index = before.refresh()
+    assert find(index, bundle, "Refunds take a week.")[0] == "r1"
+    assert {one["text"] for one in index.search("days", np.ones(16, np.float32), k=10).results}.isdisjoint(
+        {"Refunds take five days."}
+    )
+    assert delete_passages(path, ids=["r1", "o1"]) == (0, 0, 2, 3)
+    index = index.refresh()
+    assert set(find(index, bundle, "refunds")) == {"r2", "7", "n1"}
+    assert index.refresh() is index
+    assert len(before.search("Refunds take five days.", np.ones(16, np.float32), k=10).results) == 4, "a state stays"
+    assert delete_passages(path, ids=["r2", "7", "n1"]).n == 0
+    assert find(open_index(path), bundle, "refunds") == []
+
+
+def test_many_small_additions_make_few_segments(tmp_path: Path, bundle: Bundle) -> None:
+    path = make(tmp_path, bundle)
+    for i in range(12):
+        add_passages(path, passages=[Passage(id=f"n{i}", text=f"hello {i}")], model=bundle.path)
+    index = open_index(path)
+    assert len(index) == 16
+    assert len(index.manifest.segments) <= 4
+    assert len(list((path / "segments").iterdir())) == len(index.manifest.segments), "nothing is left behind"
+    best = index.search("hello 7", np.ones(16, np.float32), k=16).results
+    assert next(one["id"] for one in best if one["ranks"].get("words") == 1) == "n7"
+
+
+def test_words_weigh_alike_however_they_were_added() -> None:
+    texts = [f"order {'refund ' * (i % 3)}hello {i}" for i in range(60)]
+    together = WordSearch([Lexicon.of_texts(texts)])
+    apart = WordSearch([Lexicon.of_texts(texts[:50]), Lexicon.of_texts(texts[50:])])
+    for query in ("refund 51", "hello order", "order 7 refund refund"):
+        wanted = {(place, score) for _, place, score in together.search(query, 60, allowed=[None])}
+        got = {(50 * segment + place, score) for segment, place, score in apart.search(query, 60, allowed=[None, None])}
+        assert got == wanted
+    assert together.search("refund 51", 1, allowed=[None])[0][1] == 51
+    assert together.search("nowhere", 5, allowed=[None]) == []
+
+
+def test_common_words_decide_among_the_passages_of_rarer_ones() -> None:
+    texts = ["the " * (1 + i % 4) + (f"rare{i % 900} " if i % 2 else "") + "a" * (i % 7) for i in range(6_000)]
+    words = WordSearch([Lexicon.of_texts(texts)])
+    found = words.search("the rare7", 3, allowed=[None])
+    assert [texts[place].count("rare7 ") for _, place, _ in found] == [1, 1, 1]
+    assert words.search("the", 3, allowed=[None]), "common words alone find too"
+
+
+def test_a_change_that_cannot_be_changes_nothing(tmp_path: Path, bundle: Bundle) -> None:
+    path = make(tmp_path, bundle)
+    seal = open_index(path).manifest.seal
+    with pytest.raises(InvalidValue, match="has no passage 'nobody': nothing was deleted"):
+        delete_passages(path, ids=["r1", "nobody"])
+    with pytest.raises(InvalidValue, match="exists: choose another -o"):
+        build_index(path, passages=[Passage(id="x", text="x")], model=bundle.path)
+    with writing(path), pytest.raises(InvalidValue, match=r"another process writes faq\.index now"):
+        delete_passages(path, ids=["r1"])
+    assert open_index(path).manifest.seal == seal
+
+
+def test_another_model_is_refused_by_name(tmp_path: Path, bundle: Bundle) -> None:
+    path = make(tmp_path, bundle)
+    other = make_fake_bundle(tmp_path / "other", name="other", task="embedding", buckets=(8, 32), delay_ms=0.1)
+    with pytest.raises(InvalidBundle, match=r"index faq\.index was built by model emb, .*those of other as it is now"):
+        add_passages(path, passages=[Passage(id="x", text="x")], model=other.path)
+    ner = make_fake_bundle(tmp_path / "ner", name="names")
+    with pytest.raises(InvalidBundle, match=r"names\.millis is for ner, and an index needs vectors"):
+        add_passages(path, passages=[Passage(id="x", text="x")], model=ner.path)
+
+
+def test_a_damaged_index_is_refused_by_name(tmp_path: Path, bundle: Bundle) -> None:
+    path = make(tmp_path, bundle)
+    whole = tmp_path / "whole.index"
+    shutil.copytree(path, whole)
+    for file in sorted(one.relative_to(path) for one in path.rglob("*") if one.is_file() and one.name != ".lock"):
+        content = (whole / file).read_bytes()
+        for damaged in (content[: len(content) // 2], b"", content[:-1] + bytes([content[-1] ^ 1]), None):
+            (path / file).unlink(missing_ok=True)
+            if damaged is not None:
+                (path / file).write_bytes(damaged)
+            with pytest.raises(InvalidBundle, match=r"faq\.index") as raised:
+                open_index(path)
+            assert "anew" in str(raised.value) or "makes one" in str(raised.value)
+        (path / file).write_bytes(content)
+    manifest = json.loads((path / "index.json").read_text())
+    (path / "index.json").write_text(json.dumps({**manifest, "format": 2}))
+    with pytest.raises(InvalidBundle, match="an index of format 2, and this version of millis reads 1"):
+        open_index(path)
+    with pytest.raises(InvalidBundle, match="is no index"):
+        open_index(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([{"text": "a"}, {"id": "x"}], r"rows.jsonl:2: no text under 'text'"),
+        ([{"text": " "}], "no text under 'text'"),
+        ([{"id": "a", "text": "x"}, {"id": "a", "text": "y"}], "the id 'a' stands there twice"),
+        ([{"id": True, "text": "x"}], "the id is no text"),
+        ([{"id": "", "text": "x"}], "the id is no text"),
+        ([{"text": "x" * 100_001}], "a text of 100,001 characters"),
+        ([["x"]], "no JSON object: write one a line"),
+    ],
+)
+def test_bad_rows_are_told_with_their_lines(tmp_path: Path, rows: list[object], said: str) -> None:
+    with pytest.raises(InvalidData, match=said):
+        read_passages(write_rows(tmp_path / "rows.jsonl", rows))
+
+
+def test_a_passage_without_an_id_is_named_by_its_text(tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", [{"q": "hello"}, {"q": "hello"}])
+    (passage,) = read_passages(rows, text_key="q")
+    assert passage.id == read_passages(rows, text_key="q")[0].id
+    assert len(passage.id) == 16
+
+
+def test_a_graph_finds_what_comparing_all_finds(tmp_path: Path) -> None:
+    chance = np.random.default_rng(1)
+    n = MOST_EXACT + 1_000
+    vectors = (chance.normal(size=(40, 24))[chance.integers(0, 40, n)] + 0.5 * chance.normal(size=(n, 24))).astype(np.float16)
+    write_graph(tmp_path / "graph.usearch", vectors)
+    fast, plain = VectorSearch(vectors, graph=tmp_path / "graph.usearch"), VectorSearch(vectors, graph=None)
+    most = np.ones(n, np.bool_)
+    most[::7] = False
+    few = np.zeros(n, np.bool_)
+    few[::500] = True
+    for allowed, least in ((None, 0.95), (most, 0.95), (few, 1.0)):
+        hits = 0
+        for place in range(0, n, 200):
+            query = vectors[place].astype(np.float32)
+            wanted = {one for one, _ in plain.search(query, 10, allowed=allowed)}
+            got = [one for one, _ in fast.search(query, 10, allowed=allowed)]
+            assert len(got) == 10
+            assert allowed is None or allowed[got].all()
+            hits += len(wanted & set(got))
+        assert hits >= least * 10 * len(range(0, n, 200))
+    with pytest.raises(InvalidBundle, match="not the graph of these vectors"):
+        VectorSearch(vectors[:-1], graph=tmp_path / "graph.usearch")
+
+
+_ADD_FOR_EVER = """
+import sys
+from pathlib import Path
+from millis.retrieving import add_passages, delete_passages
+from millis.retrieving.passages import Passage
+index, model, began = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+for i in range(began, began + 1000):
+    add_passages(index, passages=[Passage(id=f"k{i}", text=f"hello {i}")], model=model)
+    print("added", f"k{i}", flush=True)
+    if (i - began) % 3 == 2:
+        delete_passages(index, ids=[f"k{i - 1}"])
+        print("deleted", f"k{i - 1}", flush=True)
+"""
+
+
+def test_a_writer_that_is_killed_loses_nothing_that_it_said(tmp_path: Path, bundle: Bundle) -> None:
+    path = make(tmp_path, bundle)
+    there, gone = set(), set()
+    for turn in range(4):
+        began = 1000 * turn
+        child = subprocess.Popen(
+            [sys.executable, "-c", _ADD_FOR_EVER, str(path), str(bundle.path), str(began)], stdout=subprocess.PIPE, text=True
+        )
+        assert child.stdout is not None
+        for _ in range(4 + turn):
+            what, name = child.stdout.readline().split()
+            (there.add if what == "added" else gone.add)(name)
+        os.kill(child.pid, signal.SIGKILL)  # somewhere in the change after the last that was said
+        rest = child.communicate()[0].split()
+        for what, name in zip(rest[::2], rest[1::2], strict=True):
+            (there.add if what == "added" else gone.add)(name)
+        ids = {passage.id for _, _, passage in open_index(path).passages()}
+        assert there - gone <= ids
+        assert not gone & ids
+        assert len(ids - there - {"r1", "r2", "o1", "7"}) <= turn + 1, "at most the change that was under way"
+    add_passages(path, passages=[Passage(id="last", text="hello")], model=bundle.path)
+    assert len(list((path / "segments").iterdir())) == len(open_index(path).manifest.segments)

@@ -1,0 +1,75 @@
+"""The whole loop for embedding, through the real command line, on a small real model."""
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import millis
+from fitting import FILLERS, make_base, run_millis
+from millis.models.prediction import predict
+from millis.models.taggers import load_tagger
+
+pytestmark = pytest.mark.slow
+
+
+def write_pairs(file: Path, n: int, *, seed: int) -> str:
+    """Draw queries whose passage has the same words in another order, and a negative that has half of them."""
+    chance = random.Random(seed)
+    rows = []
+    for _ in range(n):
+        words = chance.sample(FILLERS, 4)
+        negative = words[:2] + chance.sample(FILLERS, 2)
+        query = " ".join(words)
+        chance.shuffle(words)
+        rows.append({"query": query, "positive": " ".join([*words, "maria"]), "negative": " ".join([*negative, "maria"])})
+    file.write_text("\n".join(map(json.dumps, rows)))
+    return str(file)
+
+
+def test_a_base_as_it_is_goes_through_the_loop_and_is_searched(tmp_path: Path) -> None:
+    files = [f"--{part}={write_pairs(tmp_path / f'{part}.jsonl', n, seed=n)}" for part, n in (("train", 120), ("dev", 40), ("test", 60))]
+    done = run_millis(
+        "fit", "--task", "embedding", *files, "--base", make_base(tmp_path / "base"), "--p99", "500 ms", "--rate", "150",
+        "--max-drop", "20", "--rungs", "1", "--epochs", "0", "--pooling", "cls", "--dimensions", "32,16",
+        "-o", tmp_path / "emb.millis", "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    document = json.loads(done.stdout)
+    assert document["quality"]["name"] == "MRR@10"
+    assert {"queries", "queries, 32 dimensions", "queries, 16 dimensions"} <= document["quality"]["by_label"].keys()
+    settings = millis.open_bundle(tmp_path / "emb.millis").manifest.task_settings
+    assert (settings["pooling"], settings["dimensions"], settings["is_normalised"]) == ("cls", [64, 32, 16], True)
+    model = millis.load(tmp_path / "emb.run" / "drafts" / "openvino-fp32.millis")
+    texts = ["hello world", "maria wrote from lisbon about her order"]
+    reference = predict(load_tagger(tmp_path / "emb.run" / "training" / "base"), task=model.task, texts=texts)
+    for got, want in zip(model(texts), reference, strict=True):
+        assert np.allclose(got["embedding"], want["embedding"], atol=1e-4)
+    evaluated = run_millis("evaluate", tmp_path / "emb.millis", "--test", tmp_path / "test.jsonl")
+    assert "60 queries over 120 passages" in evaluated.stdout, evaluated.stderr
+    assert "mean cosine" in run_millis("inspect", tmp_path / "emb.millis").stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--dimensions", "65"), "dimensions cannot be 65: the base's vectors have 64"),
+        (("--dimensions", "many"), "dimensions cannot be 'many': give whole numbers"),
+        (("--pooling", "max"), "pooling cannot be 'max'"),
+        (("--balance",), "balance is for labels"),
+        (("--multi-label",), "task embedding has no setting multi_label"),
+        (("--task", "classify", "--pooling", "cls"), "task classify has no setting pooling"),
+        (("--task", "classify", "--epochs", "0"), "epochs cannot be 0 where something is trained"),
+        (("--epochs", "0", "--tune", "2"), "epochs cannot be 0 where something is trained"),
+    ],
+)
+def test_what_cannot_be_fitted_is_a_sentence(tmp_path: Path, flags: tuple[str, ...], said: str) -> None:
+    pairs = write_pairs(tmp_path / "train.jsonl", 60, seed=1)
+    task = () if "--task" in flags else ("--task", "embedding")
+    done = run_millis(
+        "fit", *task, "--train", pairs, "--base", make_base(tmp_path / "base"), "--p99", "5 ms", "-o", tmp_path / "out.millis", *flags
+    )
+    assert (done.returncode, said in done.stderr) == (2, True), done.stderr
+    assert list(tmp_path.glob("out*")) == []
