@@ -36,6 +36,7 @@ from millis.data.splits import make_splits
 from millis.models.bases import find_base
 from millis.models.prediction import predict
 from millis.models.taggers import load_tagger
+from millis.tasks import Score
 from millis.tasks.classify import ClassifyTask
 from millis.tasks.tokenization import Tokenizer
 from millis.training.loop import train
@@ -48,9 +49,9 @@ LONGEST = 128
 class Parts(NamedTuple):
     """Train, dev and test."""
 
-    train: Sequence[LabelExample]
-    dev: Sequence[LabelExample]
-    test: Sequence[LabelExample]
+    train: Sequence[Any]
+    dev: Sequence[Any]
+    test: Sequence[Any]
 
 
 def main() -> None:
@@ -111,21 +112,27 @@ def train_ours(base: Path, parts: Parts, *, options: Any) -> dict[str, float]:
         )  # fmt: skip
         texts = [example.text for example in parts.test]
         accuracy = task.score(parts.test, predict(load_tagger(result.best), task=task, texts=texts)).value
-        table = export_embeddings(load_for_export(result.best), folder / "embeddings.onnx")
-        convert_onnx(folder / "embeddings.onnx", folder / "fp32", table=table.numpy())
-        step = max(len(parts.train) // 200, 1)
-        calibration = [task.encode(example.text)[0].ids for example in parts.train[::step][:200]]
-        quantize_openvino(folder / "fp32", folder / "int8", calibration=calibration)
-        with loaded("openvino", folder / "int8") as backend:
-            answers = []
-            for text in texts:
-                windows = task.encode(text)
-                answers.append(task.decode(text, windows, run_all(backend, [one.ids for one in windows], head=task.head)))
-        int8_accuracy = task.score(parts.test, answers).value
+        int8_accuracy = score_int8(result.best, parts, task=task, folder=folder).value
     return {
         "accuracy": round(accuracy, 2), "int8_accuracy": round(int8_accuracy, 2), "seconds": round(result.seconds, 1),
         "dev": round(result.dev_score.value, 2),
     }  # fmt: skip
+
+
+def score_int8(tagger: Path, parts: Parts, *, task: Any, folder: Path) -> Score:
+    """Quantise a tagger as a fit does, and score it on test, compiled."""
+    table = export_embeddings(load_for_export(tagger), folder / "embeddings.onnx")
+    convert_onnx(folder / "embeddings.onnx", folder / "fp32", table=table.numpy())
+    step = max(len(parts.train) // 200, 1)
+    calibration = [task.encode(example.text)[0].ids for example in parts.train[::step][:200]]
+    quantize_openvino(folder / "fp32", folder / "int8", calibration=calibration)
+    with loaded("openvino", folder / "int8") as backend:
+        answers = []
+        for example in parts.test:
+            windows = task.encode(example.text)
+            logits = run_all(backend, [one.ids for one in windows], head=task.head)
+            answers.append(task.decode(example.text, windows, logits))
+    return task.score(parts.test, answers)
 
 
 def train_plain(base: Path, parts: Parts, *, options: Any) -> dict[str, float]:

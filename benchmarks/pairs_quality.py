@@ -23,12 +23,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from classify_quality import Parts
+from classify_quality import Parts, score_int8
 from common import ROOT, keep
-from millis.compiling.comparing import loaded, run_all
-from millis.compiling.onnx import export_embeddings, load_for_export
-from millis.compiling.openvino import convert_onnx
-from millis.compressing.quantize import quantize_openvino
 from millis.cores import n_cores
 from millis.data.readers import ReadSettings, read_labelled
 from millis.data.splits import make_splits
@@ -93,17 +89,7 @@ def train_ours(base: Path, parts: Parts, *, options: Any, kind: Any) -> dict[str
         )  # fmt: skip
         asked = [example.text for example in parts.test]
         score = task.score(parts.test, predict(load_tagger(result.best), task=task, texts=asked))
-        table = export_embeddings(load_for_export(result.best), folder / "embeddings.onnx")
-        convert_onnx(folder / "embeddings.onnx", folder / "fp32", table=table.numpy())
-        step = max(len(parts.train) // 200, 1)
-        calibration = [task.encode(example.text)[0].ids for example in parts.train[::step][:200]]
-        quantize_openvino(folder / "fp32", folder / "int8", calibration=calibration)
-        with loaded("openvino", folder / "int8") as backend:
-            answers = []
-            for one in asked:
-                windows = task.encode(one)
-                answers.append(task.decode(one, windows, run_all(backend, [w.ids for w in windows], head=task.head)))
-        int8_score = task.score(parts.test, answers)
+        int8_score = score_int8(result.best, parts, task=task, folder=folder)
     return {
         "score": round(score.value, 2), "int8_score": round(int8_score.value, 2), "seconds": round(result.seconds, 1),
         "dev": round(result.dev_score.value, 2), "report": score.report.replace("\n", "; "),

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Page, expect
 from test_playground import chromium  # noqa: F401 - a fixture, used by name
 
 from making import make_fake_bundle
@@ -13,15 +13,21 @@ from millis.serving.supervisor import Supervisor
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
+def note_what_is_wrong(page: Page) -> list[str]:
+    """Give the list that errors of a page and refused requests are added to."""
+    wrong: list[str] = []
+    page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("response", lambda response: wrong.append(response.url) if response.status >= 400 else None)
+    return wrong
+
+
 def test_a_sentence_is_marked_and_its_milliseconds_are_shown(
     server: Supervisor,
     chromium: Browser,  # noqa: F811
 ) -> None:
     page = chromium.new_page()
-    wrong: list[str] = []
-    page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("response", lambda response: wrong.append(response.url) if response.status >= 400 else None)
+    wrong = note_what_is_wrong(page)
     page.goto(server.url)
     text = "😀 maria garcia wrote from 上海 about eu northwind order hello world"
     page.fill("#text", text)
@@ -41,9 +47,7 @@ def test_a_text_is_labelled_and_its_scores_are_ranked(
     names = make_fake_bundle(tmp_path, name="names")
     with Supervisor(ServeSettings(bundles=(str(bundle.path), str(names.path)), port=0)) as server:
         page = chromium.new_page(locale="en-US")
-        wrong: list[str] = []
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("response", lambda response: wrong.append(response.url) if response.status >= 400 else None)
+        wrong = note_what_is_wrong(page)
         page.goto(server.url)
         page.fill("#text", "😀 maria garcia wrote from 上海 about eu northwind order hello world")
         rows = page.locator("#scores tbody tr")
@@ -70,9 +74,7 @@ def test_a_question_is_answered_in_its_text(
     bundle = make_fake_bundle(tmp_path, task="qa")
     with Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0)) as server:
         page = chromium.new_page(locale="en-US")
-        wrong: list[str] = []
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("response", lambda response: wrong.append(response.url) if response.status >= 400 else None)
+        wrong = note_what_is_wrong(page)
         page.goto(server.url)
         expect(page.locator("#question")).to_have_value("who wrote")
         text = "😀 maria garcia wrote from 上海 about eu northwind order hello world"
@@ -102,9 +104,7 @@ def test_documents_are_ranked(
     bundle = make_fake_bundle(tmp_path, task="rerank")
     with Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0)) as server:
         page = chromium.new_page(locale="en-US")
-        wrong: list[str] = []
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("response", lambda response: wrong.append(response.url) if response.status >= 400 else None)
+        wrong = note_what_is_wrong(page)
         page.goto(server.url)
         expect(page.locator("#question")).to_have_value("who wrote")
         page.fill("#text", "maria garcia wrote\n\nhello world\neu rejects german call")

@@ -24,7 +24,7 @@ from millis.data.examples import LabelExample
 from millis.errors import InvalidData, InvalidValue
 from millis.tasks.calibration import calibration_error, fit_logistic, fit_temperature, signs_of
 from millis.tasks.scoring import score_labels
-from millis.tasks.task import NO_OPTIONS, Calibration, Head, Score, Window, lay_windows
+from millis.tasks.task import NO_OPTIONS, Calibration, Head, Score, Window, cut_whole, lay_windows
 from millis.tasks.tokenization import Tokenizer
 
 Logits = NDArray[np.float32]
@@ -163,17 +163,10 @@ class ClassifyTask:
 
     def encode(self, text: str, *, example: LabelExample | None = None) -> tuple[Window, ...]:
         """Cut a text into windows, at least one; with an example, windows carry its targets, int64 (R,)."""
-        ids = self._tokenizer.encode(text).ids
-        prefix, suffix = self._tokenizer.prefix, self._tokenizer.suffix
         targets = self._targets(example) if example else None
-        windows = []
-        step = self._room - self._overlap
-        starts = range(0, max(len(ids) - self._overlap, 1), step) if len(ids) > self._room else range(1)
-        for start in starts:
-            piece = ids[start : start + self._room]
-            whole = np.array([*prefix, *piece, *suffix], np.int64)
-            windows.append(Window(ids=whole, targets=targets, places=len(piece)))
-        return tuple(windows)
+        return cut_whole(
+            text, tokenizer=self._tokenizer, room=self._room, overlap=self._overlap, targets=targets
+        )
 
     def decode(
         self, text: str, windows: Sequence[Window], logits: Sequence[NDArray[np.float32]],

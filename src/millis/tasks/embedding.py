@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from millis.data.examples import MatchExample
 from millis.errors import InvalidData, InvalidValue
 from millis.tasks.finding import score_finding
-from millis.tasks.task import NO_OPTIONS, Calibration, Head, Score, Window, lay_windows
+from millis.tasks.task import NO_OPTIONS, Calibration, Head, Score, Window, cut_whole, lay_windows
 from millis.tasks.tokenization import Tokenizer
 
 POOLINGS = ("mean", "cls")
@@ -129,17 +129,11 @@ class EmbeddingTask:
 
     def encode(self, text: str, *, example: MatchExample | None = None) -> tuple[Window, ...]:
         """Cut a text into windows, at least one; with an example into the first alone, which is what training reads."""
-        ids = self._tokenizer.encode(text).ids
-        prefix, suffix = self._tokenizer.prefix, self._tokenizer.suffix
         targets = None if example is None else np.array([_COUNTS], np.int64)
-        step = self._room - self._overlap
-        starts = range(0, max(len(ids) - self._overlap, 1), step) if len(ids) > self._room else range(1)
-        windows = []
-        for start in starts if example is None else range(1):
-            piece = ids[start : start + self._room]
-            whole = np.array([*prefix, *piece, *suffix], np.int64)
-            windows.append(Window(ids=whole, targets=targets, places=len(piece)))
-        return tuple(windows)
+        windows = cut_whole(
+            text, tokenizer=self._tokenizer, room=self._room, overlap=self._overlap, targets=targets
+        )
+        return windows if example is None else windows[:1]
 
     def decode(
         self, text: str, windows: Sequence[Window], logits: Sequence[NDArray[np.float32]],

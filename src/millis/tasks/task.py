@@ -189,3 +189,23 @@ def lay_windows(max_tokens: int, *, overlap: int, tokenizer: Tokenizer) -> int:
             f"give at least {overlap + n_special + 1} tokens."
         )
     return room
+
+
+def cut_whole(
+    text: str, *, tokenizer: Tokenizer, room: int, overlap: int, targets: NDArray[np.int64] | None
+) -> tuple[Window, ...]:
+    """Cut a text that is answered as a whole into windows, at least one; the place of each is how many pieces it reads.
+
+    Args:
+        room: pieces of text in a window.
+        targets: of each window, int64 (R,).
+    """
+    ids = tokenizer.encode(text).ids
+    starts = range(0, max(len(ids) - overlap, 1), room - overlap) if len(ids) > room else range(1)
+    pieces = [ids[start : start + room] for start in starts]
+    return tuple(
+        Window(
+            ids=np.array([*tokenizer.prefix, *piece, *tokenizer.suffix], np.int64), targets=targets, places=len(piece)
+        )
+        for piece in pieces
+    )
