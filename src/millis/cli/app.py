@@ -14,7 +14,9 @@ from millis.cli.output import write_error
 from millis.errors import Interrupted, InvalidValue, MillisError
 
 _UsageError: Any = typer.BadParameter.__base__  # typer carries a click of its own and exports only this child
-_COMMANDS = ("advise", "ask", "audit", "bench", "data", "demo", "evaluate", "fit", "inspect", "keys", "prove", "serve")
+_COMMANDS = (
+    "advise", "ask", "audit", "bench", "data", "demo", "evaluate", "fit", "inspect", "keys", "pack", "prove", "serve",
+)  # fmt: skip
 
 
 class _LazyGroup(TyperGroup):

@@ -125,7 +125,7 @@ class LoopExecutor:
 
     def run_idle(self) -> None:
         """See Executor."""
-        if self._is_running:
+        if self._is_running or not self._ladders:
             return
         self._clock.block()
         self._n_idle += 1
