@@ -19,4 +19,13 @@ backends = Registry(
     extras={"onnxruntime": "onnxruntime", "torch": "train"},
 )
 
-__all__ = ["Backend", "BackendSettings", "Batch", "backends"]
+generators = Registry(
+    "generator",
+    {
+        "fake": "millis.backends.fake_generator:FakeGenerator",
+        "genai": "millis.backends.genai:GenAiGenerator",
+    },
+    extras={"genai": "llm"},
+)
+
+__all__ = ["Backend", "BackendSettings", "Batch", "backends", "generators"]

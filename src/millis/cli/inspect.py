@@ -35,7 +35,7 @@ def command(
 def _lines(opened: Bundle) -> list[str]:
     manifest = opened.manifest
     total = sum(entry.n_bytes for entry in manifest.files.values())
-    labels = tasks[manifest.task].names(manifest.labels)
+    labels = tasks[manifest.task].names(manifest.labels) if manifest.task in tasks else ()
     lines = [
         f"{opened.name}: {manifest.task}, {write_bytes(total)}, made {manifest.created} from {manifest.base}",
         f"contract  {Contract.from_record(manifest.contract)}",

@@ -82,11 +82,12 @@ def command(
     with Supervisor(settings) as server:
         names = [bundle.name for bundle in server.bundles]
         tasks = sorted({bundle.manifest.task for bundle in server.bundles})
+        first = "chat/completions" if tasks[0] == "chat" else tasks[0]
         write_result(
             {"url": server.url, "models": names, "workers": server.pids},
             lines=[
                 f"ready: {server.url} serves {', '.join(names)} with {server.n_workers} worker(s)",
-                f"  try {server.url}/ in a browser, or POST {server.url}/v1/{tasks[0]}; Ctrl-C stops",
+                f"  try {server.url}/ in a browser, or POST {server.url}/v1/{first}; Ctrl-C stops",
             ],
             is_json=as_json,
         )

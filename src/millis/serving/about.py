@@ -11,30 +11,32 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from millis.serving.execution import Executor
+from millis.serving.generating import Talker, check_talking, list_talking
 from millis.serving.replies import Answer, json_route, write_json
 from millis.serving.served import Served, check_ready
 from millis.telemetry.metrics import write_metrics
 
 
-def list_about_routes(served: Sequence[Served], executor: Executor) -> list[Route]:
+def list_about_routes(served: Sequence[Served], executor: Executor, talkers: Sequence[Talker] = ()) -> list[Route]:
     """Give the routes about these models."""
     return [
-        Route("/v1/models", json_route(lambda: _list_models(served))),
-        Route("/contract", json_route(lambda: _list_contracts(served))),
-        Route("/health", _answer_health(served, executor)),
+        Route("/v1/models", json_route(lambda: _list_models(served, talkers))),
+        Route("/contract", json_route(lambda: _list_contracts([*served, *talkers]))),
+        Route("/health", _answer_health(served, executor, talkers)),
         Route("/health/live", json_route(lambda: {"status": "alive"})),
         Route("/metrics", _answer_metrics),
     ]
 
 
-def _answer_health(served: Sequence[Served], executor: Executor) -> Answer:
+def _answer_health(served: Sequence[Served], executor: Executor, talkers: Sequence[Talker]) -> Answer:
     async def answer(request: Request) -> Response:
-        return write_json({"status": "ready", "models": await check_ready(served, executor)})
+        models = await check_ready(served, executor)
+        return write_json({"status": "ready", "models": models | await check_talking(talkers)})
 
     return answer
 
 
-def _list_models(served: Sequence[Served]) -> dict[str, Any]:
+def _list_models(served: Sequence[Served], talkers: Sequence[Talker]) -> dict[str, Any]:
     return {
         "object": "list",
         "data": [
@@ -52,11 +54,12 @@ def _list_models(served: Sequence[Served]) -> dict[str, Any]:
                 "timed_here": one.found,
             }
             for one in served
-        ],
+        ]
+        + list_talking(talkers),
     }
 
 
-def _list_contracts(served: Sequence[Served]) -> dict[str, Any]:
+def _list_contracts(served: Sequence[Served | Talker]) -> dict[str, Any]:
     listed = []
     for one in served:
         certificate = one.bundle.certificate

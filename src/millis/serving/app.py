@@ -17,9 +17,11 @@ from millis.serving.caching import AnswerCache
 from millis.serving.embeddings import EMBEDDING, EMBEDDINGS, Embeddings
 from millis.serving.execution import Executor
 from millis.serving.gate import ON, Gate
+from millis.serving.generating import Talker
 from millis.serving.observing import Observer
 from millis.serving.oip import OpenInference
 from millis.serving.oip_routes import list_oip_routes, oip_paths
+from millis.serving.openai import PATHS, OpenAiRoute
 from millis.serving.openapi import describe
 from millis.serving.pages import list_page_routes
 from millis.serving.polling import Polling
@@ -43,7 +45,7 @@ _ALWAYS_OPEN = ("/health/live", "/v2/health/live")
 
 
 class App:
-    """Puts routes in front of an executor: one task route for each task that a bundle has.
+    """Puts routes in front of an executor: one task route for each task that a bundle has, and OpenAI's for chats.
 
     Args:
         more: routes that stay whatever is served.
@@ -60,15 +62,15 @@ class App:
         self._executor, self._gate, self._limits = executor, gate, limits
         self._observer, self._polling, self._cache = observer, polling, cache
         self._search, self._more = search, tuple(more)
-        self._routes: dict[str, TaskRoute] = {}
+        self._routes: dict[str, Application] = {}
         self._others: Application = Starlette()
 
-    def serve(self, served: Sequence[Served]) -> None:
+    def serve(self, served: Sequence[Served], talkers: Sequence[Talker] = ()) -> None:
         """Serve these models, and no others, from the next request on."""
         by_task: dict[str, dict[str, Served]] = {}
         for one in served:
             by_task.setdefault(one.bundle.manifest.task, {})[one.bundle.name] = one
-        routes = {
+        routes: dict[str, Application] = {
             f"/v1/{task}": self._make_route(f"/v1/{task}", task, models, _LANGUAGES.get(task, Plain)(task))
             for task, models in by_task.items()
         }
@@ -82,11 +84,16 @@ class App:
             language = OpenInference(name, task, tasks[task])
             route = self._make_route(f"/v2/models/{name}/infer", task, {name: one}, language)
             routes |= {f"{path}/infer": route for path in oip_paths(name)}
+        for path in PATHS if talkers else ():
+            routes[path] = OpenAiRoute(
+                path, {one.bundle.name: one for one in talkers}, gate=self._gate, limits=self._limits,
+                observer=self._observer,
+            )  # fmt: skip
         others = Starlette(
             routes=[
                 *(Route(path, route, methods=["POST"]) for path, route in routes.items()),
                 Route("/openapi.json", json_route(lambda: describe(by_task, has_search="/v1/search" in routes))),
-                *list_about_routes(served, self._executor),
+                *list_about_routes(served, self._executor, talkers),
                 *list_oip_routes(served, self._executor),
                 *list_page_routes(),
                 *self._more,

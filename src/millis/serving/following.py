@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from millis.errors import InvalidRequest, MillisError
 from millis.serving.execution import Executor
+from millis.serving.generating import Talker
 from millis.serving.memory import trim_memory
 from millis.serving.messages import Answered, Asked, Follow, Followed, Lines, Prepare, Prepared, Seen, Told, write_line
 from millis.serving.placement import Placement, Version
@@ -30,7 +31,7 @@ _LIST_S = 5.0
 
 _STOPPING = "the server is stopping: ask again when it is up."
 
-Load = Callable[[Version], Served]
+Load = Callable[[Version], Served | Talker]
 
 
 class Follower:
@@ -44,10 +45,10 @@ class Follower:
     """
 
     def __init__(
-        self, *, ready: int, load: Load, executor: Executor, serve: Callable[[Sequence[Served]], None]
+        self, *, ready: int, load: Load, executor: Executor, serve: Callable[[Sequence[Served | Talker]], None]
     ) -> None:
         self._ready, self._load, self._executor, self._serve = ready, load, executor, serve
-        self._loaded: dict[int, Served] = {}
+        self._loaded: dict[int, Served | Talker] = {}
         self._lines = Lines(Told)
         self._to_do: asyncio.Queue[Prepare | Follow] = asyncio.Queue()
         self._asked: dict[int, asyncio.Future[Answered]] = {}
@@ -59,7 +60,7 @@ class Follower:
         """Load what is to be served from the start; give what there is to say of it."""
         for number, version in placement.versions().items():
             self._loaded[number] = self._load(version)
-            self._executor.add(self._loaded[number].ladder)
+            self._loaded[number].join(self._executor)
         self._take_up(placement)
         return tuple(note for one in self._loaded.values() for note in one.notes)
 
@@ -86,6 +87,12 @@ class Follower:
         """Listen to nobody any more."""
         for task in self._tasks:
             task.cancel()
+
+    def close(self) -> None:
+        """Free what no executor does."""
+        for one in self._loaded.values():
+            if isinstance(one, Talker):
+                one.close()
 
     async def ask(
         self, what: Literal["list", "load", "unload", "promote", "rollback"], **values: Any
@@ -140,9 +147,9 @@ class Follower:
                 if number not in self._loaded:
                     served = await _on_a_thread(self._load, version)
                     self._loaded[number] = served
-                    self._executor.add(served.ladder)
+                    served.join(self._executor)
                     notes += served.notes
-                    await self._executor.warm(served.ladder)
+                    await served.warm(self._executor)
         except MillisError as error:
             return Prepared(revision=placement.revision, reason=str(error))
         except Exception as error:
@@ -155,11 +162,15 @@ class Follower:
 
     def _take_up(self, placement: Placement) -> None:
         """Serve this from the next request on, and let go what it does not need."""
-        serving = []
+        serving: list[Served | Talker] = []
         for placed in placement.models:
             served = self._loaded[placed.serving.number]
+            serving.append(served)
+            if isinstance(served, Talker):
+                continue
             trial = self._loaded[placed.trial.number] if placed.trial is not None else None
             served.trial = None
+            assert not isinstance(trial, Talker)  # a new version answers the same task
             if trial is not None:
                 served.trial = Trial(
                     trial, canary_percent=placed.canary_percent, shadow_percent=placed.shadow_percent
@@ -170,39 +181,41 @@ class Follower:
                     one.counts = None
                 elif one.counts is None or one.counts.is_trial != (one is trial):
                     one.counts = Counts(is_trial=one is trial)
-            serving.append(served)
         self._serve(serving)
         needed = placement.versions()
         for number in [number for number in self._loaded if number not in needed]:
             self._start(self._let_go(self._loaded.pop(number)))
 
-    async def _let_go(self, served: Served) -> None:
+    async def _let_go(self, served: Served | Talker) -> None:
         """Close a version when the last request that began on it has ended."""
-        served.trial = None
+        if isinstance(served, Served):
+            served.trial = None
         while served.n_open:
             await asyncio.sleep(_LOOK_S)
-        self._executor.remove(served.ladder)
+        served.leave(self._executor)
         await _on_a_thread(_close, served)
 
     def _report_soon(self) -> None:
-        if not self._is_reporting and any(one.counts for one in self._loaded.values()):
+        if not self._is_reporting and self._judged():
             self._is_reporting = True
             self._start(self._report())
 
     async def _report(self) -> None:
         """Tell the parent what was seen, as long as something is judged."""
         told: dict[int, Seen] = {}
-        while any(one.counts for one in self._loaded.values()):
+        while self._judged():
             await asyncio.sleep(_REPORT_S)
-            for number, one in self._loaded.items():
-                if one.counts is None:
-                    continue
-                counts = one.counts
+            for number, counts in self._judged().items():
                 seen = Seen(version=number, is_trial=counts.is_trial, n=counts.n, n_missed=counts.n_missed)
                 if counts.n and told.get(number) != seen:
                     told[number] = seen
                     write_line(self._ready, seen)
         self._is_reporting = False
+
+    def _judged(self) -> dict[int, Counts]:
+        """Give what was seen of the versions that are judged, by number."""
+        found = {number: one.counts for number, one in self._loaded.items() if isinstance(one, Served)}
+        return {number: counts for number, counts in found.items() if counts is not None}
 
     def _start(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -210,8 +223,8 @@ class Follower:
         task.add_done_callback(self._tasks.discard)
 
 
-def _close(served: Served) -> None:
-    served.ladder.close()
+def _close(served: Served | Talker) -> None:
+    served.close()
     gc.collect()
     trim_memory()
 

@@ -95,6 +95,21 @@ class Observer:
                 route=route, status=status, problem=slug, request_id=request_id.decode(), key=_key_id(scope)
             )
 
+    def said(self, scope: Scope, *, route: str, model: str, request_id: bytes) -> None:
+        """Note an answer that was generated; its times are in the metrics of generation."""
+        self.metrics.count(route=route, status=200)
+        total_ns = perf_counter_ns() - scope["millis.read_ns"]
+        if self._traces is not None:
+            self._traces.record(
+                route=route, headers=scope["headers"], began_ns=scope["millis.read_ns"], stages_ns=(),
+                attributes={"millis.model": model},
+            )  # fmt: skip
+        if self.log.is_json:
+            self.log.note_request(
+                route=route, status=200, request_id=request_id.decode(), key=_key_id(scope), model=model,
+                ms=round(total_ns / 1e6, 3),
+            )  # fmt: skip
+
     def passed(self, scope: Scope, *, status: int) -> None:
         """Note a request for a route that runs no model."""
         if self.log.is_json:

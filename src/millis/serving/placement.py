@@ -15,6 +15,9 @@ from millis.errors import InvalidRequest
 
 Share = Annotated[float, Meta(ge=0, le=100)]
 
+CHAT = "chat"
+"""The task whose answers grow: no ladder of rungs, no trials."""
+
 USUAL_CANARY = 10.0
 """Per cent of the requests that a new version gets where nobody says how many."""
 
@@ -122,6 +125,10 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
         if known.serving.task != version.task:
             raise _conflict(
                 f"{version.name} answers {known.serving.task} and the new bundle {version.task}: give another name."
+            )
+        if version.task == CHAT:
+            raise _conflict(
+                f"{version.name} chats, and nothing compares two versions of what chats: give the new one another name."
             )
         return self._with(
             msgspec.structs.replace(known, trial=version, canary_percent=canary, shadow_percent=shadow)

@@ -1,6 +1,7 @@
 """Errors over HTTP as problem details (RFC 9457): a slug, a sentence, a status; never the user's text.
 
-Under /v2 the Open Inference Protocol has a shape of its own: {"error": SENTENCE}.
+Under /v2 the Open Inference Protocol has a shape of its own: {"error": SENTENCE}; so have OpenAI's routes:
+{"error": {"message", "type", "param", "code"}}.
 
 Border: errors in, response bytes out.
 """
@@ -21,6 +22,8 @@ MEDIA_TYPE = "application/problem+json"
 Handler = Callable[[Request, Any], Awaitable[Response]]
 
 _OIP = "/v2"
+_OPENAI = ("/v1/chat/completions", "/v1/completions")
+_OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _SLUGS = {404: "unknown-route", 405: "method-not-allowed"}
 
 
@@ -90,7 +93,13 @@ def handlers() -> dict[Any, Any]:
 
 
 def _shape(problem: bytes, *, path: str) -> tuple[bytes, str]:
-    """Give a problem as it is, or as the Open Inference Protocol has it; and its media type."""
+    """Give a problem as it is, or as the Open Inference Protocol or OpenAI has it; and its media type."""
+    if path in _OPENAI:
+        said = msgspec.json.decode(problem, type=Problem)
+        usual = "invalid_request_error" if said.status < 500 else "server_error"
+        code = said.type.rpartition("/")[2].replace("-", "_")
+        error = {"message": said.detail, "type": _OPENAI_TYPES.get(said.status, usual), "param": None, "code": code}
+        return msgspec.json.encode({"error": error}), "application/json"
     if path != _OIP and not path.startswith(f"{_OIP}/"):
         return problem, MEDIA_TYPE
     return msgspec.json.encode({"error": msgspec.json.decode(problem, type=Problem).detail}), "application/json"

@@ -85,6 +85,22 @@ class Served:
             for model in ladder.models
         ]
 
+    def join(self, executor: Executor) -> None:
+        """Be run by an executor from now on."""
+        executor.add(self.ladder)
+
+    async def warm(self, executor: Executor) -> None:
+        """Run where requests will run, so that none is the first."""
+        await executor.warm(self.ladder)
+
+    def leave(self, executor: Executor) -> None:
+        """Be run by an executor no more."""
+        executor.remove(self.ladder)
+
+    def close(self) -> None:
+        """Free the models."""
+        self.ladder.close()
+
 
 class Trial:
     """A new version beside the one that serves, and how many requests it gets; they are spread evenly, not drawn."""

@@ -35,6 +35,7 @@ from millis.serving.clock import SocketClock
 from millis.serving.execution import Executor, LoopExecutor, ThreadExecutor
 from millis.serving.following import Follower
 from millis.serving.gate import Gate
+from millis.serving.generating import Talker
 from millis.serving.loading import load_version
 from millis.serving.memory import separate_large_blocks, settle_memory
 from millis.serving.messages import Failed, Ready, write_line
@@ -89,9 +90,10 @@ def run_worker(
     )  # fmt: skip
     shedder = Shedder(executor, observer=observer, gate=gate)
 
-    def serve(served: Sequence[Served]) -> None:
+    def serve(loaded: Sequence[Served | Talker]) -> None:
+        served = [one for one in loaded if isinstance(one, Served)]
         observer.expect(served)
-        app.serve(served)
+        app.serve(served, [one for one in loaded if isinstance(one, Talker)])
         shedder.serve(served)
 
     follower = Follower(
@@ -140,6 +142,7 @@ def run_worker(
         runner.run(
             _serve(server, listener, polling=polling, follower=follower, observer=observer, said=said, **pipes)
         )
+    follower.close()
     executor.close()
     gate.share()
     gate.close()

@@ -11,6 +11,7 @@ from typing import Any
 
 from tokenizers import Tokenizer as _Tokenizer
 from tokenizers import models, normalizers, pre_tokenizers
+from tokenizers.decoders import DecodeStream
 
 from millis.errors import InvalidBase, InvalidValue
 from millis.tasks.wordpieces import Characters, WordPieces, Words
@@ -131,3 +132,48 @@ def _find_short_way(tokenizer: _Tokenizer) -> WordPieces | None:
         vocabulary, lowercase=normalizer.lowercase, unknown=unknown, prefix=model.continuing_subword_prefix,
         longest=model.max_input_chars_per_word, added=added,
     )  # fmt: skip
+
+
+class SpeakingTokenizer:
+    """A tokenizer.json both ways: text to ids, and ids to text as they come.
+
+    Raises:
+        InvalidBase: the file is missing or is not a tokenizer.
+    """
+
+    def __init__(self, file: Path) -> None:
+        try:
+            self._tokenizer = _Tokenizer.from_file(str(file))
+        except Exception as error:  # the library raises bare Exception
+            raise InvalidBase(f"{file.name} cannot be read as a tokenizer: {error}. Give a tokenizer.json.") from error
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self.n_pieces: int = self._tokenizer.get_vocab_size()
+
+    def encode(self, text: str, *, has_frame: bool) -> list[int]:
+        """Cut a text into ids.
+
+        Args:
+            has_frame: put in front and behind what the tokenizer puts around every text.
+        """
+        return list(self._tokenizer.encode(text, add_special_tokens=has_frame).ids)
+
+    def speller(self) -> "Speller":
+        """Begin to spell an answer."""
+        return Speller(self._tokenizer)
+
+    def spell(self, i: int) -> str:
+        """Give the text of one piece, special ones too."""
+        return str(self._tokenizer.decode([i], skip_special_tokens=False))
+
+
+class Speller:
+    """Text of ids as they come; a character of several pieces comes whole with its last one."""
+
+    def __init__(self, tokenizer: _Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._stream = DecodeStream(skip_special_tokens=True)
+
+    def add(self, i: int) -> str:
+        """Give what is new."""
+        return self._stream.step(self._tokenizer, i) or ""

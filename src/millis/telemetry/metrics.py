@@ -16,6 +16,7 @@ _QUEUE = STAGES.index("queue")
 _EDGES_S = (
     0.00025, 0.0005, 0.001, 0.0015, 0.002, 0.003, 0.004, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.25, 1.0,
 )  # fmt: skip
+_LONG_EDGES_S = (2.0, 4.0, 8.0)
 
 
 class Metrics:
@@ -62,6 +63,14 @@ class Metrics:
         self._core = Counter("millis_core_wait_seconds", "Time that the event loop was ready and had no core.")
         self._steal = Gauge("millis_cpu_steal_seconds", "Time taken by other machines.", multiprocess_mode="livemax")
         self._throttle = Gauge("millis_throttled_seconds", "Time without quota.", multiprocess_mode="livemax")
+        edges = (*_EDGES_S, *_LONG_EDGES_S)
+        self._first = Histogram(
+            "millis_first_token_seconds", "Until an answer's first piece.", ("model",), buckets=edges
+        )
+        self._each = Histogram(
+            "millis_output_token_seconds", "Mean of an answer's later pieces.", ("model",), buckets=edges
+        )
+        self._said = Counter("millis_output_tokens", "Pieces of answers.", ("model",))
         self._before_ns = {"gc": 0, "core": 0}
         self._histograms: dict[str, tuple[float, Any]] = {}
         self._requests, self._stages, self._tokens = requests, stages, tokens
@@ -84,6 +93,13 @@ class Metrics:
     def refuse(self, *, route: str, reason: str, n: int = 1) -> None:
         """Count refusals."""
         self._refusals.labels(route, reason).inc(n)
+
+    def generate(self, *, model: str, n_tokens: int, first_s: float, each_s: float | None) -> None:
+        """Record one generated answer; each_s is None where it has a single piece."""
+        self._said.labels(model).inc(n_tokens)
+        self._first.labels(model).observe(first_s)
+        if each_s is not None:
+            self._each.labels(model).observe(each_s)
 
     def promise(self, *, model: str, is_kept: bool) -> None:
         """Count a request that was admitted under a deadline."""

@@ -1,0 +1,51 @@
+"""A generator without a model, for tests: it says its prompt again, piece by piece, as often as it is let.
+
+Border: stdlib only.
+"""
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from millis.backends.generator import GeneratorSettings, Step
+from millis.backends.stepping import OpenAnswer, Stepping
+
+
+class FakeGenerator(Stepping):
+    """See Generator.
+
+    Args:
+        hold: where given, a step waits until it is set.
+    Attributes:
+        n_steps: how many steps were run.
+    """
+
+    name = "fake"
+
+    def __init__(self, hold: threading.Event | None = None) -> None:
+        super().__init__()
+        self._said: dict[OpenAnswer, int] = {}
+        self._hold = hold
+        self.n_steps = 0
+
+    def load(self, folder: Path, *, settings: GeneratorSettings) -> None:
+        """Read nothing."""
+        self._thread.start()
+
+    def _begin(self, answer: OpenAnswer) -> None:
+        self._said[answer] = 0
+
+    def _step(self, answers: Sequence[OpenAnswer]) -> None:
+        if self._hold is not None:
+            self._hold.wait()
+        self.n_steps += 1
+        for answer in answers:
+            n = self._said[answer]
+            piece = answer.ids[n % len(answer.ids)]
+            self._said[answer] = n + 1
+            is_stop = piece in answer.sampling.stop_ids
+            is_last = n + 1 >= answer.sampling.max_tokens
+            answer.tell(Step(id=piece, ending="stop" if is_stop else "length" if is_last else None))
+
+    def _drop(self, answer: OpenAnswer) -> None:
+        self._said.pop(answer, None)

@@ -1,0 +1,84 @@
+"""What generates: ids of a prompt in, ids of an answer out as they come.
+
+A generator has `name`, `load`, `start`, `close`. Border: shapes only.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+Ending = Literal["stop", "length", "failed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GeneratorSettings:
+    """How to load.
+
+    Args:
+        context: most tokens of a prompt and its answer together.
+        streams: answers at once; the memory for keys and values is for so many whole contexts, and no more is taken.
+    """
+
+    threads: int = 1
+    context: int = 2048
+    streams: int = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How to choose the next piece.
+
+    Args:
+        temperature: 0 takes the likeliest.
+        has_logprobs: give the natural logarithm of each piece's probability.
+    """
+
+    max_tokens: int
+    stop_ids: tuple[int, ...] = ()
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    has_logprobs: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """A piece of an answer, or its end.
+
+    Args:
+        id: None where it ended without another piece.
+        ending: of the last step: "stop" by a stop id, which is in id then; "length"; "failed" by the engine.
+    """
+
+    id: int | None
+    logprob: float = 0.0
+    ending: Ending | None = None
+
+
+Emit = Callable[[Step], None]
+"""Called from the generator's thread; the last call has an ending. Must not raise and must not wait."""
+
+
+class Stream(Protocol):
+    """An answer that is being generated."""
+
+    def cancel(self) -> None:
+        """Stop before the next step; what is under way is the last. May be called twice, from anywhere."""
+
+
+class Generator(Protocol):
+    """Generates several answers at once, on threads of its own."""
+
+    name: str
+
+    def load(self, folder: Path, *, settings: GeneratorSettings) -> None:
+        """Read the model of a folder."""
+
+    def start(self, ids: Sequence[int], *, sampling: Sampling, emit: Emit) -> Stream:
+        """Begin an answer; returns at once."""
+
+    def close(self) -> None:
+        """Stop every answer and free the model."""

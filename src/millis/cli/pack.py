@@ -1,0 +1,40 @@
+"""`millis pack`: compile a language model that speaks into a bundle."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from millis.cli.output import Json, write_result
+
+
+def command(
+    base: Annotated[str, typer.Argument(help="Folder in Hugging Face layout (Llama, Qwen2, Gemma 3), or a .gguf.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="NAME.millis")],
+    rungs: Annotated[str, typer.Option(help="Weights to make, of int8, int4, fp32; the first serves.")] = "int8,int4",
+    p99: Annotated[str, typer.Option("--p99", help="Bound on the time to the first token.")] = "500 ms",
+    rate: Annotated[str, typer.Option(help="Requests, as 2/s.")] = "2/s",
+    context: Annotated[int, typer.Option(help="Most tokens of prompt and answer together.")] = 2048,
+    threads: Annotated[int, typer.Option(help="Threads of the engine.")] = 2,
+    as_json: Json = False,
+) -> None:
+    """Compile a language model into a bundle that `millis serve` answers chats with; nothing is trained."""
+    from millis.compressing.packing import pack
+    from millis.contract import Contract
+    from millis.units import write_bytes
+
+    bundle = pack(
+        base, out, contract=Contract(p99=p99, rate=rate), rungs=[one.strip() for one in rungs.split(",")],
+        context=context, threads=threads,
+    )  # fmt: skip
+    lines = [f"wrote {out}: {', '.join(rung.name for rung in bundle.manifest.rungs)}, {bundle.manifest.rung} serves"]
+    for rung in bundle.manifest.rungs:
+        last = rung.steps[-1]
+        assert last.agreement is not None
+        lines.append(
+            f"  {rung.name}  {write_bytes(last.n_bytes)}; logits differ by up to {last.max_abs:.3g}, the likeliest"
+            f" piece is the source's in {100 * last.agreement:.1f} % of places"
+        )
+    write_result(
+        {"bundle": str(out), "rungs": [rung.name for rung in bundle.manifest.rungs]}, lines=lines, is_json=as_json
+    )

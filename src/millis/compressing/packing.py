@@ -1,0 +1,156 @@
+"""A causal language model to a bundle that chats: stateful IR, weights of eight or four bits, tokenizer, template.
+
+Border: base in, bundle out; nothing is trained. Each step's logits are compared with the torch source's, and the
+differences stand in the manifest: the conversion has to be exact, what rounding costs is shown.
+"""
+
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from millis.bundles import Bundle, Choice, Manifest, Rung, save_bundle
+from millis.bundles.bundle import TOKENIZER
+from millis.bundles.manifest import FORMAT, Step
+from millis.compiling.causal import convert_causal, run_source, run_stateful, save_causal
+from millis.compiling.comparing import Difference, compare, require_exact
+from millis.contract import Contract
+from millis.errors import InvalidValue
+from millis.models.speakers import load_speaker
+from millis.tasks.chat import TEMPLATE
+from millis.telemetry.progress import say
+
+RUNGS = ("int8", "int4", "fp32")
+_GROUPS = (128, 64, 32, 16)
+_N_FIRST, _N_PROBE = 24, 32
+_TEXT = (
+    "The tide comes in twice a day. In a small harbour the boats rise with it, and the children count the steps that"
+    " are still dry. 潮水每天来两次。 def steps(height): return int(height / 0.25) + 1"
+)
+
+
+def pack(
+    base: str, out: str | Path, *, contract: Contract, rungs: Sequence[str] = ("int8", "int4"), context: int = 2048,
+    threads: int = 1,
+) -> Bundle:  # fmt: skip
+    """Compile a causal language model into a bundle; the first of the rungs serves.
+
+    Args:
+        base: a folder in Hugging Face layout, or a .gguf file.
+        contract: its bound is on the time to the first token.
+        context: the most tokens of prompt and answer together.
+        threads: of the engine.
+    Raises:
+        InvalidValue: a rung that there is not, or a context that the model has not.
+        InvalidBase: the base cannot be used.
+        RunFailed: the conversion changed the model, or the disk is full.
+    """
+    wrong = [one for one in rungs if one not in RUNGS]
+    if wrong or not rungs or len(set(rungs)) < len(rungs):
+        raise InvalidValue(f"rungs cannot be {', '.join(rungs) or 'none'}: give each once, out of {', '.join(RUNGS)}.")
+    speaker = load_speaker(base)
+    if not context >= 1:
+        raise InvalidValue(f"context cannot be {context}: give 1 to {speaker.context} tokens.")
+    fits = min(context, speaker.context)
+    say(f"converting {Path(base).name}")
+    ids = _probe(speaker.tokenizer, n_pieces=speaker.model.config.vocab_size)
+    want = run_source(speaker.model, ids)
+    began = time.perf_counter()
+    made = convert_causal(speaker.model)
+    exact = compare([want], [run_stateful(made, ids, n_first=_N_FIRST)])
+    require_exact(exact, step="conversion to OpenVINO")
+    with tempfile.TemporaryDirectory(prefix="millis-pack-") as scratch:
+        config = speaker.model.config.to_json_string()
+        source = Path(scratch) / "fp32"
+        save_causal(made, source, config=config)
+        steps = (_note("convert", source, exact, began=began),)
+        del made
+        written = [
+            _write_rung(name, source, ids=ids, want=want, steps=steps, threads=threads, config=config) for name in rungs
+        ]
+        parts: dict[str, Path | bytes] = {f"rungs/{rung.name}": Path(scratch) / rung.name for rung in written}
+        parts[TOKENIZER] = speaker.tokenizer.encode()
+        if speaker.template is not None:
+            parts[TEMPLATE] = speaker.template.encode()
+        settings = {
+            "context": fits, "stop_ids": list(speaker.stop_ids), "begin": speaker.begin, "end": speaker.end,
+        }  # fmt: skip
+        cut = Choice(
+            what="context", choice=f"{fits} tokens",
+            reason="as asked" if fits == context else f"the model has no more than {speaker.context}",
+        )  # fmt: skip
+        place = Path(out)
+        manifest = Manifest(
+            format=FORMAT, name=place.stem, task="chat", labels=(), task_settings=settings, rungs=tuple(written),
+            rung=written[0].name, contract=contract.record(), base=Path(base).name,
+            created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), versions=_versions(), choices=(cut,),
+        )  # fmt: skip
+        return save_bundle(place, manifest=manifest, parts=parts)
+
+
+def _write_rung(
+    name: str, source: Path, *, ids: NDArray[np.int64], want: NDArray[np.float32], steps: tuple[Step, ...],
+    threads: int, config: str,
+) -> Rung:  # fmt: skip
+    choices: tuple[Choice, ...] = ()
+    if name != "fp32":
+        say(f"rounding weights to {name}")
+        began = time.perf_counter()
+        made, choices = _round_weights(source, bits=4 if name == "int4" else 8)
+        difference = compare([want], [run_stateful(made, ids, n_first=_N_FIRST)])
+        save_causal(made, source.parent / name, config=config)
+        steps += (_note(name, source.parent / name, difference, began=began),)
+    return Rung(
+        name=name, backend="genai", precision=name, folder=f"rungs/{name}", threads=threads, choices=choices,
+        steps=steps,
+    )  # fmt: skip
+
+
+def _round_weights(source: Path, *, bits: int) -> tuple[Any, tuple[Choice, ...]]:
+    """Round weights by NNCF: eight bits for each row, or four for each group with the table and the head at eight."""
+    import nncf
+    import openvino as ov
+
+    from millis.compiling.causal import FILE
+
+    made = ov.Core().read_model(source / FILE)
+    if bits == 8:
+        return nncf.compress_weights(made, mode=nncf.CompressWeightsMode.INT8_ASYM), ()
+    widths = {
+        int(op.input(1).get_partial_shape()[1].get_length())
+        for op in made.get_ops()
+        if op.get_type_name() == "MatMul" and op.input(1).get_partial_shape().rank.get_length() == 2
+    }
+    group = next((g for g in _GROUPS if all(width % g == 0 for width in widths)), -1)
+    choice = Choice(
+        what="weights that share a scale", choice="a row" if group == -1 else f"{group} of a row",
+        reason=f"the largest group that divides {', '.join(map(str, sorted(widths)))}",
+    )  # fmt: skip
+    mode = nncf.CompressWeightsMode.INT4_SYM
+    return nncf.compress_weights(made, mode=mode, ratio=1.0, group_size=group), (choice,)
+
+
+def _probe(tokenizer: str, *, n_pieces: int) -> NDArray[np.int64]:
+    """Cut a text of prose, Chinese and code into the pieces on which models are compared."""
+    from tokenizers import Tokenizer
+
+    ids = [i for i in Tokenizer.from_str(tokenizer).encode(_TEXT).ids if i < n_pieces][:_N_PROBE]
+    return np.array(ids, np.int64)
+
+
+def _note(step: str, folder: Path, difference: Difference, *, began: float) -> Step:
+    return Step(
+        step=step, seconds=round(time.perf_counter() - began, 2),
+        n_bytes=sum(file.stat().st_size for file in folder.iterdir()), max_abs=difference.max_abs,
+        agreement=difference.agreement,
+    )  # fmt: skip
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("millis", "openvino", "nncf", "torch", "transformers")}

@@ -1,0 +1,223 @@
+"""Read what OpenAI's clients ask of /v1/chat/completions and /v1/completions: bytes in, checked wishes out.
+
+Border: no model and no event loop. What is not supported is refused by name, never passed over; `user`, `metadata` and
+`safety_identifier` are labels of the client's own and change nothing anywhere.
+Limits: text only; no tools, no grammar, no alternatives to the chosen piece.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import msgspec
+
+from millis.errors import InvalidRequest
+
+MOST_ANSWERS, MOST_STOPS, MOST_STOP_CHARACTERS, MOST_MESSAGES = 8, 4, 200, 1000
+_ROLES = ("system", "developer", "user", "assistant")
+
+
+class _Wish(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    model: str | None = None
+    stream: bool = False
+    stream_options: dict[str, Any] | None = None
+    n: int | None = None
+    stop: str | list[str] | None = None
+    seed: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    max_tokens: int | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    user: str | None = None
+    metadata: dict[str, str] | None = None
+    safety_identifier: str | None = None
+
+
+class _ChatWish(_Wish, kw_only=True, forbid_unknown_fields=True):
+    messages: list[Any]
+    max_completion_tokens: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    response_format: dict[str, Any] | None = None
+    tools: list[Any] | None = None
+    tool_choice: Any = None
+    functions: list[Any] | None = None
+    modalities: list[str] | None = None
+
+
+class _TextWish(_Wish, kw_only=True, forbid_unknown_fields=True):
+    prompt: Any
+    logprobs: int | None = None
+    echo: bool = False
+    best_of: int | None = None
+    suffix: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What a client asks for, checked.
+
+    Args:
+        prompt: messages with role and content, a text, or token ids.
+        max_tokens: None for as many as the context has room for.
+        seed: None lets the server draw one.
+    """
+
+    kind: Literal["chat", "text"]
+    model: str | None
+    prompt: list[dict[str, str]] | str | list[int]
+    is_stream: bool
+    has_usage: bool
+    n: int
+    stops: tuple[str, ...]
+    seed: int | None
+    temperature: float
+    top_p: float
+    max_tokens: int | None
+    frequency_penalty: float
+    presence_penalty: float
+    has_logprobs: bool
+
+
+def read_wish(body: bytes, *, kind: Literal["chat", "text"], characters: int) -> Wish:
+    """Read a request.
+
+    Args:
+        characters: how many the messages may have together.
+    Raises:
+        InvalidRequest: 400 names the member that cannot be; 413 for too much text.
+    """
+    try:
+        said: _Wish = msgspec.json.decode(body, type=_ChatWish if kind == "chat" else _TextWish)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _refuse(f"the body cannot be read ({error}): send JSON as OpenAI's API has it.") from error
+    if isinstance(said, _ChatWish):
+        _refuse_unsupported_chat(said)
+        prompt: Any = _read_messages(said.messages)
+        asked = _agree(said.max_tokens, said.max_completion_tokens)
+        has_logprobs, default = bool(said.logprobs), None
+        n_characters = sum(len(one["content"]) for one in prompt)
+    else:
+        assert isinstance(said, _TextWish)
+        _refuse_unsupported_text(said)
+        prompt = _read_prompt(said.prompt)
+        asked, has_logprobs, default = said.max_tokens, said.logprobs is not None, 16  # OpenAI's
+        n_characters = len(prompt)
+    if n_characters > characters:
+        raise _refuse(
+            f"{n_characters:,} characters came in one request; {characters:,} are allowed: cut the text.",
+            status=413, slug="too-many-characters",
+        )  # fmt: skip
+    if said.logit_bias:
+        raise _unsupported("logit_bias")
+    options = said.stream_options or {}
+    if set(options) - {"include_usage"} or not isinstance(options.get("include_usage", False), bool):
+        raise _refuse("stream_options can have include_usage, true or false, and nothing else: leave the others out.")
+    if options and not said.stream:
+        raise _refuse("stream_options came without stream: send both, or neither.")
+    return Wish(
+        kind=kind, model=said.model, prompt=prompt, is_stream=said.stream,
+        has_usage=bool(options.get("include_usage")), n=int(_within("n", said.n, low=1, high=MOST_ANSWERS, usual=1)),
+        stops=_read_stops(said.stop), seed=_read_seed(said.seed),
+        temperature=_within("temperature", said.temperature, low=0, high=2, usual=1),
+        top_p=_within("top_p", said.top_p, low=1e-6, high=1, usual=1),
+        max_tokens=default if asked is None else int(_within("max_tokens", asked, low=1, high=1e9, usual=1)),
+        frequency_penalty=_within("frequency_penalty", said.frequency_penalty, low=-2, high=2, usual=0),
+        presence_penalty=_within("presence_penalty", said.presence_penalty, low=-2, high=2, usual=0),
+        has_logprobs=has_logprobs,
+    )  # fmt: skip
+
+
+def _refuse_unsupported_chat(said: _ChatWish) -> None:
+    for name in ("tools", "functions", "top_logprobs"):
+        if getattr(said, name):
+            raise _unsupported(name)
+    if said.tool_choice not in (None, "none"):
+        raise _unsupported("tool_choice")
+    if said.modalities not in (None, ["text"]):
+        raise _unsupported("modalities other than text")
+    if said.response_format is not None and said.response_format != {"type": "text"}:
+        raise _unsupported("a response_format other than text")
+
+
+def _refuse_unsupported_text(said: _TextWish) -> None:
+    if said.echo or said.suffix:
+        raise _unsupported("echo" if said.echo else "suffix")
+    if said.best_of is not None and said.best_of != (said.n or 1):
+        raise _unsupported("best_of other than n")
+    if said.logprobs:
+        raise _unsupported("logprobs above 0 (alternatives to the chosen piece)")
+
+
+def _read_messages(messages: list[Any]) -> list[dict[str, str]]:
+    if not 1 <= len(messages) <= MOST_MESSAGES:
+        raise _refuse(f"{len(messages):,} messages came: send 1 to {MOST_MESSAGES:,}.")
+    return [_read_message(one, at=f"messages[{i}]") for i, one in enumerate(messages)]
+
+
+def _read_message(message: Any, *, at: str) -> dict[str, str]:
+    if not isinstance(message, dict) or set(message) - {"role", "content", "name", "refusal"}:
+        raise _refuse(f"{at} must have role and content, and besides them at most name: leave out the rest.")
+    role = message.get("role")
+    if role not in _ROLES:
+        raise _refuse(f"{at} has a role that is not known: use one of {', '.join(_ROLES)}.")
+    content = message.get("content")
+    if isinstance(content, list):
+        if not all(
+            isinstance(part, dict) and set(part) == {"type", "text"} and part["type"] == "text"
+            and isinstance(part["text"], str) for part in content
+        ):  # fmt: skip
+            raise _refuse(f"{at} has a part that is not text: send parts of type text only.")
+        content = "".join(part["text"] for part in content)
+    if not isinstance(content, str) or not (content or role == "assistant"):
+        raise _refuse(f"{at} has no content: send a text of at least one character.")
+    return {"role": "system" if role == "developer" else role, "content": content}
+
+
+def _read_prompt(prompt: Any) -> str | list[int]:
+    if isinstance(prompt, list) and len(prompt) == 1 and not isinstance(prompt[0], int):
+        prompt = prompt[0]
+    is_ids = isinstance(prompt, list) and all(type(one) is int and 0 <= one < 1 << 31 for one in prompt)
+    if not prompt or not (isinstance(prompt, str) or is_ids):
+        raise _refuse("prompt must be one text, or one list of token ids, with something in it: ask once for each.")
+    checked: str | list[int] = prompt
+    return checked
+
+
+def _read_stops(stop: str | list[str] | None) -> tuple[str, ...]:
+    stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
+    if len(stops) > MOST_STOPS or not all(1 <= len(one) <= MOST_STOP_CHARACTERS for one in stops):
+        raise _refuse(
+            f"stop has {len(stops):,} strings: give up to {MOST_STOPS}, each of 1 to {MOST_STOP_CHARACTERS} characters."
+        )
+    return stops
+
+
+def _read_seed(seed: int | None) -> int | None:
+    if seed is not None and not -(1 << 63) <= seed < 1 << 63:
+        raise _refuse("seed must fit into 64 bits: give a smaller number.")
+    return None if seed is None else seed % (1 << 32)
+
+
+def _agree(one: int | None, other: int | None) -> int | None:
+    if one is not None and other is not None and one != other:
+        raise _refuse("max_tokens and max_completion_tokens differ: send one of them.")
+    return other if one is None else one
+
+
+def _within(name: str, value: float | None, *, low: float, high: float, usual: float) -> float:
+    if value is None:
+        return usual
+    if not (math.isfinite(value) and low <= value <= high):
+        raise _refuse(f"{name} cannot be {value:g}: give {low:g} to {high:g}.")
+    return value
+
+
+def _unsupported(what: str) -> InvalidRequest:
+    return _refuse(f"{what} came, which is not supported here: leave it out.", slug="unsupported")
+
+
+def _refuse(message: str, *, status: int = 400, slug: str = "invalid-request") -> InvalidRequest:
+    return InvalidRequest(message, status=status, slug=slug)

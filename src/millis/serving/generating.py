@@ -1,0 +1,260 @@
+"""Answers that grow: steps of a generator's thread to text on the event loop, until something stops them.
+
+What stops an answer: the model, a stop string, max_tokens, a deadline, a client that went away. Under a deadline text
+goes out in whole sentences, so that it can end after one.
+Border: knows no HTTP and no JSON.
+"""
+
+import asyncio
+import math
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from time import perf_counter_ns
+from typing import Any
+
+from millis.backends import generators
+from millis.backends.generator import Generator, GeneratorSettings, Sampling, Step
+from millis.bundles import Bundle
+from millis.errors import InvalidRequest, RunFailed
+from millis.serving.execution import Executor
+from millis.tasks.chat import Chat, Stops, end_of_sentence
+
+STREAMS, _MOST_WAITING = 4, 64
+_WARM_TOKENS, _MARGIN_NS, _RECENT_NS = 16, 5_000_000, 2_000_000_000
+_LEARN = 0.1
+"""Weight of the newest observation in the forecast."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """What is new of an answer.
+
+    Args:
+        pieces: ids and logarithms of probability of the pieces that the text is spelled from.
+        ending: of the last part: stop, length or deadline.
+        is_whole: does the answer end where a sentence ends, or where the model or the client said?
+    """
+
+    text: str
+    pieces: tuple[tuple[int, float], ...]
+    ending: str | None = None
+    is_whole: bool = True
+
+
+class Forecast:
+    """How long prefill takes for each token, and a step."""
+
+    def __init__(self) -> None:
+        self.prefill_ns = self.step_ns = 0.0
+
+    def observe(self, *, n_prompt: int, first_ns: float, step_ns: float | None) -> None:
+        """Learn from an answer."""
+        self.prefill_ns = _blend(self.prefill_ns, first_ns / n_prompt)
+        if step_ns is not None:
+            self.step_ns = _blend(self.step_ns, step_ns)
+
+    def first_ns(self, n_prompt: int) -> float:
+        """Predict the time to the first piece."""
+        return self.prefill_ns * n_prompt
+
+
+def _blend(known: float, seen: float) -> float:
+    return seen if known == 0 else known + _LEARN * (seen - known)
+
+
+class Talker:
+    """A chat bundle behind a generator.
+
+    Args:
+        number: of the version, as answers say in X-Millis-Version.
+    Attributes:
+        n_open: requests that began on it and have not ended.
+        n_answers: answers that are generated now, or wait.
+        kept_ns: when it last gave a piece.
+    """
+
+    notes: tuple[str, ...] = ()
+
+    def __init__(self, bundle: Bundle, generator: Generator, *, streams: int = STREAMS, number: int = 1) -> None:
+        self.bundle = bundle
+        self.chat = Chat(bundle.path, settings=bundle.manifest.task_settings)
+        self.forecast = Forecast()
+        self.number, self.header = number, b"%d" % number
+        self.n_open = self.n_answers = 0
+        self.kept_ns = 0
+        self._generator = generator
+        self._slots = asyncio.Semaphore(streams)
+
+    def admit(self, *, n_prompt: int, n_answers: int, left_ns: float) -> None:
+        """Refuse what cannot be.
+
+        Args:
+            left_ns: time until the deadline, infinite where there is none.
+        Raises:
+            InvalidRequest: 400 when the prompt fills the context; 503 when too many wait, or prefill alone is longer
+                than the deadline allows.
+        """
+        if n_prompt >= self.chat.context:
+            raise InvalidRequest(
+                f"the prompt has {n_prompt:,} tokens, and prompt and answer together may have {self.chat.context:,}:"
+                " send a shorter one.",
+                slug="context-length-exceeded",
+            )
+        if self.n_answers + n_answers > STREAMS + _MOST_WAITING:
+            raise InvalidRequest(
+                f"{self.n_answers} answers are being written or wait: ask again in a second.",
+                status=503, slug="too-busy", headers=((b"retry-after", b"1"),),
+            )  # fmt: skip
+        needs_ns = self.forecast.first_ns(n_prompt) + self.forecast.step_ns + _MARGIN_NS
+        if needs_ns > left_ns:
+            raise InvalidRequest(
+                f"reading the prompt's {n_prompt:,} tokens is predicted to take {needs_ns / 1e6:.0f} ms, and"
+                f" {max(left_ns, 0) / 1e6:.0f} ms are left: allow more, or send a shorter one.",
+                status=503, slug="would-be-late", headers=((b"retry-after", b"1"),),
+            )  # fmt: skip
+
+    async def answer(
+        self, ids: Sequence[int], *, sampling: Sampling, stops: Sequence[str], deadline_ns: float = math.inf
+    ) -> AsyncGenerator[Part, None]:
+        """Generate an answer; closing the iterator stops the engine before its next step.
+
+        Args:
+            deadline_ns: on the clock of perf_counter_ns.
+        Raises:
+            RunFailed: the engine failed.
+        """
+        loop = asyncio.get_running_loop()
+        steps: asyncio.Queue[Step] = asyncio.Queue()
+        self.n_answers += 1
+        try:
+            async with self._slots:
+                began = perf_counter_ns()
+
+                def emit(step: Step) -> None:
+                    loop.call_soon_threadsafe(steps.put_nowait, step)
+
+                stream = self._generator.start(ids, sampling=sampling, emit=emit)
+                try:
+                    async with aclosing(self._listen(steps, len(ids), began, stops, deadline_ns)) as parts:
+                        async for part in parts:
+                            yield part
+                finally:
+                    stream.cancel()
+        finally:
+            self.n_answers -= 1
+
+    async def _listen(
+        self, steps: "asyncio.Queue[Step]", n_prompt: int, began: int, stops: Sequence[str], deadline_ns: float
+    ) -> AsyncGenerator[Part, None]:
+        speller, scanner = self.chat.tokenizer.speller(), Stops(stops)
+        text, is_said = "", False
+        pieces: list[tuple[int, float]] = []
+        first_ns, n = 0, 0
+        while True:
+            step = await _next(steps, until_ns=deadline_ns - self.forecast.step_ns - _MARGIN_NS)
+            now = perf_counter_ns()
+            if step is not None and step.ending != "failed":
+                self.kept_ns = now
+            if step is None:
+                text += scanner.end()
+                is_whole = is_said or end_of_sentence(text) > 0
+                said = text[: end_of_sentence(text)] if is_whole else text
+                yield Part(text=said, pieces=tuple(pieces), ending="deadline", is_whole=is_whole)
+                return
+            if step.ending == "failed":
+                raise RunFailed("the engine failed on this request: ask again, or look at the server's log.")
+            n += 1
+            first_ns = first_ns or now
+            is_stopped = False
+            if step.id is not None and not (step.ending == "stop" and step.id in self.chat.stop_ids):
+                new, is_stopped = scanner.add(speller.add(step.id))
+                text += new
+                pieces.append((step.id, step.logprob))
+            if is_stopped or step.ending is not None:
+                per_step = (now - first_ns) / (n - 1) if n > 1 else None
+                self.forecast.observe(n_prompt=n_prompt, first_ns=first_ns - began, step_ns=per_step)
+                rest = "" if is_stopped else scanner.end()
+                yield Part(text=text + rest, pieces=tuple(pieces), ending="stop" if is_stopped else step.ending)
+                return
+            cut = len(text) if math.isinf(deadline_ns) else end_of_sentence(text)
+            if cut:
+                yield Part(text=text[:cut], pieces=tuple(pieces))
+                text, pieces, is_said = text[cut:], [], True
+
+    def join(self, executor: Executor) -> None:
+        """Nothing: a generator has threads of its own."""
+
+    async def warm(self, executor: Executor) -> None:
+        """Nothing: it was warm when it was loaded."""
+
+    def leave(self, executor: Executor) -> None:
+        """Nothing: see join."""
+
+    def close(self) -> None:
+        """Stop the engine."""
+        self._generator.close()
+
+
+async def _next(steps: "asyncio.Queue[Step]", *, until_ns: float) -> Step | None:
+    """Wait for a step; None when the time is over."""
+    if math.isinf(until_ns):
+        return await steps.get()
+    left_s = (until_ns - perf_counter_ns()) / 1e9
+    if left_s <= 0:
+        return None
+    try:
+        return await asyncio.wait_for(steps.get(), left_s)
+    except TimeoutError:
+        return None
+
+
+def load_talker(bundle: Bundle, *, streams: int = STREAMS, number: int = 1) -> Talker:
+    """Load the rung of a chat bundle that serves, and warm it."""
+    rung = bundle.rung()
+    generator: Generator = generators[rung.backend]()
+    talker = Talker(bundle, generator, streams=streams, number=number)
+    generator.load(
+        bundle.path / rung.folder,
+        settings=GeneratorSettings(threads=rung.threads, context=talker.chat.context, streams=streams),
+    )
+    asyncio.run(_warm(talker))
+    return talker
+
+
+async def _warm(talker: Talker) -> None:
+    """Answer twice, so that the forecast begins with what a warm engine takes; each prompt is a new one."""
+    for round_ in range(2):
+        talker.forecast = Forecast()
+        ids = [round_] * min(_WARM_TOKENS, talker.chat.context - 1)
+        n_new = min(_WARM_TOKENS, talker.chat.context - len(ids))
+        async for _ in talker.answer(ids, sampling=Sampling(max_tokens=n_new), stops=()):
+            pass
+
+
+async def check_talking(talkers: Sequence[Talker]) -> dict[str, dict[str, Any]]:
+    """Ready is who just gave a piece: to a client, or else to this question, behind whoever was there before."""
+    models: dict[str, dict[str, Any]] = {}
+    for one in talkers:
+        began = perf_counter_ns()
+        if began - one.kept_ns < _RECENT_NS:
+            models[one.bundle.name] = {"status": "ready", "by": "a request"}
+            continue
+        async for _ in one.answer([0], sampling=Sampling(max_tokens=1), stops=()):
+            pass
+        took_ms = round((perf_counter_ns() - began) / 1e6, 3)
+        models[one.bundle.name] = {"status": "ready", "by": "a piece", "ms": took_ms}
+    return models
+
+
+def list_talking(talkers: Sequence[Talker]) -> list[dict[str, Any]]:
+    """Describe models as /v1/models does."""
+    return [
+        {
+            "id": one.bundle.name, "object": "model", "created": 0, "owned_by": "millis", "task": "chat",
+            "rung": one.bundle.manifest.rung, "rungs": [one.bundle.manifest.rung], "labels": [],
+            "example": "What is a tide?", "context": one.chat.context, "contract": one.bundle.manifest.contract,
+            "version": one.number, "timed_here": None,
+        }
+        for one in talkers
+    ]  # fmt: skip

