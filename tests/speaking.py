@@ -67,13 +67,13 @@ def make_speaker(folder: Path, *, family: str = "llama", template: str | None = 
     return folder
 
 
-def make_echo_bundle(folder: Path, *, context: int = 256, name: str = "echo") -> Bundle:
+def make_echo_bundle(folder: Path, *, context: int = 256, name: str = "echo", contract: Contract | None = None) -> Bundle:
     """Write a bundle on the fake generator, which says its prompt again."""
     rung = Rung(name="fake", backend="fake", precision="none", folder="rungs/fake")
     manifest = Manifest(
         format=1, name=name, task="chat", labels=(), rungs=(rung,), rung="fake",
         task_settings={"context": context, "stop_ids": [END], "begin": "<|im_start|>", "end": "<|im_end|>"},
-        contract=Contract(p99="1 s").record(),
+        contract=(contract or Contract(p99="1 s")).record(),
     )  # fmt: skip
     parts: dict[str, Path | bytes] = {
         "tokenizer.json": make_byte_tokenizer().to_str().encode(), "rungs/fake/none": b"-",

@@ -26,7 +26,9 @@ _LIMIT = DOUBT * (1 + 1e-9)
 """Allows for rounding: one request that misses a p99 has a chance of exactly 1 %."""
 
 _PERCENTILES = (50.0, 95.0, 99.0)
-_ALLOWED = (("rate_per_s", 1e-3, 1e5), ("max_drop", 0.0, 100.0), ("floor", 0.0, 100.0), ("memory_mb", 1.0, 1e9))
+_ALLOWED = (
+    ("rate_per_s", 1e-3, 1e5), ("max_drop", 0.0, 100.0), ("floor", 0.0, 100.0), ("memory_mb", 1.0, 1e9),
+)  # fmt: skip
 _MOST_REQUESTS = 10**9
 _BOUNDS_MS = (1e-3, 10_000.0)  # the load generator waits so long for an answer
 
@@ -47,6 +49,8 @@ class Contract:
         floor: points of quality, 0 to 100, that must be reached.
         device: where it runs.
         memory_mb: resident memory of all workers together, in decimal megabytes.
+        per_token: of models that generate, "30 ms" or a number of ms: the same percentile's bound on an answer's mean
+            time per token after the first; the other bound is then on the first token. Kept as per_token_ms.
 
     Raises:
         InvalidValue: no percentile or several, or a quantity that cannot be.
@@ -59,6 +63,7 @@ class Contract:
     floor: float | None
     device: str
     memory_mb: float | None
+    per_token_ms: float | None
 
     def __init__(
         self,
@@ -71,6 +76,7 @@ class Contract:
         floor: float | None = None,
         device: str = "cpu",
         memory_mb: float | None = None,
+        per_token: str | float | None = None,
     ) -> None:
         bounds = zip(_PERCENTILES, (p50, p95, p99), strict=True)
         given = [(percentile, bound) for percentile, bound in bounds if bound is not None]
@@ -91,6 +97,7 @@ class Contract:
             "floor": floor,
             "device": device,
             "memory_mb": memory_mb,
+            "per_token_ms": None if per_token is None else read_duration_ms(per_token, name="per_token", unit="ms"),
         }
         for name, low, high in _ALLOWED:
             value = values[name]
@@ -122,6 +129,7 @@ class Contract:
             raise InvalidValue(f"percentile cannot be {percentile!r}: give 50, 95 or 99.")
         if "rate_per_s" in rest:
             rest["rate"] = rest.pop("rate_per_s")
+        rest["per_token"] = rest.pop("per_token_ms", None)
         return cls(**{f"p{percentile:g}": bound_ms}, **rest)
 
     def record(self) -> dict[str, Any]:
@@ -131,6 +139,7 @@ class Contract:
     def __str__(self) -> str:
         """Write the promise as a sentence."""
         parts = [f"p{self.percentile:g} <= {write_ms(self.bound_ms)} at {self.rate_per_s:g} requests/s"]
+        parts += [f"each later token <= {write_ms(self.per_token_ms)}"] if self.per_token_ms is not None else []
         parts += [f"at most {self.max_drop:g} points lost"] if self.max_drop is not None else []
         parts += [f"quality >= {self.floor:g}"] if self.floor is not None else []
         parts += [f"memory <= {self.memory_mb:g} MB"] if self.memory_mb is not None else []
@@ -171,6 +180,8 @@ def judge(clauses: Sequence[Clause]) -> Verdict:
 def judge_latency(
     contract: Contract,
     *,
+    name: str = "",
+    bound_ms: float | None = None,
     n_requests: int,
     n_misses: int,
     seen_ms: float | None = None,
@@ -184,6 +195,8 @@ def judge_latency(
 
     Args:
         contract: whose percentile and bound are judged.
+        name: what is bounded, where it is not the whole answer.
+        bound_ms: another bound than the contract's first.
         n_requests: all that were due, answered or not.
         n_misses: requests that were late, refused, failed or never answered.
         seen_ms: the percentile as it was seen, for the reader.
@@ -192,23 +205,24 @@ def judge_latency(
             request exceeds the bound; where they alone break the contract, a void measurement does not hide it.
     """
     assert 0 <= n_misses <= n_requests
-    name = f"p{contract.percentile:g}"
+    name = f"{name} p{contract.percentile:g}".lstrip()
+    bound_ms = contract.bound_ms if bound_ms is None else bound_ms
     if void is not None:
         status, chance = _decide(n_sure_misses, n_requests, contract.percentile)
         if status == "broken":
             detail = (
                 f"{n_sure_misses} of {n_requests} requests took the server itself longer than"
-                f" {write_ms(contract.bound_ms)}, by luck {chance:.2g}; besides, {void}"
+                f" {write_ms(bound_ms)}, by luck {chance:.2g}; besides, {void}"
             )
-            return Clause(name=name, status="broken", detail=detail, value=seen_ms, bound=contract.bound_ms)
-        return Clause(name=name, status="void", detail=void, value=seen_ms, bound=contract.bound_ms)
+            return Clause(name=name, status="broken", detail=detail, value=seen_ms, bound=bound_ms)
+        return Clause(name=name, status="void", detail=void, value=seen_ms, bound=bound_ms)
     status, chance = _decide(n_misses, n_requests, contract.percentile)
     most = most_misses(contract.percentile, n_requests=n_requests)
     allowed = f"at most {most} say kept" if most is not None else "too few requests to say kept"
-    parts = [f"{n_misses} of {n_requests} requests missed {write_ms(contract.bound_ms)} ({allowed})"]
+    parts = [f"{n_misses} of {n_requests} requests missed {write_ms(bound_ms)} ({allowed})"]
     parts += [f"seen {write_ms(seen_ms)}"] if seen_ms is not None else []
     parts += [f"by luck {chance:.2g}"] if status != "undecided" else [_advise(contract, n_misses, n_requests)]
-    return Clause(name=name, status=status, detail=", ".join(parts), value=seen_ms, bound=contract.bound_ms)
+    return Clause(name=name, status=status, detail=", ".join(parts), value=seen_ms, bound=bound_ms)
 
 
 def judge_quality(

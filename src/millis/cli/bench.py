@@ -11,11 +11,14 @@ from millis.units import read_duration_ms, read_rate_per_s
 
 
 def command(
-    url: Annotated[str, typer.Argument(help="Where to POST, like http://127.0.0.1:8000/v1/ner.")],
+    url: Annotated[str, typer.Argument(help="Where to POST, like http://127.0.0.1:8000/v1/ner or /v1/completions.")],
     bodies: Annotated[Path, typer.Option(help="JSON bodies, one a line, in an order fixed by the seed.")],
     rate: Annotated[str, typer.Option(help="Requests per second, arriving at random (Poisson).")] = "50/s",
     seconds: Annotated[str, typer.Option(help="How long, like 30.")] = "10",
     bound: Annotated[str | None, typer.Option(help="Count the requests that miss it, like '15 ms'.")] = None,
+    token_bound: Annotated[
+        str | None, typer.Option(help="Count the streams whose mean per later token misses it, like '30 ms'.")
+    ] = None,
     connections: Annotated[int, typer.Option(help="Opened at the start; more are opened when all are busy.")] = 16,
     seed: Annotated[int, typer.Option(help="Of the arrivals.")] = 7,
     timeout: Annotated[float, typer.Option(help="Seconds to wait for the last answers.")] = 10.0,
@@ -23,6 +26,9 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Measure a server from outside: open loop, each latency counted from the scheduled arrival.
+
+    Bodies that ask for a stream ("stream": true) are answered by events: the first token and the time of each later
+    one are told apart, and --bound is then on the first.
 
     Exit codes: 0 measured, 1 nobody answers, 2 bad input, 4 void (the generator itself was late).
     """
@@ -39,6 +45,9 @@ def command(
         rate_per_s=read_rate_per_s(rate),
         seconds=read_duration_ms(seconds, name="seconds", unit="s") / 1000,
         bound_ms=None if bound is None else read_duration_ms(bound, name="bound", unit="ms"),
+        token_bound_ms=(
+            None if token_bound is None else read_duration_ms(token_bound, name="token bound", unit="ms")
+        ),
         seed=seed,
         connections=connections,
         headers=headers,

@@ -13,6 +13,9 @@ def command(
     out: Annotated[Path, typer.Option("-o", "--out", help="NAME.millis")],
     rungs: Annotated[str, typer.Option(help="Weights to make, of int8, int4, fp32; the first serves.")] = "int8,int4",
     p99: Annotated[str, typer.Option("--p99", help="Bound on the time to the first token.")] = "500 ms",
+    per_token: Annotated[
+        str | None, typer.Option(help="Bound on an answer's mean time per later token, like '30 ms'.")
+    ] = None,
     rate: Annotated[str, typer.Option(help="Requests, as 2/s.")] = "2/s",
     context: Annotated[int, typer.Option(help="Most tokens of prompt and answer together.")] = 2048,
     threads: Annotated[int, typer.Option(help="Threads of the engine.")] = 2,
@@ -24,8 +27,8 @@ def command(
     from millis.units import write_bytes
 
     bundle = pack(
-        base, out, contract=Contract(p99=p99, rate=rate), rungs=[one.strip() for one in rungs.split(",")],
-        context=context, threads=threads,
+        base, out, contract=Contract(p99=p99, rate=rate, per_token=per_token),
+        rungs=[one.strip() for one in rungs.split(",")], context=context, threads=threads,
     )  # fmt: skip
     lines = [f"wrote {out}: {', '.join(rung.name for rung in bundle.manifest.rungs)}, {bundle.manifest.rung} serves"]
     for rung in bundle.manifest.rungs:

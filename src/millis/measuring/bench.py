@@ -29,6 +29,39 @@ _LATE_MS, _LATE_OF_BOUND, _UNSENT_SHARE = 1.0, 0.1, 0.01
 _COLUMNS = ("n", "mean_ms", "p50_ms", "p90_ms", "p95_ms", "p99_ms", "p999_ms", "max_ms")
 
 
+class TokenTimes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of answers that came as events: their tokens.
+
+    Args:
+        n: tokens of all answers.
+        per_s: tokens of all answers, over the run.
+        first: until an answer's first piece, from the scheduled arrival (TTFT).
+        each: an answer's mean time per token after the first (TPOT); of answers of two tokens at least.
+        gap: between one event and the next.
+        bound_ms: on `each`.
+        n_misses: answers whose mean is over bound_ms, and requests without an answer; None without a bound.
+        first_histogram, each_histogram: as `Histogram` reads them.
+    """
+
+    n: int
+    per_s: float
+    first: LatencySummary
+    each: LatencySummary | None
+    gap: LatencySummary | None
+    bound_ms: float | None
+    n_misses: int | None
+    first_histogram: str
+    each_histogram: str
+
+    def first_ms(self, percentile: float) -> float:
+        """Give any percentile of the times to the first piece."""
+        return Histogram(self.first_histogram).percentile_ms(percentile)
+
+    def each_ms(self, percentile: float) -> float | None:
+        """Give any percentile of the times per token."""
+        return Histogram(self.each_histogram).percentile_ms(percentile) if self.each is not None else None
+
+
 class LoadResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An open-loop Poisson run, summed up.
 
@@ -41,7 +74,8 @@ class LoadResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         n_unsent: requests for which the generator's machine had no descriptor, port or memory.
         n_waited: requests that found every connection busy, and no more allowed; their wait is in the latency.
         is_first: whether the generator ran before others when something was due (root may).
-        n_misses: over bound_ms, refused, failed or unanswered; None without a bound.
+        n_misses: over bound_ms (of a streamed answer: its first piece), refused, failed or unanswered; None without
+            a bound.
         n_sure_misses: 2xx answers whose Server-Timing alone adds up to more than bound_ms, so that no lateness of the
             generator can have made them late; None without a bound.
         latency: of 2xx answers, from the scheduled arrival.
@@ -50,6 +84,7 @@ class LoadResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         stages: Server-Timing of 2xx answers, by stage.
         rungs: 2xx answers by X-Millis-Rung.
         histogram: the latencies, as `Histogram` reads them.
+        tokens: of answers that came as events; None where none did.
         void: why the run says nothing, or None.
     """
 
@@ -77,6 +112,7 @@ class LoadResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     rungs: dict[str, int]
     histogram: str
     refusals: LatencySummary | None = None
+    tokens: TokenTimes | None = None
     void: str | None = None
 
     def percentile_ms(self, percentile: float) -> float:
@@ -94,6 +130,10 @@ class LoadResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         bad += [f"{self.n_waited} waited for a connection"] if self.n_waited else []
         told += [f"  {', '.join(bad)}"] if bad else []
         rows = {"latency": self.latency}
+        if self.tokens is not None:
+            times = {"first token": self.tokens.first, "each later token": self.tokens.each, "gap": self.tokens.gap}
+            rows |= {name: row for name, row in times.items() if row is not None}
+            told.append(f"{self.tokens.n:,} tokens, {self.tokens.per_s:.1f}/s")
         rows |= {"refusal": self.refusals} if self.refusals else {}
         rows["generator late"] = self.lateness
         rows |= {f"stage {name}": row for name, row in self.stages.items()}
@@ -101,7 +141,12 @@ class LoadResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         if self.rungs:
             told.append("rungs: " + ", ".join(f"{name} {count}" for name, count in sorted(self.rungs.items())))
         if self.n_misses is not None:
-            told.append(f"{self.n_misses} of {self.n_requests} missed {self.bound_ms:g} ms")
+            what = " with their first token" if self.tokens is not None else ""
+            told.append(f"{self.n_misses} of {self.n_requests} missed {self.bound_ms:g} ms{what}")
+        if self.tokens is not None and self.tokens.n_misses is not None:
+            told.append(
+                f"{self.tokens.n_misses} of {self.n_requests} missed {self.tokens.bound_ms:g} ms for each later token"
+            )
         if self.void is not None:
             told.append(f"VOID: {self.void}")
         return tuple(told)
@@ -115,6 +160,7 @@ def offer_load(
     seconds: float | None = None,
     n_requests: int | None = None,
     bound_ms: float | None = None,
+    token_bound_ms: float | None = None,
     seed: int = 7,
     connections: int = 16,
     most_connections: int = 512,
@@ -131,7 +177,8 @@ def offer_load(
         rate_per_s: of the arrivals.
         seconds: how long, on average; or n_requests, exactly one of the two.
         n_requests: how many.
-        bound_ms: count the requests that miss it.
+        bound_ms: count the requests that miss it; of streamed answers the first piece is to keep it.
+        token_bound_ms: count the streamed answers whose mean time per later token misses it.
         seed: of the arrivals and of the order.
         connections: opened at the start; more, up to most_connections (at most 900), when all are busy.
         headers: sent with each request, besides or instead of Host and Content-Type.
@@ -149,9 +196,11 @@ def offer_load(
         RunFailed: nobody answers there, no request had a 2xx answer, or the generator died.
     """
     parts = _read_url(url)
-    if bound_ms is not None and not 0 < bound_ms <= timeout_s * 1000:
+    for name, bound in (("bound_ms", bound_ms), ("token_bound_ms", token_bound_ms)):
+        if bound is None or 0 < bound <= timeout_s * 1000:
+            continue
         raise InvalidValue(
-            f"bound_ms cannot be {bound_ms:g} where answers are waited for {timeout_s:g} s:"
+            f"{name} cannot be {bound:g} where answers are waited for {timeout_s:g} s:"
             " give more than 0 and at most timeout_s."
         )
     plan = Plan(
@@ -167,7 +216,9 @@ def offer_load(
         timeout_s=timeout_s,
         warmup=warmup,
     )
-    return _sum_up(_run(plan, url=url, name=name), plan=plan, url=url, bound_ms=bound_ms)
+    return _sum_up(
+        _run(plan, url=url, name=name), plan=plan, url=url, bound_ms=bound_ms, token_bound_ms=token_bound_ms
+    )
 
 
 def read_bodies(path: str | Path) -> tuple[bytes, ...]:
@@ -282,12 +333,19 @@ def _follow(process: "subprocess.Popen[bytes]", *, total: int, name: str) -> Pro
     return last_words
 
 
-def _sum_up(raw: Raw, *, plan: Plan, url: str, bound_ms: float | None) -> LoadResult:
+def _sum_up(
+    raw: Raw, *, plan: Plan, url: str, bound_ms: float | None, token_bound_ms: float | None
+) -> LoadResult:
     if not raw.ok_ns:
         seen = _tell_bad(raw.statuses, raw.failures) or "all of them unanswered"
         raise RunFailed(
             f"none of {plan.n_requests} requests to {url} had a 2xx answer ({seen}), so there is nothing to measure:"
             " correct the address or the bodies, or offer less."
+        )
+    if 0 < len(raw.spoken) < len(raw.ok_ns):
+        raise RunFailed(
+            f"of {len(raw.ok_ns)} answers {len(raw.spoken)} came as events and the others whole, and no number speaks"
+            " of both: offer bodies that all ask for a stream, or none."
         )
     histogram = Histogram().record(ns / 1e6 for ns in raw.ok_ns)
     lateness = Histogram().record(ns / 1e6 for ns in raw.late_ns).summary()
@@ -295,7 +353,8 @@ def _sum_up(raw: Raw, *, plan: Plan, url: str, bound_ms: float | None) -> LoadRe
     n_refused = len(raw.refused_ns)
     n_errors = sum(raw.statuses.values()) - n_ok - n_refused + sum(raw.failures.values()) + raw.n_unsent
     timings = [_read_timing(value) for value in raw.timings]
-    n_in_time = sum(ns <= bound_ms * 1e6 for ns in raw.ok_ns) if bound_ms is not None else 0
+    judged_ns = [one.first_ns for one in raw.spoken] or raw.ok_ns
+    n_in_time = sum(ns <= bound_ms * 1e6 for ns in judged_ns) if bound_ms is not None else 0
     return LoadResult(
         offered_per_s=plan.rate_per_s,
         achieved_per_s=n_ok / raw.seconds,
@@ -321,8 +380,26 @@ def _sum_up(raw: Raw, *, plan: Plan, url: str, bound_ms: float | None) -> LoadRe
         stages=_sum_up_stages(timings),
         rungs=raw.rungs,
         histogram=histogram.encode(),
+        tokens=_sum_up_tokens(raw, n_requests=plan.n_requests, bound_ms=token_bound_ms),
         void=_why_void(raw, lateness=lateness, n_requests=plan.n_requests, bound_ms=bound_ms),
     )
+
+
+def _sum_up_tokens(raw: Raw, *, n_requests: int, bound_ms: float | None) -> TokenTimes | None:
+    if not raw.spoken:
+        return None
+    first = Histogram().record(one.first_ns / 1e6 for one in raw.spoken)
+    each_ms = [one.later_ns / 1e6 / (one.n_tokens - 1) for one in raw.spoken if one.n_tokens > 1]
+    each = Histogram().record(each_ms)
+    gaps = [gap / 1e6 for one in raw.spoken for gap in one.gaps_ns]
+    n_tokens = sum(one.n_tokens for one in raw.spoken)
+    n_kept = len(raw.spoken) - (sum(ms > bound_ms for ms in each_ms) if bound_ms is not None else 0)
+    return TokenTimes(
+        n=n_tokens, per_s=n_tokens / raw.seconds, first=first.summary(), each=each.summary() if each_ms else None,
+        gap=Histogram().record(gaps).summary() if gaps else None, bound_ms=bound_ms,
+        n_misses=None if bound_ms is None else n_requests - n_kept,
+        first_histogram=first.encode(), each_histogram=each.encode(),
+    )  # fmt: skip
 
 
 def _why_void(raw: Raw, *, lateness: LatencySummary, n_requests: int, bound_ms: float | None) -> str | None:

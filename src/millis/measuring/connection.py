@@ -1,6 +1,6 @@
 """One keep-alive HTTP/1.1 connection of the load generator, never blocking.
 
-Border: a socket and a parser; it knows no clock and no plan.
+Border: a socket and a parser; it knows no clock and no plan. A body is thrown away, but for a stream's (streaming.py).
 Limits: http:// only; one request at a time; a body that ends with the connection is taken as whole.
 """
 
@@ -9,6 +9,8 @@ import os
 import socket
 
 import httptools
+
+from millis.measuring.streaming import MEDIA_TYPE, Listener
 
 _RECEIVE_BYTES = 1 << 18
 _KEPT = (b"server-timing", b"x-millis-rung")
@@ -24,14 +26,14 @@ class Connection:
         connection.send(request)        # as soon as it is open; returns at once
         connection.write()              # when select says writable
         data = connection.receive()     # when select says readable; None when there was nothing after all
-        connection.parse(data)          # True once the answer is whole
+        connection.parse(data, now_ns=...)  # True once the answer is whole
 
     Raises:
         OSError: from any of them, when the connection cannot be opened, broke, or answers what is not HTTP.
     """
 
     __slots__ = ("_has_length", "_parser", "_socket", "_unsent", "due_ns", "headers", "is_busy", "is_open",
-                 "is_reusable", "is_whole", "number", "ready_ns", "status")  # fmt: skip
+                 "is_reusable", "is_whole", "listener", "now_ns", "number", "ready_ns", "status")  # fmt: skip
 
     def __init__(self, address: Address) -> None:
         family, target = address
@@ -43,8 +45,9 @@ class Connection:
         self._has_length = False
         self.is_open = self.is_busy = self.is_whole = False
         self.is_reusable = True
-        self.due_ns = self.ready_ns = 0
+        self.due_ns = self.ready_ns = self.now_ns = 0
         self.status = 0
+        self.listener: Listener | None = None
         self.headers: list[tuple[bytes, bytes]] = []
         code = self._socket.connect_ex(target)
         if code not in (0, errno.EINPROGRESS):
@@ -62,7 +65,7 @@ class Connection:
         self._unsent = memoryview(request)
         self.due_ns = due_ns
         self.is_busy, self.is_whole, self._has_length = True, False, False
-        self.status, self.headers = 0, []
+        self.status, self.headers, self.listener = 0, [], None
         if self.is_open:
             self.write()
 
@@ -90,8 +93,9 @@ class Connection:
         except BlockingIOError:
             return None
 
-    def parse(self, data: bytes) -> bool:
-        """Read on in the answer; True once it is whole."""
+    def parse(self, data: bytes, *, now_ns: int) -> bool:
+        """Read on in the answer with what came at now_ns; True once it is whole."""
+        self.now_ns = now_ns
         if not data:
             self.is_reusable = False
             if self.is_busy and self.status and not self._has_length:
@@ -118,12 +122,19 @@ class Connection:
         lowered = name.lower()
         if lowered in _KEPT:
             self.headers.append((lowered, value))
+        elif lowered == b"content-type" and value.lower().startswith(MEDIA_TYPE):
+            self.listener = Listener()
         elif lowered in (b"content-length", b"transfer-encoding"):
             self._has_length = True
 
     def on_headers_complete(self) -> None:
         """Learn the status (called by the parser)."""
         self.status = self._parser.get_status_code()
+
+    def on_body(self, body: bytes) -> None:
+        """Hear a part of a stream (called by the parser)."""
+        if self.listener is not None:
+            self.listener.hear(body, now_ns=self.now_ns)
 
     def on_message_complete(self) -> None:
         """End an answer (called by the parser); 100 Continue and its like are not the answer."""

@@ -31,6 +31,7 @@ import msgspec
 
 from millis.errors import InvalidValue
 from millis.measuring.connection import Address, Connection
+from millis.measuring.streaming import Spoken
 
 MOST_CONNECTIONS = 900
 
@@ -100,6 +101,7 @@ class Raw(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         is_first: whether the system lets the generator run before others when something is due.
         timings: Server-Timing values of 2xx answers, as they came.
         rungs: 2xx answers by X-Millis-Rung.
+        spoken: 2xx answers that came as events, with a text.
     """
 
     seconds: float
@@ -113,6 +115,7 @@ class Raw(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     n_connections: int
     timings: list[str]
     rungs: dict[str, int]
+    spoken: list[Spoken] = []
     is_first: bool = False
 
 
@@ -196,6 +199,7 @@ class Generator:
             n_connections=self._n_opened,
             timings=[value.decode("latin-1") for value in _values(self._headers, b"server-timing")],
             rungs=Counter(value.decode("latin-1") for value in _values(self._headers, b"x-millis-rung")),
+            spoken=self._spoken,
         )
 
     def close(self) -> None:
@@ -206,6 +210,7 @@ class Generator:
     def _forget(self) -> None:
         self._ok_ns: list[int] = []
         self._refused_ns: list[int] = []
+        self._spoken: list[Spoken] = []
         self._late_ns: list[int] = []
         self._headers: list[list[tuple[bytes, bytes]]] = []
         self._statuses: Counter[int] = Counter()
@@ -274,19 +279,31 @@ class Generator:
         # A closed descriptor's number may have gone to a spare connection within this turn.
         data = connection.receive() if connection.is_open else None
         now = perf_counter_ns()  # before parsing: that is our time, not the server's
-        if data is None or not connection.parse(data):
+        if data is None or not connection.parse(data, now_ns=now):
             return
         if not connection.is_busy:
             self._drop(connection)  # it sent more than was asked for
             return
         self._n_done += 1
+        spoken = connection.listener.end(due_ns=connection.due_ns) if connection.listener is not None else None
+        if connection.listener is not None and (connection.listener.is_broken or spoken is None):
+            self._failures["the stream had no text, or ended with an error"] += 1
+            connection.is_busy, connection.ready_ns = False, now
+            self._settle(connection)
+            return
         self._statuses[connection.status] += 1
         if 200 <= connection.status < 300:
+            if spoken is not None:
+                self._spoken.append(spoken)
             self._ok_ns.append(now - connection.due_ns)
             self._headers.append(connection.headers)
         elif connection.status in REFUSALS:
             self._refused_ns.append(now - connection.due_ns)
         connection.is_busy, connection.ready_ns = False, now
+        self._settle(connection)
+
+    def _settle(self, connection: Connection) -> None:
+        """Keep a connection whose answer has come for the next request, where the server keeps it too."""
         if connection.is_reusable:
             self._idle.append(connection)
         else:

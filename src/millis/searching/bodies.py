@@ -13,7 +13,10 @@ from millis.bundles.bundle import TOKENIZER
 from millis.data.examples import Asked, Question, Ranking
 from millis.errors import InvalidValue
 from millis.tasks import tasks
-from millis.tasks.tokenization import Tokenizer
+from millis.tasks.tokenization import SpeakingTokenizer, Tokenizer
+
+PROMPT_TOKENS, ANSWER_TOKENS = 64, 32
+"""Of bodies made up for what generates."""
 
 _QUESTION_TOKENS, _DOCUMENTS = 12, 20
 
@@ -48,3 +51,25 @@ def bodies_of_lengths(bundle: Bundle, *, n: int = 1_000, seed: int = 7) -> tuple
         return Ranking(draw(n_asked), tuple(draw(n_words - n_asked) for _ in range(_DOCUMENTS)))
 
     return bodies_of_texts([make_up(n_tokens) for n_tokens in chance.choices(tokens, weights=counts, k=n)])
+
+
+def bodies_of_prompts(bundle: Bundle, *, n: int = 1_000, seed: int = 7) -> tuple[bytes, ...]:
+    """Make up prompts of token ids, all of one length and no two with the same beginning, asked for streamed answers.
+
+    Answers are as long as PROMPT_TOKENS and ANSWER_TOKENS say unless the model ends one before; both shrink where the
+    context is shorter.
+    """
+    settings = bundle.manifest.task_settings
+    chance = random.Random(seed)  # noqa: S311 - prompts, not secrets
+    known = set(range(SpeakingTokenizer(bundle.path / TOKENIZER).n_pieces)) - set(settings["stop_ids"])
+    pieces = sorted(known)
+    n_prompt = min(PROMPT_TOKENS, int(settings["context"]) // 2)
+    return tuple(
+        msgspec.json.encode(
+            {
+                "model": bundle.name, "prompt": chance.choices(pieces, k=n_prompt), "max_tokens": ANSWER_TOKENS,
+                "temperature": 0, "stream": True, "stream_options": {"include_usage": True},
+            }
+        )
+        for _ in range(n)
+    )  # fmt: skip

@@ -27,13 +27,14 @@ from millis.errors import InvalidValue
 from millis.measuring.bench import LoadResult, offer_load
 from millis.measuring.fingerprint import fingerprint
 from millis.measuring.quality import measure_quality
-from millis.searching.bodies import bodies_of_lengths
+from millis.searching.bodies import ANSWER_TOKENS, PROMPT_TOKENS, bodies_of_lengths, bodies_of_prompts
 from millis.searching.reporting import report_proof
 from millis.serving.settings import ServeSettings
 from millis.serving.supervisor import Supervisor
 from millis.tasks import Score
 from millis.telemetry.progress import say
 
+CHAT = "chat"
 PROOF_MS = 20_000.0
 _FEWEST = 1_000
 
@@ -69,13 +70,15 @@ def measure_served(
         bundles=(str(bundle.path),), port=0, workers=shape.workers, threads=shape.threads, fallback=False
     )  # of the rung that the quality clause speaks of
     with Supervisor(settings) as server:
+        is_chat = bundle.manifest.task == CHAT
         result = offer_load(
-            f"{server.url}/v1/{bundle.manifest.task}",
+            f"{server.url}/v1/{'completions' if is_chat else bundle.manifest.task}",
             bodies=bodies,
             rate_per_s=contract.rate_per_s,
             n_requests=n_requests,
             bound_ms=contract.bound_ms,
-            warmup=200,
+            token_bound_ms=contract.per_token_ms,
+            warmup=8 if is_chat else 200,
             name=name,
         )
         memory_mb = sum(_resident_mb(pid) for pid in server.pids)
@@ -84,17 +87,35 @@ def measure_served(
 
 def judge_served(bundle: Bundle, *, contract: Contract, served: Served) -> Verdict:
     """Judge every clause of a contract: latency and memory as just measured, quality as the manifest records it."""
-    load_result = served.load
+    load_result, tokens = served.load, served.load.tokens
     clauses: list[Clause] = [
         judge_latency(
             contract,
+            name="first token" if tokens is not None else "",
             n_requests=load_result.n_requests,
             n_misses=load_result.n_misses or 0,
-            seen_ms=load_result.percentile_ms(contract.percentile),
+            seen_ms=(tokens.first_ms if tokens is not None else load_result.percentile_ms)(contract.percentile),
             void=load_result.void,
             n_sure_misses=load_result.n_sure_misses or 0,
         )
     ]
+    if contract.per_token_ms is not None:
+        if tokens is None or tokens.n_misses is None:
+            raise InvalidValue(
+                f"the contract bounds the time per token, and no answer of {bundle.name} came token by token: leave"
+                ' per_token out, or send bodies with "stream": true.'
+            )
+        clauses.append(
+            judge_latency(
+                contract,
+                name="each later token",
+                bound_ms=contract.per_token_ms,
+                n_requests=load_result.n_requests,
+                n_misses=tokens.n_misses,
+                seen_ms=tokens.each_ms(contract.percentile),
+                void=load_result.void,
+            )
+        )
     quality = bundle.rung().quality
     if quality:
         clauses += judge_quality(
@@ -126,7 +147,10 @@ def prove(
     """
     bundle = open_bundle(path)
     contract = Contract.from_record(bundle.manifest.contract | ({"rate_per_s": rate_per_s} if rate_per_s else {}))
-    if bodies is None:
+    if bodies is None and bundle.manifest.task == CHAT:
+        bodies = bodies_of_prompts(bundle)
+        say(f"bodies: {PROMPT_TOKENS} tokens at random, answers of {ANSWER_TOKENS} (--bodies FILE for your own)")
+    elif bodies is None:
         bodies = bodies_of_lengths(bundle)
         say("bodies: texts made up to the lengths of the bundle's data (--bodies FILE for your own)")
     n = plan_requests(contract, seconds=seconds, n_requests=n_requests)

@@ -31,6 +31,7 @@ def list_page_routes() -> list[Route]:
     """Give the routes of the pages."""
     return [
         Route("/", _page("playground.html")),
+        Route("/chat", _page("chat.html")),
         Route("/dashboard", _page("dashboard.html")),
         Route("/page/{file}", _answer_page),
     ]

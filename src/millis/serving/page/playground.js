@@ -79,6 +79,8 @@ async function load() {
   try {
     const listed = await read("/v1/models");
     state.models = listed.data.filter((model) => TASKS.includes(model.task));
+    at("chat").hidden = !listed.data.some((model) => model.task === "chat");
+    if (!state.models.length && !at("chat").hidden) return location.replace("/chat");
     state.contracts = new Map((await read("/contract")).data.map((row) => [row.model, row]));
     state.problem = state.models.length ? null : { kind: "noModel" };
   } catch (problem) {
