@@ -197,6 +197,26 @@ _OIP_ERROR = {
 }
 
 
+_OPENAI_ERROR = {
+    "description": "What is wrong, in a sentence.",
+    "content": {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "required": ["error"],
+                "properties": {
+                    "error": {
+                        "type": "object",
+                        "required": ["message", "type", "param", "code"],
+                        "properties": dict.fromkeys(("message", "type", "code"), {"type": "string"}),
+                    }
+                },
+            }
+        }
+    },
+}
+
+
 def describe(by_task: Mapping[str, Mapping[str, Any]], *, has_search: bool = False) -> dict[str, Any]:
     """Describe the routes of a server with these models by task, and the search of an index where it has one."""
     requests = {task: request_type(task, tasks[task]) for task in by_task}
@@ -238,7 +258,7 @@ def describe(by_task: Mapping[str, Mapping[str, Any]], *, has_search: bool = Fal
             paths |= _describe_oip(model)
     if EMBEDDING in by_task:
         paths[EMBEDDINGS] = {"post": _describe_post(
-            "Vectors of one text or a list of them, in OpenAI's shape.", _EMBEDDINGS, problem=problem,
+            "Vectors of one text or a list of them, in OpenAI's shape.", _EMBEDDINGS, problem=_OPENAI_ERROR,
             request="EmbeddingsRequest", said="One vector per text, in order.",
         )}  # fmt: skip
     if has_search:

@@ -22,7 +22,7 @@ MEDIA_TYPE = "application/problem+json"
 Handler = Callable[[Request, Any], Awaitable[Response]]
 
 _OIP = "/v2"
-_OPENAI = ("/v1/chat/completions", "/v1/completions")
+_OPENAI = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
 _OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _SLUGS = {404: "unknown-route", 405: "method-not-allowed"}
 

@@ -16,7 +16,7 @@ from millis.serving.embeddings import EMBEDDING, EMBEDDINGS
 from millis.serving.execution import Executor
 from millis.serving.gate import Gate
 from millis.serving.observing import Observer
-from millis.serving.problems import MEDIA_TYPE, write_problem
+from millis.serving.problems import write_error
 from millis.serving.scheduling import Ladder, Refused
 from millis.serving.served import Served
 
@@ -59,7 +59,7 @@ class Shedder:
         if over_ns is None:
             return None
         self._count(route)
-        return _write(math.ceil(over_ns / 1e6), usual_ns)
+        return _write(math.ceil(over_ns / 1e6), usual_ns, route=route)
 
     def _count(self, route: str) -> None:
         """Count together what comes within a while: counting one by one would cost as much as refusing."""
@@ -84,16 +84,17 @@ def _is_plain(head: bytes, *, n_body: int) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def _write(over_ms: int, usual_ns: int) -> bytes:
+def _write(over_ms: int, usual_ns: int, *, route: str) -> bytes:
     usual_ms = usual_ns / 1e6
-    _, payload = write_problem(
+    _, payload, media_type = write_error(
         Refused(
             f"the answer would come too late: after {usual_ms + over_ms:.1f} ms of the {usual_ms:.1f} ms allowed. Ask"
             f" again in {over_ms} ms, or allow more in X-Deadline-Ms.",
             slug="would-be-late", status=503, predicted_ms=usual_ms + over_ms, retry_after_ms=over_ms, rung=None,
-        )
+        ),
+        path=route,
     )
     return (
         b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: %b\r\nretry-after: %d\r\ncontent-length: %d\r\n\r\n%b"
-        % (MEDIA_TYPE.encode(), math.ceil(over_ms / 1000), len(payload), payload)
+        % (media_type.encode(), math.ceil(over_ms / 1000), len(payload), payload)
     )
