@@ -17,6 +17,8 @@ from millis.models.bases import MODEL_TYPES, pooling_of
 from millis.models.taggers import build_tagger, load_tagger, save_tagger
 from millis.tasks.task import Head
 
+pytestmark = pytest.mark.slow
+
 
 def make(folder: Path, *, kind: str = "bert", pooled: str = "mean") -> tuple[object, Head]:
     base = write_base(folder / "base", kind)

@@ -208,7 +208,7 @@ _OPENAI_ERROR = {
                     "error": {
                         "type": "object",
                         "required": ["message", "type", "param", "code"],
-                        "properties": dict.fromkeys(("message", "type", "code"), {"type": "string"}),
+                        "properties": {key: {"type": "string"} for key in ("message", "type", "code")},
                     }
                 },
             }
