@@ -151,6 +151,28 @@ def test_answers_beyond_the_streams_wait_and_too_many_are_refused(tmp_path: Path
     _run(work, talker, generator)
 
 
+def test_deadline_holds_for_who_waits_too_and_the_slot_is_not_lost(tmp_path: Path) -> None:
+    generator = _Slow()
+    talker = _talk(tmp_path, generator, streams=1)
+
+    async def work() -> None:
+        first = _say(talker, "one")
+        begun = asyncio.ensure_future(anext(first))
+        while not generator._open:
+            await asyncio.sleep(0)
+        deadline_ns = perf_counter_ns() + 50_000_000
+        with pytest.raises(InvalidRequest, match="before the first piece") as caught:
+            await anext(_say(talker, "two", deadline_ns=deadline_ns))
+        assert (caught.value.status, caught.value.slug) == (504, "deadline-passed")
+        assert perf_counter_ns() < deadline_ns
+        generator.gate.release(100)
+        assert (await begun).text == "o"
+        await first.aclose()
+        assert (await anext(_say(talker, "three"))).text == "t"
+
+    _run(work, talker, generator)
+
+
 def test_engine_that_fails_tells_whoever_waits_and_goes_on(tmp_path: Path) -> None:
     generator = FakeGenerator()
     talker = _talk(tmp_path, generator)

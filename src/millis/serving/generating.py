@@ -123,12 +123,14 @@ class Talker:
             deadline_ns: on the clock of perf_counter_ns.
         Raises:
             RunFailed: the engine failed.
+            InvalidRequest: 504 when the deadline came before the first piece.
         """
         loop = asyncio.get_running_loop()
         steps: asyncio.Queue[Step] = asyncio.Queue()
         self.n_answers += 1
         try:
-            async with self._slots:
+            await self._take_slot(until_ns=deadline_ns - self.forecast.step_ns - _MARGIN_NS)
+            try:
                 began = perf_counter_ns()
 
                 def emit(step: Step) -> None:
@@ -141,8 +143,17 @@ class Talker:
                             yield part
                 finally:
                     stream.cancel()
+            finally:
+                self._slots.release()
         finally:
             self.n_answers -= 1
+
+    async def _take_slot(self, *, until_ns: float) -> None:
+        try:
+            async with asyncio.timeout(None if math.isinf(until_ns) else (until_ns - perf_counter_ns()) / 1e9):
+                await self._slots.acquire()
+        except TimeoutError as error:
+            raise _passed() from error
 
     async def _listen(
         self, steps: "asyncio.Queue[Step]", n_prompt: int, began: int, stops: Sequence[str], deadline_ns: float
@@ -157,6 +168,8 @@ class Talker:
             if step is not None and step.ending != "failed":
                 self.kept_ns = now
             if step is None:
+                if n == 0:
+                    raise _passed()
                 text += scanner.end()
                 is_whole = is_said or end_of_sentence(text) > 0
                 said = text[: end_of_sentence(text)] if is_whole else text
@@ -194,6 +207,13 @@ class Talker:
     def close(self) -> None:
         """Stop the engine."""
         self._generator.close()
+
+
+def _passed() -> InvalidRequest:
+    return InvalidRequest(
+        "the deadline came before the first piece of an answer: allow more, or ask again when fewer answers are open.",
+        status=504, slug="deadline-passed",
+    )  # fmt: skip
 
 
 async def _next(steps: "asyncio.Queue[Step]", *, until_ns: float) -> Step | None:
