@@ -207,6 +207,7 @@ def test_a_serving_worker_loads_no_training_library(tmp_path: Path) -> None:
     loaded = set(done.stdout.split())
     assert "millis.bundles.model" in loaded
     assert not {"torch", "transformers", "nncf", "onnx", "sklearn", "seqeval", "pandas"} & loaded
+    assert not {"openvino_genai", "jinja2"} & loaded  # of the extra llm: only who chats needs them
     making = ("training", "compiling", "compressing", "models", "searching", "measuring")
     assert not [name for name in loaded if name.startswith(tuple(f"millis.{room}" for room in making))]
 

@@ -20,12 +20,14 @@ import pytest
 
 from making import LABELS_OF, forge, make_fake_bundle, watched
 from millis.bundles import Bundle, Rung, save_bundle
+from millis.contract import Contract
 from millis.errors import InvalidValue
 from millis.measuring.bench import offer_load
 from millis.security.audit import verify
 from millis.security.keys import KeyFile
 from millis.serving.settings import ServeSettings
 from millis.serving.supervisor import Supervisor
+from speaking import make_echo_bundle
 
 MODELS = "/v1/admin/models"
 
@@ -37,6 +39,7 @@ class Site:
         self.keys = KeyFile(folder / "keys.json")
         self.admin = self.keys.create(name="admin", scopes=["admin", "ner", "metrics"])[0]
         self.user = self.keys.create(name="user", scopes=["ner"])[0]
+        self.talker = self.keys.create(name="talker", scopes=["chat"])[0]
         self.folder = folder / "models"
         self.folder.mkdir(exist_ok=True)
         self.settings = ServeSettings(
@@ -451,3 +454,34 @@ def test_a_server_is_ready_when_it_just_answered_within_its_contract(tmp_path: P
         assert "promises 40 ms" in problem(httpx.get(f"{server.url}/health"), 503)
         assert httpx.get(f"{server.url}/v2/health/ready").status_code == 503
         assert httpx.get(f"{server.url}/health/live").status_code == 200
+
+
+def test_a_model_that_chats_comes_and_goes_beside_the_others(tmp_path: Path) -> None:
+    with Site(tmp_path, make_fake_bundle(tmp_path), workers=2).running() as site:
+        assert site.load(make_echo_bundle(site.folder).path).status_code == 201
+        asked = {"model": "echo", "prompt": "abc", "max_tokens": 3}
+        with site.client(site.talker) as http:
+            assert http.post("/v1/completions", json=asked).json()["choices"][0]["text"] == "abc"
+        other = make_echo_bundle(site.folder / "newer", contract=Contract(p99="2 s"))
+        refused = site.load(other.path)
+        assert refused.status_code == 409
+        assert "another name" in refused.json()["detail"]
+        assert site.ask().status_code == 200
+        assert site.http.delete(f"{MODELS}/echo").status_code == 200
+        with site.client(site.talker) as http:
+            assert http.post("/v1/completions", json=asked).status_code == 404
+        assert site.ask().status_code == 200
+
+
+def test_a_chat_under_way_ends_before_its_model_is_let_go(tmp_path: Path) -> None:
+    chats = make_echo_bundle(tmp_path, context=200_000)
+    with Site(tmp_path, make_fake_bundle(tmp_path), chats).running() as site:
+        asked = {"prompt": "wxyz " * 4000, "max_tokens": 20_000, "stream": True}
+        with site.client(site.talker) as http, http.stream("POST", "/v1/completions", json=asked) as answer:
+            lines = answer.iter_lines()
+            first = next(lines)
+            assert site.http.delete(f"{MODELS}/echo").status_code == 200
+            rest = list(lines)
+        assert first.startswith("data: ")
+        assert rest[-2] == "data: [DONE]"
+        assert not any("error" in line for line in rest)
