@@ -196,11 +196,11 @@ def offer_load(
         RunFailed: nobody answers there, no request had a 2xx answer, or the generator died.
     """
     parts = _read_url(url)
-    for name, bound in (("bound_ms", bound_ms), ("token_bound_ms", token_bound_ms)):
+    for what, bound in (("bound_ms", bound_ms), ("token_bound_ms", token_bound_ms)):
         if bound is None or 0 < bound <= timeout_s * 1000:
             continue
         raise InvalidValue(
-            f"{name} cannot be {bound:g} where answers are waited for {timeout_s:g} s:"
+            f"{what} cannot be {bound:g} where answers are waited for {timeout_s:g} s:"
             " give more than 0 and at most timeout_s."
         )
     plan = Plan(
