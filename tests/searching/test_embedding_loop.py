@@ -32,7 +32,7 @@ def write_pairs(file: Path, n: int, *, seed: int) -> str:
 def test_a_base_as_it_is_goes_through_the_loop_and_is_searched(tmp_path: Path) -> None:
     files = [f"--{part}={write_pairs(tmp_path / f'{part}.jsonl', n, seed=n)}" for part, n in (("train", 120), ("dev", 40), ("test", 60))]
     done = run_millis(
-        "fit", "--task", "embedding", *files, "--base", make_base(tmp_path / "base"), "--p99", "500 ms", "--rate", "150",
+        "fit", "--task", "embedding", *files, "--base", make_base(tmp_path / "base"), "--p99", "500 ms", "--rate", "250", "--prove-for", "2 s",
         "--max-drop", "20", "--rungs", "1", "--epochs", "0", "--pooling", "cls", "--dimensions", "32,16",
         "-o", tmp_path / "emb.millis", "--json",
     )  # fmt: skip
