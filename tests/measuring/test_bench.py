@@ -20,6 +20,8 @@ from millis.errors import InvalidData, InvalidValue, RunFailed
 from millis.measuring.bench import LoadResult, offer_load, read_bodies
 from millis.measuring.histograms import Histogram
 
+pytestmark = pytest.mark.slow
+
 BODIES = [b'{"input": "%d"}' % number for number in range(7)]
 
 

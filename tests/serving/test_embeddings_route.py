@@ -20,6 +20,8 @@ from millis.retrieving.passages import Passage
 from millis.serving.settings import ServeSettings
 from millis.serving.supervisor import Supervisor
 
+pytestmark = pytest.mark.slow
+
 PASSAGES = [
     Passage(id="r1", text="refund takes five days", fields={"topic": "refund"}),
     Passage(id="o1", text="order leaves lisbon", fields={"topic": "order"}),

@@ -29,6 +29,8 @@ from millis.serving.settings import ServeSettings
 from millis.serving.supervisor import Supervisor
 from speaking import make_echo_bundle
 
+pytestmark = pytest.mark.slow
+
 MODELS = "/v1/admin/models"
 
 

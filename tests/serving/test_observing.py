@@ -23,6 +23,8 @@ from millis.telemetry.jitter import Jitter
 from millis.telemetry.logs import Log
 from millis.telemetry.slowest import MOST, Slow, Slowest, read_slowest, slowest_file
 
+pytestmark = pytest.mark.slow
+
 ASK = {"input": "maria garcia wrote from lisbon"}
 
 

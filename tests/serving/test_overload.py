@@ -17,6 +17,8 @@ from millis.measuring.bench import offer_load
 from millis.serving.settings import ServeSettings
 from millis.serving.supervisor import Supervisor
 
+pytestmark = pytest.mark.slow
+
 URL = "/v1/ner"
 
 

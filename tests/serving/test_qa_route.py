@@ -16,6 +16,8 @@ from millis.asking import Client
 from millis.serving.settings import ServeSettings
 from millis.serving.supervisor import Supervisor
 
+pytestmark = pytest.mark.slow
+
 ASKED = {"question": "who wrote from lisbon", "context": "maria garcia wrote from lisbon about her order, hello world"}
 
 

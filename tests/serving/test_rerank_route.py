@@ -12,6 +12,8 @@ from millis.asking import Client
 from millis.serving.settings import ServeSettings
 from millis.serving.supervisor import Supervisor
 
+pytestmark = pytest.mark.slow
+
 ASKED = {"query": "who wrote", "documents": ["maria garcia wrote from lisbon", "hello world", "eu rejects german call"]}
 RUN_MS = 10.0
 
