@@ -101,6 +101,7 @@ def test_a_model_is_loaded_by_every_worker_and_unloaded_again(site: Site) -> Non
     for _ in range(40):  # new connections, so that both workers are asked
         answer = httpx.post(f"{site.server.url}/v1/ner", json={"input": "maria", "model": "other"}, headers={"X-API-Key": site.user})
         assert (answer.status_code, answer.json()["model"]) == (200, "other")
+        assert site.ask().json()["model"] == "fake"  # who names none is answered as before
     assert {one["id"] for one in site.http.get("/v1/models").json()["data"]} == {"fake", "other"}
     assert site.http.get("/v2/models/other/ready").status_code == 200
     assert "/v2/models/other/infer" in site.http.get("/openapi.json").json()["paths"]

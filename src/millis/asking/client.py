@@ -54,7 +54,7 @@ class Client:
         """Ask a task about one text or several.
 
         Args:
-            model: may be left out when one bundle serves the task.
+            model: name of a bundle; None is the first that serves the task.
             rung: the one that is to answer, and no other.
             fallback: may a faster, less accurate rung answer when time is short?
             deadline_ms: within which the answer is of use; the server is told, and nobody waits longer.

@@ -86,7 +86,7 @@ class TaskRoute:
     ) -> None:  # fmt: skip
         self._task, self._route, self._language = task, route, language
         self._models = models
-        self._only = next(iter(models.values())) if len(models) == 1 else None
+        self._first = next(iter(models.values()))
         self._executor, self._gate = executor, gate
         self._limits = limits
         self._observer, self._metrics = observer, observer.metrics
@@ -190,12 +190,11 @@ class TaskRoute:
         self._metrics.try_out(model=job.ladder.name, outcome=outcome)
 
     def _choose(self, request: TaskRequest) -> Served:
-        if request.model is None and self._only is not None:
-            return self._only
-        found = self._models.get(request.model or "")
+        if request.model is None:  # not a question of how many there are, or loading one more would fail old clients
+            return self._first
+        found = self._models.get(request.model)
         if found is None:
-            wrong = "no model is named" if request.model is None else "that model is not served here"
-            raise no_such_model(self._models, wrong)
+            raise no_such_model(self._models)
         return found
 
     async def _answer_or_find(self, cache: AnswerCache, scope: Scope, served: Served, job: Job) -> bool:

@@ -28,7 +28,7 @@ class EmbeddingsRequest(msgspec.Struct, forbid_unknown_fields=True):
 
     Args:
         input: a text or several.
-        model: name of a bundle; may be left out when one bundle serves embeddings.
+        model: name of a bundle; None is the first that serves embeddings.
         encoding_format: numbers, or bytes in base64, which are shorter and exact.
         dimensions: size to cut vectors to, one of the model's; its own when missing.
         user: not looked at.

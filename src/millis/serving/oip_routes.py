@@ -27,7 +27,7 @@ def list_oip_routes(served: Sequence[Served], executor: Executor) -> list[Route]
     def find(request: Request) -> Served:
         found = by_name.get(request.path_params["model"])
         if found is None:
-            raise no_such_model(by_name, "that model is not served here")
+            raise no_such_model(by_name)
         return found
 
     async def answer_ready(request: Request) -> Response:

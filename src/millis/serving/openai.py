@@ -28,6 +28,7 @@ from millis.serving.placement import CHAT
 from millis.serving.problems import list_headers, write_error
 from millis.serving.replies import request_id
 from millis.serving.requests import Receive, read_body
+from millis.serving.served import no_such_model
 from millis.serving.settings import Limits
 from millis.telemetry.metrics import Metrics
 
@@ -93,13 +94,11 @@ class OpenAiRoute:
             self._gate.note(scope, status=status, on=on)
 
     def _choose(self, wish: Wish) -> Talker:
-        if wish.model is None and len(self._talkers) == 1:
+        if wish.model is None:
             return next(iter(self._talkers.values()))
-        found = self._talkers.get(wish.model or "")
+        found = self._talkers.get(wish.model)
         if found is None:
-            wrong = "no model is named" if wish.model is None else "that model is not served here"
-            known = ", ".join(sorted(self._talkers))
-            raise InvalidRequest(f"{wrong}: choose one of {known}.", status=404, slug="unknown-model")
+            raise no_such_model(self._talkers)
         return found
 
     async def _answer(self, wish: Wish, talker: Talker, deadline_ns: float, reply: "_Reply") -> None:

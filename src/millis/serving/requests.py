@@ -32,7 +32,7 @@ class TaskRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     Args:
         input: a text, or a list of texts; or what else the task is asked about, which may also be asked by its parts
             in place of input: {"question": ..., "context": ...}.
-        model: name of a bundle; may be left out when one bundle serves the task.
+        model: name of a bundle; None is the first that serves the task.
         rung: the one that is to answer; None lets the server choose by the time that is left.
         fallback: may a faster, less accurate rung than the usual one answer when time is short?
     """

@@ -132,9 +132,12 @@ def _name_quality(quality: Mapping[str, Any]) -> msgspec.Raw:
     return msgspec.Raw(msgspec.json.encode(named))
 
 
-def no_such_model(known: Iterable[str], wrong: str) -> InvalidRequest:
+def no_such_model(known: Iterable[str]) -> InvalidRequest:
     """Say that no such model is served, and which are."""
-    return InvalidRequest(f"{wrong}: choose one of {', '.join(sorted(known))}.", status=404, slug="unknown-model")
+    choices = ", ".join(sorted(known))
+    return InvalidRequest(
+        f"that model is not served here: choose one of {choices}.", status=404, slug="unknown-model"
+    )
 
 
 async def check_ready(served: Sequence[Served], executor: Executor) -> dict[str, dict[str, Any]]:
