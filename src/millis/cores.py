@@ -1,4 +1,4 @@
-"""How much processor this process may use: cores, and the time that a container rations.
+"""What processor this process may use: its kind, cores, and the time that a container rations.
 
 Border: asks the system; decides nothing. Importing it loads nothing but the standard library.
 """
@@ -14,6 +14,18 @@ def n_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def read_cpuinfo() -> dict[str, str]:
+    """Read what Linux tells of the first core, by name; nothing elsewhere."""
+    rows = (line.partition(":") for line in _read(Path("/proc/cpuinfo")).split("\n\n")[0].splitlines())
+    return {name.strip(): value.strip() for name, _, value in rows}
+
+
+def cpu_flags() -> set[str]:
+    """Give the instruction sets of this processor by Linux's names; none elsewhere."""
+    described = read_cpuinfo()
+    return set((described.get("flags") or described.get("Features") or "").split())
 
 
 def read_quota() -> float | None:

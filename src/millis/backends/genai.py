@@ -15,6 +15,7 @@ import numpy as np
 from millis.backends import openvino as _quiet  # noqa: F401  # before openvino, which it keeps from telling its maker
 from millis.backends.generator import Ending, GeneratorSettings, Sampling, Step
 from millis.backends.stepping import OpenAnswer, Stepping
+from millis.cores import cpu_flags
 from millis.errors import InvalidBundle
 
 import openvino as ov  # isort: skip
@@ -42,6 +43,8 @@ class GenAiGenerator(Stepping):
         scheduler.max_num_seqs = settings.streams
         scheduler.max_num_batched_tokens = max(settings.context, 256)
         properties = {"INFERENCE_NUM_THREADS": settings.threads, "PERFORMANCE_HINT": "LATENCY"}
+        if settings.threads == 1 and "amx_bf16" in cpu_flags():
+            properties["INFERENCE_PRECISION_HINT"] = "f32"  # 2026.4's bf16 kernels for AMX divide by half the threads
         try:
             self._pipeline = genai.ContinuousBatchingPipeline(folder, scheduler, "CPU", properties)
         except RuntimeError as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from millis.cores import n_cores, read_quota
+from millis.cores import cpu_flags, n_cores, read_cpuinfo, read_quota
 
 _FLAGS = (
     "avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8", "amx_bf16",
@@ -82,10 +82,9 @@ class Fingerprint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
 
 def fingerprint() -> Fingerprint:
     """Take the fingerprint of this machine, now."""
-    described = _read_cpuinfo()
-    flags = set((described.get("flags") or described.get("Features") or "").split())
+    flags = cpu_flags()
     return Fingerprint(
-        cpu=described.get("model name") or platform.processor() or platform.machine(),
+        cpu=read_cpuinfo().get("model name") or platform.processor() or platform.machine(),
         flags=tuple(flag for flag in _FLAGS if flag in flags),
         cores=n_cores(),
         quota_cores=read_quota(),
@@ -93,12 +92,6 @@ def fingerprint() -> Fingerprint:
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         versions={"python": platform.python_version(), **_versions()},
     )
-
-
-def _read_cpuinfo() -> dict[str, str]:
-    text = _read(Path("/proc/cpuinfo")) or ""
-    rows = (line.partition(":") for line in text.split("\n\n")[0].splitlines())
-    return {name.strip(): value.strip() for name, _, value in rows}
 
 
 def _read_memory_mb() -> int:

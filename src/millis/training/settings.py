@@ -5,8 +5,8 @@ Border: values and the processor's flags; imports no torch.
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
+from millis.cores import cpu_flags
 from millis.errors import InvalidValue
 from millis.training.methods import METHODS, check_method
 
@@ -90,18 +90,10 @@ def choose_precision(settings: TrainSettings) -> tuple[bool, str]:
         return True, "bf16: as set"
     if settings.autocast == "off":
         return False, "fp32: as set"
-    has = sorted(_flags() & {"avx512_bf16", "amx_bf16"})
+    has = sorted(cpu_flags() & {"avx512_bf16", "amx_bf16"})
     if has:
         return True, f"bf16: this processor has {' and '.join(has)}"
     return False, "fp32: this processor has neither avx512_bf16 nor amx_bf16"
-
-
-def _flags() -> set[str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return set()
-    return next((set(line.split()) for line in lines if line.startswith("flags")), set())
 
 
 def _check(
