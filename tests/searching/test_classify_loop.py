@@ -56,7 +56,7 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Fitted:
     folder = tmp_path_factory.mktemp("classify")
     files = [
         f"--{part}={write_table(folder / f'{part}.tsv', make_rows(n, seed=seed))}"
-        for seed, (part, n) in enumerate((("train", 1500), ("dev", 120), ("test", 160)))
+        for seed, (part, n) in enumerate((("train", 900), ("dev", 120), ("test", 160)))
     ]
     (folder / "plain.txt").write_text("\n".join(text for text, _ in make_rows(150, seed=9)) + "\n\n")
     plain = folder / "plain.txt"

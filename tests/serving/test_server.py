@@ -267,7 +267,7 @@ def test_several_bundles_are_served_by_name(tmp_path: Path) -> None:
     paths = tuple(str(make_fake_bundle(tmp_path, name=name).path) for name in ("one", "two"))
     with Supervisor(ServeSettings(bundles=paths, port=0)) as server:
         assert httpx.post(f"{server.url}/v1/ner", json={"input": "a", "model": "two"}).json()["model"] == "two"
-        assert_problem(httpx.post(f"{server.url}/v1/ner", json={"input": "a"}), 404)
+        assert httpx.post(f"{server.url}/v1/ner", json={"input": "a"}).json()["model"] == "one"
         assert_problem(httpx.post(f"{server.url}/v1/ner", json={"input": "a", "model": "three"}), 404)
 
 
