@@ -30,7 +30,7 @@ from millis.models.bases import find_base
 from millis.models.prediction import predict
 from millis.models.taggers import Tagger, build_tagger
 from millis.tasks.ner import NerTask, ner_labels
-from millis.tasks.task import IGNORED
+from millis.tasks.task import IGNORED, Head
 from millis.tasks.tokenization import Tokenizer
 from millis.training.batches import encode_examples
 from millis.training.settings import TrainSettings
@@ -45,7 +45,7 @@ class PlainRecipe:
     """Shuffle, pad to 128, step; nothing else."""
 
     def __init__(self, base: Path, *, task: NerTask, examples: Sequence[SpanExample], ours: Steps, seed: int) -> None:
-        head = build_tagger(base, labels=task.labels, seed=seed).network.classifier.state_dict()
+        head = build_tagger(base, head=Head(task.labels), seed=seed).network.classifier.state_dict()
         network = AutoModelForTokenClassification.from_pretrained(
             base, num_labels=len(task.labels), local_files_only=True, dtype=torch.float32
         )

@@ -24,6 +24,7 @@ def write_tagger(folder: Path, *, seed: int = 1) -> Path:
     from transformers import BertConfig, BertModel
 
     from millis.models.taggers import build_tagger, save_tagger
+    from millis.tasks.task import Head
 
     base = folder.with_name(f"{folder.name}-base")
     torch.manual_seed(seed)
@@ -32,7 +33,7 @@ def write_tagger(folder: Path, *, seed: int = 1) -> Path:
         max_position_embeddings=64, initializer_range=0.3,
     )  # fmt: skip
     BertModel(config).save_pretrained(base)
-    save_tagger(build_tagger(base, labels=LABELS, seed=seed), folder, tokenizer_file=make_tokenizer(base))
+    save_tagger(build_tagger(base, head=Head(LABELS), seed=seed), folder, tokenizer_file=make_tokenizer(base))
     return folder
 
 

@@ -15,7 +15,7 @@ from millis.compressing.halves import columns_of, masked
 from millis.compressing.prune import Pruned
 from millis.errors import InvalidValue
 from millis.models.taggers import Tagger, build_tagger
-from millis.tasks.task import Window
+from millis.tasks.task import Head, Window
 from models.tiny import TYPES, write_base
 
 pytestmark = pytest.mark.slow
@@ -35,7 +35,7 @@ def share_with_start(kind: str, units: int) -> float:
 
 @pytest.fixture
 def tagger(tmp_path: Path) -> Tagger:
-    return build_tagger(write_base(tmp_path, "bert"), labels=LABELS, seed=3).eval()
+    return build_tagger(write_base(tmp_path, "bert"), head=Head(LABELS), seed=3).eval()
 
 
 def make_windows() -> list[Window]:
@@ -145,7 +145,7 @@ def test_the_same_seed_gives_the_same_tagger_and_leaves_the_first_as_it_was(tagg
 
 @pytest.mark.parametrize("kind", TYPES)
 def test_removing_units_equals_shutting_their_gates(kind: str, tmp_path: Path) -> None:
-    tagger = build_tagger(write_base(tmp_path, kind), labels=LABELS, seed=3).eval()
+    tagger = build_tagger(write_base(tmp_path, kind), head=Head(LABELS), seed=3).eval()
     pruned = go(tagger, 1.5)
     gated, gates = copy.deepcopy(tagger), []
     for before, after in pairs(gated, pruned.tagger):

@@ -16,7 +16,7 @@ from millis.compressing.halves import refit
 from millis.compressing.prune import Option, choose, measure_curves, measure_importance, prune
 from millis.errors import InvalidValue
 from millis.models.taggers import Tagger, build_tagger, load_tagger, save_tagger
-from millis.tasks.task import Window
+from millis.tasks.task import Head, Window
 from models.tiny import TYPES, write_base
 
 pytestmark = pytest.mark.slow
@@ -24,7 +24,7 @@ LABELS = ("O", "B-ORG", "I-ORG", "B-PER", "I-PER")
 
 
 def make_tagger(folder: Path, kind: str = "bert") -> Tagger:
-    return build_tagger(write_base(folder, kind), labels=LABELS, seed=3).eval()
+    return build_tagger(write_base(folder, kind), head=Head(LABELS), seed=3).eval()
 
 
 def make_windows(n: int) -> list[Window]:

@@ -15,6 +15,7 @@ from millis.backends.encoder import LayerShape, read_shape, shrink
 from millis.compressing.vocabulary import Trimmed, trim_vocabulary
 from millis.errors import InvalidBase, InvalidValue, MillisError, RunFailed
 from millis.models.taggers import build_tagger, load_tagger, save_tagger
+from millis.tasks.task import Head
 from millis.tasks.tokenization import Tokenizer as Reading
 from models.tiny import TYPES, write_base
 
@@ -82,7 +83,7 @@ class Case:
         file = train(kind, folder / "tokenizer.json", minilm=minilm)
         n_pieces = Tokenizer.from_file(str(file)).get_vocab_size()
         base = write_base(folder / "base", MODEL_TYPE.get(kind, "xlm-roberta"), n_pieces=n_pieces + 7)
-        save_tagger(build_tagger(base, labels=LABELS, seed=1), self.whole, tokenizer_file=file)
+        save_tagger(build_tagger(base, head=Head(LABELS), seed=1), self.whole, tokenizer_file=file)
         self.result = trim_vocabulary(self.whole, self.small, texts=KEPT)
         self.before, self.after = (self.read(place / "tokenizer.json") for place in (self.whole, self.small))
 
@@ -201,7 +202,7 @@ def test_heads_that_guess_pieces_are_cut_too(kind: str, tmp_path: Path) -> None:
 
 
 def test_a_pruned_tagger_stays_pruned(tmp_path: Path) -> None:
-    tagger = build_tagger(write_base(tmp_path / "base", "bert"), labels=LABELS, seed=1)
+    tagger = build_tagger(write_base(tmp_path / "base", "bert"), head=Head(LABELS), seed=1)
     shape = (LayerShape(1, 16), LayerShape(0, 0))
     shrink(tagger.network, shape)
     save_tagger(tagger, tmp_path / "whole", tokenizer_file=make_tokenizer(tmp_path / "base"))

@@ -26,7 +26,7 @@ def make(folder: Path, *, kind: str = "bert", pooled: str = "mean") -> tuple[obj
     width = json.loads((base / "config.json").read_text())
     width = width.get("hidden_size") or width["dim"]
     head = Head(tuple(map(str, range(width))), rows=1, pooled=pooled)
-    return build_tagger(base, labels=head.outputs, rows=1, pooled=pooled, seed=1).eval(), head
+    return build_tagger(base, head=head, seed=1).eval(), head
 
 
 @pytest.mark.parametrize("kind", MODEL_TYPES)
@@ -64,7 +64,7 @@ def test_it_is_the_same_when_saved_pruned_and_loaded_again(tmp_path: Path) -> No
 def test_a_headless_base_takes_a_head_again(tmp_path: Path) -> None:
     tagger, _ = make(tmp_path)
     save_tagger(tagger, tmp_path / "saved", tokenizer_file=tmp_path / "base" / "tokenizer.json")
-    labelled = build_tagger(tmp_path / "saved", labels=("O", "NAME"), seed=1)
+    labelled = build_tagger(tmp_path / "saved", head=Head(("O", "NAME")), seed=1)
     assert labelled(torch.tensor([[2, 7, 3]]), torch.ones(1, 3, dtype=torch.int64)).shape[-1] == 2
 
 

@@ -30,7 +30,7 @@ HEAD_OF = {"bert": "multi", "roberta": "across", "distilbert": "across"}
 
 
 def build(base: Path, head: Head) -> Tagger:
-    return build_tagger(base, labels=head.outputs, rows=head.rows, is_across=head.is_across, seed=1).eval()
+    return build_tagger(base, head=head, seed=1).eval()
 
 
 def run(tagger: Tagger, ids: np.ndarray, *, padding: int = 0) -> torch.Tensor:

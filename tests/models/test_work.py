@@ -12,6 +12,7 @@ from millis.backends.encoder import LayerShape, shrink
 from millis.backends.grafts import graft
 from millis.models.taggers import build_tagger, save_tagger
 from millis.models.work import read_work
+from millis.tasks.task import Head
 from models.tiny import TYPES, write_base
 
 pytestmark = pytest.mark.slow
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("change", [None, "pruned", "adapter", "prefix", "prompt"])
 def test_operations_and_weights_are_those_of_torch(kind: str, change: str | None, tmp_path: Path) -> None:
-    tagger = build_tagger(write_base(tmp_path / "base", kind), labels=("O", "B-X", "I-X"), seed=2).eval()
+    tagger = build_tagger(write_base(tmp_path / "base", kind), head=Head(("O", "B-X", "I-X")), seed=2).eval()
     if change == "pruned":
         shrink(tagger.network, [LayerShape(1, 48), LayerShape(0, 16)])
     elif change:

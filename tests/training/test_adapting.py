@@ -22,6 +22,7 @@ from millis.compiling.openvino import convert_onnx
 from millis.errors import InvalidValue, MissingExtra
 from millis.models.bases import MODEL_TYPES
 from millis.models.taggers import build_tagger, load_tagger, save_tagger
+from millis.tasks.task import Head
 from millis.training.methods import METHODS
 from models.tiny import write_base
 
@@ -134,7 +135,7 @@ def test_adapting_is_part_of_what_a_run_is(bases: dict[str, Path], tmp_path: Pat
 @pytest.mark.parametrize("adapt", [*METHODS])
 def test_a_base_that_was_changed_before_is_refused(adapt: str, bases: dict[str, Path], tmp_path: Path) -> None:
     grafted = tmp_path / "grafted"
-    save_tagger(build_tagger(bases["bert"], labels=("O", "NAME"), seed=1), grafted, tokenizer_file=bases["bert"] / "tokenizer.json")
+    save_tagger(build_tagger(bases["bert"], head=Head(("O", "NAME")), seed=1), grafted, tokenizer_file=bases["bert"] / "tokenizer.json")
     graft, pruned = {KEY: {"kind": "prefix", "size": 4}}, {"millis_layers": [[1, 8], [2, 64]]}
     for changes in (graft, pruned) if adapt != "full" else (graft,):
         config = json.loads((grafted / "config.json").read_text()) | {KEY: None, "millis_layers": None} | changes

@@ -9,6 +9,7 @@ import toy
 
 from millis.errors import InvalidBase, InvalidValue
 from millis.models.taggers import build_tagger
+from millis.tasks.task import Head
 from millis.training.batches import encode_examples, make_batch, padding_share, plan_epoch
 from millis.training.settings import TrainSettings, choose_learning_rate, choose_precision
 from millis.training.steps import rate_share
@@ -72,8 +73,8 @@ def test_batch_is_padded_to_its_own_longest(tmp_path: Path) -> None:
 def test_small_embedding_table_learns_what_the_whole_one_learns(tmp_path: Path) -> None:
     base = toy.write_base(tmp_path)
     windows = encode_examples(toy.ToyTask(base / "tokenizer.json"), toy.make_examples(40, seed=1))
-    plain = build_tagger(base, labels=("O", "NAME"), seed=1).eval()
-    small = build_tagger(base, labels=("O", "NAME"), seed=1).eval()
+    plain = build_tagger(base, head=Head(("O", "NAME")), seed=1).eval()
+    small = build_tagger(base, head=Head(("O", "NAME")), seed=1).eval()
     rows = UsedRows(small, windows)
     assert rows.n < rows.n_all
     fewer = [rows.renumber(window) for window in windows]
@@ -95,7 +96,7 @@ def test_tokenizer_of_another_base_is_refused(tmp_path: Path) -> None:
     base = toy.write_base(tmp_path, n_pieces=20)
     windows = encode_examples(toy.ToyTask(base / "tokenizer.json"), toy.make_examples(40, seed=1))
     with pytest.raises(InvalidBase, match="the base has 20 embedding rows"):
-        UsedRows(build_tagger(base, labels=("O", "NAME"), seed=1), windows)
+        UsedRows(build_tagger(base, head=Head(("O", "NAME")), seed=1), windows)
 
 
 def test_rate_rises_then_falls() -> None:

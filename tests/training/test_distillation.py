@@ -10,7 +10,7 @@ import torch
 from backends.tiny import draw_windows
 from millis.backends.encoder import find_parts, read_shape
 from millis.models.taggers import Tagger, build_tagger
-from millis.tasks.task import Window
+from millis.tasks.task import Head, Window
 from millis.training.distillation import Noise, distil
 from millis.training.settings import TrainSettings
 from models.tiny import TYPES, write_base
@@ -30,7 +30,7 @@ def diverge(tagger: Tagger, teacher: Tagger) -> float:
 
 @pytest.mark.parametrize("kind", TYPES)
 def test_a_distilled_tagger_answers_more_like_its_teacher(kind: str, tmp_path: Path) -> None:
-    teacher = build_tagger(write_base(tmp_path, kind), labels=("O", "B-X", "I-X"), seed=2).eval()
+    teacher = build_tagger(write_base(tmp_path, kind), head=Head(("O", "B-X", "I-X")), seed=2).eval()
     pruned = copy.deepcopy(teacher)
     for part in find_parts(pruned.network):
         part.keep(range(part.n_units // 2))

@@ -68,7 +68,7 @@ def test_static_vectors_answer_nearly_as_their_teacher(tmp_path: Path) -> None:
 
 
 def test_a_network_that_speaks_of_tokens_is_refused(tmp_path: Path) -> None:
-    tagger = build_tagger(toy.write_base(tmp_path), labels=("O", "NAME"), seed=1)
+    tagger = build_tagger(toy.write_base(tmp_path), head=Head(("O", "NAME")), seed=1)
     with pytest.raises(InvalidValue, match="this network speaks of tokens"):
         distil_static(tagger, head=Head(("O", "NAME")), windows=[], settings=TrainSettings(), prefix=[2], suffix=[3])
 

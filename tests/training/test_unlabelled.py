@@ -14,6 +14,7 @@ from millis.errors import InvalidBase, InvalidValue
 from millis.models.bases import find_base
 from millis.models.taggers import build_tagger
 from millis.tasks.classify import ClassifyTask
+from millis.tasks.task import Head
 from millis.tasks.tokenization import Tokenizer
 from millis.training.loop import train
 from millis.training.masking import _hide, read_on
@@ -71,12 +72,12 @@ def test_a_base_of_any_kind_reads_on_and_is_a_base_again(tmp_path: Path, kind: s
     texts = [example.text for example in draw(60, seed=1)]
     out = read_on(base, texts, out=tmp_path / "read", settings=TrainSettings(epochs=2, autocast="off", learning_rate=1e-3))
     assert find_base(str(out)) == out
-    before, after = (build_tagger(folder, labels=("a", "b"), seed=1).network.base_model.state_dict() for folder in (base, out))
+    before, after = (build_tagger(folder, head=Head(("a", "b")), seed=1).network.base_model.state_dict() for folder in (base, out))
     assert before.keys() == after.keys()
     moved = [name for name in before if not torch.equal(before[name], after[name])]
     assert len(moved) > len(before) / 2
     again = read_on(base, texts, out=tmp_path / "again", settings=TrainSettings(epochs=2, autocast="off", learning_rate=1e-3))
-    same = build_tagger(again, labels=("a", "b"), seed=1).network.base_model.state_dict()
+    same = build_tagger(again, head=Head(("a", "b")), seed=1).network.base_model.state_dict()
     assert all(torch.equal(after[name], same[name]) for name in after), "the same seed, the same base"
 
 

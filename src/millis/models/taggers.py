@@ -6,7 +6,7 @@ Limits: the types in bases.MODEL_TYPES.
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from millis.backends.encoder import ACROSS, POOLED, ROWS, read_out, take_head_of
 from millis.backends.grafts import load_changed
 from millis.errors import InvalidBase
 from millis.models.files import write_whole
+from millis.tasks.task import Head
 
 _HEAD = "classifier."
 _ATTENTION_DROPOUT = {"distilbert": "attention_dropout"}  # the others: attention_probs_dropout_prob
@@ -76,18 +77,12 @@ class Tagger(torch.nn.Module):
         return read_out(logits, attention_mask, config=self.config)
 
 
-def build_tagger(
-    base: Path, *, labels: Sequence[str], rows: int | None = None, is_across: bool = False, pooled: str | None = None,
-    seed: int,
-) -> Tagger:
-    """Put a new head for labels on a base.
+def build_tagger(base: Path, *, head: Head, seed: int) -> Tagger:
+    """Put a new head on a base.
 
     Args:
         base: a folder that `find_base` gave.
-        labels: names of the outputs, in order.
-        rows: how many rows of logits a text gets, the outputs dealt out among them; None for one per token.
-        is_across: each output gets a row of logits over the tokens.
-        pooled: as `Head` has it: no head is put there.
+        head: what the network is to answer.
         seed: of the head's first weights.
     Raises:
         InvalidBase: the weights do not load, or are not those of this configuration.
@@ -95,7 +90,7 @@ def build_tagger(
     """
     with torch.random.fork_rng(devices=[]), quietly():
         torch.manual_seed(seed)
-        config = _configure(base, labels, {ROWS: rows, ACROSS: is_across or None, POOLED: pooled})
+        config = _configure(base, head)
         network, report = _load(base, config=config, ignore_mismatched_sizes=True)
     wrong = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
     wrong = {key for key in wrong if not key.startswith(_HEAD)}
@@ -142,15 +137,15 @@ def save_tagger(model: Tagger, folder: Path, *, tokenizer_file: Path) -> None:
     write_whole(folder / "model.safetensors", lambda out: out.write(weights))
 
 
-def _configure(base: Path, labels: Sequence[str], added: Mapping[str, Any]) -> Any:
+def _configure(base: Path, head: Head) -> Any:
     try:
         config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the library's errors have no common base
         raise _not_loaded(base, error) from error
     setattr(config, _ATTENTION_DROPOUT.get(config.model_type, "attention_probs_dropout_prob"), 0.0)
-    config.id2label = dict(enumerate(labels))
-    config.label2id = {label: i for i, label in enumerate(labels)}
-    for name, value in added.items():
+    config.id2label = dict(enumerate(head.outputs))
+    config.label2id = {label: i for i, label in enumerate(head.outputs)}
+    for name, value in ((ROWS, head.rows), (ACROSS, head.is_across or None), (POOLED, head.pooled)):
         if value is not None or hasattr(config, name):  # a base may have been trained with another head, or without
             setattr(config, name, value)
     return config

@@ -107,9 +107,7 @@ def train_reference(
     bare: Reference | None = None
     if task.head.pooled is not None:
         plain = folder / "base"
-        head = task.head
-        tagger = build_tagger(base, labels=head.outputs, rows=head.rows, pooled=head.pooled, seed=0)
-        save_tagger(tagger, plain, tokenizer_file=tokenizer_file)
+        save_tagger(build_tagger(base, head=task.head, seed=0), plain, tokenizer_file=tokenizer_file)
         bare = score_reference(plain, task=task, splits=splits)
         say(f"the base as it is: dev {bare.dev.name} {bare.dev.value:.2f}")
     if settings is None:

@@ -62,10 +62,7 @@ class UntrainedBase:
             model.close()
 
     def _build(self, variant: Variant, folder: Path, *, without_layers: bool) -> None:
-        head = self._task.head
-        tagger = build_tagger(
-            self._base, labels=head.outputs, rows=head.rows, is_across=head.is_across, pooled=head.pooled, seed=0
-        )
+        tagger = build_tagger(self._base, head=self._task.head, seed=0)
         tagger.eval().float()
         tagger.network.set_attn_implementation("eager")
         if without_layers:

@@ -44,9 +44,7 @@ class Steps:
         contrast: Contrast | None = None,
     ) -> None:  # fmt: skip
         self._settings = settings
-        self._tagger = build_tagger(
-            base, labels=head.outputs, rows=head.rows, is_across=head.is_across, pooled=head.pooled, seed=settings.seed
-        ).train()
+        self._tagger = build_tagger(base, head=head, seed=settings.seed).train()
         lengths = np.array([len(window.ids) for window in windows], np.int64)
         if lengths.max() > self._tagger.longest:
             raise InvalidValue(
