@@ -3,6 +3,8 @@
 // Border: speaks to /v1/models and /v1/chat/completions of its own server. Text from the server or the user enters the page
 // as text nodes only. The language is kept in this browser, nothing else is kept anywhere.
 
+import { firstLanguage, otherLanguage } from "./language.js";
+
 const WORDS = {
   en: {
     title: "millis chat",
@@ -62,24 +64,8 @@ let asking = null; // AbortController of the answer under way
 const at = (id) => document.getElementById(id);
 const words = () => WORDS[state.language];
 
-function firstLanguage() {
-  let kept = null;
-  try {
-    kept = localStorage.getItem("millis-language");
-  } catch {
-    // Storage may be forbidden; the browser's language decides then.
-  }
-  if (kept in WORDS) return kept;
-  return (navigator.language || "en").toLowerCase().startsWith("zh") ? "zh" : "en";
-}
-
 function switchLanguage() {
-  state.language = state.language === "en" ? "zh" : "en";
-  try {
-    localStorage.setItem("millis-language", state.language);
-  } catch {
-    // Not kept then; the switch still works.
-  }
+  state.language = otherLanguage(state.language);
   show();
 }
 

@@ -5,6 +5,8 @@
 // Limits: counts begin when the page is opened; a percentile lies somewhere between two edges of the histogram, and is
 // taken as if answers were spread evenly between them.
 
+import { firstLanguage, otherLanguage } from "./language.js";
+
 const EVERY_MS = 1000;
 const KEPT = 61; // snapshots: a minute
 const ADMIN_EVERY = 5;
@@ -57,24 +59,8 @@ const state = {
 const at = (id) => document.getElementById(id);
 const words = () => WORDS[state.language];
 
-function firstLanguage() {
-  let kept = null;
-  try {
-    kept = localStorage.getItem("millis-language");
-  } catch {
-    // Storage may be forbidden; the browser's language decides then.
-  }
-  if (kept in WORDS) return kept;
-  return (navigator.language || "en").toLowerCase().startsWith("zh") ? "zh" : "en";
-}
-
 function switchLanguage() {
-  state.language = words().otherCode;
-  try {
-    localStorage.setItem("millis-language", state.language);
-  } catch {
-    // Not kept then; the switch still works.
-  }
+  state.language = otherLanguage(state.language);
   show();
 }
 

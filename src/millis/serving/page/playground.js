@@ -4,6 +4,7 @@
 // text from the server or the user enters the page as text nodes only. The language is kept in this browser, nowhere else.
 // Limits: one text at a time; a text of some 10,000 characters and more is slow to mark in a browser.
 
+import { firstLanguage, otherLanguage } from "./language.js";
 import { WORDS } from "./words.js";
 
 const DEBOUNCE_MS = 120;
@@ -40,24 +41,8 @@ function make(tag, { text, data = {}, ...properties } = {}, ...children) {
 
 // ---- language and numbers
 
-function firstLanguage() {
-  let kept = null;
-  try {
-    kept = localStorage.getItem("millis-language");
-  } catch {
-    // Storage may be forbidden; the browser's language decides then.
-  }
-  if (kept in WORDS) return kept;
-  return (navigator.language || "en").toLowerCase().startsWith("zh") ? "zh" : "en";
-}
-
 function switchLanguage() {
-  state.language = state.language === "en" ? "zh" : "en";
-  try {
-    localStorage.setItem("millis-language", state.language);
-  } catch {
-    // Not kept then; the switch still works.
-  }
+  state.language = otherLanguage(state.language);
   show();
 }
 
