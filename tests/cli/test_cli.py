@@ -57,6 +57,7 @@ def test_every_command_is_in_the_docs_and_has_help() -> None:
         (["prove", "nowhere.millis"], "does not exist"),
         (["ask", "nowhere.millis", "hi"], "does not exist"),
         (["ask", "http://127.0.0.1:9", "hi"], "does not answer"),
+        (["ask", "nowhere.millis", "hi", ""], "the second text is empty"),
         (["bench", "ftp://x", "--bodies", "bodies.jsonl"], "http://"),
         (["bench", "http://127.0.0.1:9/x", "--bodies", "nowhere.jsonl"], "nowhere.jsonl"),
         (["fit", "--train", "train.conll", "--base", "nowhere", "--p99", "5 ms", "-o", "o.millis"], "nowhere"),
@@ -147,6 +148,8 @@ def test_bench_measures_anybodys_server_and_prints_one_document(tmp_path: Path) 
         asked = run_millis("ask", url, "maria garcia")
         assert asked.returncode == 0
         assert "run" in asked.stdout
+        two = run_millis("ask", url, "maria", "garcia")
+        assert (two.returncode, "fake makes no vectors to compare: give one text" in two.stderr) == (2, True)
     finally:
         serving.terminate()
         assert serving.wait(timeout=20) == 0

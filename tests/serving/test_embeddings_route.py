@@ -193,6 +193,18 @@ def test_an_index_of_another_model_is_refused_when_the_server_starts(folder: Pat
         Supervisor(ServeSettings(bundles=(str(folder / "emb.millis"),), indexes=twice, port=0)).__enter__()
 
 
+def test_asking_shows_a_vector_and_how_alike_two_texts_are(server: Supervisor, folder: Path) -> None:
+    one, other = millis.load(folder / "emb.millis")(["hello world", "maria wrote"])
+    cosine = f"cosine {np.dot(one['embedding'], other['embedding']):.4f}"
+    begins = "16 numbers: " + ", ".join(f"{number:.4f}" for number in one["embedding"][:5])
+    for target in (server.url, folder / "emb.millis"):
+        shown = run_millis("ask", target, "hello world", "maria wrote")
+        assert shown.returncode == 0, shown.stderr
+        lines = shown.stdout.splitlines()
+        assert (lines[0], lines[2]) == (f"{begins}, ...", cosine)
+        assert len(lines) == 4
+
+
 def test_the_command_line_builds_adds_deletes_and_tells(folder: Path, tmp_path: Path) -> None:
     rows, more = tmp_path / "faq.jsonl", tmp_path / "more.jsonl"
     rows.write_text('{"id": "a", "q": "hello", "lang": "en"}\n{"q": "order"}\n')

@@ -1,5 +1,6 @@
 """`millis ask`: one question to a bundle, or to a server."""
 
+import math
 from typing import Annotated, Any
 
 import msgspec
@@ -7,6 +8,9 @@ import typer
 
 from millis.cli.output import Json, write_result
 from millis.errors import InvalidValue, RunFailed
+
+_SHOWN = 5
+"""Numbers of a vector."""
 
 
 class _Entity(msgspec.Struct):
@@ -32,6 +36,7 @@ class _Found(msgspec.Struct):
 class _Result(msgspec.Struct):
     answer: str | None = None
     answers: list[_Found] | None = None
+    embedding: list[float] | None = None
     entities: list[_Entity] | None = None
     label: str | None = None
     labels: list[str] | None = None
@@ -41,6 +46,9 @@ class _Result(msgspec.Struct):
 def command(
     target: Annotated[str, typer.Argument(help="NAME.millis, or the address of a server.")],
     text: Annotated[str, typer.Argument(help="What to ask about; for a model that answers questions, the question.")],
+    other: Annotated[
+        str | None, typer.Argument(help="A second text: a model for embeddings says how alike the two are.")
+    ] = None,
     context: Annotated[str | None, typer.Option(help="The text that is to answer the question.")] = None,
     key: Annotated[
         str | None, typer.Option(envvar="MILLIS_KEY", help="For a server with keys; better in MILLIS_KEY than here.")
@@ -48,25 +56,38 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Ask a bundle (in this process) or a running server, and show the answer with its milliseconds."""
-    if not text or context == "":
-        raise InvalidValue(f"the {'context' if text else 'text'} is empty: give at least one character.")
-    asked: Any = text if context is None else {"question": text, "context": context}
+    for name, given in (("text", text), ("second text", other), ("context", context)):
+        if given == "":
+            raise InvalidValue(f"the {name} is empty: give at least one character.")
+    if other is not None and context is not None:
+        raise InvalidValue("a second text and a context came: give one of them, or neither.")
+    first: Any = text if context is None else {"question": text, "context": context}
+    asked = [first] if other is None else [first, other]
     answer: dict[str, Any]
     if target.startswith(("http://", "https://")):
-        answer, timing = ask_server(target, asked, key=key)
+        answer, timing = ask_server(target, first if other is None else asked, key=key)
     else:
         from millis.bundles import load
 
         model = load(target)
         model.warm(rounds=1)
-        said = model.answer(asked)
+        said = [model.answer(one) for one in asked]
         model.close()
-        answer = {"model": model.name, "rung": model.rung.name, "results": [said.result]}
-        timing = (
-            f"tokenize {said.tokenize_ns / 1e6:.2f}, run {said.run_ns / 1e6:.2f}, decode {said.decode_ns / 1e6:.2f} ms"
+        answer = {"model": model.name, "rung": model.rung.name, "results": [one.result for one in said]}
+        spent_ns = {
+            "tokenize": sum(one.tokenize_ns for one in said), "run": sum(one.run_ns for one in said),
+            "decode": sum(one.decode_ns for one in said),
+        }  # fmt: skip
+        timing = ", ".join(f"{stage} {ns / 1e6:.2f}" for stage, ns in spent_ns.items()) + " ms"
+    if other is not None and "embedding" not in answer["results"][0]:
+        raise InvalidValue(
+            f"two texts came, and {answer['model']} makes no vectors to compare: give one text, or a model for"
+            " embeddings."
         )
-    result = _read(answer["results"][0])
-    write_result(answer, lines=[*_lines(result), f"({answer['rung']}: {timing})"], is_json=as_json)
+    lines = [line for one in answer["results"] for line in _lines(_read(one))]
+    if other is not None:
+        lines.append(f"cosine {_cosine(*(one['embedding'] for one in answer['results'])):.4f}")
+    write_result(answer, lines=[*lines, f"({answer['rung']}: {timing})"], is_json=as_json)
 
 
 def _read(result: dict[str, Any]) -> _Result:
@@ -76,7 +97,15 @@ def _read(result: dict[str, Any]) -> _Result:
         raise RunFailed("the answer is not of a task that this command can show: ask with --json.") from error
 
 
+def _cosine(one: list[float], other: list[float]) -> float:
+    lengths = math.hypot(*one) * math.hypot(*other)
+    return sum(a * b for a, b in zip(one, other, strict=True)) / lengths if lengths else 0.0
+
+
 def _lines(result: _Result) -> list[str]:
+    if result.embedding is not None:
+        first = ", ".join(f"{number:.4f}" for number in result.embedding[:_SHOWN])
+        return [f"{len(result.embedding)} numbers: {first}{', ...' if len(result.embedding) > _SHOWN else ''}"]
     if result.answers is not None:
         listed = [f"  {one.score:.3f}  {one.start}-{one.end}  {one.answer}" for one in result.answers]
         return [result.answer or "the text does not say", *listed]
