@@ -205,6 +205,19 @@ def test_asking_shows_a_vector_and_how_alike_two_texts_are(server: Supervisor, f
         assert len(lines) == 4
 
 
+def test_asking_an_index_lists_passages(server: Supervisor, folder: Path) -> None:
+    shown = run_millis("ask", server.url, "refund takes five days", "--index", "faq")
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.splitlines()[0].split("  ")[1:] == ["r1", "refund takes five days"]
+    assert "vectors" in shown.stdout.splitlines()[-1]
+    with millis.Client(server.url) as client:
+        assert client.search("refund", filter={"topic": "nothing"}).results == []
+    wrong = [run_millis("ask", target, "refund", "--index", "faq2") for target in (server.url, folder / "emb.millis")]
+    assert [one.returncode for one in wrong] == [2, 2]
+    assert "choose one of faq" in wrong[0].stderr
+    assert "is no server" in wrong[1].stderr
+
+
 def test_the_command_line_builds_adds_deletes_and_tells(folder: Path, tmp_path: Path) -> None:
     rows, more = tmp_path / "faq.jsonl", tmp_path / "more.jsonl"
     rows.write_text('{"id": "a", "q": "hello", "lang": "en"}\n{"q": "order"}\n')

@@ -52,6 +52,15 @@ class AsyncClient:
             task, text, model=model, rung=rung, fallback=fallback, deadline_ms=deadline_ms, **options
         ))  # fmt: skip
 
+    async def search(self, query: str, *, index: str | None = None, **named: Any) -> Answer:
+        """Ask an index for passages: `results` has them, the best first; see `ask`.
+
+        Args:
+            index: its name; may be left out when one is served.
+            named: top_k, filter, rung, fallback, deadline_ms.
+        """
+        return await self._drive(self._questions.search(query, index=index, **named))
+
     async def ner(self, text: str | Sequence[str], **named: Any) -> Answer:
         """Ask for named entities; see `ask`."""
         return await self.ask("ner", text, **named)

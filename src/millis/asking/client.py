@@ -69,6 +69,15 @@ class Client:
             task, text, model=model, rung=rung, fallback=fallback, deadline_ms=deadline_ms, **options
         ))  # fmt: skip
 
+    def search(self, query: str, *, index: str | None = None, **named: Any) -> Answer:
+        """Ask an index for passages: `results` has them, the best first; see `ask`.
+
+        Args:
+            index: its name; may be left out when one is served.
+            named: top_k, filter, rung, fallback, deadline_ms.
+        """
+        return self._drive(self._questions.search(query, index=index, **named))
+
     def ner(self, text: str | Sequence[str], **named: Any) -> Answer:
         """Ask for named entities; see `ask`."""
         return self.ask("ner", text, **named)

@@ -20,6 +20,7 @@ from millis.asking.wire import (
     read_address,
     read_answer,
     read_error,
+    read_found,
     read_key,
     read_list,
     read_object,
@@ -91,11 +92,19 @@ class Questions:
         fallback: bool = True, deadline_ms: float | None = None, **options: Any,
     ) -> Conversation[Answer]:  # fmt: skip
         """See `Client.ask`."""
-        if deadline_ms is not None and not 0 < deadline_ms <= MOST_MS:
-            raise InvalidValue(f"the deadline cannot be {deadline_ms} ms: give more than 0 and up to {MOST_MS:.0f}.")
+        _check_deadline(deadline_ms)
         document = write_document(text, model=model, rung=rung, fallback=fallback, options=options)
         question = write_question(self.address, write_path(task), key=self._key, document=document)
         return self._converse(question, read=read_answer, deadline_ms=deadline_ms)
+
+    def search(
+        self, query: str, *, index: str | None = None, deadline_ms: float | None = None, **options: Any
+    ) -> Conversation[Answer]:
+        """See `Client.search`."""
+        _check_deadline(deadline_ms)
+        document = {"query": query, **options} | ({} if index is None else {"index": index})
+        question = write_question(self.address, write_path("search"), key=self._key, document=document)
+        return self._converse(question, read=read_found, deadline_ms=deadline_ms)
 
     def models(self) -> Conversation[list[dict[str, Any]]]:
         """See `Client.models`."""
@@ -125,6 +134,11 @@ class Questions:
             raise RunFailed(
                 f"{self.url} does not answer like a millis server (its answer has another shape): is one running there?"
             ) from error
+
+
+def _check_deadline(deadline_ms: float | None) -> None:
+    if deadline_ms is not None and not 0 < deadline_ms <= MOST_MS:
+        raise InvalidValue(f"the deadline cannot be {deadline_ms} ms: give more than 0 and up to {MOST_MS:.0f}.")
 
 
 def converse(

@@ -222,9 +222,19 @@ def read_answer(reply: Reply) -> Answer:
     Raises:
         ValueError: it is not of that shape.
     """
-    answer = msgspec.json.decode(reply.body, type=Answer)
+    answer = read_found(reply)
     if not answer.results:
         raise ValueError("no result is in its answer")
+    return answer
+
+
+def read_found(reply: Reply) -> Answer:
+    """Read what a search found, which may be nothing.
+
+    Raises:
+        ValueError: it is not of that shape.
+    """
+    answer = msgspec.json.decode(reply.body, type=Answer)
     times_ms = read_times(reply.headers.get("server-timing", ""))
     return msgspec.structs.replace(answer, times_ms=times_ms, cache=reply.headers.get("x-millis-cache"))
 

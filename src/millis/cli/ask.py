@@ -33,6 +33,12 @@ class _Found(msgspec.Struct):
     end: int
 
 
+class _Passage(msgspec.Struct):
+    id: str
+    text: str
+    score: float
+
+
 class _Result(msgspec.Struct):
     answer: str | None = None
     answers: list[_Found] | None = None
@@ -50,6 +56,9 @@ def command(
         str | None, typer.Argument(help="A second text: a model for embeddings says how alike the two are.")
     ] = None,
     context: Annotated[str | None, typer.Option(help="The text that is to answer the question.")] = None,
+    index: Annotated[
+        str | None, typer.Option(help="Of a server: the index that is to be searched, by its name.")
+    ] = None,
     key: Annotated[
         str | None, typer.Option(envvar="MILLIS_KEY", help="For a server with keys; better in MILLIS_KEY than here.")
     ] = None,
@@ -61,6 +70,9 @@ def command(
             raise InvalidValue(f"the {name} is empty: give at least one character.")
     if other is not None and context is not None:
         raise InvalidValue("a second text and a context came: give one of them, or neither.")
+    if index is not None:
+        _search(target, text, index=index, is_alone=other is None and context is None, key=key, is_json=as_json)
+        return
     first: Any = text if context is None else {"question": text, "context": context}
     asked = [first] if other is None else [first, other]
     answer: dict[str, Any]
@@ -88,6 +100,31 @@ def command(
     if other is not None:
         lines.append(f"cosine {_cosine(*(one['embedding'] for one in answer['results'])):.4f}")
     write_result(answer, lines=[*lines, f"({answer['rung']}: {timing})"], is_json=as_json)
+
+
+def _search(target: str, query: str, *, index: str, is_alone: bool, key: str | None, is_json: bool) -> None:
+    from millis.asking import Client
+
+    if not target.startswith(("http://", "https://")):
+        raise InvalidValue(
+            f"{target} is no server, and an index is searched by one: give the address that"
+            f" `millis serve {target} --index ...` prints."
+        )
+    if not is_alone:
+        raise InvalidValue("--index goes with a query alone: leave the second text and --context out.")
+    with Client(target, key=key) as client:
+        answer = client.search(query, index=index)
+    try:
+        found = msgspec.convert(answer.results, type=list[_Passage])
+    except msgspec.ValidationError as error:
+        raise RunFailed(f"{target} does not answer a search like a millis server: is one running there?") from error
+    width = max((len(one.id) for one in found), default=0)
+    lines = [f"{one.score:.4f}  {one.id:<{width}}  {one.text}" for one in found]
+    times = ", ".join(f"{stage} {ms:.3f}" for stage, ms in answer.times_ms.items())
+    write_result(
+        {"model": answer.model, "rung": answer.rung, "index": index, "results": answer.results},
+        lines=[*(lines or ["no passage"]), f"({answer.rung}: {times} ms)"], is_json=is_json,
+    )  # fmt: skip
 
 
 def _read(result: dict[str, Any]) -> _Result:
