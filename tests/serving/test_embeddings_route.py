@@ -1,5 +1,6 @@
 """/v1/embeddings, with OpenAI's own client, and /v1/search, through the real server."""
 
+import asyncio
 import base64
 import json
 import time
@@ -212,6 +213,14 @@ def test_asking_an_index_lists_passages(server: Supervisor, folder: Path) -> Non
     assert "vectors" in shown.stdout.splitlines()[-1]
     with millis.Client(server.url) as client:
         assert client.search("refund", filter={"topic": "nothing"}).results == []
+        with pytest.raises(InvalidValue, match="the deadline cannot be 0 ms"):
+            client.search("refund", deadline_ms=0)
+
+    async def search_too() -> list[str]:
+        async with millis.AsyncClient(server.url) as client:
+            return [one["id"] for one in (await client.search("refund", index="faq", top_k=1)).results]
+
+    assert asyncio.run(search_too()) == ["r1"]
     wrong = [run_millis("ask", target, "refund", "--index", "faq2") for target in (server.url, folder / "emb.millis")]
     assert [one.returncode for one in wrong] == [2, 2]
     assert "choose one of faq" in wrong[0].stderr
