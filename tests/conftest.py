@@ -1,9 +1,12 @@
 """What all tests share: where real data and real weights are, when they are there."""
 
 import importlib.util
+import os
 from pathlib import Path
 
 import pytest
+
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command line sets it, before torch is there
 
 ROOT = Path(__file__).resolve().parents[1]
 

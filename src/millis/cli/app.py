@@ -3,6 +3,7 @@
 Border: no work of its own.
 """
 
+import os
 import sys
 from importlib import import_module
 from typing import Any
@@ -56,6 +57,7 @@ def _root() -> None:
 
 def main() -> None:
     """Run the command line; every error is one sentence and an exit code."""
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # torch's threads spin for so long, then sleep: cores may be shared
     try:
         sys.exit(_run(sys.argv[1:] or ["--help"]))
     except MillisError as error:
