@@ -7,6 +7,8 @@ from playwright.sync_api import Browser, Page, expect
 from test_playground import chromium  # noqa: F401 - a fixture, used by name
 
 from making import make_fake_bundle
+from millis.retrieving import build_index
+from millis.retrieving.passages import Passage
 from millis.serving.settings import ServeSettings
 from millis.serving.supervisor import Supervisor
 
@@ -113,5 +115,35 @@ def test_documents_are_ranked(
         expect(page.locator("#answer")).to_have_text(rows.first.locator("td").first.text_content() or "?")
         expect(page.locator("#summary")).to_contain_text("3 documents in")
         expect(page.locator("#command")).to_contain_text('"documents":["maria garcia wrote"')
+        assert wrong == []
+        page.close()
+
+
+def test_an_index_is_searched_as_one_types_and_a_filter_narrows_it(
+    tmp_path: Path,
+    chromium: Browser,  # noqa: F811
+) -> None:
+    bundle = make_fake_bundle(tmp_path, name="emb", task="embedding")
+    passages = [
+        Passage(id="r1", text="refund takes five days", fields={"topic": "refund"}),
+        Passage(id="o1", text="order leaves lisbon", fields={"topic": "order"}),
+    ]
+    build_index(tmp_path / "faq.index", passages=passages, model=bundle.path)
+    settings = ServeSettings(bundles=(str(bundle.path),), indexes=(str(tmp_path / "faq.index"),), port=0)
+    with Supervisor(settings) as server:
+        page = chromium.new_page(locale="en-US")
+        wrong = note_what_is_wrong(page)
+        page.goto(server.url)
+        page.select_option("#model", "faq")
+        page.fill("#text", "order lisbon")
+        rows = page.locator("#entities tbody tr")
+        expect(rows).to_have_count(2)
+        expect(page.locator("#stages")).to_contain_text("the nearest vectors")
+        page.fill("#question", '{"topic": "refund"')
+        expect(page.locator("#error")).to_contain_text("The filter is no JSON")
+        page.fill("#question", '{"topic": "refund"}')
+        expect(rows).to_have_count(1)
+        expect(page.locator("#answer")).to_have_text("refund takes five days")
+        expect(page.locator("#command")).to_contain_text("/v1/search")
         assert wrong == []
         page.close()

@@ -3,7 +3,8 @@
 Border: HTTP and JSON; nothing of a client's is run.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from starlette.requests import Request
@@ -16,11 +17,16 @@ from millis.serving.replies import Answer, json_route, write_json
 from millis.serving.served import Served, check_ready
 from millis.telemetry.metrics import write_metrics
 
+NO_INDEXES: Mapping[str, Sequence[str]] = MappingProxyType({})
 
-def list_about_routes(served: Sequence[Served], executor: Executor, talkers: Sequence[Talker] = ()) -> list[Route]:
-    """Give the routes about these models."""
+
+def list_about_routes(
+    served: Sequence[Served], executor: Executor, talkers: Sequence[Talker] = (), *,
+    indexes: Mapping[str, Sequence[str]] = NO_INDEXES,
+) -> list[Route]:  # fmt: skip
+    """Give the routes about these models; indexes are names of those that each model's vectors search."""
     return [
-        Route("/v1/models", json_route(lambda: _list_models(served, talkers))),
+        Route("/v1/models", json_route(lambda: _list_models(served, talkers, indexes))),
         Route("/contract", json_route(lambda: _list_contracts([*served, *talkers]))),
         Route("/health", _answer_health(served, executor, talkers)),
         Route("/health/live", json_route(lambda: {"status": "alive"})),
@@ -36,7 +42,9 @@ def _answer_health(served: Sequence[Served], executor: Executor, talkers: Sequen
     return answer
 
 
-def _list_models(served: Sequence[Served], talkers: Sequence[Talker]) -> dict[str, Any]:
+def _list_models(
+    served: Sequence[Served], talkers: Sequence[Talker], indexes: Mapping[str, Sequence[str]]
+) -> dict[str, Any]:
     return {
         "object": "list",
         "data": [
@@ -52,6 +60,7 @@ def _list_models(served: Sequence[Served], talkers: Sequence[Talker]) -> dict[st
                 "contract": one.bundle.manifest.contract,
                 "version": one.number,
                 "timed_here": one.found,
+                **({"indexes": indexes[one.bundle.name]} if one.bundle.name in indexes else {}),
             }
             for one in served
         ]

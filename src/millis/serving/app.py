@@ -76,8 +76,10 @@ class App:
         }
         if EMBEDDING in by_task:
             routes[EMBEDDINGS] = self._make_route(EMBEDDINGS, EMBEDDING, by_task[EMBEDDING], Embeddings())
+        indexes: Mapping[str, Sequence[str]] = {}
         if EMBEDDING in by_task and self._search is not None:
             self._search.follow([one.bundle for one in by_task[EMBEDDING].values()])
+            indexes = self._search.by_model()
             routes["/v1/search"] = self._make_route("/v1/search", EMBEDDING, by_task[EMBEDDING], self._search)
         for one in served:
             name, task = one.bundle.name, one.bundle.manifest.task
@@ -93,7 +95,7 @@ class App:
             routes=[
                 *(Route(path, route, methods=["POST"]) for path, route in routes.items()),
                 Route("/openapi.json", json_route(lambda: describe(by_task, has_search="/v1/search" in routes))),
-                *list_about_routes(served, self._executor, talkers),
+                *list_about_routes(served, self._executor, talkers, indexes=indexes),
                 *list_oip_routes(served, self._executor),
                 *list_page_routes(),
                 *self._more,

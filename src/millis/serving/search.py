@@ -113,6 +113,13 @@ class Search:
         served = {identify_model(bundle) for bundle in bundles}
         self._fitting = {name for name, one in self._indexes.items() if one.model_seal in served}
 
+    def by_model(self) -> dict[str, list[str]]:
+        """Name the indexes that can be searched now, by the model that their queries go to."""
+        found: dict[str, list[str]] = {}
+        for name in sorted(self._fitting):
+            found.setdefault(self._indexes[name].model, []).append(name)
+        return found
+
     def read(
         self, body: bytes, *, headers: Iterable[tuple[bytes, bytes]], limits: Limits
     ) -> tuple[TaskRequest, None, Asked]:

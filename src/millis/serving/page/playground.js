@@ -8,9 +8,9 @@ import { firstLanguage, otherLanguage } from "./language.js";
 import { WORDS } from "./words.js";
 
 const DEBOUNCE_MS = 120;
-const STAGES = ["parse", "queue", "tokenize", "run", "decode", "write"];
+const STAGES = ["parse", "queue", "tokenize", "run", "decode", "filter", "vectors", "words", "fuse", "write"];
 
-const TASKS = ["ner", "classify", "qa", "rerank", "embedding"]; // those whose answers this page can show
+const TASKS = ["ner", "classify", "qa", "rerank", "embedding", "search"]; // those whose answers this page can show
 
 const state = {
   language: firstLanguage(),
@@ -63,7 +63,7 @@ const writeScore = (score) => `${writeNumber(100 * score, 1)} %`;
 async function load() {
   try {
     const listed = await read("/v1/models");
-    state.models = listed.data.filter((model) => TASKS.includes(model.task));
+    state.models = listed.data.filter((model) => TASKS.includes(model.task)).flatMap(withIndexes);
     at("chat").hidden = !listed.data.some((model) => model.task === "chat");
     if (!state.models.length && !at("chat").hidden) return location.replace("/chat");
     state.contracts = new Map((await read("/contract")).data.map((row) => [row.model, row]));
@@ -74,6 +74,11 @@ async function load() {
   if (state.models.length) choose(state.models[0].id);
   show();
 }
+
+// An index is a choice of its own, searched by way of its model.
+const withIndexes = (model) => [
+  model, ...(model.indexes ?? []).map((id) => ({ ...model, id, by: model.id, task: "search" })),
+];
 
 async function read(path, options) {
   const response = await fetch(path, options);
@@ -119,10 +124,25 @@ function readInput() {
   const [text, question] = [at("text").value, at("question").value];
   if (state.model?.task === "qa") return { question, context: text };
   if (state.model?.task === "rerank") return { query: question, documents: readLines(text) };
+  if (state.model?.task === "search") return { query: text, index: state.model.id, ...readFilter(question) };
   return state.model?.task === "embedding" && readLines(text).length ? readLines(text) : text; // the first with the others
 }
 
-const hasQuestion = () => ["qa", "rerank"].includes(state.model?.task);
+const needsQuestion = () => ["qa", "rerank"].includes(state.model?.task);
+const isSearch = () => state.model?.task === "search";
+
+function readFilter(text) {
+  if (!text.trim()) return {};
+  try {
+    return { filter: JSON.parse(text) };
+  } catch {
+    throw { kind: "notJson" };
+  }
+}
+
+function readBody() {
+  return JSON.stringify(isSearch() ? readInput() : { model: state.model?.id, input: readInput() });
+}
 
 async function ask() {
   clearTimeout(timer);
@@ -130,7 +150,7 @@ async function ask() {
   const number = ++newest;
   if (!state.model) return load();
   const text = at("text").value;
-  if (!text.trim() || (hasQuestion() && !at("question").value.trim())) {
+  if (!text.trim() || (needsQuestion() && !at("question").value.trim())) {
     Object.assign(state, { answer: null, problem: null, isBusy: false });
     return show();
   }
@@ -142,7 +162,7 @@ async function ask() {
     const answer = await read(route(), {
       method: "POST",
       headers: { "content-type": "application/json" },
-      body: JSON.stringify({ model: state.model.id, input: readInput() }),
+      body: readBody(),
       signal: asking.signal,
     });
     const roundTripMs = performance.now() - began;
@@ -163,6 +183,11 @@ function askSoon(event) {
 }
 
 function readAnswer(document_, asked) {
+  if (isSearch()) {
+    const found = (document_.results ?? []).map(({ id, text, cosine }, place) => (
+      { text, label: `${place + 1}`, score: cosine ?? undefined, where: id }));
+    return { entities: found, best: found[0]?.text ?? "", rung: document_.rung };
+  }
   const { answer, answers, entities, label, labels, ranking, scores, embedding } = document_.results?.[0] ?? {};
   if (Array.isArray(ranking)) {
     const texts = readLines(asked);
@@ -220,7 +245,7 @@ function showWords() {
   for (const element of document.querySelectorAll("[data-label='routes']")) element.ariaLabel = words().routes;
   const other = state.language === "en" ? "zh" : "en";
   Object.assign(at("language"), { textContent: other === "zh" ? "中文" : "English", lang: other });
-  at("question").hidden = !hasQuestion();
+  at("question").hidden = !needsQuestion() && !isSearch();
   at("question").placeholder = at("question").ariaLabel = words().question;
   at("keys").textContent = /Mac|iPhone|iPad/.test(navigator.platform) ? "⌘ ↵" : "Ctrl ↵";
 }
@@ -314,6 +339,7 @@ function makeTag(label) {
 function makeGauge(label, score) {
   const gauge = make("span", { className: "gauge" }, make("i"));
   gauge.style.setProperty("--hue", hueOf(label));
+  if (score === undefined) return make("td", { className: "score", text: "–" }); // found by its words alone
   gauge.firstChild.style.width = `${Math.max(100 * score, 0)}%`; // a cosine may be below 0
   return make("td", { className: "score" }, gauge, writeScore(score));
 }
@@ -354,8 +380,10 @@ function hideTip() {
   at("tip").hidden = true;
 }
 
+const contractRow = () => state.contracts.get(state.model?.by ?? state.model?.id);
+
 function showVerdict() {
-  const row = state.contracts.get(state.model?.id);
+  const row = contractRow();
   const contract = row?.contract ?? state.model?.contract;
   const status = row?.verdict?.status;
   at("verdict").dataset.status = status ?? "";
@@ -382,7 +410,7 @@ function showTime() {
 }
 
 function showRuler(roundTripMs, serverMs) {
-  const boundMs = (state.contracts.get(state.model.id)?.contract ?? state.model.contract)?.bound_ms;
+  const boundMs = (contractRow()?.contract ?? state.model.contract)?.bound_ms;
   const step = niceStep(Math.max(roundTripMs, serverMs, boundMs ?? 0) * 1.04);
   const scale = Math.ceil((Math.max(roundTripMs, serverMs, boundMs ?? 0) * 1.04) / step) * step;
   const ruler = at("ruler");
@@ -429,7 +457,12 @@ function showStages(stages, serverMs) {
 }
 
 function showCommand() {
-  const body = JSON.stringify({ model: state.model?.id, input: readInput() });
+  let body = "{}";
+  try {
+    body = readBody();
+  } catch {
+    return; // a filter that is still being written: the last command stays
+  }
   at("command").textContent = `curl ${location.origin}${route()} -d '${body.replaceAll("'", "'\\''")}'`;
 }
 
