@@ -12,11 +12,13 @@ import pytest
 
 import millis
 from fitting import FILLERS, NAMES, make_base, run_millis
+from making import make_tokenizer
 from millis.data.readers import ReadSettings, read_labelled
 from millis.models.prediction import predict
-from millis.models.taggers import load_tagger
+from millis.models.taggers import build_tagger, load_tagger, save_tagger
 from millis.serving.settings import ServeSettings
 from millis.serving.supervisor import Supervisor
+from millis.tasks.task import Head
 
 pytestmark = pytest.mark.slow
 
@@ -150,11 +152,15 @@ def test_evaluate_reads_the_table_and_reports_calibration_and_scope(fitted: Fitt
 
 def test_several_labels_a_text_through_the_loop_in_python(tmp_path: Path) -> None:
     train = write_table(tmp_path / "train.tsv", make_rows(1500, seed=3, is_multi=True))
+    outputs = tuple(f"{answer} {kind}" for kind in KINDS.values() for answer in ("yes:", "no:"))
+    stranger = build_tagger(make_base(tmp_path / "stranger"), head=Head(outputs, rows=3), seed=1)
+    save_tagger(stranger, tmp_path / "stranger", tokenizer_file=make_tokenizer(tmp_path))
     bundle = millis.fit(
         train, task="classify", base=str(make_base(tmp_path / "base")), out=tmp_path / "several.millis",
         contract=millis.Contract(p99="500 ms", rate="250/s", max_drop=5), multi_label=True, separator="|", epochs=6,
-        rungs=1, balance=True, prove_for_ms=2_000,
+        rungs=1, balance=True, prove_for_ms=2_000, teacher=tmp_path / "stranger",
     )  # fmt: skip
+    assert any("stranger" in note and note.endswith("not used") for note in bundle.manifest.notes), "it knows nothing"
     assert bundle.rung().quality["name"] == "F1"
     assert bundle.rung().quality["value"] > 80
     answer = millis.load(bundle)("hello maria of northwind wrote")

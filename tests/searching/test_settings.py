@@ -35,6 +35,7 @@ def fit(folder: Path, **settings: object) -> None:
         ({"adapt": "poetry"}, "full, lora, adalora, ia3, adapter, prefix, prompt"),
         ({"adapt": ["lora"]}, "full, lora"),
         ({"task": "poetry"}, "poetry"),
+        ({"teacher": "t", "adapt": "prefix"}, "a teacher teaches a plain network, and adapt prefix"),
         ({"speed": "high"}, "layout"),
         ({"reading": None}, "layout"),
     ],

@@ -42,9 +42,7 @@ def command(
     multi_label: Annotated[
         bool, typer.Option("--multi-label", help="classify: a text has any number of labels.")
     ] = False,
-    out_of_scope: Annotated[
-        str | None, typer.Option(help="classify: the label that means none of the others.")
-    ] = None,
+    out_of_scope: Annotated[str | None, typer.Option(help="classify: the label that means none of the others.")] = None,
     balance: Annotated[bool, typer.Option("--balance", help="In training each label weighs the same.")] = False,
     track: Annotated[
         str | None, typer.Option(help="wandb: write the numbers of training for Weights & Biases too (offline).")
@@ -58,6 +56,10 @@ def command(
     ] = None,
     domain_text: Annotated[
         Path | None, typer.Option(help="Texts, one a line, on which the base first goes on guessing masked words.")
+    ] = None,
+    teacher: Annotated[
+        Path | None,
+        typer.Option(help="A larger model of the same labels, a bundle or the folder of its training, to learn from."),
     ] = None,
     adapt: Annotated[
         str, typer.Option(help="What is trained: full, or the less of lora, adalora, ia3, adapter, prefix, prompt.")
@@ -95,8 +97,9 @@ def command(
     )
     settings = FitSettings(
         base=base, out=out, train=train, dev=dev, test=test, task=task, epochs=epochs, seed=seed, rungs=rungs,
-        tune=tune, adapt=adapt, unlabelled=unlabelled, domain_text=domain_text, trim_vocabulary=trim_vocabulary,
-        corpus=corpus, track=track, augment=tuple(augment.split(",")) if augment else (),
+        tune=tune, adapt=adapt, unlabelled=unlabelled, domain_text=domain_text, teacher=teacher,
+        trim_vocabulary=trim_vocabulary, corpus=corpus, track=track,
+        augment=tuple(augment.split(",")) if augment else (),
         prove_for_ms=read_duration_ms(prove_for, name="prove-for", unit="s"),
         multi_label=multi_label, out_of_scope=out_of_scope, balance=balance, pooling=pooling,
         dimensions=_read_sizes(dimensions),

@@ -11,12 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from millis.models.taggers import Tagger
-from millis.tasks.task import Task, Window
+from millis.tasks.task import Head, Task, Window
 
 
-def predict(
-    model: Tagger, *, task: Task, texts: Sequence[str], batch_tokens: int = 2048
-) -> list[dict[str, Any]]:
+def predict(model: Tagger, *, task: Task, texts: Sequence[str], batch_tokens: int = 2048) -> list[dict[str, Any]]:
     """Answer each text, in order.
 
     Args:
@@ -35,6 +33,14 @@ def run_windows(
     """Give the windows of each text, in order, and their logits (R, C); arguments and cost are those of `predict`."""
     by_text = [task.encode(text) for text in texts]
     windows = [window.ids for of_text in by_text for window in of_text]
+    flat = iter(answer_windows(model, windows, head=task.head, batch_tokens=batch_tokens))
+    return [(of_text, [next(flat) for _ in of_text]) for of_text in by_text]
+
+
+def answer_windows(
+    model: Tagger, windows: Sequence[NDArray[np.int64]], *, head: Head, batch_tokens: int = 2048
+) -> list[NDArray[np.float32]]:
+    """Give the logits (R, C) of each window of ids (T,), in order; the rest is as in `predict`."""
     logits: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(windows)
     was_training = model.training
     model.eval()
@@ -44,11 +50,10 @@ def run_windows(
                 ids, mask = pad([windows[row] for row in rows], pad_id=model.pad_id)
                 answer = model(ids, mask).float().numpy()
                 for row, of_window in zip(rows, answer, strict=True):
-                    logits[row] = task.head.cut(of_window, len(windows[row])).copy()
+                    logits[row] = head.cut(of_window, len(windows[row])).copy()
     finally:
         model.train(was_training)
-    flat = iter(logits)
-    return [(of_text, [next(flat) for _ in of_text]) for of_text in by_text]
+    return logits
 
 
 def plan_by_length(lengths: Sequence[int], *, batch_tokens: int) -> Iterator[list[int]]:

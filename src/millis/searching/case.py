@@ -24,11 +24,12 @@ from millis.errors import InvalidData, InvalidValue
 from millis.measuring.fingerprint import fingerprint
 from millis.models.bases import check_vocabulary, find_base, longest_input, pooling_of, width_of
 from millis.searching.ledger import Ledger
+from millis.searching.teacher import Teacher, find_teacher
 from millis.tasks import Task, tasks
 from millis.tasks.tokenization import Tokenizer
 from millis.telemetry.progress import say
 from millis.training.augmentation import augment, check_ways
-from millis.training.methods import check_adaptable
+from millis.training.methods import METHODS, check_adaptable
 from millis.training.settings import TrainSettings
 
 SHORTEST_WINDOW, LONGEST_WINDOW = 128, 256
@@ -68,6 +69,8 @@ class FitSettings:
         prove_for_ms: how long a proof lasts, at least; a contract's percentile may need longer to be decided.
         unlabelled: texts, one a line, that are learnt by the labels the model is sure of, where dev says that it helps.
         domain_text: texts, one a line, on which the base goes on guessing masked pieces first, where dev says so.
+        teacher: a bundle, or a folder that training wrote, of the same labels: it teaches the reference, where dev says
+            that it helps.
         pooling: for embedding, "mean" or "cls"; None takes the base's own.
         dimensions: for embedding, sizes that vectors can be cut to, beside the base's.
     Raises:
@@ -97,6 +100,7 @@ class FitSettings:
     prove_for_ms: float = 20_000.0
     unlabelled: Path | None = None
     domain_text: Path | None = None
+    teacher: Path | None = None
     pooling: str | None = None
     dimensions: tuple[int, ...] = ()
 
@@ -134,6 +138,11 @@ class FitSettings:
             raise InvalidValue("augment alters texts one by one, and these name one another: leave it out.")
         check_ways(self.augment)
         self.training()  # checks epochs, seed and adapt
+        left = METHODS[self.adapt].note
+        if self.teacher is not None and left is not None:
+            raise InvalidValue(
+                f"a teacher teaches a plain network, and adapt {self.adapt} leaves {left} in it: leave one of them out."
+            )
 
     def asked(self) -> dict[str, Any]:
         """Give what is asked of the task itself."""
@@ -169,6 +178,7 @@ class Case:
     Args:
         buckets, fine_buckets: static lengths for the whole network, and for pruned ones.
         began: when, by time.monotonic(), in seconds.
+        teacher: who teaches the reference, where one was given.
     """
 
     settings: FitSettings
@@ -183,6 +193,7 @@ class Case:
     ledger: Ledger
     began: float
     notes: tuple[str, ...]
+    teacher: Teacher | None = None
 
     def has_time(self) -> bool:
         """Say whether further candidates may be tried."""
@@ -211,11 +222,14 @@ def prepare(contract: Contract, settings: FitSettings, *, began: float) -> Case:
     task = laid.task
     notes = (*read_notes, *splits.notes, *report.warnings, *task.notes(splits.test))
     folder = settings.out.with_name(settings.out.name.removesuffix(".millis") + ".run")
+    teacher = None
+    if settings.teacher is not None:
+        teacher = find_teacher(Path(settings.teacher), task=task, kind=settings.task, tokenizer_file=base / TOKENIZER)
     inputs = [
         hash_file(base / TOKENIZER), settings.base, settings.seed, settings.epochs, settings.tune, contract.max_drop,
         contract.floor, contract.device, settings.trim_vocabulary, settings.adapt,
         *(hash_file(file) if file else None for file in (settings.corpus, settings.unlabelled, settings.domain_text)),
-        settings.augment, settings.task, settings.asked(), settings.balance,
+        settings.augment, settings.task, settings.asked(), settings.balance, teacher and teacher.digest,
         [[example.record() for example in part] for part in splits.parts().values()],
         msgspec.to_builtins(fingerprint()),
     ]  # fmt: skip
@@ -223,6 +237,7 @@ def prepare(contract: Contract, settings: FitSettings, *, began: float) -> Case:
         settings=settings, contract=contract, splits=splits, task=task, tokenizer_file=base / TOKENIZER,
         lengths=laid.lengths, buckets=laid.buckets, fine_buckets=laid.fine_buckets,
         folder=folder, ledger=Ledger(folder, inputs=inputs), began=began, notes=notes,
+        teacher=teacher,
     )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from millis.searching.case import Case
 from millis.searching.concluding import Proven, choose_served, climb, prove_candidate, save_ladder
 from millis.searching.pruning import Pruner, make_pruner
 from millis.searching.relaxing import Point, relax
+from millis.searching.teaching import be_taught
 from millis.searching.trying import Candidate, artifact_case, build_pruned, build_static, build_whole, probe
 from millis.searching.tuning import tune
 from millis.searching.unlabelled import learn_reference
@@ -44,6 +45,7 @@ def search(case: Case) -> Bundle:
     if settings.tune:
         training, folder = tune(base, case=case, settings=training, n_trainings=settings.tune)
     reference = learn_reference(base, case=case, settings=None if settings.epochs == 0 else training, folder=folder)
+    case, reference = be_taught(case, reference, settings=training)
     case, reference = calibrate_reference(case, reference)
     say(f"reference (torch fp32): {reference.test.name} {reference.test.value:.2f} on test\n{reference.test.report}")
     if settings.trim_vocabulary or settings.corpus:
