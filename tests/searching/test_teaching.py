@@ -13,7 +13,7 @@ import torch
 import millis
 from fitting import make_base
 from making import make_fake_bundle, make_tokenizer, write_conll
-from millis.errors import InvalidBundle, InvalidValue
+from millis.errors import InvalidBase, InvalidBundle, InvalidValue
 from millis.models.prediction import answer_windows
 from millis.models.taggers import Tagger, build_tagger, load_tagger, save_tagger
 from millis.searching.building import score_reference
@@ -144,6 +144,7 @@ def test_labels_in_another_order_are_laid_beside_ours(folder: Path) -> None:
         ("short/best", "classify", "reads 64 tokens, and the windows of these texts have 128"),
         ("fake.millis", "ner", "is a bundle for classify, and this fit is for ner"),
         ("names/best", "ner", "cuts texts into other pieces than the base"),
+        ("list/best", "classify", "config.json is no configuration"),
         ("torn.millis", "classify", "rungs/fake/fake.json is missing"),
     ],
 )
@@ -159,6 +160,9 @@ def test_who_cannot_teach_is_told_why_before_anything_is_trained(
         shutil.copytree(folder / "large", folder / "short")
         config = json.loads((place / "config.json").read_text())
         (place / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 64}))
+    elif teacher == "list/best":
+        shutil.copytree(folder / "large", folder / "list")
+        (place / "config.json").write_text(json.dumps({"id2label": ["complaint", "order", "refund"]}))
     elif teacher == "names/best":
         write_teacher(folder / "names", labels=("O", "B-PER", "I-PER"), rows=None)
         shutil.copy(folder / "other-pieces" / "best" / "tokenizer.json", place)
@@ -170,7 +174,7 @@ def test_who_cannot_teach_is_told_why_before_anything_is_trained(
         train = write_conll(
             tmp_path / "train.conll", [[("maria", "B-PER"), ("wrote", "O"), (f"x{i}", "O")] for i in range(40)]
         )
-    with pytest.raises((InvalidValue, InvalidBundle), match=says):
+    with pytest.raises((InvalidValue, InvalidBase, InvalidBundle), match=says):
         millis.fit(
             train, base=str(folder / "base"), out=tmp_path / "out.millis", contract=CONTRACT, task=task, teacher=place
         )

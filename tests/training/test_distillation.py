@@ -11,7 +11,7 @@ from backends.tiny import draw_windows
 from millis.backends.encoder import find_parts, read_shape
 from millis.models.taggers import Tagger, build_tagger
 from millis.tasks.task import Head, Window
-from millis.training.distillation import Noise, distil
+from millis.training.distillation import Noise, _compare_relations, _heard, distil
 from millis.training.settings import TrainSettings
 from models.tiny import TYPES, write_base
 
@@ -43,6 +43,33 @@ def test_a_distilled_tagger_answers_more_like_its_teacher(kind: str, tmp_path: P
     assert all(torch.equal(weights, before[name]) for name, weights in pruned.state_dict().items()), "a copy is trained"
     again = distil(pruned, teacher=teacher, windows=windows, settings=settings, name="test")
     assert all(torch.equal(a, b) for a, b in zip(student.state_dict().values(), again.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_a_wider_teacher_is_learnt_by_its_labels_and_its_attention_relations(kind: str, tmp_path: Path) -> None:
+    head = Head(("O", "B-X", "I-X"))
+    teacher = build_tagger(write_base(tmp_path / "wide", kind, width=48), head=head, seed=2).eval()
+    student = build_tagger(write_base(tmp_path / "narrow", kind), head=head, seed=1).eval()
+    windows = [Window(ids=ids, targets=np.zeros_like(ids)) for ids in draw_windows(100, seed=3)]
+    settings = TrainSettings(epochs=3, batch_size=8, learning_rate=2e-3, autocast="off")
+    taught = distil(student, teacher=teacher, windows=windows, settings=settings, name="test")
+    assert diverge(taught, teacher) < 0.7 * diverge(student, teacher)
+    assert differ(taught, teacher) < 0.9 * differ(student, teacher)
+
+
+def differ(tagger: Tagger, teacher: Tagger) -> float:
+    """Measure how far apart attention relations are on texts that were not learnt."""
+    total = 0.0
+    with torch.inference_mode():
+        for ids in draw_windows(40, seed=9):
+            batch = torch.from_numpy(ids)[None]
+            real = torch.ones_like(batch)
+            with _heard(tagger) as mine, _heard(teacher) as theirs:
+                tagger(batch, real)
+                teacher(batch, real)
+            assert [states.shape[:2] for states in (*mine, *theirs)] == [batch.shape] * 6
+            total += float(_compare_relations(mine, theirs, real=real.bool()))
+    return total
 
 
 def test_noise_replaces_pieces_by_pieces_and_leaves_special_tokens_and_padding() -> None:

@@ -14,7 +14,7 @@ from millis.bundles import Bundle, open_bundle
 from millis.bundles.bundle import MANIFEST, TOKENIZER, hash_file
 from millis.bundles.model import load_task
 from millis.errors import InvalidBase, InvalidValue
-from millis.models.bases import longest_input
+from millis.models.bases import check_vocabulary, longest_input
 from millis.tasks import Task
 from millis.tasks.tokenization import Tokenizer
 
@@ -72,10 +72,11 @@ def find_teacher(path: Path, *, task: Task, kind: str, tokenizer_file: Path) -> 
             )
     config = _read_config(path)
     _check_head(path, config, task=task)
-    labels = config.get("id2label") or {}
+    labels = config.get("id2label", {})
     outputs = tuple(str(labels[key]) for key in sorted(labels, key=int))
     is_same = _has_same_pieces(path / TOKENIZER, tokenizer_file)
     theirs = task if is_same else task.with_tokenizer(Tokenizer(path / TOKENIZER))
+    check_vocabulary(path, n_pieces=theirs.n_pieces)
     longest = longest_input(path)
     if longest < task.max_tokens:
         raise InvalidValue(
@@ -111,7 +112,8 @@ def _find_bundle(path: Path, *, task: Task, kind: str, tokenizer_file: Path) -> 
 def _read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / "config.json").read_bytes())
-        if isinstance(config, dict) and all(str(key).isdecimal() for key in config.get("id2label") or {}):
+        labels = config.get("id2label", {}) if isinstance(config, dict) else None
+        if isinstance(labels, dict) and all(key.isdecimal() for key in labels):
             return config
     except (OSError, ValueError):
         pass
