@@ -111,10 +111,10 @@ def _find_bundle(path: Path, *, task: Task, kind: str, tokenizer_file: Path) -> 
 
 def _read_config(folder: Path) -> dict[str, Any]:
     try:
-        config = json.loads((folder / "config.json").read_bytes())
+        config: Any = json.loads((folder / "config.json").read_bytes())
         labels = config.get("id2label", {}) if isinstance(config, dict) else None
         if isinstance(labels, dict) and all(key.isdecimal() for key in labels):
-            return config
+            return dict(config)
     except (OSError, ValueError):
         pass
     raise InvalidBase(f"--teacher {folder}: config.json is no configuration: copy the folder again.")
