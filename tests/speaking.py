@@ -67,12 +67,14 @@ def make_speaker(folder: Path, *, family: str = "llama", template: str | None = 
     return folder
 
 
-def make_echo_bundle(folder: Path, *, context: int = 256, name: str = "echo", contract: Contract | None = None) -> Bundle:
-    """Write a bundle on the fake generator, which says its prompt again."""
+def make_echo_bundle(
+    folder: Path, *, context: int = 256, name: str = "echo", contract: Contract | None = None, task: str = "chat", **more: str
+) -> Bundle:
+    """Write a bundle on the fake generator, which says its prompt again; more are task settings."""
     rung = Rung(name="fake", backend="fake", precision="none", folder="rungs/fake")
     manifest = Manifest(
-        format=1, name=name, task="chat", labels=(), rungs=(rung,), rung="fake",
-        task_settings={"context": context, "stop_ids": [END], "begin": "<|im_start|>", "end": "<|im_end|>"},
+        format=1, name=name, task=task, labels=(), rungs=(rung,), rung="fake",
+        task_settings={"context": context, "stop_ids": [END], "begin": "<|im_start|>", "end": "<|im_end|>", **more},
         contract=(contract or Contract(p99="1 s")).record(),
     )  # fmt: skip
     parts: dict[str, Path | bytes] = {

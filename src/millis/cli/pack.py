@@ -19,16 +19,21 @@ def command(
     rate: Annotated[str, typer.Option(help="Requests, as 2/s.")] = "2/s",
     context: Annotated[int, typer.Option(help="Most tokens of prompt and answer together.")] = 2048,
     threads: Annotated[int, typer.Option(help="Threads of the engine.")] = 2,
+    task: Annotated[str, typer.Option(help="chat, translate or summarise.")] = "chat",
+    instruction: Annotated[
+        str | None, typer.Option(help="What is asked of each text (translate, summarise), with {text} in it.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Compile a language model into a bundle that `millis serve` answers chats with; nothing is trained."""
+    """Compile a language model into a bundle that `millis serve` answers with; nothing is trained."""
     from millis.compressing.packing import pack
     from millis.contract import Contract
     from millis.units import write_bytes
 
     bundle = pack(
         base, out, contract=Contract(p99=p99, rate=rate, per_token=per_token),
-        rungs=[one.strip() for one in rungs.split(",")], context=context, threads=threads,
+        rungs=[one.strip() for one in rungs.split(",")], context=context, threads=threads, task=task,
+        instruction=instruction,
     )  # fmt: skip
     lines = [f"wrote {out}: {', '.join(rung.name for rung in bundle.manifest.rungs)}, {bundle.manifest.rung} serves"]
     for rung in bundle.manifest.rungs:

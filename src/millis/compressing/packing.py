@@ -22,6 +22,7 @@ from millis.contract import Contract
 from millis.errors import InvalidValue
 from millis.models.speakers import load_speaker
 from millis.tasks.chat import TEMPLATE
+from millis.tasks.instructing import CHAT, SPEAKING, USUAL_INSTRUCTIONS, check_instruction
 from millis.telemetry.progress import say
 
 RUNGS = ("int8", "int4", "fp32")
@@ -35,7 +36,7 @@ _TEXT = (
 
 def pack(
     base: str, out: str | Path, *, contract: Contract, rungs: Sequence[str] = ("int8", "int4"), context: int = 2048,
-    threads: int = 1,
+    threads: int = 1, task: str = CHAT, instruction: str | None = None,
 ) -> Bundle:  # fmt: skip
     """Compile a causal language model into a bundle; the first of the rungs serves.
 
@@ -44,6 +45,8 @@ def pack(
         contract: its bound is on the time to the first token.
         context: the most tokens of prompt and answer together.
         threads: of the engine.
+        task: "chat", "translate" or "summarise".
+        instruction: what is asked of each text, with {text} in its place; the usual one when missing.
     Raises:
         InvalidValue: a rung that there is not, or a context that the model has not.
         InvalidBase: the base cannot be used.
@@ -52,6 +55,7 @@ def pack(
     wrong = [one for one in rungs if one not in RUNGS]
     if wrong or not rungs or len(set(rungs)) < len(rungs):
         raise InvalidValue(f"rungs cannot be {', '.join(rungs) or 'none'}: give each once, out of {', '.join(RUNGS)}.")
+    further = _instruct(task, instruction)
     speaker = load_speaker(base)
     if not context >= 1:
         raise InvalidValue(f"context cannot be {context}: give 1 to {speaker.context} tokens.")
@@ -77,7 +81,7 @@ def pack(
         if speaker.template is not None:
             parts[TEMPLATE] = speaker.template.encode()
         settings = {
-            "context": fits, "stop_ids": list(speaker.stop_ids), "begin": speaker.begin, "end": speaker.end,
+            "context": fits, "stop_ids": list(speaker.stop_ids), "begin": speaker.begin, "end": speaker.end, **further,
         }  # fmt: skip
         cut = Choice(
             what="context", choice=f"{fits} tokens",
@@ -85,11 +89,20 @@ def pack(
         )  # fmt: skip
         place = Path(out)
         manifest = Manifest(
-            format=FORMAT, name=place.stem, task="chat", labels=(), task_settings=settings, rungs=tuple(written),
+            format=FORMAT, name=place.stem, task=task, labels=(), task_settings=settings, rungs=tuple(written),
             rung=written[0].name, contract=contract.record(), base=Path(base).name,
             created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), versions=_versions(), choices=(cut,),
         )  # fmt: skip
         return save_bundle(place, manifest=manifest, parts=parts)
+
+
+def _instruct(task: str, instruction: str | None) -> dict[str, str]:
+    """Give the settings that a task adds."""
+    if task not in SPEAKING:
+        raise InvalidValue(f"the task cannot be {task!r}: choose one of {', '.join(SPEAKING)}.")
+    if task == CHAT and instruction is not None:
+        raise InvalidValue("an instruction came for chat, where clients say what to do: leave it out, or give a task.")
+    return {} if task == CHAT else {"instruction": check_instruction(instruction or USUAL_INSTRUCTIONS[task])}
 
 
 def _write_rung(

@@ -32,9 +32,9 @@ from millis.searching.reporting import report_proof
 from millis.serving.settings import ServeSettings
 from millis.serving.supervisor import Supervisor
 from millis.tasks import Score
+from millis.tasks.instructing import SPEAKING
 from millis.telemetry.progress import say
 
-CHAT = "chat"
 PROOF_MS = 20_000.0
 _FEWEST = 1_000
 
@@ -70,7 +70,7 @@ def measure_served(
         bundles=(str(bundle.path),), port=0, workers=shape.workers, threads=shape.threads, fallback=False
     )  # of the rung that the quality clause speaks of
     with Supervisor(settings) as server:
-        is_chat = bundle.manifest.task == CHAT
+        is_chat = bundle.manifest.task in SPEAKING
         result = offer_load(
             f"{server.url}/v1/{'completions' if is_chat else bundle.manifest.task}",
             bodies=bodies,
@@ -147,7 +147,7 @@ def prove(
     """
     bundle = open_bundle(path)
     contract = Contract.from_record(bundle.manifest.contract | ({"rate_per_s": rate_per_s} if rate_per_s else {}))
-    if bodies is None and bundle.manifest.task == CHAT:
+    if bodies is None and bundle.manifest.task in SPEAKING:
         bodies = bodies_of_prompts(bundle)
         say(f"bodies: {PROMPT_TOKENS} tokens at random, answers of {ANSWER_TOKENS} (--bodies FILE for your own)")
     elif bodies is None:

@@ -21,7 +21,7 @@ from millis.serving.generating import Talker
 from millis.serving.observing import Observer
 from millis.serving.oip import OpenInference
 from millis.serving.oip_routes import list_oip_routes, oip_paths
-from millis.serving.openai import PATHS, OpenAiRoute
+from millis.serving.openai import PATHS, OpenAi
 from millis.serving.openapi import describe
 from millis.serving.pages import list_page_routes
 from millis.serving.polling import Polling
@@ -29,9 +29,12 @@ from millis.serving.problems import handlers, list_headers, write_error
 from millis.serving.replies import Scope, Send, json_route, send_whole
 from millis.serving.requests import Receive
 from millis.serving.reranking import Ranked
+from millis.serving.rewriting import Rewriting
 from millis.serving.served import Served
 from millis.serving.settings import Limits
+from millis.serving.talking import Speech, TalkingRoute
 from millis.tasks import tasks
+from millis.tasks.instructing import USUAL_INSTRUCTIONS
 
 if TYPE_CHECKING:
     from millis.serving.search import Search
@@ -87,10 +90,11 @@ class App:
             route = self._make_route(f"/v2/models/{name}/infer", task, {name: one}, language)
             routes |= {f"{path}/infer": route for path in oip_paths(name)}
         for path in PATHS if talkers else ():
-            routes[path] = OpenAiRoute(
-                path, {one.bundle.name: one for one in talkers}, gate=self._gate, limits=self._limits,
-                observer=self._observer,
-            )  # fmt: skip
+            routes[path] = self._make_talking(path, talkers, OpenAi(PATHS[path]))
+        for task in USUAL_INSTRUCTIONS:
+            told = [one for one in talkers if one.bundle.manifest.task == task]
+            if told:
+                routes[f"/v1/{task}"] = self._make_talking(f"/v1/{task}", told, Rewriting())
         others = Starlette(
             routes=[
                 *(Route(path, route, methods=["POST"]) for path, route in routes.items()),
@@ -131,6 +135,12 @@ class App:
             await send_whole(send_and_note, status, payload, headers)
         else:
             await self._others(scope, receive, send_and_note)
+
+    def _make_talking(self, path: str, talkers: Sequence[Talker], speech: Speech) -> TalkingRoute:
+        return TalkingRoute(
+            path, {one.bundle.name: one for one in talkers}, speech=speech, gate=self._gate, limits=self._limits,
+            observer=self._observer,
+        )  # fmt: skip
 
     def _make_route(self, path: str, task: str, models: Mapping[str, Served], language: Language) -> TaskRoute:
         return TaskRoute(

@@ -271,7 +271,8 @@ def list_talking(talkers: Sequence[Talker]) -> list[dict[str, Any]]:
     """Describe models as /v1/models does."""
     return [
         {
-            "id": one.bundle.name, "object": "model", "created": 0, "owned_by": "millis", "task": "chat",
+            "id": one.bundle.name, "object": "model", "created": 0, "owned_by": "millis",
+            "task": one.bundle.manifest.task,
             "rung": one.bundle.manifest.rung, "rungs": [one.bundle.manifest.rung], "labels": [],
             "example": "What is a tide?", "context": one.chat.context, "contract": one.bundle.manifest.contract,
             "version": one.number, "timed_here": None,

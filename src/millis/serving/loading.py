@@ -1,6 +1,6 @@
 """From a version to what answers for it: opened, checked, loaded, warmed, and timed again on another machine.
 
-Border: bundles in, Served out, or Talker of what chats; runs at a worker's start, and on a thread beside live traffic.
+Border: bundles in, Served out, or Talker of what speaks; runs at a worker's start, and on a thread beside live traffic.
 Limits: what is timed again is inference alone, back to back; requests that wait for one another are simulated, on one
 worker's share of the contract's rate.
 """
@@ -17,10 +17,11 @@ import numpy as np
 from millis.bundles import Bundle, LatencyRow, Model, load_ladder, open_bundle
 from millis.errors import InvalidBundle
 from millis.serving.generating import Talker, load_talker
-from millis.serving.placement import CHAT, Version
+from millis.serving.placement import Version
 from millis.serving.prediction import Forecast
 from millis.serving.scheduling import Ladder
 from millis.serving.served import Served
+from millis.tasks.instructing import SPEAKING
 
 _ROUNDS = 24
 _WARM_ROUNDS = 4
@@ -28,7 +29,7 @@ _SIMULATED = 5000
 
 
 def load_version(version: Version, *, threads: int, has_fallback: bool, n_workers: int) -> Served | Talker:
-    """Load a version behind a ladder, or behind a generator where it chats, warm.
+    """Load a version behind a ladder, or behind a generator where it speaks, warm.
 
     Raises:
         InvalidBundle: a file is not as the manifest says, or the folder holds another bundle by now.
@@ -40,7 +41,7 @@ def load_version(version: Version, *, threads: int, has_fallback: bool, n_worker
             " put the new one into a folder of its own and load it from there."
         )
     named = dataclasses.replace(bundle, manifest=msgspec.structs.replace(bundle.manifest, name=version.name))
-    if bundle.manifest.task == CHAT:
+    if bundle.manifest.task in SPEAKING:
         return load_talker(named, number=version.number)
     models = load_ladder(named, streams=max(threads, 1), has_fallback=has_fallback)
     warm_ns = [[(n, 1e6 * ms) for n, ms in model.warm()] for model in models]

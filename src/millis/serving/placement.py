@@ -12,11 +12,9 @@ from msgspec import Meta
 
 from millis.contract import Contract, judge_latency, requests_to_decide
 from millis.errors import InvalidRequest
+from millis.tasks.instructing import SPEAKING
 
 Share = Annotated[float, Meta(ge=0, le=100)]
-
-CHAT = "chat"
-"""The task whose answers grow: no ladder of rungs, no trials."""
 
 USUAL_CANARY = 10.0
 """Per cent of the requests that a new version gets where nobody says how many."""
@@ -126,9 +124,9 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
             raise _conflict(
                 f"{version.name} answers {known.serving.task} and the new bundle {version.task}: give another name."
             )
-        if version.task == CHAT:
+        if version.task in SPEAKING:
             raise _conflict(
-                f"{version.name} chats, and nothing compares two versions of what chats: give the new one another name."
+                f"{version.name} speaks, and nothing compares two versions of such: give the new one another name."
             )
         return self._with(
             msgspec.structs.replace(known, trial=version, canary_percent=canary, shadow_percent=shadow)

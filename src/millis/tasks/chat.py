@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from millis.errors import InvalidBundle, InvalidRequest, MissingExtra
+from millis.tasks.instructing import write_messages
 from millis.tasks.tokenization import SpeakingTokenizer
 
 TEMPLATE = "chat_template.jinja"
@@ -27,6 +28,7 @@ class Chat:
     Attributes:
         context: most tokens of prompt and answer together.
         stop_ids: pieces that end an answer.
+        instruction: what is asked of a text, where the model is for one such task; else None.
     """
 
     def __init__(self, folder: Path, *, settings: Mapping[str, Any]) -> None:
@@ -34,6 +36,7 @@ class Chat:
             self.context = int(settings["context"])
             self.stop_ids = tuple(int(i) for i in settings["stop_ids"])
             self._begin, self._end = str(settings["begin"]), str(settings["end"])
+            self.instruction = str(settings["instruction"]) if "instruction" in settings else None
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidBundle(
                 f"{folder.name}: the task settings {sorted(settings)} are not those of chat: make the bundle anew."
@@ -45,6 +48,14 @@ class Chat:
     def encode(self, text: str) -> list[int]:
         """Cut a prompt into ids, with the pieces that the tokenizer puts in front of every text."""
         return self.tokenizer.encode(text, has_frame=True)
+
+    def encode_text(self, text: str) -> list[int]:
+        """Ask for the model's one task on a text; a model without a template reads the instruction as it stands."""
+        assert self.instruction is not None
+        messages = write_messages(text, instruction=self.instruction)
+        if self._template is None:
+            return self.encode(messages[0]["content"] + "\n")
+        return self.encode_messages(messages)
 
     def encode_messages(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Write messages by the model's template, ready for the assistant's answer, and cut them.
