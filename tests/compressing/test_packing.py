@@ -3,15 +3,20 @@
 from pathlib import Path
 
 import numpy as np
+import openvino as ov
 import pytest
+from tokenizers import Tokenizer, pre_tokenizers, trainers
+from transformers import AutoModelForCausalLM
+from typer.testing import CliRunner
 
 from millis.bundles import open_bundle
-from millis.compiling.causal import convert_causal, run_source, run_stateful
+from millis.cli.app import app
+from millis.compiling.causal import FILE, convert_causal, run_source, run_stateful
 from millis.compressing.packing import pack
 from millis.contract import Contract
 from millis.errors import InvalidBase, InvalidValue
 from millis.models.speakers import load_speaker
-from speaking import END, TEMPLATE, make_speaker
+from speaking import END, TEMPLATE, make_byte_tokenizer, make_speaker
 
 pytestmark = pytest.mark.slow
 CONTRACT = Contract(p99="1 s", rate="2/s")
@@ -65,3 +70,61 @@ def test_unusable_bases_are_refused(tmp_path: Path) -> None:
     broken.write_bytes(b"GGUF\x03\x00\x00\x00")
     with pytest.raises(InvalidBase, match="GGUF"):
         load_speaker(str(broken))
+
+
+def test_trimmed_vocabulary_cuts_and_says_what_the_source_does(tmp_path: Path) -> None:
+    folder, corpus = _make_merging(tmp_path / "tiny"), ["the tide and the harbour", "潮水 tide"]
+    source, old = load_speaker(str(folder)), Tokenizer.from_file(str(folder / "tokenizer.json"))
+    (tmp_path / "corpus.txt").write_text("\n".join(corpus), "utf-8")
+    asked = ["pack", str(folder), "-o", str(tmp_path / "small.millis"), "--rungs", "fp32"]
+    done = CliRunner().invoke(app, [*asked, "--trim-vocabulary", "--corpus", str(tmp_path / "corpus.txt")])
+    assert done.exit_code == 0, done.output
+    bundle = open_bundle(tmp_path / "small.millis")
+    new = Tokenizer.from_file(str(bundle.path / "tokenizer.json"))
+    names = new.get_vocab()
+    assert {"tide", "Ġtide"} & names.keys()
+    assert not {"boat", "Ġboats"} & names.keys()  # pieces of the source that the corpus has not
+    for text in (*corpus, "<|im_start|>user\nthe tide<|im_end|>\n"):
+        assert new.encode(text).tokens == old.encode(text).tokens
+    assert new.decode(new.encode("boats, 船 and ÿ").ids) == "boats, 船 and ÿ"  # spelt by smaller pieces
+    stops = [new.id_to_token(i) for i in bundle.manifest.task_settings["stop_ids"]]
+    assert stops == [old.id_to_token(i) for i in source.stop_ids]
+    assert "<|im_end|>" in stops
+
+    text = corpus[0] + corpus[1]
+    kept = [old.token_to_id(new.id_to_token(i)) for i in range(new.get_vocab_size())]
+    want = run_source(source.model, np.array(old.encode(text).ids))[:, kept]
+    made = ov.Core().read_model(bundle.path / "rungs" / "fp32" / FILE)
+    got = run_stateful(made, np.array(new.encode(text).ids), n_first=5)
+    assert got.shape == want.shape
+    assert np.abs(got - want).max() < 1e-3 * np.abs(want).max()
+    shown = CliRunner().invoke(app, ["inspect", str(bundle.path)])
+    assert f"vocabulary: {len(kept)} of {old.get_vocab_size()} pieces" in shown.output
+
+
+def test_trimming_wants_the_flag_and_the_corpus(tmp_path: Path) -> None:
+    (tmp_path / "blank.txt").write_text("\n")
+    given = [(["--trim-vocabulary"], "--trim-vocabulary came alone"), (["--corpus", "blank.txt"], "--corpus came alone")]
+    both = ["--trim-vocabulary", "--corpus", str(tmp_path / "blank.txt")]
+    for more, said in (*given, (both, "the corpus has no text")):
+        done = CliRunner().invoke(app, ["pack", "nothing", "-o", str(tmp_path / "x.millis"), *more])
+        assert done.exit_code != 0
+        assert said in f"{done.output}{done.exception}"
+
+
+def _make_merging(folder: Path) -> Path:
+    """Write a tiny model whose tokenizer has merged pieces of a few words."""
+    make_speaker(folder)
+    made = make_byte_tokenizer()
+    trainer = trainers.BpeTrainer(
+        vocab_size=420, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False,
+        special_tokens=["<|im_start|>", "<|im_end|>"],
+    )  # fmt: skip
+    made.train_from_iterator(["the tide and the boats in the harbour, boat by boat and tide by tide"] * 9, trainer)
+    made.save(str(folder / "tokenizer.json"))
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    model.resize_token_embeddings(made.get_vocab_size())
+    model.config.eos_token_id = model.generation_config.eos_token_id = made.token_to_id("<|im_end|>")
+    model.config.bos_token_id = model.generation_config.bos_token_id = made.token_to_id("<|im_start|>")
+    model.save_pretrained(folder)
+    return folder

@@ -57,6 +57,8 @@ def _lines(opened: Bundle) -> list[str]:
 
 
 def _write_agreement(opened: Bundle, agreement: float) -> str:
+    if opened.manifest.task not in tasks:
+        return f"the likeliest piece is the source's in {100 * agreement:.1f} % of places"
     data = tasks[opened.manifest.task].data
     if data == "matches":
         return f"mean cosine {agreement:.5f}"

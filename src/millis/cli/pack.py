@@ -23,17 +23,30 @@ def command(
     instruction: Annotated[
         str | None, typer.Option(help="What is asked of each text (translate, summarise), with {text} in it.")
     ] = None,
+    trim_vocabulary: Annotated[
+        bool, typer.Option("--trim-vocabulary", help="Take out the pieces that --corpus does not use.")
+    ] = False,
+    corpus: Annotated[
+        Path | None, typer.Option(help="Texts as they will come and go, one on each line; with --trim-vocabulary.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Compile a language model into a bundle that `millis serve` answers with; nothing is trained."""
     from millis.compressing.packing import pack
     from millis.contract import Contract
+    from millis.data.plain import read_plain
+    from millis.errors import InvalidValue
     from millis.units import write_bytes
 
+    if trim_vocabulary != (corpus is not None):
+        raise InvalidValue(
+            f"{'--trim-vocabulary' if trim_vocabulary else '--corpus'} came alone: give --trim-vocabulary together with"
+            " --corpus FILE, or neither."
+        )
     bundle = pack(
         base, out, contract=Contract(p99=p99, rate=rate, per_token=per_token),
         rungs=[one.strip() for one in rungs.split(",")], context=context, threads=threads, task=task,
-        instruction=instruction,
+        instruction=instruction, corpus=None if corpus is None else read_plain(corpus),
     )  # fmt: skip
     lines = [f"wrote {out}: {', '.join(rung.name for rung in bundle.manifest.rungs)}, {bundle.manifest.rung} serves"]
     for rung in bundle.manifest.rungs:
@@ -43,6 +56,8 @@ def command(
             f"  {rung.name}  {write_bytes(last.n_bytes)}; logits differ by up to {last.max_abs:.3g}, the likeliest"
             f" piece is the source's in {100 * last.agreement:.1f} % of places"
         )
+    trimmed = [one for one in bundle.manifest.choices if one.what == "vocabulary"]
+    lines += [f"  {one.what}: {one.choice} ({one.reason})" for one in trimmed]
     write_result(
         {"bundle": str(out), "rungs": [rung.name for rung in bundle.manifest.rungs]}, lines=lines, is_json=as_json
     )

@@ -1,6 +1,7 @@
 """A smaller vocabulary: the pieces that given texts use, and those that every other text can be spelt with.
 
     trim_vocabulary   a folder with fewer pieces and embedding rows, and the same answers on these texts
+    trim_speaker      the same of a language model in memory: its table of embeddings and its head
 
 What stays, beside the pieces in use:
 - special and added tokens, and whatever else tokenizer.json or config.json names by its id;
@@ -10,7 +11,8 @@ What stays, beside the pieces in use:
 - for BPE, what its merges make these pieces from; for Unigram, the least likely piece: its score sets that of unknowns.
 All these are pieces of the base, so each choice it made on the texts is still the best there is, and is made again.
 
-Border: folder in, folder out, as `find_base` gives and `save_tagger` writes them. Only config.json, tokenizer.json and
+Border: folder in, folder out, as `find_base` gives and `save_tagger` writes them (a speaker as `load_speaker` gives it,
+and what its chat template spells stays too). Only config.json, tokenizer.json and
 model.safetensors are written: older tokenizer files speak of the old ids.
 Limits: WordPiece, Unigram and BPE. New words fall into more pieces than before. One that holds a character which is no
 piece by itself can become unknown, when its neighbours are cut otherwise; MiniLM and multilingual-e5 have none such.
@@ -19,8 +21,9 @@ piece by itself can become unknown, when its neighbours are cut otherwise; MiniL
 import json
 import re
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,7 @@ from millis.bundles.bundle import TOKENIZER
 from millis.errors import InvalidBase, InvalidValue, RunFailed
 from millis.models.bases import weights_files
 from millis.models.files import write_whole
+from millis.models.speakers import Speaker
 from millis.tasks.tokenization import Tokenizer
 from millis.telemetry.progress import bar
 
@@ -43,6 +47,9 @@ _ROW_PER_PIECE = re.compile(
     r"|vocab_projector)\.(weight|bias)$"
 )
 """Tensors of the supported types with a row for each piece: the embeddings, and heads that guess masked pieces."""
+
+_FRAMES = ("system\n", "user\n", "assistant\n", "developer\n", "model\n")
+"""What chat templates put into a message's head from its role."""
 
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 _Places = list[tuple[Any, Any]]
@@ -121,6 +128,73 @@ def trim_vocabulary(folder: Path, out: Path, *, texts: Sequence[str]) -> Trimmed
         bytes_before=_count_bytes([folder / _CONFIG, folder / TOKENIZER, *files]),
         bytes_after=_count_bytes([out / _CONFIG, out / TOKENIZER, out / _WEIGHTS]),
     )  # fmt: skip
+
+
+def trim_speaker(speaker: Speaker, *, texts: Sequence[str]) -> tuple[Speaker, Trimmed]:
+    """Take away the pieces of a language model that neither the texts nor its chat template use.
+
+    Args:
+        speaker: its model is changed, not copied.
+        texts: what must be cut as before.
+    Returns:
+        the speaker under its new ids, and what was taken; bytes are of tokenizer, table and head, in float32.
+    Raises:
+        InvalidBase: a tokenizer of another kind, or one that does not belong to the weights.
+        InvalidValue: a text is not valid Unicode.
+        RunFailed: a text was cut otherwise than before.
+    """
+    parts: dict[str, Any] = json.loads(speaker.tokenizer)
+    ids = _read_pieces(parts)
+    pieces = {number: piece for piece, number in ids.items()}
+    places = _places_in_tokenizer(parts)
+    config = speaker.model.config
+    named = {key: getattr(config, key, None) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    texts = [*texts, *_FRAMES, *([speaker.template] if speaker.template else [])]
+    with tempfile.TemporaryDirectory(prefix="millis-trim-") as scratch:
+        file = Path(scratch) / TOKENIZER
+        file.write_text(speaker.tokenizer, "utf-8")
+        before = Tokenizer(file)
+        wanted = {*_find_used(before, texts), *(holder[key] for holder, key in places), *speaker.stop_ids}
+        for one in named.values():
+            wanted.update(one if isinstance(one, list) else () if one is None else (one,))
+        kept = _choose(parts["model"], ids, wanted={pieces[number] for number in wanted if number in pieces})
+        order = [number for piece, number in ids.items() if piece in kept]
+        numbers = {old: new for new, old in enumerate(order)}
+        parts["model"] = _shrink(parts["model"], kept=kept, numbers=numbers)
+        for holder, key in places:
+            holder[key] = numbers[holder[key]]
+        small = json.dumps(parts, ensure_ascii=False, separators=(",", ":"))
+        file.write_text(small, "utf-8")
+        _require_same(before, Tokenizer(file), texts, numbers=numbers)
+    n_bytes = _keep_pieces(speaker.model, order)
+    for key, one in named.items():
+        new = [numbers[i] for i in one if i in numbers] if isinstance(one, list) else numbers.get(one)  # type: ignore[arg-type]
+        setattr(config, key, new)
+    trimmed = Trimmed(
+        pieces_before=len(ids), pieces_after=len(order), bytes_before=n_bytes[0] + len(speaker.tokenizer.encode()),
+        bytes_after=n_bytes[1] + len(small.encode()),
+    )  # fmt: skip
+    stops = tuple(numbers[i] for i in speaker.stop_ids if i in numbers)
+    return replace(speaker, tokenizer=small, stop_ids=stops), trimmed
+
+
+def _keep_pieces(model: Any, order: Sequence[int]) -> tuple[int, int]:
+    """Leave these rows of a language model's table and head; give the bytes of both before and after."""
+    table, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if max(order) >= len(table.weight):
+        raise InvalidBase(
+            f"the tokenizer has piece {max(order)}, and the base has {len(table.weight)} embedding rows: the two do not"
+            " belong together. Give the tokenizer.json that came with the base."
+        )
+    is_tied, rows = head.weight is table.weight, torch.tensor(order)
+    before = table.weight.nbytes + (0 if is_tied else head.weight.nbytes)
+    table.weight = torch.nn.Parameter(table.weight.detach()[rows], requires_grad=False)
+    table.padding_idx = None  # it only matters in training
+    head.weight = table.weight if is_tied else torch.nn.Parameter(head.weight.detach()[rows], requires_grad=False)
+    if head.bias is not None:
+        head.bias = torch.nn.Parameter(head.bias.detach()[rows], requires_grad=False)
+    table.num_embeddings = head.out_features = model.vocab_size = model.config.vocab_size = len(order)
+    return before, table.weight.nbytes + (0 if is_tied else head.weight.nbytes)
 
 
 def _read_pieces(parts: Mapping[str, Any]) -> dict[str, int]:
