@@ -11,6 +11,7 @@ from millis.retrieving import build_index
 from millis.retrieving.passages import Passage
 from millis.serving.settings import ServeSettings
 from millis.serving.supervisor import Supervisor
+from speaking import make_echo_bundle
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -145,5 +146,22 @@ def test_an_index_is_searched_as_one_types_and_a_filter_narrows_it(
         expect(rows).to_have_count(1)
         expect(page.locator("#answer")).to_have_text("refund takes five days")
         expect(page.locator("#command")).to_contain_text("/v1/search")
+        assert wrong == []
+        page.close()
+
+
+def test_a_text_is_translated_as_one_types(
+    tmp_path: Path,
+    chromium: Browser,  # noqa: F811
+) -> None:
+    bundle = make_echo_bundle(tmp_path, name="zh", task="translate", instruction="Into Chinese: {text}")
+    with Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0)) as server:
+        page = chromium.new_page(locale="en-US")
+        wrong = note_what_is_wrong(page)
+        page.goto(server.url)
+        page.fill("#text", "good morning")
+        expect(page.locator("#answer")).to_have_text("user\nInto Chinese: good morning")
+        expect(page.locator("#summary")).to_contain_text("written in")
+        expect(page.locator("#found")).to_be_hidden()
         assert wrong == []
         page.close()

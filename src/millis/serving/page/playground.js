@@ -10,7 +10,7 @@ import { WORDS } from "./words.js";
 const DEBOUNCE_MS = 120;
 const STAGES = ["parse", "queue", "tokenize", "run", "decode", "filter", "vectors", "words", "fuse", "write"];
 
-const TASKS = ["ner", "classify", "qa", "rerank", "embedding", "search"]; // those whose answers this page can show
+const TASKS = ["ner", "classify", "qa", "rerank", "embedding", "search", "translate", "summarise"]; // those whose answers this page can show
 
 const state = {
   language: firstLanguage(),
@@ -188,7 +188,7 @@ function readAnswer(document_, asked) {
       { text, label: `${place + 1}`, score: cosine ?? undefined, where: id }));
     return { entities: found, best: found[0]?.text ?? "", rung: document_.rung };
   }
-  const { answer, answers, entities, label, labels, ranking, scores, embedding } = document_.results?.[0] ?? {};
+  const { answer, answers, entities, text, label, labels, ranking, scores, embedding } = document_.results?.[0] ?? {};
   if (Array.isArray(ranking)) {
     const texts = readLines(asked);
     const found = ranking.map(({ index, relevance_score: score }, place) => (
@@ -200,6 +200,7 @@ function readAnswer(document_, asked) {
     return { entities: found, marked: answer === null ? [] : found.slice(0, 1), rung: document_.rung };
   }
   if (Array.isArray(entities)) return { entities, rung: document_.rung };
+  if (typeof text === "string") return { entities: [], best: text, rung: document_.rung };
   if (Array.isArray(embedding)) return compareLines(document_, readLines(asked));
   if (!Array.isArray(scores)) throw { kind: "odd", status: 200 };
   return { chosen: labels ?? (label ? [label] : []), scores, rung: document_.rung };
@@ -298,7 +299,7 @@ function writeAnswer(answer, found) {
 function writeSummary(answer) {
   if (!answer) return at("text").value.trim() ? "" : words().empty;
   const n = (answer.marked ?? answer.entities ?? answer.chosen).length;
-  if (!n) return words().none;
+  if (!n && answer.best === undefined) return words().none;
   const rung = answer.rung ? words().rung(answer.rung) : "";
   return words().count(n, writeMs(answer.roundTripMs)) + rung;
 }
