@@ -5,6 +5,7 @@ they are what a contract speaks of: one look into a dictionary; everything else 
 """
 
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
@@ -89,16 +90,18 @@ class App:
             language = OpenInference(name, task, tasks[task])
             route = self._make_route(f"/v2/models/{name}/infer", task, {name: one}, language)
             routes |= {f"{path}/infer": route for path in oip_paths(name)}
+        speaking = {one.bundle.manifest.task for one in talkers}
         for path in PATHS if talkers else ():
             routes[path] = self._make_talking(path, talkers, OpenAi(PATHS[path]))
         for task in USUAL_INSTRUCTIONS:
             told = [one for one in talkers if one.bundle.manifest.task == task]
             if told:
                 routes[f"/v1/{task}"] = self._make_talking(f"/v1/{task}", told, Rewriting())
+        described = partial(describe, by_task, has_search="/v1/search" in routes, speaking=speaking)
         others = Starlette(
             routes=[
                 *(Route(path, route, methods=["POST"]) for path, route in routes.items()),
-                Route("/openapi.json", json_route(lambda: describe(by_task, has_search="/v1/search" in routes))),
+                Route("/openapi.json", json_route(described)),
                 *list_about_routes(served, self._executor, talkers, indexes=indexes),
                 *list_oip_routes(served, self._executor),
                 *list_page_routes(),

@@ -14,7 +14,7 @@ import msgspec
 from millis.errors import InvalidRequest
 
 MOST_ANSWERS, MOST_STOPS, MOST_STOP_CHARACTERS, MOST_MESSAGES = 8, 4, 200, 1000
-_ROLES = ("system", "developer", "user", "assistant")
+ROLES = ("system", "developer", "user", "assistant")
 
 
 class _Wish(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -35,7 +35,9 @@ class _Wish(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     safety_identifier: str | None = None
 
 
-class _ChatWish(_Wish, kw_only=True, forbid_unknown_fields=True):
+class ChatWish(_Wish, kw_only=True, forbid_unknown_fields=True):
+    """What /v1/chat/completions may be sent."""
+
     messages: list[Any]
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
@@ -47,7 +49,9 @@ class _ChatWish(_Wish, kw_only=True, forbid_unknown_fields=True):
     modalities: list[str] | None = None
 
 
-class _TextWish(_Wish, kw_only=True, forbid_unknown_fields=True):
+class TextWish(_Wish, kw_only=True, forbid_unknown_fields=True):
+    """What /v1/completions may be sent."""
+
     prompt: Any
     logprobs: int | None = None
     echo: bool = False
@@ -90,17 +94,17 @@ def read_wish(body: bytes, *, kind: Literal["chat", "text"], characters: int) ->
         InvalidRequest: 400 names the member that cannot be; 413 for too much text.
     """
     try:
-        said: _Wish = msgspec.json.decode(body, type=_ChatWish if kind == "chat" else _TextWish)
+        said: _Wish = msgspec.json.decode(body, type=ChatWish if kind == "chat" else TextWish)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _refuse(f"the body cannot be read ({error}): send JSON as OpenAI's API has it.") from error
-    if isinstance(said, _ChatWish):
+    if isinstance(said, ChatWish):
         _refuse_unsupported_chat(said)
         prompt: Any = _read_messages(said.messages)
         asked = _agree(said.max_tokens, said.max_completion_tokens)
         has_logprobs, default = bool(said.logprobs), None
         n_characters = sum(len(one["content"]) for one in prompt)
     else:
-        assert isinstance(said, _TextWish)
+        assert isinstance(said, TextWish)
         _refuse_unsupported_text(said)
         prompt = _read_prompt(said.prompt)
         asked, has_logprobs, default = said.max_tokens, said.logprobs is not None, 16  # OpenAI's
@@ -130,7 +134,7 @@ def read_wish(body: bytes, *, kind: Literal["chat", "text"], characters: int) ->
     )  # fmt: skip
 
 
-def _refuse_unsupported_chat(said: _ChatWish) -> None:
+def _refuse_unsupported_chat(said: ChatWish) -> None:
     for name in ("tools", "functions", "top_logprobs"):
         if getattr(said, name):
             raise _unsupported(name)
@@ -142,7 +146,7 @@ def _refuse_unsupported_chat(said: _ChatWish) -> None:
         raise _unsupported("a response_format other than text")
 
 
-def _refuse_unsupported_text(said: _TextWish) -> None:
+def _refuse_unsupported_text(said: TextWish) -> None:
     if said.echo or said.suffix:
         raise _unsupported("echo" if said.echo else "suffix")
     if said.best_of is not None and said.best_of != (said.n or 1):
@@ -161,8 +165,8 @@ def _read_message(message: Any, *, at: str) -> dict[str, str]:
     if not isinstance(message, dict) or set(message) - {"role", "content", "name", "refusal"}:
         raise _refuse(f"{at} must have role and content, and besides them at most name: leave out the rest.")
     role = message.get("role")
-    if role not in _ROLES:
-        raise _refuse(f"{at} has a role that is not known: use one of {', '.join(_ROLES)}.")
+    if role not in ROLES:
+        raise _refuse(f"{at} has a role that is not known: use one of {', '.join(ROLES)}.")
     content = message.get("content")
     if isinstance(content, list):
         if not all(

@@ -3,20 +3,25 @@
 Border: names and shapes, no values.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
 import msgspec
 
 from millis.serving.admin import MODELS, SLOWEST, LoadRequest
+from millis.serving.chat_requests import ChatWish, TextWish
 from millis.serving.deadlines import MOST_MS
 from millis.serving.embeddings import EMBEDDING, EMBEDDINGS, EmbeddingsRequest
 from millis.serving.oip import INPUT, InferRequest
 from millis.serving.oip import VERSION as OIP_VERSION
+from millis.serving.openai import PATHS
+from millis.serving.openapi_speaking import REQUESTS, describe_requests, write_completion, write_rewritten
 from millis.serving.problems import MEDIA_TYPE, Problem
 from millis.serving.requests import SearchRequest, request_type
+from millis.serving.rewriting import RewriteRequest
 from millis.tasks import tasks
+from millis.tasks.instructing import CHAT
 
 _ANSWER = {
     "answer": {"type": ["string", "null"], "description": "null where the text has none"},
@@ -217,10 +222,18 @@ _OPENAI_ERROR = {
 }
 
 
-def describe(by_task: Mapping[str, Mapping[str, Any]], *, has_search: bool = False) -> dict[str, Any]:
-    """Describe the routes of a server with these models by task, and the search of an index where it has one."""
+def describe(
+    by_task: Mapping[str, Mapping[str, Any]], *, has_search: bool = False, speaking: Collection[str] = ()
+) -> dict[str, Any]:
+    """Describe the routes of a server with these models by task.
+
+    Args:
+        has_search: an index is served.
+        speaking: tasks of the models that speak.
+    """
     requests = {task: request_type(task, tasks[task]) for task in by_task}
-    further = ([EmbeddingsRequest] if EMBEDDING in by_task else []) + ([SearchRequest] if has_search else [])
+    further: list[Any] = ([EmbeddingsRequest] if EMBEDDING in by_task else []) + ([SearchRequest] if has_search else [])
+    further += REQUESTS if speaking else ()
     kinds = [*requests.values(), InferRequest, LoadRequest, Problem, *further]
     _, components = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
     for task, request in requests.items():
@@ -266,6 +279,7 @@ def describe(by_task: Mapping[str, Mapping[str, Any]], *, has_search: bool = Fal
             "The passages of an index that a query means.", _FOUND, problem=problem, request="SearchRequest",
             said="Passages, the best first.",
         )}  # fmt: skip
+    paths |= _describe_speaking(speaking, components, problem=problem)
     return {
         "openapi": "3.1.0",
         "info": {"title": "millis", "version": version("millis")},
@@ -273,6 +287,29 @@ def describe(by_task: Mapping[str, Mapping[str, Any]], *, has_search: bool = Fal
         "components": {"schemas": components, "securitySchemes": _KEYS},
         "security": [{}, *({name: []} for name in _KEYS)],
     }
+
+
+def _describe_speaking(
+    speaking: Collection[str], components: dict[str, Any], *, problem: dict[str, Any]
+) -> dict[str, Any]:
+    if not speaking:
+        return {}
+    describe_requests(components)
+    paths: dict[str, Any] = {
+        path: _describe_post(
+            "An answer in OpenAI's shape, whole or by server-sent events.", write_completion(is_chat=kind == "chat"),
+            problem=_OPENAI_ERROR, request=(ChatWish if kind == "chat" else TextWish).__name__, said="An answer.",
+        )
+        for path, kind in PATHS.items()
+    }  # fmt: skip
+    for task in sorted(set(speaking) - {CHAT}):
+        paths[f"/v1/{task}"] = _describe_post(
+            f"What becomes of a text or a list of them ({task}), whole or by server-sent events.", write_rewritten(),
+            problem=problem, request=RewriteRequest.__name__, said="One text per text, in order.",
+        )  # fmt: skip
+    for path in paths.values():
+        path["responses"]["200"]["content"]["text/event-stream"] = {"schema": {"type": "string"}}
+    return {path: {"post": described} for path, described in paths.items()}
 
 
 def _describe_input(components: dict[str, Any], name: str, *, asks: Any) -> None:

@@ -1,0 +1,108 @@
+"""The part of /openapi.json about models that speak: OpenAI's chats and completions, translations and summaries.
+
+Border: names and shapes, no values; how the parts stand together is openapi.py's.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from millis.serving.chat_requests import (
+    MOST_ANSWERS,
+    MOST_MESSAGES,
+    MOST_STOP_CHARACTERS,
+    MOST_STOPS,
+    ROLES,
+    ChatWish,
+    TextWish,
+)
+from millis.serving.rewriting import RewriteRequest
+
+REQUESTS = (ChatWish, TextWish, RewriteRequest)
+
+_INTEGER, _TEXT = {"type": "integer", "minimum": 0}, {"type": "string"}
+_ENDING = {"enum": ["stop", "length", "deadline"], "description": "deadline: it ended where a sentence did"}
+_USAGE = {
+    "type": "object",
+    "required": ["prompt_tokens", "completion_tokens", "total_tokens"],
+    "properties": dict.fromkeys(("prompt_tokens", "completion_tokens", "total_tokens"), _INTEGER),
+}
+_PART = {
+    "type": "object", "required": ["type", "text"], "additionalProperties": False,
+    "properties": {"type": {"enum": ["text"]}, "text": _TEXT},
+}  # fmt: skip
+_SAID = {"anyOf": [{"type": "string", "minLength": 1}, {"type": "array", "items": _PART, "minItems": 1}]}
+_MESSAGE = {
+    "type": "object", "required": ["role", "content"], "additionalProperties": False,
+    "properties": {"role": {"enum": list(ROLES)}, "content": _SAID, "name": {}, "refusal": {}},
+}  # fmt: skip
+_STOP = {"type": "string", "minLength": 1, "maxLength": MOST_STOP_CHARACTERS}
+_BOUNDS: Mapping[str, Mapping[str, Any]] = {
+    "n": {"type": "integer", "minimum": 1, "maximum": MOST_ANSWERS},
+    "temperature": {"type": "number", "minimum": 0, "maximum": 2},
+    "top_p": {"type": "number", "minimum": 1e-6, "maximum": 1},
+    "max_tokens": {"type": "integer", "minimum": 1, "maximum": 1e9},
+    "frequency_penalty": {"type": "number", "minimum": -2, "maximum": 2},
+    "presence_penalty": {"type": "number", "minimum": -2, "maximum": 2},
+    "stop": {"anyOf": [_STOP, {"type": "array", "items": _STOP, "maxItems": MOST_STOPS}]},
+}
+_UNSUPPORTED = ("logit_bias", "tools", "functions", "top_logprobs", "suffix")
+"""Members of OpenAI's that are taken empty, and refused with anything in them."""
+
+
+def describe_requests(components: dict[str, Any]) -> None:
+    """Say in the requests' schemas what their types cannot: bounds, messages, texts that are not empty."""
+    for kind in (ChatWish, TextWish):
+        properties = components[kind.__name__]["properties"]
+        for name in _UNSUPPORTED:
+            properties.pop(name, None)
+        for name, bounds in _BOUNDS.items():
+            properties[name] = {"anyOf": [bounds, {"type": "null"}], "default": None}
+    chat = components[ChatWish.__name__]["properties"]
+    chat["messages"] = {"type": "array", "items": _MESSAGE, "minItems": 1, "maxItems": MOST_MESSAGES}
+    chat["max_completion_tokens"] = chat["max_tokens"]
+    text_only = {"type": "object", "properties": {"type": {"enum": ["text"]}}}
+    chat["response_format"] = {"anyOf": [text_only, {"type": "null"}]}
+    components[TextWish.__name__]["properties"]["prompt"] = {
+        "anyOf": [{"type": "string", "minLength": 1}, {"type": "array", "items": _INTEGER, "minItems": 1}],
+        "description": "a text, or ids of this model's tokenizer",
+    }
+    text = {"type": "string", "minLength": 1}
+    components[RewriteRequest.__name__]["properties"]["input"] = {
+        "anyOf": [text, {"type": "array", "items": text, "minItems": 1}], "description": "a text or several",
+    }  # fmt: skip
+
+
+def write_completion(*, is_chat: bool) -> dict[str, Any]:
+    """Give the schema of an answer in OpenAI's shape."""
+    message = {
+        "type": "object", "required": ["role", "content"], "properties": {"role": _TEXT, "content": _TEXT}
+    }  # fmt: skip
+    said = {"message": message} if is_chat else {"text": _TEXT}
+    choice = {
+        "type": "object", "required": ["index", *said, "logprobs", "finish_reason"],
+        "properties": {"index": _INTEGER, **said, "finish_reason": _ENDING},
+    }  # fmt: skip
+    return {
+        "type": "object", "required": ["id", "object", "created", "model", "choices", "usage"],
+        "properties": {
+            "object": {"enum": ["chat.completion" if is_chat else "text_completion"]},
+            "choices": {"type": "array", "items": choice}, "usage": _USAGE,
+        },
+    }  # fmt: skip
+
+
+def write_rewritten() -> dict[str, Any]:
+    """Give the schema of texts that were translated or summarised."""
+    result = {
+        "type": "object", "required": ["text", "finish_reason"],
+        "properties": {
+            "text": _TEXT, "finish_reason": _ENDING,
+            "whole": {"type": "boolean", "description": "it ends with a sentence; after a deadline"},
+        },
+    }  # fmt: skip
+    return {
+        "type": "object", "required": ["model", "rung", "results", "usage"],
+        "properties": {
+            "model": _TEXT, "rung": _TEXT, "results": {"type": "array", "items": result}, "usage": _USAGE,
+        },
+    }  # fmt: skip
