@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+import millis
 from fitting import run_millis
 from millis.contract import Contract
 from millis.errors import InvalidValue
@@ -41,6 +42,13 @@ def test_a_text_is_put_into_the_instruction_and_a_list_is_answered_in_its_order(
     texts = [f"text {i}" for i in range(12)]  # more than grow at once
     answers = [result["text"] for result in post(url, "summarise", input=texts).json()["results"]]
     assert answers == [f"user\n{text} In short:" for text in texts]
+
+
+def test_the_client_asks_for_translations_and_summaries(url: str) -> None:
+    with millis.Client(url) as client:
+        assert client.translate("good morning", deadline_ms=5000).result["text"] == "user\nInto Chinese: good morning"
+        short = client.summarise(["one", "two"], max_tokens=3)
+        assert [result["finish_reason"] for result in short.results] == ["length", "length"]
 
 
 def test_an_answer_is_streamed_and_says_how_it_ended(url: str) -> None:

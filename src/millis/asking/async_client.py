@@ -77,6 +77,14 @@ class AsyncClient:
         """Ask which documents fit a query, the best first; see `ask`."""
         return await self.ask("rerank", {"query": query, "documents": list(documents)}, **named)
 
+    async def translate(self, text: str | Sequence[str], **named: Any) -> Answer:
+        """See Client.translate."""
+        return await self.ask("translate", text, **named)
+
+    async def summarise(self, text: str | Sequence[str], **named: Any) -> Answer:
+        """See Client.summarise."""
+        return await self.ask("summarise", text, **named)
+
     async def models(self) -> list[dict[str, Any]]:
         """See `Client.models`."""
         return await self._drive(self._questions.models())

@@ -94,6 +94,14 @@ class Client:
         """Ask which documents fit a query, the best first; see `ask`."""
         return self.ask("rerank", {"query": query, "documents": list(documents)}, **named)
 
+    def translate(self, text: str | Sequence[str], **named: Any) -> Answer:
+        """Ask for translations, whole; max_tokens bounds each; see `ask`."""
+        return self.ask("translate", text, **named)
+
+    def summarise(self, text: str | Sequence[str], **named: Any) -> Answer:
+        """Ask for summaries, whole; max_tokens bounds each; see `ask`."""
+        return self.ask("summarise", text, **named)
+
     def models(self) -> list[dict[str, Any]]:
         """List the models that are served, with their tasks, rungs and contracts."""
         return self._drive(self._questions.models())
