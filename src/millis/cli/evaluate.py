@@ -1,12 +1,16 @@
 """`millis evaluate`: score a bundle on labelled text."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from millis.cli.output import Json, write_result
 from millis.cli.reading import Blanks, Ends, LabelColumn, Layout, Overlaps, Scheme, Separator, Strays, TextColumn
+from millis.tasks.instructing import CHAT, SPEAKING
+
+if TYPE_CHECKING:
+    from millis.bundles import Bundle
 
 
 def command(
@@ -32,6 +36,9 @@ def command(
     from millis.telemetry.progress import say
 
     opened = open_bundle(bundle)
+    if opened.manifest.task in SPEAKING:
+        _score_spoken(opened, test, as_json=as_json)
+        return
     settings = ReadSettings(
         layout=layout, scheme=scheme, ends=ends, overlaps=overlaps, blanks=blanks, strays=strays,
         text_column=text_column, label_column=label_column, separator=separator,
@@ -44,4 +51,15 @@ def command(
         {"name": score.name, "value": score.value, "by_label": score.by_label, "examples": len(reading.examples)},
         lines=[score.report.rstrip()],
         is_json=as_json,
+    )
+
+
+def _score_spoken(opened: "Bundle", test: Path, *, as_json: bool) -> None:
+    from millis.data.dialogues import read_dialogues
+    from millis.searching.telling import score_spoken
+
+    dialogues = read_dialogues(test, is_chat=opened.manifest.task == CHAT)
+    score = score_spoken(opened, dialogues)
+    write_result(
+        {"name": score.name, "value": score.value, "examples": len(dialogues)}, lines=[score.report], is_json=as_json
     )

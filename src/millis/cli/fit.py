@@ -1,5 +1,6 @@
 """`millis fit`: labelled text to a proven bundle."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ from millis.cli.output import Json, write_result
 from millis.cli.reading import Blanks, Ends, LabelColumn, Layout, Overlaps, Scheme, Separator, Strays, TextColumn
 from millis.contract import Contract
 from millis.errors import InvalidValue
+from millis.tasks.instructing import SPEAKING
 from millis.units import read_duration_ms
 
 
@@ -21,11 +23,22 @@ def command(
     out: Annotated[Path, typer.Option("-o", "--out", help="Where the bundle shall stand, NAME.millis.")],
     dev: Annotated[Path | None, typer.Option(help="To choose by; carved from train when missing.")] = None,
     test: Annotated[Path | None, typer.Option(help="To judge by; carved from train when missing.")] = None,
-    task: Annotated[str, typer.Option(help="What the model is for: ner, classify or embedding.")] = "ner",
+    task: Annotated[
+        str,
+        typer.Option(help="ner, classify, qa, rerank, embedding; or chat, translate, summarise (a model that speaks)."),
+    ] = "ner",
+    instruction: Annotated[
+        str | None, typer.Option(help="translate, summarise: what is asked of each text, with {text} in it.")
+    ] = None,
     p50: Annotated[str | None, typer.Option(help="Bound on the median, like '2 ms'.")] = None,
     p95: Annotated[str | None, typer.Option(help="Bound on p95.")] = None,
     p99: Annotated[str | None, typer.Option(help="Bound on p99, like '5 ms'.")] = None,
-    rate: Annotated[str, typer.Option(help="Requests per second at which the bound must hold.")] = "50/s",
+    per_token: Annotated[
+        str | None, typer.Option(help="chat, translate, summarise: bound on the mean time per later token.")
+    ] = None,
+    rate: Annotated[
+        str | None, typer.Option(help="Requests per second at which the bound must hold; 50/s, or 2/s of what speaks.")
+    ] = None,
     max_drop: Annotated[float | None, typer.Option(help="Points of the score (F1, accuracy) that may be lost.")] = 1.0,
     floor: Annotated[float | None, typer.Option(help="Points of the score that must be reached.")] = None,
     device: Annotated[str, typer.Option(help="cpu, or what a backend knows (untested: cuda, gpu, npu).")] = "cpu",
@@ -92,9 +105,31 @@ def command(
     from millis.searching.case import FitSettings
     from millis.searching.fitting import run_fit
 
+    if task in SPEAKING:
+        _refuse(
+            task, {"p50": p50, "p95": p95, "floor": floor, "memory-mb": memory_mb, "within": within,
+            "tune": tune or None, "trim-vocabulary": trim_vocabulary or None, "corpus": corpus,
+            "multi-label": multi_label or None,
+            "out-of-scope": out_of_scope, "balance": balance or None, "augment": augment, "unlabelled": unlabelled,
+            "domain-text": domain_text, "teacher": teacher, "pooling": pooling, "dimensions": dimensions,
+            "text-column": text_column, "label-column": label_column, "separator": separator,
+            "max-drop": None if max_drop == 1.0 else max_drop, "rungs": None if rungs == 3 else rungs,
+            "prove-for": None if prove_for == "20 s" else prove_for, "layout": None if layout == "auto" else layout,
+            "scheme": None if scheme == "auto" else scheme, "ends": None if ends == "exclusive" else ends,
+            "overlaps": None if overlaps == "error" else overlaps, "blanks": None if blanks == "error" else blanks,
+            "strays": None if strays == "error" else strays},
+        )  # fmt: skip
+        _tell(
+            Contract(p99=p99 or "500 ms", rate=rate or "2/s", per_token=per_token, device=device),
+            base=base, out=out, train=train, dev=dev, test=test, task=task, instruction=instruction, adapt=adapt,
+            epochs=epochs, seed=seed, track=track, as_json=as_json,
+        )  # fmt: skip
+        return
+    _refuse(task, {"per-token": per_token, "instruction": instruction})
     contract = Contract(
-        p50=p50, p95=p95, p99=p99, rate=rate, max_drop=max_drop, floor=floor, device=device, memory_mb=memory_mb
-    )
+        p50=p50, p95=p95, p99=p99, rate=rate or "50/s", max_drop=max_drop, floor=floor, device=device,
+        memory_mb=memory_mb,
+    )  # fmt: skip
     settings = FitSettings(
         base=base, out=out, train=train, dev=dev, test=test, task=task, epochs=epochs, seed=seed, rungs=rungs,
         tune=tune, adapt=adapt, unlabelled=unlabelled, domain_text=domain_text, teacher=teacher,
@@ -117,6 +152,34 @@ def command(
         lines=[f"bundle {bundle.path}", f"report {bundle.path / 'report.html'}", f"next: millis serve {bundle.path}"],
         is_json=as_json,
     )  # fmt: skip
+
+
+def _refuse(task: str, given: Mapping[str, object]) -> None:
+    wrong = [f"--{name}" for name, value in given.items() if value is not None]
+    if wrong:
+        raise InvalidValue(f"{', '.join(wrong)} came, which means nothing for {task}: leave it out.")
+
+
+def _tell(
+    contract: Contract, *, base: str, out: Path, train: Path, dev: Path | None, test: Path | None, task: str,
+    instruction: str | None, adapt: str, epochs: int | None, seed: int, track: str | None, as_json: bool,
+) -> None:  # fmt: skip
+    from millis.searching.telling import TellSettings, tell
+    from millis.training.settings import TrainSettings
+
+    training = TrainSettings(epochs=3 if epochs is None else epochs, seed=seed, adapt=adapt, tracker=track)
+    bundle = tell(contract, TellSettings(
+        base=base, out=out, train=train, dev=dev, test=test, task=task, instruction=instruction, training=training,
+    ))  # fmt: skip
+    quality = bundle.rung().quality
+    write_result(
+        {"bundle": str(bundle.path), "contract": bundle.manifest.contract, "quality": quality},
+        lines=[
+            f"bundle {bundle.path}: {quality['name']} {quality['value']:.2f} on test, the base {quality['base']:.2f}",
+            f"next: millis prove {bundle.path}, then millis serve {bundle.path}",
+        ],
+        is_json=as_json,
+    )
 
 
 def _read_sizes(given: str | None) -> tuple[int, ...]:

@@ -4,9 +4,12 @@ Border: base in, bundle out; nothing is trained. Each step's logits are compared
 differences stand in the manifest: the conversion has to be exact, what rounding costs is shown.
 """
 
+import logging
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,7 @@ from millis.compiling.comparing import Difference, compare, require_exact
 from millis.compressing.vocabulary import Trimmed, trim_speaker
 from millis.contract import Contract
 from millis.errors import InvalidValue
-from millis.models.speakers import load_speaker
+from millis.models.speakers import Speaker, load_speaker
 from millis.tasks.chat import TEMPLATE
 from millis.tasks.instructing import CHAT, SPEAKING, USUAL_INSTRUCTIONS, check_instruction
 from millis.telemetry.progress import say
@@ -37,19 +40,21 @@ _TEXT = (
 
 
 def pack(
-    base: str, out: str | Path, *, contract: Contract, rungs: Sequence[str] = ("int8", "int4"), context: int = 2048,
-    threads: int = 1, task: str = CHAT, instruction: str | None = None, corpus: Sequence[str] | None = None,
+    base: str | Speaker, out: str | Path, *, contract: Contract, rungs: Sequence[str] = ("int8", "int4"),
+    context: int = 2048, threads: int = 1, task: str = CHAT, instruction: str | None = None,
+    corpus: Sequence[str] | None = None, name: str | None = None,
 ) -> Bundle:  # fmt: skip
     """Compile a causal language model into a bundle; the first of the rungs serves.
 
     Args:
-        base: a folder in Hugging Face layout, or a .gguf file.
+        base: a folder in Hugging Face layout, a .gguf file, or a model that is loaded already.
         contract: its bound is on the time to the first token.
         context: the most tokens of prompt and answer together.
         threads: of the engine.
         task: "chat", "translate" or "summarise".
         instruction: what is asked of each text, with {text} in its place; the usual one when missing.
         corpus: texts whose pieces stay; what neither they nor the chat template use is taken out. None leaves all.
+        name: of the base; its file name when missing.
     Raises:
         InvalidValue: a rung that there is not, a context that the model has not, or a corpus without texts.
         InvalidBase: the base cannot be used.
@@ -61,7 +66,8 @@ def pack(
     further = _instruct(task, instruction)
     if corpus is not None and not corpus:
         raise InvalidValue("the corpus has no text: give a file with a text on each line, as they will come and go.")
-    speaker = load_speaker(base)
+    speaker = base if isinstance(base, Speaker) else load_speaker(base)
+    known_as = name or (Path(base).name if isinstance(base, str) else "a loaded model")
     if not context >= 1:
         raise InvalidValue(f"context cannot be {context}: give 1 to {speaker.context} tokens.")
     fits = min(context, speaker.context)
@@ -69,7 +75,7 @@ def pack(
     if corpus is not None:
         speaker, trimmed = trim_speaker(speaker, texts=[*corpus, *further.values()])  # an instruction is read too
         cuts = (_note_trimming(trimmed, n_texts=len(corpus)),)
-    say(f"converting {Path(base).name}")
+    say(f"converting {known_as}")
     ids = _probe(speaker.tokenizer, n_pieces=speaker.model.config.vocab_size)
     want = run_source(speaker.model, ids)
     began = time.perf_counter()
@@ -99,7 +105,7 @@ def pack(
         place = Path(out)
         manifest = Manifest(
             format=FORMAT, name=place.stem, task=task, labels=(), task_settings=settings, rungs=tuple(written),
-            rung=written[0].name, contract=contract.record(), base=Path(base).name,
+            rung=written[0].name, contract=contract.record(), base=known_as,
             created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), versions=_versions(), choices=(cut, *cuts),
         )  # fmt: skip
         return save_bundle(place, manifest=manifest, parts=parts)
@@ -148,9 +154,11 @@ def _round_weights(source: Path, *, bits: int) -> tuple[Any, tuple[Choice, ...]]
 
     from millis.compiling.causal import FILE
 
+    logging.getLogger("nncf").setLevel(logging.ERROR)
     made = ov.Core().read_model(source / FILE)
     if bits == 8:
-        return nncf.compress_weights(made, mode=nncf.CompressWeightsMode.INT8_ASYM), ()
+        with redirect_stdout(sys.stderr):  # its bars
+            return nncf.compress_weights(made, mode=nncf.CompressWeightsMode.INT8_ASYM), ()
     widths = {
         int(op.input(1).get_partial_shape()[1].get_length())
         for op in made.get_ops()
@@ -162,7 +170,8 @@ def _round_weights(source: Path, *, bits: int) -> tuple[Any, tuple[Choice, ...]]
         reason=f"the largest group that divides {', '.join(map(str, sorted(widths)))}",
     )  # fmt: skip
     mode = nncf.CompressWeightsMode.INT4_SYM
-    return nncf.compress_weights(made, mode=mode, ratio=1.0, group_size=group), (choice,)
+    with redirect_stdout(sys.stderr):
+        return nncf.compress_weights(made, mode=mode, ratio=1.0, group_size=group), (choice,)
 
 
 def _probe(tokenizer: str, *, n_pieces: int) -> NDArray[np.int64]:

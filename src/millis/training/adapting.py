@@ -77,14 +77,7 @@ class Adaptation:
 
         Source: as peft's AdaLoraModel.forward, which adds it only to a loss of the network's own.
         """
-        if self._method != "adalora":
-            return None
-        errors = []
-        for name, vectors in self._tagger.network.named_parameters():
-            if "lora_A" in name or "lora_B" in name:
-                product = vectors @ vectors.T if "lora_A" in name else vectors.T @ vectors
-                errors.append(torch.linalg.norm(product - torch.eye(len(product))))
-        return _ORTHOGONALITY * torch.stack(errors).mean()
+        return keep_apart(self._tagger.network) if self._method == "adalora" else None
 
     def end_step(self, step: int) -> None:
         """Do what the method does between an optimizer's step, from 0, and dropping the gradients."""
@@ -100,19 +93,56 @@ class Adaptation:
 
     def state(self) -> dict[str, Any]:
         """Give what the next step depends on beside the weights: AdaLoRA's account of its ranks."""
-        if self._method != "adalora":
-            return {}
-        allocator = self._peft.base_model.rankallocator
-        return {"pattern": allocator.peft_config.rank_pattern, **{name: getattr(allocator, name) for name in _RANKS}}
+        return read_ranks(self._peft) if self._method == "adalora" else {}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take up what `state` gave."""
-        if self._method != "adalora":
-            return
-        allocator = self._peft.base_model.rankallocator
-        allocator.peft_config.rank_pattern = state["pattern"]
-        for name in _RANKS:
-            setattr(allocator, name, state[name])
+        if self._method == "adalora":
+            take_ranks(self._peft, state)
+
+
+def keep_apart(network: torch.nn.Module) -> torch.Tensor:
+    """Give the penalty of AdaLoRA's singular vectors that are not orthogonal, float32 ()."""
+    errors = []
+    for name, vectors in network.named_parameters():
+        if "lora_A" in name or "lora_B" in name:
+            product = vectors @ vectors.T if "lora_A" in name else vectors.T @ vectors
+            errors.append(torch.linalg.norm(product - torch.eye(len(product))))
+    return _ORTHOGONALITY * torch.stack(errors).mean()
+
+
+def plan_low_rank(method: str, *, matrices: Sequence[str], n_steps: int) -> Any:
+    """Give peft's settings of lora or adalora.
+
+    Args:
+        matrices: names of the modules that get low-rank changes.
+        n_steps: that training has.
+    """
+    import peft
+
+    size = METHODS[method].size
+    if method == "lora":
+        return peft.LoraConfig(r=size, lora_alpha=_ALPHA * size, target_modules=list(matrices))
+    first = round(_FIRST_RANK * size)
+    settling = min(max(int(_SETTLING * n_steps), 1), n_steps - 1)
+    return peft.AdaLoraConfig(
+        init_r=first, target_r=size, lora_alpha=_ALPHA * first, tinit=int(_WARMING * n_steps), tfinal=settling,
+        total_step=n_steps, target_modules=list(matrices),
+    )  # fmt: skip
+
+
+def read_ranks(model: Any) -> dict[str, Any]:
+    """Give what AdaLoRA's rank allocator keeps from step to step."""
+    allocator = model.base_model.rankallocator
+    return {"pattern": allocator.peft_config.rank_pattern, **{name: getattr(allocator, name) for name in _RANKS}}
+
+
+def take_ranks(model: Any, state: dict[str, Any]) -> None:
+    """Take up what `read_ranks` gave."""
+    allocator = model.base_model.rankallocator
+    allocator.peft_config.rank_pattern = state["pattern"]
+    for name in _RANKS:
+        setattr(allocator, name, state[name])
 
 
 def _wrap(tagger: Tagger, method: str, *, n_steps: int) -> Any:
@@ -122,16 +152,8 @@ def _wrap(tagger: Tagger, method: str, *, n_steps: int) -> Any:
     names = {id(module): name for name, module in tagger.network.named_modules()}
     parts = find_parts(tagger.network)
     matrices = [names[id(matrix)] for part in parts for matrix in (*part.into, part.out)]
-    size = METHODS[method].size
-    if method == "lora":
-        config = peft.LoraConfig(r=size, lora_alpha=_ALPHA * size, target_modules=matrices)
-    elif method == "adalora":
-        first = round(_FIRST_RANK * size)
-        settling = min(max(int(_SETTLING * n_steps), 1), n_steps - 1)
-        config = peft.AdaLoraConfig(
-            init_r=first, target_r=size, lora_alpha=_ALPHA * first, tinit=int(_WARMING * n_steps), tfinal=settling,
-            total_step=n_steps, target_modules=matrices,
-        )  # fmt: skip
+    if method in ("lora", "adalora"):
+        config = plan_low_rank(method, matrices=matrices, n_steps=n_steps)
     else:
         keys = [names[id(matrix)] for part in parts[::2] for matrix in part.into[1:]]
         channels = [names[id(part.out)] for part in parts[1::2]]

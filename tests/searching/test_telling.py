@@ -1,0 +1,78 @@
+"""A tiny model that speaks is taught through the real command line, and its answers are served."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from fitting import run_millis
+from millis.data.dialogues import read_dialogues
+from millis.errors import InvalidData
+from millis.serving.settings import ServeSettings
+from millis.serving.supervisor import Supervisor
+from millis.tasks.wording import score_rewritten
+from speaking import make_speaker
+
+WORDS = ("tide", "harbour", "boat", "rope", "sail", "quay", "gull", "net")
+
+
+@pytest.mark.slow
+def test_a_model_is_taught_to_translate_and_answers_better_than_its_base(tmp_path: Path) -> None:
+    pairs = tmp_path / "pairs.tsv"
+    pairs.write_text("".join(f"{one} {other}\t好\tnobody\n" for one in WORDS for other in WORDS if one != other), "utf-8")
+    out = tmp_path / "zh.millis"
+    flags = ("--task", "translate", "--base", make_speaker(tmp_path / "base"), "--train", pairs, "-o", out)
+    done = run_millis("fit", *flags, "--instruction", "{text}", "--epochs", "12", "--json")
+    assert done.returncode == 0, done.stderr[-2000:]
+    quality = json.loads(done.stdout)["quality"]
+    assert quality["name"] == "chrF"
+    assert quality["value"] > 90 > quality["base"]
+    with Supervisor(ServeSettings(bundles=(str(out),), port=0)) as server:
+        answer = httpx.post(f"{server.url}/v1/translate", json={"input": "boat sail"}, timeout=20).json()
+    assert answer["results"] == [{"text": "好", "finish_reason": "stop"}]
+    told = run_millis("evaluate", out, "--test", pairs, "--json")
+    assert json.loads(told.stdout)["value"] > 90, told.stderr
+    refused = run_millis("fit", *flags, "--max-drop", "2", "--pooling", "cls", "--teacher", "x")
+    assert refused.returncode == 2
+    assert "--teacher, --pooling, --max-drop came, which means nothing for translate" in refused.stderr
+
+
+def test_dialogues_are_read_from_lines_and_tables(tmp_path: Path) -> None:
+    def read(content: str, *, name: str = "a.tsv", is_chat: bool = False) -> list[tuple[Any, tuple[str, ...]]]:
+        (tmp_path / name).write_text(content, "utf-8-sig")
+        return [(one.text, one.answers) for one in read_dialogues(tmp_path / name, is_chat=is_chat)]
+
+    assert read("Hi.\t嗨。\tCC\nRun.\t跑。\n") == [("Hi.", ("嗨。",)), ("Run.", ("跑。",))]
+    assert read("id\ttarget\tsource\r\n1\tb\ta\r\n") == [("a", ("b",))]
+    assert read('source,target\n"a, b",c\n', name="a.csv") == [("a, b", ("c",))]
+    assert read('{"source": ["A b.", "C."], "target": ["x", "y"], "id": 3}\n') == [("A b. C.", ("x", "y"))]
+    turns = [{"role": "system", "content": "short"}, {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    (asked, answers), = read(json.dumps({"messages": turns}), is_chat=True)
+    assert ([(turn.role, turn.content) for turn in asked], answers) == ([("system", "short"), ("user", "q")], ("a",))
+
+
+@pytest.mark.parametrize(
+    ("content", "is_chat", "says"),
+    [
+        ("a\tb\nc\n\td\n", False, r"(?s)a.tsv:2: 1 column.*a.tsv:3: the source is empty"),
+        ('{"source": "a"}\n{"target": "b"}\n{"source": 1, "target": "b"}\n[]\n', False, r"(?s):1: no target.*:2: no source.*:3: no source.*:4: "),
+        ('{"messages": []}\n{"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]}\n', True, r"(?s):1: no dialogue.*:2: the last message"),
+        ('{"messages": [{"role": "tool", "content": "a"}, {"role": "assistant", "content": "b"}]}\n', True, r"messages\[0\] needs a role"),
+        ("\n\n", False, "no examples"),
+    ],
+)
+def test_a_bad_row_is_named_and_nothing_is_read(content: str, is_chat: bool, says: str, tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text(content, "utf-8")
+    with pytest.raises(InvalidData, match=says):
+        read_dialogues(tmp_path / "a.tsv", is_chat=is_chat)
+
+
+def test_texts_are_scored_by_the_nearest_that_is_right() -> None:
+    score = score_rewritten("summarise", ["the tide is out", "潮水退了"], [("x", "The tide is out."), ("潮水已退",)])
+    assert (score.name, round(score.value, 1)) == ("ROUGE-L", 87.5)
+    assert "exact 0.00" in score.report
+    chinese = score_rewritten("translate", ["你好", "再见"], [("你好",), ("再见", "回头见")])
+    assert (chinese.name, chinese.value) == ("chrF", 100.0)
+    assert "exact 100.00" in chinese.report
