@@ -17,7 +17,7 @@ benchmarks/results/generation.jsonl (not with --brief).
 Border: weights of eight and four bits both come from MODEL, whatever it holds; none is given finer ones.
 Limits: llama-cpp-python's server is in Python, and its cost per token is counted as llama.cpp's. Where a stream tells no
 usage its events with text are its tokens. Perplexity is of the weights, computed in float32 by OpenVINO. The ceiling
-counts all weights once for each token.
+counts all weights once for each token. With --llama-plain llama.cpp runs without the kernels that repack weights.
 """
 
 import argparse
@@ -53,6 +53,19 @@ N_PROMPT, N_ANSWER, N_INSTRUCTION, N_WINDOW = 64, 64, 200, 256
 PAPERS = ROOT.parent / "shared" / "data" / "summ_en_scitldr"
 QUANTISED = {"q4_1": 3, "q8_0": 7}
 """llama.cpp's numbers of the types (llama_ftype)."""
+
+PLAIN = """
+import llama_cpp, llama_cpp.llama_cpp as inner
+usual = inner.llama_model_default_params
+def plain():
+    settings = usual()
+    settings.use_extra_bufts = False
+    return settings
+inner.llama_model_default_params = llama_cpp.llama_model_default_params = plain
+"""
+"""Keeps llama.cpp from repacking weights, for AMX above all: 0.3.36 dies of it (SIGSEGV at ldtilecfg) on some machines."""
+
+SERVE = "import sys; from llama_cpp.server.__main__ import main; sys.argv[0] = 'server'; main()"
 
 QUANTISE = """
 import sys, llama_cpp
@@ -113,9 +126,9 @@ def score_packed(folder: Path, windows: Sequence[Sequence[int]]) -> float:
     return math.exp(statistics.fmean(lost))
 
 
-def score_llama(python: Path, model: Path, windows: Sequence[Sequence[int]]) -> tuple[float, str]:
+def score_llama(python: Path, model: Path, windows: Sequence[Sequence[int]], *, before: str) -> tuple[float, str]:
     """Give the perplexity of a GGUF file on the same windows by llama.cpp, and the version of llama-cpp-python."""
-    done = subprocess.run([python, "-c", SCORE, model], input=json.dumps(windows), capture_output=True, text=True)
+    done = subprocess.run([python, "-c", before + SCORE, model], input=json.dumps(windows), capture_output=True, text=True)
     if done.returncode != 0:
         raise RunFailed(f"llama.cpp cannot score {model.name}: {done.stderr.strip().splitlines()[-1:]}")
     seen = json.loads(done.stdout.strip().splitlines()[-1])
@@ -150,7 +163,7 @@ def ask(client: httpx.Client, prompt: str, **more: Any) -> Spoken:
 
 
 @contextmanager
-def serve_all(bundles: dict[str, Path], models: dict[str, Path], *, python: Path) -> Iterator[dict[str, tuple[httpx.Client, dict[str, Any]]]]:
+def serve_all(bundles: dict[str, Path], models: dict[str, Path], *, python: Path, before: str) -> Iterator[dict[str, tuple[httpx.Client, dict[str, Any]]]]:
     """Start every server; give a client of each, and what its requests need besides."""
     with ExitStack() as stack:
         clients: dict[str, tuple[httpx.Client, dict[str, Any]]] = {}
@@ -161,7 +174,7 @@ def serve_all(bundles: dict[str, Path], models: dict[str, Path], *, python: Path
                 env, more = {"PYTHONPATH": str(ROOT / "src")}, {"model": place.stem, "stream_options": {"include_usage": True}}
             else:
                 command = [
-                    str(python), "-m", "llama_cpp.server", "--model", str(place), "--port", str(port), "--n_ctx", str(CONTEXT),
+                    str(python), "-c", before + SERVE, "--model", str(place), "--port", str(port), "--n_ctx", str(CONTEXT),
                     "--n_threads", str(THREADS), "--n_threads_batch", str(THREADS), "--logits_all", "false", "--verbose", "false",
                 ]  # fmt: skip
                 env, more = {}, {"repeat_penalty": 1.0}
@@ -217,8 +230,10 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--requests", type=int, default=20, help="of each kind, for each server in each round")
     parser.add_argument("--windows", type=int, default=40, help=f"of {N_WINDOW} pieces, for perplexity")
+    parser.add_argument("--llama-plain", action="store_true", help="llama.cpp without repacked weights, where it dies of AMX")
     parser.add_argument("--brief", action="store_true", help="a try: nothing is kept")
     asked = parser.parse_args()
+    before = PLAIN if asked.llama_plain else ""
     python = Path(os.path.abspath(asked.llama_python))  # not resolved: a link would lose its environment
     with tempfile.TemporaryDirectory(prefix="millis-generation-") as scratch:
         bundles, models = {}, {}
@@ -239,11 +254,11 @@ def main() -> int:
         windows = cut_windows(tokenizer, PAPERS / "dev.jsonl", n=asked.windows)
         perplexity = {f"millis-{rung}": score_packed(bundles[f"millis-{rung}"] / "rungs" / rung, windows) for rung in ("int4", "int8")}
         for who, place in models.items():
-            perplexity[who], llama_version = score_llama(python, place, windows)
+            perplexity[who], llama_version = score_llama(python, place, windows, before=before)
         n_bytes = {who: (bundle := open_bundle(place)).count_bytes(bundle.rung()) for who, place in bundles.items()}
         n_bytes |= {who: place.stat().st_size for who, place in models.items()}
         bandwidth = measure_bandwidth()
-        with serve_all(bundles, models, python=python) as clients:
+        with serve_all(bundles, models, python=python, before=before) as clients:
             table = measure(clients, prompts=prompts, instruction=instruction, rounds=asked.rounds, requests=asked.requests)
     print(f"{'server':<12} {'TTFT p50':>9} {'p99':>8} {'TPOT p50':>9} {'p99':>8} {'ceiling':>8} {'instructed TTFT p50':>20} {'perplexity':>11}")
     ceiling = {who: 1000 * size / bandwidth for who, size in n_bytes.items()}
@@ -261,7 +276,7 @@ def main() -> int:
         print(f"{ours}: " + ", ".join(f"{name} {ratio:.2f}x" for name, ratio in ratios[ours].items()))
     result = {
         "model": asked.model.name, "threads": THREADS, "prompt_tokens": N_PROMPT, "most_answer_tokens": N_ANSWER,
-        "instruction_tokens": N_INSTRUCTION, "rounds": asked.rounds, "windows": asked.windows, "table": table, "ratios": ratios,
+        "instruction_tokens": N_INSTRUCTION, "rounds": asked.rounds, "windows": asked.windows, "llama_plain": asked.llama_plain, "table": table, "ratios": ratios,
         "perplexity": perplexity, "n_bytes": n_bytes, "bandwidth_gb_per_s": bandwidth / 1e9, "ceiling_ms": ceiling,
         "versions": {name: version(name) for name in ("openvino", "openvino-genai", "nncf")} | {"llama-cpp-python": llama_version},
     }  # fmt: skip
