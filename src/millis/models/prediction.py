@@ -4,6 +4,7 @@ Border: a tagger and a task to answers; no training, no other backend.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -12,45 +13,53 @@ from numpy.typing import NDArray
 
 from millis.models.taggers import Tagger
 from millis.tasks.task import Head, Task, Window
+from millis.telemetry.progress import bar
 
 
-def predict(model: Tagger, *, task: Task, texts: Sequence[str], batch_tokens: int = 2048) -> list[dict[str, Any]]:
+def predict(
+    model: Tagger, *, task: Task, texts: Sequence[str], batch_tokens: int = 2048, name: str | None = None
+) -> list[dict[str, Any]]:
     """Answer each text, in order.
 
     Args:
         batch_tokens: how many tokens, padding counted, run together; windows of like length do.
+        name: of the bar that shows how far it is; none is shown without.
     Cost: all logits are held until the end, 4 * K bytes a token.
     """
     return [
         task.decode(text, *outputs) for text, outputs in zip(texts, run_windows(model, task=task, texts=texts,
-        batch_tokens=batch_tokens), strict=True)
+        batch_tokens=batch_tokens, name=name), strict=True)
     ]  # fmt: skip
 
 
 def run_windows(
-    model: Tagger, *, task: Task, texts: Sequence[str], batch_tokens: int = 2048
+    model: Tagger, *, task: Task, texts: Sequence[str], batch_tokens: int = 2048, name: str | None = None
 ) -> list[tuple[tuple[Window, ...], list[NDArray[np.float32]]]]:
     """Give the windows of each text, in order, and their logits (R, C); arguments and cost are those of `predict`."""
     by_text = [task.encode(text) for text in texts]
     windows = [window.ids for of_text in by_text for window in of_text]
-    flat = iter(answer_windows(model, windows, head=task.head, batch_tokens=batch_tokens))
+    flat = iter(answer_windows(model, windows, head=task.head, batch_tokens=batch_tokens, name=name))
     return [(of_text, [next(flat) for _ in of_text]) for of_text in by_text]
 
 
 def answer_windows(
-    model: Tagger, windows: Sequence[NDArray[np.int64]], *, head: Head, batch_tokens: int = 2048
-) -> list[NDArray[np.float32]]:
+    model: Tagger, windows: Sequence[NDArray[np.int64]], *, head: Head, batch_tokens: int = 2048,
+    name: str | None = None,
+) -> list[NDArray[np.float32]]:  # fmt: skip
     """Give the logits (R, C) of each window of ids (T,), in order; the rest is as in `predict`."""
     logits: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(windows)
-    was_training = model.training
+    was_training, done = model.training, 0
     model.eval()
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), bar(name, total=len(windows)) if name else nullcontext() as advance:
             for rows in plan_by_length([len(ids) for ids in windows], batch_tokens=batch_tokens):
                 ids, mask = pad([windows[row] for row in rows], pad_id=model.pad_id)
                 answer = model(ids, mask).float().numpy()
                 for row, of_window in zip(rows, answer, strict=True):
                     logits[row] = head.cut(of_window, len(windows[row])).copy()
+                done += len(rows)
+                if advance:
+                    advance(done, "")
     finally:
         model.train(was_training)
     return logits

@@ -129,7 +129,7 @@ def score_reference(folder: Path, *, task: Task, splits: Splits) -> Reference:
     model = load_tagger(folder)
     with torch_state(0):
         dev, test = (
-            task.score(part, predict(model, task=task, texts=[example.text for example in part]))
+            task.score(part, predict(model, task=task, texts=[one.text for one in part], name="reference's answers"))
             for part in (splits.dev, splits.test)
         )
     return Reference(folder=folder, dev=dev, test=test)
