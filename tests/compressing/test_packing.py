@@ -13,6 +13,7 @@ from millis.bundles import open_bundle
 from millis.cli.app import app
 from millis.compiling.causal import FILE, convert_causal, run_source, run_stateful
 from millis.compressing.packing import pack
+from millis.compressing.rounding import cut_windows
 from millis.contract import Contract
 from millis.errors import InvalidBase, InvalidValue
 from millis.models.speakers import load_speaker
@@ -20,6 +21,7 @@ from speaking import END, TEMPLATE, make_byte_tokenizer, make_speaker
 
 pytestmark = pytest.mark.slow
 CONTRACT = Contract(p99="1 s", rate="2/s")
+TEXTS = [f"the tide comes in {n} times a day" for n in ("two", "three", "four", "five", "six", "seven", "eight", "nine")]
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gemma3_text"])
@@ -36,7 +38,7 @@ def test_converted_model_with_a_past_says_what_torch_says(tmp_path: Path, family
 
 def test_packed_bundle_holds_what_was_asked_and_how_far_each_step_is(tmp_path: Path) -> None:
     folder = make_speaker(tmp_path / "tiny")
-    pack(str(folder), tmp_path / "tiny.millis", contract=CONTRACT, rungs=("int8", "int4", "fp32"), context=1000)
+    pack(str(folder), tmp_path / "tiny.millis", contract=CONTRACT, rungs=("int8", "int4", "fp32"), context=1000, round_by=TEXTS)
     bundle = open_bundle(tmp_path / "tiny.millis")
     assert [rung.name for rung in bundle.manifest.rungs] == ["int8", "int4", "fp32"]
     assert bundle.manifest.task_settings["context"] == 256  # the model's, less than what was asked
@@ -48,11 +50,19 @@ def test_packed_bundle_holds_what_was_asked_and_how_far_each_step_is(tmp_path: P
     assert int8.steps[-1].max_abs < int4.steps[-1].max_abs  # type: ignore[operator]
     sizes = [bundle.count_bytes(rung) for rung in (int4, int8, exact)]
     assert sizes == sorted(sizes)
+    how = next(choice for choice in int4.choices if choice.what == "four bits rounded")
+    by, without = (float(word) for word in how.reason.replace(",", "").split() if "." in word)
+    assert how.choice == ("by texts" if by < without else "without texts")
+    assert "on 2 texts kept aside" in how.reason
 
 
 def test_wrong_rungs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidValue, match="int8, int4, fp32"):
         pack("nothing", tmp_path / "x.millis", contract=CONTRACT, rungs=("int3",))
+    with pytest.raises(InvalidValue, match="only int4 is rounded by texts"):
+        pack("nothing", tmp_path / "x.millis", contract=CONTRACT, rungs=("int8",), round_by=TEXTS)
+    with pytest.raises(InvalidValue, match="1 of 2 texts to round by have 8 tokens"):
+        cut_windows(make_byte_tokenizer().to_str(), ["short", "long enough"])
 
 
 def test_unusable_bases_are_refused(tmp_path: Path) -> None:

@@ -18,10 +18,12 @@ import msgspec
 import numpy as np
 import pytest
 
+import millis
+from fitting import run_millis
 from making import LABELS_OF, forge, make_fake_bundle, watched
 from millis.bundles import Bundle, Rung, save_bundle
 from millis.contract import Contract
-from millis.errors import InvalidValue
+from millis.errors import InvalidRequest, InvalidValue
 from millis.measuring.bench import offer_load
 from millis.security.audit import verify
 from millis.security.keys import KeyFile
@@ -121,6 +123,29 @@ def test_the_audit_log_says_who_loaded_which_model(tmp_path: Path) -> None:
     lines = [json.loads(line) for file in (tmp_path / "audit").glob("*.jsonl") for line in file.read_text().splitlines()]
     assert [(one["what"], one["on"], one["outcome"], one["who"] in site.admin) for one in lines] == [(f"POST {MODELS}", "other", "201", True)]
     assert not verify(tmp_path / "audit").problems
+
+
+def test_models_are_changed_from_the_command_line_and_the_client(site: Site) -> None:
+    site.make("third", name="third")
+    site.make("newer", name="third")
+    flags = ("--url", site.server.url, "--key", site.admin)
+    loaded = run_millis("models", "load", "third/third.millis", *flags, "--json")
+    assert loaded.returncode == 0, loaded.stderr
+    assert [one["name"] for one in json.loads(loaded.stdout)["data"]] == ["fake", "third"]
+    refused = run_millis("models", "load", "/etc", *flags)
+    assert (refused.returncode, "--models-from" in refused.stderr) == (2, True)
+    with millis.Client(site.server.url, key=site.admin) as client:
+        trial = client.load_model("newer/third.millis", canary_percent=50)
+        assert trial[1]["canary_percent"] == 50
+        assert client.roll_back_model("third")[1]["state"] == "serving"
+        with pytest.raises(InvalidRequest, match="no version of third is on trial"):
+            client.promote_model("third")
+    listed = run_millis("models", "list", *flags).stdout
+    assert "third: serving; version" in listed
+    assert "it was rolled back by hand" in listed
+    assert run_millis("models", "unload", "third", *flags).returncode == 0
+    with millis.Client(site.server.url, key=site.admin) as client:
+        assert [one["name"] for one in client.versions()] == ["fake"]
 
 
 def test_a_model_may_be_given_another_name(site: Site) -> None:

@@ -85,6 +85,26 @@ class AsyncClient:
         """See Client.summarise."""
         return await self.ask("summarise", text, **named)
 
+    async def versions(self) -> list[dict[str, Any]]:
+        """See Client.versions."""
+        return await self._drive(self._questions.versions())
+
+    async def load_model(self, path: str, **chosen: Any) -> list[dict[str, Any]]:
+        """See Client.load_model."""
+        return await self._drive(self._questions.load_model(path, **chosen))
+
+    async def unload_model(self, name: str) -> list[dict[str, Any]]:
+        """See Client.unload_model."""
+        return await self._drive(self._questions.change_model(name, "unload"))
+
+    async def promote_model(self, name: str) -> list[dict[str, Any]]:
+        """See Client.promote_model."""
+        return await self._drive(self._questions.change_model(name, "promote"))
+
+    async def roll_back_model(self, name: str) -> list[dict[str, Any]]:
+        """See Client.roll_back_model."""
+        return await self._drive(self._questions.change_model(name, "rollback"))
+
     async def models(self) -> list[dict[str, Any]]:
         """See `Client.models`."""
         return await self._drive(self._questions.models())

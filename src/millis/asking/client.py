@@ -102,6 +102,37 @@ class Client:
         """Ask for summaries, whole; max_tokens bounds each; see `ask`."""
         return self.ask("summarise", text, **named)
 
+    def versions(self) -> list[dict[str, Any]]:
+        """List the models with their versions, what is on trial, and what became of them; needs the scope admin."""
+        return self._drive(self._questions.versions())
+
+    def load_model(
+        self, path: str, *, name: str | None = None, canary_percent: float | None = None,
+        shadow_percent: float | None = None,
+    ) -> list[dict[str, Any]]:  # fmt: skip
+        """Load a bundle beside live traffic, or a new version of a model; give what `versions` does.
+
+        Args:
+            path: below a folder that the server's --models-from names.
+            name: what requests call it; its own name when missing.
+            canary_percent, shadow_percent: of the requests that a new version answers, or is compared on.
+        """
+        return self._drive(self._questions.load_model(
+            path, name=name, canary_percent=canary_percent, shadow_percent=shadow_percent
+        ))  # fmt: skip
+
+    def unload_model(self, name: str) -> list[dict[str, Any]]:
+        """Take a model out with all its versions; give what `versions` does."""
+        return self._drive(self._questions.change_model(name, "unload"))
+
+    def promote_model(self, name: str) -> list[dict[str, Any]]:
+        """Let the version on trial take over; give what `versions` does."""
+        return self._drive(self._questions.change_model(name, "promote"))
+
+    def roll_back_model(self, name: str) -> list[dict[str, Any]]:
+        """Go back to the version before; give what `versions` does."""
+        return self._drive(self._questions.change_model(name, "rollback"))
+
     def models(self) -> list[dict[str, Any]]:
         """List the models that are served, with their tasks, rungs and contracts."""
         return self._drive(self._questions.models())

@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Sequence
 from enum import Enum
 from time import monotonic
 from typing import Any, NamedTuple, TypeVar
+from urllib.parse import quote
 
 from millis.asking.wire import (
     Answer,
@@ -33,6 +34,10 @@ from millis.errors import InvalidValue, MillisError, RunFailed, TimedOut
 
 MOST_MS = 3_600_000.0
 _FIRST_WAIT_S = 0.05
+_CHANGE_MS = 330_000.0
+"""A change of models waits until every worker has loaded."""
+
+_ADMIN = "/v1/admin/models"
 
 
 class Lost(Enum):
@@ -118,6 +123,27 @@ class Questions:
         """See `Client.health`."""
         return self._get("/health", read=read_object)
 
+    def versions(self) -> Conversation[list[dict[str, Any]]]:
+        """See `Client.versions`."""
+        return self._get(_ADMIN, read=read_list)
+
+    def load_model(self, path: str, **chosen: Any) -> Conversation[list[dict[str, Any]]]:
+        """See `Client.load_model`."""
+        document = {"path": path, **{name: value for name, value in chosen.items() if value is not None}}
+        return self._change(write_question(self.address, _ADMIN, key=self._key, document=document))
+
+    def change_model(self, name: str, what: str) -> Conversation[list[dict[str, Any]]]:
+        """See `Client.unload_model`, `Client.promote_model`, `Client.roll_back_model`."""
+        path = f"{_ADMIN}/{quote(name, safe='')}"
+        if what == "unload":
+            return self._change(write_question(self.address, path, key=self._key, method="DELETE"))
+        return self._change(write_question(self.address, f"{path}/{what}", key=self._key, method="POST"))
+
+    def _change(self, question: Question) -> Conversation[list[dict[str, Any]]]:
+        """Wait as long as loading may take, and ask once: a change that was refused is not asked for again."""
+        reply = yield from converse(question, url=self.url, allowed_ms=_CHANGE_MS, retries=0, tells=False)
+        return self._read(reply, read_list)
+
     def _get(self, path: str, *, read: Callable[[Reply], T]) -> Conversation[T]:
         return self._converse(write_question(self.address, path, key=self._key), read=read, deadline_ms=None)
 
@@ -128,6 +154,9 @@ class Questions:
         reply = yield from converse(
             question, url=self.url, allowed_ms=allowed_ms, retries=self._retries, tells=deadline_ms is not None
         )
+        return self._read(reply, read)
+
+    def _read(self, reply: Reply, read: Callable[[Reply], T]) -> T:
         try:
             return read(reply)
         except (ValueError, RecursionError) as error:
@@ -151,7 +180,7 @@ def converse(
         allowed_ms: for everything.
         tells: tell the server what is left of it, as a deadline.
     Returns:
-        a reply of status 200.
+        a reply of status 200 or 201.
     Raises:
         InvalidRequest: the server refused, with its status and slug.
         RunFailed: nobody answers there, or not as a millis server does.
@@ -168,7 +197,7 @@ def converse(
         if came is Lost.STALE and not is_fresh:
             is_fresh = True
             continue
-        if isinstance(came, Reply) and came.status == 200:
+        if isinstance(came, Reply) and came.status in (200, 201):
             return came
         error, wait_s = _judge(came, url=url, n_again=n_again, allowed_ms=allowed_ms)
         if wait_s is None or n_again >= retries or wait_s >= ends_s - now_s():

@@ -192,9 +192,10 @@ def write_path(task: str) -> str:
 
 
 def write_question(
-    address: Address, path: str, *, key: str | None, document: Mapping[str, Any] | None = None
-) -> Question:
-    """Write a request: GET, or POST where there is a document.
+    address: Address, path: str, *, key: str | None, document: Mapping[str, Any] | None = None,
+    method: str | None = None,
+) -> Question:  # fmt: skip
+    """Write a request: GET, or POST where there is a document, or another method.
 
     Raises:
         InvalidValue: the document cannot be JSON.
@@ -206,11 +207,12 @@ def write_question(
             "a text or an option cannot be written as JSON: give strings that are valid Unicode, numbers, lists."
         ) from error
     lines = [
-        f"{'GET' if document is None else 'POST'} {address.prefix}{path} HTTP/1.1",
+        f"{method or ('GET' if document is None else 'POST')} {address.prefix}{path} HTTP/1.1",
         f"host: {address.authority}",
         "accept: application/json",
         *([] if key is None else [f"x-api-key: {key}"]),
-        *([] if document is None else ["content-type: application/json", f"content-length: {len(body)}"]),
+        *([] if document is None else ["content-type: application/json"]),
+        *([] if document is None and method is None else [f"content-length: {len(body)}"]),
         "",
     ]
     return Question("\r\n".join(lines), body)

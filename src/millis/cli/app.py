@@ -16,8 +16,8 @@ from millis.errors import Interrupted, InvalidValue, MillisError
 
 _UsageError: Any = typer.BadParameter.__base__  # typer carries a click of its own and exports only this child
 _COMMANDS = (
-    "advise", "ask", "audit", "bench", "data", "demo", "evaluate", "fit", "index", "inspect", "keys", "pack", "prove",
-    "serve",
+    "advise", "ask", "audit", "bench", "data", "demo", "evaluate", "fit", "index", "inspect", "keys", "models", "pack",
+    "prove", "serve",
 )  # fmt: skip
 
 

@@ -29,6 +29,9 @@ def command(
     corpus: Annotated[
         Path | None, typer.Option(help="Texts as they will come and go, one on each line; with --trim-vocabulary.")
     ] = None,
+    round_by: Annotated[
+        Path | None, typer.Option(help="Texts, one on each line, by which int4 is rounded, if that loses less.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Compile a language model into a bundle that `millis serve` answers with; nothing is trained."""
@@ -47,6 +50,7 @@ def command(
         base, out, contract=Contract(p99=p99, rate=rate, per_token=per_token),
         rungs=[one.strip() for one in rungs.split(",")], context=context, threads=threads, task=task,
         instruction=instruction, corpus=None if corpus is None else read_plain(corpus),
+        round_by=() if round_by is None else read_plain(round_by),
     )  # fmt: skip
     lines = [f"wrote {out}: {', '.join(rung.name for rung in bundle.manifest.rungs)}, {bundle.manifest.rung} serves"]
     for rung in bundle.manifest.rungs:

@@ -129,14 +129,21 @@ def run_stateful(made: Any, ids: NDArray[np.int64], *, n_first: int) -> NDArray[
     cuts = [0, *range(n_first, len(ids) + 1)]
     logits = []
     for low, high in itertools.pairwise(cuts):
-        out = request.infer(
-            {
-                "input_ids": ids[None, low:high], "attention_mask": np.ones((1, high), np.int64),
-                "position_ids": np.arange(low, high)[None], "beam_idx": np.zeros(1, np.int32),
-            }
-        )  # fmt: skip
+        out = request.infer(_feed(ids, low, high))
         logits.append(out["logits"][0].copy())
     return np.concatenate(logits)
+
+
+def feed_first(ids: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+    """Give the inputs of ids (T,) that come at once, after nothing."""
+    return _feed(ids, 0, len(ids))
+
+
+def _feed(ids: NDArray[np.int64], low: int, high: int) -> dict[str, NDArray[Any]]:
+    return {
+        "input_ids": ids[None, low:high], "attention_mask": np.ones((1, high), np.int64),
+        "position_ids": np.arange(low, high)[None], "beam_idx": np.zeros(1, np.int32),
+    }  # fmt: skip
 
 
 def run_source(model: Any, ids: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -4,14 +4,10 @@ Border: base in, bundle out; nothing is trained. Each step's logits are compared
 differences stand in the manifest: the conversion has to be exact, what rounding costs is shown.
 """
 
-import logging
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +17,7 @@ from millis.bundles.bundle import TOKENIZER
 from millis.bundles.manifest import FORMAT, Step
 from millis.compiling.causal import convert_causal, run_source, run_stateful, save_causal
 from millis.compiling.comparing import Difference, compare, require_exact
+from millis.compressing.rounding import cut_windows, round_weights
 from millis.compressing.vocabulary import Trimmed, trim_speaker
 from millis.contract import Contract
 from millis.errors import InvalidValue
@@ -31,7 +28,6 @@ from millis.telemetry.progress import say
 from millis.units import write_bytes
 
 RUNGS = ("int8", "int4", "fp32")
-_GROUPS = (128, 64, 32, 16)
 _N_FIRST, _N_PROBE = 24, 32
 _TEXT = (
     "The tide comes in twice a day. In a small harbour the boats rise with it, and the children count the steps that"
@@ -42,7 +38,7 @@ _TEXT = (
 def pack(
     base: str | Speaker, out: str | Path, *, contract: Contract, rungs: Sequence[str] = ("int8", "int4"),
     context: int = 2048, threads: int = 1, task: str = CHAT, instruction: str | None = None,
-    corpus: Sequence[str] | None = None, name: str | None = None,
+    corpus: Sequence[str] | None = None, round_by: Sequence[str] = (), name: str | None = None,
 ) -> Bundle:  # fmt: skip
     """Compile a causal language model into a bundle; the first of the rungs serves.
 
@@ -54,6 +50,7 @@ def pack(
         task: "chat", "translate" or "summarise".
         instruction: what is asked of each text, with {text} in its place; the usual one when missing.
         corpus: texts whose pieces stay; what neither they nor the chat template use is taken out. None leaves all.
+        round_by: texts by which four-bit weights are rounded, where that loses less than without.
         name: of the base; its file name when missing.
     Raises:
         InvalidValue: a rung that there is not, a context that the model has not, or a corpus without texts.
@@ -66,6 +63,8 @@ def pack(
     further = _instruct(task, instruction)
     if corpus is not None and not corpus:
         raise InvalidValue("the corpus has no text: give a file with a text on each line, as they will come and go.")
+    if round_by and "int4" not in rungs:
+        raise InvalidValue(f"texts to round by came for {', '.join(rungs)}: only int4 is rounded by texts, ask for it.")
     speaker = base if isinstance(base, Speaker) else load_speaker(base)
     known_as = name or (Path(base).name if isinstance(base, str) else "a loaded model")
     if not context >= 1:
@@ -75,6 +74,7 @@ def pack(
     if corpus is not None:
         speaker, trimmed = trim_speaker(speaker, texts=[*corpus, *further.values()])  # an instruction is read too
         cuts = (_note_trimming(trimmed, n_texts=len(corpus)),)
+    windows = cut_windows(speaker.tokenizer, round_by) if round_by else ()
     say(f"converting {known_as}")
     ids = _probe(speaker.tokenizer, n_pieces=speaker.model.config.vocab_size)
     want = run_source(speaker.model, ids)
@@ -89,7 +89,10 @@ def pack(
         steps = (_note("convert", source, exact, began=began),)
         del made
         written = [
-            _write_rung(name, source, ids=ids, want=want, steps=steps, threads=threads, config=config) for name in rungs
+            _write_rung(
+                rung, source, ids=ids, want=want, steps=steps, threads=threads, config=config, windows=windows
+            )
+            for rung in rungs
         ]
         parts: dict[str, Path | bytes] = {f"rungs/{rung.name}": Path(scratch) / rung.name for rung in written}
         parts[TOKENIZER] = speaker.tokenizer.encode()
@@ -131,13 +134,13 @@ def _note_trimming(trimmed: Trimmed, *, n_texts: int) -> Choice:
 
 def _write_rung(
     name: str, source: Path, *, ids: NDArray[np.int64], want: NDArray[np.float32], steps: tuple[Step, ...],
-    threads: int, config: str,
+    threads: int, config: str, windows: Sequence[NDArray[np.int64]],
 ) -> Rung:  # fmt: skip
     choices: tuple[Choice, ...] = ()
     if name != "fp32":
         say(f"rounding weights to {name}")
         began = time.perf_counter()
-        made, choices = _round_weights(source, bits=4 if name == "int4" else 8)
+        made, choices = round_weights(source, bits=4 if name == "int4" else 8, windows=windows)
         difference = compare([want], [run_stateful(made, ids, n_first=_N_FIRST)])
         save_causal(made, source.parent / name, config=config)
         steps += (_note(name, source.parent / name, difference, began=began),)
@@ -145,33 +148,6 @@ def _write_rung(
         name=name, backend="genai", precision=name, folder=f"rungs/{name}", threads=threads, choices=choices,
         steps=steps,
     )  # fmt: skip
-
-
-def _round_weights(source: Path, *, bits: int) -> tuple[Any, tuple[Choice, ...]]:
-    """Round weights by NNCF: eight bits for each row, or four for each group with the table and the head at eight."""
-    import nncf
-    import openvino as ov
-
-    from millis.compiling.causal import FILE
-
-    logging.getLogger("nncf").setLevel(logging.ERROR)
-    made = ov.Core().read_model(source / FILE)
-    if bits == 8:
-        with redirect_stdout(sys.stderr):  # its bars
-            return nncf.compress_weights(made, mode=nncf.CompressWeightsMode.INT8_ASYM), ()
-    widths = {
-        int(op.input(1).get_partial_shape()[1].get_length())
-        for op in made.get_ops()
-        if op.get_type_name() == "MatMul" and op.input(1).get_partial_shape().rank.get_length() == 2
-    }
-    group = next((g for g in _GROUPS if all(width % g == 0 for width in widths)), -1)
-    choice = Choice(
-        what="weights that share a scale", choice="a row" if group == -1 else f"{group} of a row",
-        reason=f"the largest group that divides {', '.join(map(str, sorted(widths)))}",
-    )  # fmt: skip
-    mode = nncf.CompressWeightsMode.INT4_SYM
-    with redirect_stdout(sys.stderr):
-        return nncf.compress_weights(made, mode=mode, ratio=1.0, group_size=group), (choice,)
 
 
 def _probe(tokenizer: str, *, n_pieces: int) -> NDArray[np.int64]:
