@@ -58,7 +58,7 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Fitted:
     folder = tmp_path_factory.mktemp("classify")
     files = [
         f"--{part}={write_table(folder / f'{part}.tsv', make_rows(n, seed=seed))}"
-        for seed, (part, n) in enumerate((("train", 900), ("dev", 120), ("test", 160)))
+        for seed, (part, n) in enumerate((("train", 1500), ("dev", 120), ("test", 160)))
     ]
     (folder / "plain.txt").write_text("\n".join(text for text, _ in make_rows(150, seed=9)) + "\n\n")
     plain = folder / "plain.txt"
@@ -177,7 +177,7 @@ def test_several_labels_a_text_through_the_loop_in_python(tmp_path: Path) -> Non
         (("--multi-label", "--out-of-scope", "a"), "ab", "a text with no label is none of"),
         (("--separator", "|"), "ab", "a separator between labels is for multi_label"),
         (("--task", "ner", "--out-of-scope", "a"), "ab", "task ner has no setting out_of_scope"),
-        (("--task", "translate"), "ab", "unknown task 'translate': choose one of classify, "),
+        (("--task", "sing"), "ab", "unknown task 'sing': choose one of classify, "),
         (("--label-column", "3"), "ab", "train.csv:1: no column '3': the first row has text, label"),
     ],
 )
