@@ -59,14 +59,14 @@ def main() -> None:
             file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows[part][: most[part]]), "utf-8")
         out = Path(scratch) / "taught.millis"
         training = TrainSettings(epochs=asked.epochs, adapt=asked.adapt, seed=asked.seed)
-        tell(Contract(p99="500 ms", rate=2), TellSettings(
+        _, quality = tell(Contract(p99="500 ms", rate=2), TellSettings(
             base=asked.model, out=out, task=task, instruction=instruction, training=training, **files,
         ))  # fmt: skip
         made = open_bundle(out).manifest
     told = {choice.what: (choice.choice, choice.reason) for choice in made.choices}
     result = {
         "set": asked.set, "model": Path(asked.model).name, "rows": most, "epochs": asked.epochs, "adapt": asked.adapt,
-        "seed": asked.seed, "quality": made.rungs[0].quality, "told": told,
+        "seed": asked.seed, "quality": quality, "told": told,
     }  # fmt: skip
     print(json.dumps(result if asked.brief else keep("tuning", result), ensure_ascii=False))
 

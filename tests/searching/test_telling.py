@@ -32,6 +32,11 @@ def test_a_model_is_taught_to_translate_and_answers_better_than_its_base(tmp_pat
     with Supervisor(ServeSettings(bundles=(str(out),), port=0)) as server:
         answer = httpx.post(f"{server.url}/v1/translate", json={"input": "boat sail"}, timeout=20).json()
     assert answer["results"] == [{"text": "好", "finish_reason": "stop"}]
+    seen = run_millis("inspect", out)
+    assert seen.returncode == 0, seen.stderr
+    assert "the base's: chrF" in seen.stdout
+    proven = run_millis("prove", out, "--requests", "20", "--rate", "20/s")
+    assert proven.returncode in (0, 3, 4), proven.stderr
     told = run_millis("evaluate", out, "--test", pairs, "--json")
     assert json.loads(told.stdout)["value"] > 90, told.stderr
     refused = run_millis("fit", *flags, "--max-drop", "2", "--pooling", "cls", "--teacher", "x")

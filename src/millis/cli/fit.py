@@ -168,10 +168,9 @@ def _tell(
     from millis.training.settings import TrainSettings
 
     training = TrainSettings(epochs=3 if epochs is None else epochs, seed=seed, adapt=adapt, tracker=track)
-    bundle = tell(contract, TellSettings(
+    bundle, quality = tell(contract, TellSettings(
         base=base, out=out, train=train, dev=dev, test=test, task=task, instruction=instruction, training=training,
     ))  # fmt: skip
-    quality = bundle.rung().quality
     write_result(
         {"bundle": str(bundle.path), "contract": bundle.manifest.contract, "quality": quality},
         lines=[

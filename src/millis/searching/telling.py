@@ -78,9 +78,11 @@ class TellSettings:
             check_instruction(self.instruction)
 
 
-def tell(contract: Contract, settings: TellSettings) -> Bundle:
+def tell(contract: Contract, settings: TellSettings) -> tuple[Bundle, dict[str, Any]]:
     """Teach a model that speaks, and pack it; its quality and its base's stand in the bundle.
 
+    Returns:
+        the bundle, and how good its answers to test are: name, value, and the base's value.
     Raises:
         InvalidData, InvalidBase, InvalidValue: the input cannot be used; nothing was written.
         Interrupted: Ctrl-C; the same command goes on after the last finished epoch.
@@ -119,19 +121,17 @@ def tell(contract: Contract, settings: TellSettings) -> Bundle:
         was, score = (score_rewritten(settings.task, answers, right) for answers in (before, after))
         say(f"on {len(right)} of test: the base {was.report}")
         say(f"on {len(right)} of test: taught {score.report}")
-        rung = made.rung()
-        quality = {"name": score.name, "value": score.value, "reference": score.value, "base": was.value}
+        quality = {"name": score.name, "value": score.value, "base": was.value}
         choices = (
             *made.manifest.choices,
             *_note(taught, adapt=settings.training.adapt),
             Choice(what="answers to test", choice=score.report, reason=f"the base's: {was.report}; {len(right)} texts"),
         )
         manifest = msgspec.structs.replace(
-            made.manifest, name=settings.out.stem, rungs=(msgspec.structs.replace(rung, quality=quality),),
-            choices=choices, notes=(*made.manifest.notes, *splits.notes),
+            made.manifest, name=settings.out.stem, choices=choices, notes=(*made.manifest.notes, *splits.notes),
         )  # fmt: skip
         parts: dict[str, Path | bytes] = {name: made.path / name for name in made.manifest.files}
-        return save_bundle(settings.out, manifest=manifest, parts=parts)
+        return save_bundle(settings.out, manifest=manifest, parts=parts), quality
 
 
 def _note(taught: "Taught", *, adapt: str) -> tuple[Choice, ...]:
