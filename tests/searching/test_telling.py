@@ -52,6 +52,9 @@ def test_dialogues_are_read_from_lines_and_tables(tmp_path: Path) -> None:
     assert read("Hi.\t嗨。\tCC\nRun.\t跑。\n") == [("Hi.", ("嗨。",)), ("Run.", ("跑。",))]
     assert read("id\ttarget\tsource\r\n1\tb\ta\r\n") == [("a", ("b",))]
     assert read('source,target\n"a, b",c\n', name="a.csv") == [("a, b", ("c",))]
+    assert read('source,target\nx,"first\nb, second"\n', name="b.csv") == [("x", ("first\nb, second",))]
+    assert read("\nsource\ttarget\na\tb\n") == [("a", ("b",))]
+    assert read("{name}\t名字\n") == [("{name}", ("名字",))]
     assert read('{"source": ["A b.", "C."], "target": ["x", "y"], "id": 3}\n') == [("A b. C.", ("x", "y"))]
     turns = [{"role": "system", "content": "short"}, {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
     (asked, answers), = read(json.dumps({"messages": turns}), is_chat=True)
@@ -66,6 +69,7 @@ def test_dialogues_are_read_from_lines_and_tables(tmp_path: Path) -> None:
         ('{"messages": []}\n{"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]}\n', True, r"(?s):1: no dialogue.*:2: the last message"),
         ('{"messages": [{"role": "tool", "content": "a"}, {"role": "assistant", "content": "b"}]}\n', True, r"messages\[0\] needs a role"),
         ("\n\n", False, "no examples"),
+        ('a,"b\nc,d\n', False, "a.tsv:1: .*a quote that opens a cell must close it"),
     ],
 )
 def test_a_bad_row_is_named_and_nothing_is_read(content: str, is_chat: bool, says: str, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import msgspec
 
 from millis.data.examples import AnswerExample, Question
-from millis.data.rows import BadRows, Reading, Row, is_blank
+from millis.data.rows import BadRow, BadRows, Reading, Row, is_blank, read_json_lines
 
 STRAYS = ("error", "skip")
 
@@ -95,23 +95,15 @@ def read_squad(rows: Sequence[Row], *, bad: BadRows, strays: str, blanks: str) -
 def read_answer_lines(rows: Sequence[Row], *, bad: BadRows, strays: str, blanks: str) -> Reading:
     """Read JSON lines, one question each; strays and blanks as for `read_squad`."""
     collected = _Collected(bad, strays=strays, blanks=blanks)
-    for line, text in rows:
-        if not text.strip():
-            continue
-        try:
-            row = msgspec.json.decode(text, type=_Line)
-        except msgspec.ValidationError as error:
-            bad.add(line, f"{error}: write question, context, and answers or answer")
-        except msgspec.DecodeError as error:
-            bad.add(line, f"{error}: write one JSON object a line")
-        except RecursionError:
-            bad.add(line, "nested too deeply: write one JSON object a line, as docs/guides/data.md shows")
-        else:
-            if row.answers is not None and row.answer is not None:
-                bad.add(line, "answers and answer: a row needs one of them")
-                continue
-            answers = row.answers or ([_Answer(row.answer)] if row.answer else [])
-            collected.add(line, row.question, row.context, answers, source=bad.source(line))
+
+    def read(line: int, text: str) -> None:
+        row = msgspec.json.decode(text, type=_Line)
+        if row.answers is not None and row.answer is not None:
+            raise BadRow("answers and answer: a row needs one of them")
+        answers = row.answers or ([_Answer(row.answer)] if row.answer else [])
+        collected.add(line, row.question, row.context, answers, source=bad.source(line))
+
+    read_json_lines(rows, read, bad=bad, shape="write question, context, and answers or answer")
     return collected.reading()
 
 

@@ -15,16 +15,12 @@ from typing import Any, NamedTuple
 import msgspec
 
 from millis.data.examples import MatchExample, RankExample, Ranking
-from millis.data.rows import BadRows, Reading, Row, is_blank
+from millis.data.rows import BadRow, BadRows, Reading, Row, is_blank, read_json_lines
 
 _QUERIES = ("query", "sentence1", "question", "anchor")
 _POSITIVES = ("positive", "title", "sentence2", "passage")
 _NEGATIVES = ("negative", "neg_title")
 _FITS = {"1": True, "0": False}
-
-
-class _Bad(Exception):
-    """Why a row cannot be read."""
 
 
 class _Match(NamedTuple):
@@ -65,19 +61,9 @@ def read_rankings(rows: Sequence[Row], *, bad: BadRows) -> Reading:
 
 
 def _read_all(rows: Sequence[Row], *, bad: BadRows) -> list[_Match]:
-    matches: list[_Match] = []
-    for line, text in rows:
-        if not text.strip():
-            continue
-        try:
-            matches.append(_read(msgspec.json.decode(text, type=dict[str, Any]), line=line))
-        except msgspec.DecodeError as error:
-            bad.add(line, f"{error}: write one JSON object a line")
-        except RecursionError:
-            bad.add(line, "nested too deeply: write one JSON object a line")
-        except _Bad as error:
-            bad.add(line, str(error))
-    return matches
+    return read_json_lines(
+        rows, lambda line, text: _read(msgspec.json.decode(text, type=dict[str, Any]), line=line), bad=bad
+    )
 
 
 def _read(row: Mapping[str, Any], *, line: int) -> _Match:
@@ -85,10 +71,10 @@ def _read(row: Mapping[str, Any], *, line: int) -> _Match:
     positives = _texts(row, _POSITIVES, line_has="positive")
     negatives = _texts(row, _NEGATIVES) if any(key in row for key in _NEGATIVES) else ()
     if len(query) != 1:
-        raise _Bad(f"{len(query)} queries: give one a row")
+        raise BadRow(f"{len(query)} queries: give one a row")
     fits = str(row.get("label", "1"))
     if fits not in _FITS:
-        raise _Bad("the label is neither 0 nor 1: 1 says that the two texts fit")
+        raise BadRow("the label is neither 0 nor 1: 1 says that the two texts fit")
     if not _FITS[fits]:
         positives, negatives = (), (*positives, *negatives)
     return _Match(query[0], positives, negatives, line)
@@ -97,12 +83,13 @@ def _read(row: Mapping[str, Any], *, line: int) -> _Match:
 def _texts(row: Mapping[str, Any], usual: Sequence[str], *, line_has: str = "negative") -> tuple[str, ...]:
     key = next((key for key in usual if key in row), None)
     if key is None:
-        raise _Bad(f"no key {' or '.join(usual[:2])} for the {line_has}: the row has {', '.join(list(row)[:8])[:200]}")
+        has = ", ".join(list(row)[:8])[:200]
+        raise BadRow(f"no key {' or '.join(usual[:2])} for the {line_has}: the row has {has}")
     given = row[key] if isinstance(row[key], list) else [row[key]]
     if not all(isinstance(text, str) for text in given):
-        raise _Bad(f"{key} holds {type(row[key]).__name__}, not text")
+        raise BadRow(f"{key} holds {type(row[key]).__name__}, not text")
     if not given or any(is_blank(text) for text in given):
-        raise _Bad(f"{key} is blank")
+        raise BadRow(f"{key} is blank")
     return tuple(given)
 
 

@@ -12,8 +12,8 @@ from millis.data.answers import STRAYS, is_squad, read_answer_lines, read_squad
 from millis.data.conll import PREFIXES, read_conll
 from millis.data.labels import Columns, read_json_labels, read_table
 from millis.data.matches import read_matches, read_rankings
-from millis.data.rows import BadRows, Reading, Row, no_examples, read_rows
-from millis.data.spans import ENDS, OVERLAPS, is_json_row, read_spans
+from millis.data.rows import BadRows, Reading, looks_like_json, no_examples, read_rows
+from millis.data.spans import ENDS, OVERLAPS, read_spans
 from millis.errors import InvalidValue
 
 LAYOUTS = {
@@ -97,7 +97,7 @@ def read_labelled(
         raise InvalidValue("columns and separators are for labels; queries go by the keys query, positive, negative.")
     bad = BadRows(path, limit=limit)
     rows = read_rows(path, bad=bad)
-    is_json = how.layout in ("spans", "jsonl") or (how.layout == "auto" and _looks_like_json(path, rows))
+    is_json = how.layout in ("spans", "jsonl") or (how.layout == "auto" and looks_like_json(path, rows))
     if of == "answers":
         is_one = how.layout == "squad" or (how.layout == "auto" and is_squad(rows))
         reading = (read_squad if is_one else read_answer_lines)(
@@ -118,9 +118,3 @@ def read_labelled(
     if not reading.examples:
         raise no_examples(path)
     return reading
-
-
-def _looks_like_json(path: Path, rows: list[Row]) -> bool:
-    first = next((text for _, text in rows if text.strip()), "")
-    return is_json_row(first) or path.suffix.lower() in {".json", ".jsonl", ".ndjson"}
-

@@ -9,11 +9,17 @@ a carriage return before it; no other character (U+2028, U+0085, ...) ends one.
 
 import unicodedata
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
+
+import msgspec
 
 from millis.data.examples import Example
 from millis.errors import InvalidData, InvalidValue
+
+T = TypeVar("T")
 
 Row = tuple[int, str]
 """Line number, from 1, and the text of the line without its end."""
@@ -30,6 +36,10 @@ class Reading:
 
     examples: tuple[Example, ...]
     notes: tuple[str, ...] = ()
+
+
+class BadRow(Exception):
+    """Why a row cannot be read; whoever reads rows one by one says it to BadRows."""
 
 
 class BadRows:
@@ -109,3 +119,39 @@ def no_examples(path: Path) -> InvalidData:
 def is_blank(text: str) -> bool:
     """Say whether a reader would see nothing: white space, format and control characters only."""
     return all(letter.isspace() or unicodedata.category(letter) in {"Cc", "Cf"} for letter in text)
+
+
+def read_json_lines(
+    rows: Sequence[Row], read: Callable[[int, str], T], *, bad: BadRows, shape: str = "write one JSON object a line"
+) -> list[T]:
+    """Read each line that is not blank; what cannot be read is added to bad.
+
+    Args:
+        read: gives what a line, by its number and text, says; raises BadRow, or what msgspec raises.
+        shape: what to write, told of JSON of another shape.
+    """
+    found = []
+    for line, text in rows:
+        if not text.strip():
+            continue
+        try:
+            found.append(read(line, text))
+        except msgspec.ValidationError as error:
+            bad.add(line, f"{error}: {shape}")
+        except msgspec.DecodeError as error:
+            bad.add(line, f"{error}: write one JSON object a line")
+        except RecursionError:
+            bad.add(line, "nested too deeply: write one JSON object a line, as docs/guides/data.md shows")
+        except BadRow as error:
+            bad.add(line, str(error))
+    return found
+
+
+def looks_like_json(path: Path, rows: Sequence[Row]) -> bool:
+    """Say whether a file has JSON lines: its first line is a JSON object, or its name says so."""
+    first = next((text for _, text in rows if text.strip()), "")
+    try:
+        is_object = isinstance(msgspec.json.decode(first), dict)
+    except (msgspec.DecodeError, RecursionError):
+        is_object = False
+    return is_object or path.suffix.lower() in {".json", ".jsonl", ".ndjson"}

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import msgspec
 
 from millis.data.examples import Span, SpanExample
-from millis.data.rows import BadRows, Reading, Row, is_blank
+from millis.data.rows import BadRow, BadRows, Reading, Row, is_blank, read_json_lines
 
 ENDS = ("exclusive", "inclusive")
 OVERLAPS = ("error", "longest")
@@ -52,10 +52,6 @@ class _Given(NamedTuple):
     surface: str | None
 
 
-class _Bad(Exception):
-    """Why a row cannot be read."""
-
-
 _decoder = msgspec.json.Decoder(_Row)
 
 
@@ -70,44 +66,28 @@ def read_spans(
         ends: whether end is the character after the span ("exclusive") or its last one ("inclusive").
         overlaps: "error", or "longest" to keep, of spans that share characters, the longest.
     """
-    examples = []
     n_dropped = 0
-    for line, text in rows:
-        if not text.strip():
-            continue
-        try:
-            row = _decoder.decode(text)
-            if is_blank(row.text):
-                raise _Bad("the text is blank")
-            spans = sorted(_span(given, text=row.text, ends=ends) for given in _given(row))
-            kept = _without_overlaps(spans, overlaps=overlaps)
-        except msgspec.ValidationError as error:
-            bad.add(line, f"{error}: write an object with text, and spans, entities or label")
-        except msgspec.DecodeError as error:
-            bad.add(line, f"{error}: write one JSON object a line")
-        except RecursionError:
-            bad.add(line, "nested too deeply: write one JSON object a line, as docs/guides/data.md shows")
-        except _Bad as error:
-            bad.add(line, str(error))
-        else:
-            n_dropped += len(spans) - len(kept)
-            examples.append(SpanExample(text=row.text, spans=kept, source=bad.source(line)))
+
+    def read(line: int, text: str) -> SpanExample:
+        nonlocal n_dropped
+        row = _decoder.decode(text)
+        if is_blank(row.text):
+            raise BadRow("the text is blank")
+        spans = sorted(_span(given, text=row.text, ends=ends) for given in _given(row))
+        kept = _without_overlaps(spans, overlaps=overlaps)
+        n_dropped += len(spans) - len(kept)
+        return SpanExample(text=row.text, spans=kept, source=bad.source(line))
+
+    shape = "write an object with text, and spans, entities or label"
+    examples = read_json_lines(rows, read, bad=bad, shape=shape)
     notes = (f"{n_dropped} spans that overlap a longer one were left out (overlaps='longest').",)
     return Reading(examples=tuple(examples), notes=notes if n_dropped else ())
-
-
-def is_json_row(text: str) -> bool:
-    """Say whether a line is a JSON object."""
-    try:
-        return isinstance(msgspec.json.decode(text), dict)
-    except (msgspec.DecodeError, RecursionError):
-        return False
 
 
 def _given(row: _Row) -> Iterator[_Given]:
     present = [field for field in (row.spans, row.entities, row.label) if field is not msgspec.UNSET]
     if len(present) != 1:
-        raise _Bad(f"{len(present)} of the keys spans, entities and label: a row needs exactly one of them")
+        raise BadRow(f"{len(present)} of the keys spans, entities and label: a row needs exactly one of them")
     pieces = present[0]
     if isinstance(pieces, dict):
         for label, surfaces in pieces.items():
@@ -125,7 +105,7 @@ def _span(given: _Given, *, text: str, ends: str) -> Span:
     """Make a span of what the file gives, checked against the text.
 
     Raises:
-        _Bad: it does not fit; the reason says when the other kind of ends would.
+        BadRow: it does not fit; the reason says when the other kind of ends would.
     """
     end = given.end + (ends == "inclusive")
     other = ENDS[ends == "exclusive"]
@@ -135,14 +115,14 @@ def _span(given: _Given, *, text: str, ends: str) -> Span:
     if 0 <= given.start < other_end <= len(text) and given.surface in {None, text[given.start : other_end]}:
         would_fit = f"; ends={other!r} would fit"
     if not 0 <= given.start <= end <= len(text):
-        raise _Bad(f"{where} is outside the text of {len(text)} characters with {ends} ends{would_fit}")
+        raise BadRow(f"{where} is outside the text of {len(text)} characters with {ends} ends{would_fit}")
     found = text[given.start : end]
     if given.surface is not None and given.surface != found:
-        raise _Bad(f"{where} with {ends} ends is not the surface text given beside it{would_fit}")
+        raise BadRow(f"{where} with {ends} ends is not the surface text given beside it{would_fit}")
     if is_blank(found):
-        raise _Bad(f"{where} with {ends} ends holds nothing but blanks{would_fit if not found else ''}")
+        raise BadRow(f"{where} with {ends} ends holds nothing but blanks{would_fit if not found else ''}")
     if not given.label.strip() or given.label != given.label.strip():
-        raise _Bad(f"{where} has a label that is blank or has blanks around it")
+        raise BadRow(f"{where} has a label that is blank or has blanks around it")
     return Span(given.start, end, given.label)
 
 
@@ -155,5 +135,5 @@ def _without_overlaps(spans: Sequence[Span], *, overlaps: str) -> tuple[Span, ..
             kept.append(span)
         elif overlaps == "error":
             places = f"[{rival.start}, {rival.end}) and [{span.start}, {span.end})"
-            raise _Bad(f"spans {places} overlap; overlaps='longest' keeps the longer one")
+            raise BadRow(f"spans {places} overlap; overlaps='longest' keeps the longer one")
     return tuple(sorted(kept))
