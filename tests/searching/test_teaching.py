@@ -1,14 +1,13 @@
 """A larger model teaches the reference: who may, what is learnt of it, and dev decides."""
 
 import json
-import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from toy import one_core  # noqa: F401  # a fixture, used by name
 
 import millis
 from fitting import make_base
@@ -26,15 +25,6 @@ LABELS = ("complaint", "order", "refund")
 TEXTS = {"complaint": "her german call rejects", "order": "order the x from lisbon", "refund": "eu wrote about z"}
 CONTRACT = millis.Contract(p99="5 ms")
 SETTINGS = TrainSettings(epochs=2, batch_size=8, learning_rate=3e-3, autocast="off")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_core() -> Iterator[None]:
-    """Keep to one core: the models are too small to share, a second thread only waits for the first."""
-    cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {cores[os.getpid() % len(cores)]})
-    yield
-    os.sched_setaffinity(0, cores)
 
 
 def write_teacher(

@@ -9,10 +9,12 @@ import pytest
 
 from fitting import run_millis
 from millis.data.dialogues import read_dialogues
-from millis.errors import InvalidData
+from millis.errors import InvalidData, InvalidValue
+from millis.searching.telling import TellSettings
 from millis.serving.settings import ServeSettings
 from millis.serving.supervisor import Supervisor
 from millis.tasks.wording import score_rewritten
+from millis.training.settings import TrainSettings
 from speaking import make_speaker
 
 WORDS = ("tide", "harbour", "boat", "rope", "sail", "quay", "gull", "net")
@@ -41,7 +43,7 @@ def test_a_model_is_taught_to_translate_and_answers_better_than_its_base(tmp_pat
     assert json.loads(told.stdout)["value"] > 90, told.stderr
     refused = run_millis("fit", *flags, "--max-drop", "2", "--pooling", "cls", "--teacher", "x")
     assert refused.returncode == 2
-    assert "--teacher, --pooling, --max-drop came, which means nothing for translate" in refused.stderr
+    assert "--max-drop, --pooling, --teacher came, which means nothing for translate" in refused.stderr
 
 
 def test_dialogues_are_read_from_lines_and_tables(tmp_path: Path) -> None:
@@ -85,3 +87,22 @@ def test_texts_are_scored_by_the_nearest_that_is_right() -> None:
     chinese = score_rewritten("translate", ["你好", "再见"], [("你好",), ("再见", "回头见")])
     assert (chinese.name, chinese.value) == ("chrF", 100.0)
     assert "exact 100.00" in chinese.report
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"training": TrainSettings(adapt="prefix")}, "choose one of full, lora, adalora"),
+        ({"out": Path("there")}, "exists and is not a bundle"),
+        ({"out": Path("there/file/deep/x.millis")}, "cannot stand below .*file, which is a file"),
+        ({"task": "sing"}, "choose one of chat, translate, summarise"),
+        ({"task": "chat", "instruction": "{text}"}, "leave it out"),
+        ({"instruction": "no place"}, "0 places"),
+    ],
+)
+def test_what_cannot_be_taught_is_told_before_anything_is_read(changed: dict[str, Any], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("there").mkdir()
+    Path("there/file").write_text("x")
+    with pytest.raises(InvalidValue, match=says):
+        TellSettings(**{"base": "nothing", "out": Path("x.millis"), "train": Path("nothing"), "task": "translate", **changed})

@@ -12,8 +12,9 @@ from millis.errors import InvalidValue
 from millis.models.speakers import load_speaker
 from millis.training import speech
 from millis.training.checkpoints import save_checkpoint
+from millis.training.methods import SPEAKING_METHODS
 from millis.training.settings import TrainSettings
-from millis.training.speech import ADAPTABLE, ROW_TOKENS, Lesson, pack_rows, row_loss, teach
+from millis.training.speech import ROW_TOKENS, Lesson, pack_rows, row_loss, teach
 from speaking import make_speaker
 
 pytestmark = pytest.mark.slow
@@ -49,7 +50,7 @@ def test_rows_hold_each_dialogue_once_and_no_more_than_their_room() -> None:
     assert max(sum(len(lessons[place].ids) for place in row) for row in rows) <= ROW_TOKENS
 
 
-@pytest.mark.parametrize("adapt", ADAPTABLE)
+@pytest.mark.parametrize("adapt", SPEAKING_METHODS)
 def test_a_run_that_ended_early_goes_on_to_the_same_weights(adapt: str, tmp_path: Path) -> None:
     base = str(make_speaker(tmp_path / "base"))
     settings = TrainSettings(epochs=2, adapt=adapt, patience=None, autocast="off", learning_rate=1e-2)

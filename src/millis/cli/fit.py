@@ -1,8 +1,8 @@
 """`millis fit`: labelled text to a proven bundle."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,8 +13,15 @@ from millis.errors import InvalidValue
 from millis.tasks.instructing import SPEAKING
 from millis.units import read_duration_ms
 
+_SPEAKING_ONLY = frozenset({"instruction", "per_token"})
+_SPEAKING_TOO = _SPEAKING_ONLY | {
+    "train", "base", "out", "dev", "test", "task", "p99", "rate", "adapt", "epochs", "seed", "track", "as_json"
+}  # fmt: skip
+"""Flags of models that speak; the others mean nothing for them."""
+
 
 def command(
+    context: typer.Context,
     train: Annotated[
         Path,
         typer.Option(help="Labelled text: CoNLL or spans (ner), a table or JSON lines (classify), pairs (embedding)."),
@@ -106,26 +113,10 @@ def command(
     from millis.searching.fitting import run_fit
 
     if task in SPEAKING:
-        _refuse(
-            task, {"p50": p50, "p95": p95, "floor": floor, "memory-mb": memory_mb, "within": within,
-            "tune": tune or None, "trim-vocabulary": trim_vocabulary or None, "corpus": corpus,
-            "multi-label": multi_label or None,
-            "out-of-scope": out_of_scope, "balance": balance or None, "augment": augment, "unlabelled": unlabelled,
-            "domain-text": domain_text, "teacher": teacher, "pooling": pooling, "dimensions": dimensions,
-            "text-column": text_column, "label-column": label_column, "separator": separator,
-            "max-drop": None if max_drop == 1.0 else max_drop, "rungs": None if rungs == 3 else rungs,
-            "prove-for": None if prove_for == "20 s" else prove_for, "layout": None if layout == "auto" else layout,
-            "scheme": None if scheme == "auto" else scheme, "ends": None if ends == "exclusive" else ends,
-            "overlaps": None if overlaps == "error" else overlaps, "blanks": None if blanks == "error" else blanks,
-            "strays": None if strays == "error" else strays},
-        )  # fmt: skip
-        _tell(
-            Contract(p99=p99 or "500 ms", rate=rate or "2/s", per_token=per_token, device=device),
-            base=base, out=out, train=train, dev=dev, test=test, task=task, instruction=instruction, adapt=adapt,
-            epochs=epochs, seed=seed, track=track, as_json=as_json,
-        )  # fmt: skip
+        _refuse_all_but(_SPEAKING_TOO, context)
+        _tell(context.params)
         return
-    _refuse(task, {"per-token": per_token, "instruction": instruction})
+    _refuse_all_but(set(context.params) - _SPEAKING_ONLY, context)
     contract = Contract(
         p50=p50, p95=p95, p99=p99, rate=rate or "50/s", max_drop=max_drop, floor=floor, device=device,
         memory_mb=memory_mb,
@@ -154,30 +145,35 @@ def command(
     )  # fmt: skip
 
 
-def _refuse(task: str, given: Mapping[str, object]) -> None:
-    wrong = [f"--{name}" for name, value in given.items() if value is not None]
+def _refuse_all_but(known: Collection[str], context: typer.Context) -> None:
+    """Refuse flags that mean nothing for the task, where somebody gave them."""
+    source = {name: context.get_parameter_source(name) for name in context.params}
+    given = [name for name, found in source.items() if found is not None and found.name == "COMMANDLINE"]
+    wrong = [f"--{name.replace('_', '-')}" for name in given if name not in known]
     if wrong:
-        raise InvalidValue(f"{', '.join(wrong)} came, which means nothing for {task}: leave it out.")
+        raise InvalidValue(f"{', '.join(wrong)} came, which means nothing for {context.params['task']}: leave it out.")
 
 
-def _tell(
-    contract: Contract, *, base: str, out: Path, train: Path, dev: Path | None, test: Path | None, task: str,
-    instruction: str | None, adapt: str, epochs: int | None, seed: int, track: str | None, as_json: bool,
-) -> None:  # fmt: skip
+def _tell(given: Mapping[str, Any]) -> None:
     from millis.searching.telling import TellSettings, tell
     from millis.training.settings import TrainSettings
 
-    training = TrainSettings(epochs=3 if epochs is None else epochs, seed=seed, adapt=adapt, tracker=track)
-    bundle, quality = tell(contract, TellSettings(
-        base=base, out=out, train=train, dev=dev, test=test, task=task, instruction=instruction, training=training,
-    ))  # fmt: skip
+    epochs = 3 if given["epochs"] is None else given["epochs"]
+    training = TrainSettings(epochs=epochs, seed=given["seed"], adapt=given["adapt"], tracker=given["track"])
+    files: dict[str, Any] = {name: given[name] and Path(given[name]) for name in ("out", "train", "dev", "test")}
+    bundle, quality = tell(
+        Contract(p99=given["p99"] or "500 ms", rate=given["rate"] or "2/s", per_token=given["per_token"]),
+        TellSettings(
+            base=given["base"], task=given["task"], instruction=given["instruction"], training=training, **files
+        ),
+    )
     write_result(
         {"bundle": str(bundle.path), "contract": bundle.manifest.contract, "quality": quality},
         lines=[
             f"bundle {bundle.path}: {quality['name']} {quality['value']:.2f} on test, the base {quality['base']:.2f}",
             f"next: millis prove {bundle.path}, then millis serve {bundle.path}",
         ],
-        is_json=as_json,
+        is_json=given["as_json"],
     )
 
 

@@ -201,10 +201,22 @@ class Case:
         return within_ms is None or 1000 * (time.monotonic() - self.began) < within_ms
 
 
+def check_place(out: Path) -> None:
+    """Refuse a place where no bundle can stand, before anything is done.
+
+    Raises:
+        InvalidValue: something else stands there, or a file where a folder has to be.
+    """
+    if os.path.exists(out) and not os.path.isfile(out / MANIFEST):  # pathlib's raise on long names
+        raise InvalidValue(f"{out} exists and is not a bundle: choose another -o.")
+    above = next(parent for parent in out.absolute().parents if os.path.exists(parent))
+    if not os.path.isdir(above):
+        raise InvalidValue(f"{out} cannot stand below {above}, which is a file: choose another -o.")
+
+
 def prepare(contract: Contract, settings: FitSettings, *, began: float) -> Case:
     """Read and check the data, choose windows and buckets, open the ledger."""
-    if os.path.exists(settings.out) and not os.path.isfile(settings.out / MANIFEST):  # pathlib's raise on long names
-        raise InvalidValue(f"{settings.out} exists and is not a bundle: choose another -o.")
+    check_place(settings.out)
     for file in (settings.corpus, settings.unlabelled, settings.domain_text):
         if file is not None and not file.is_file():
             raise InvalidData(f"{file} is no file: give a UTF-8 file with a text on each line.")

@@ -29,12 +29,14 @@ from millis.contract import Contract
 from millis.data.dialogues import Dialogue, read_dialogues
 from millis.data.splits import Splits, make_splits
 from millis.errors import InvalidData, InvalidValue
+from millis.searching.case import check_place
 from millis.serving.generating import Talker, load_talker
 from millis.tasks.chat import TEMPLATE, Chat
 from millis.tasks.instructing import CHAT, SPEAKING, USUAL_INSTRUCTIONS, check_instruction
 from millis.tasks.task import Score
-from millis.tasks.wording import score_rewritten
+from millis.tasks.wording import check_measures, score_rewritten
 from millis.telemetry.progress import bar, say
+from millis.training.methods import check_speaking_method
 from millis.training.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -54,7 +56,8 @@ class TellSettings:
         longest: tokens of prompt and answer; a longer dialogue is left out, and counted.
         training: as for every model.
     Raises:
-        InvalidValue: a task or an instruction that cannot be.
+        InvalidValue: a task, an instruction, a way to adapt or a place that cannot be.
+        MissingExtra: a library is not installed that is needed at the end.
     """
 
     base: str
@@ -76,6 +79,9 @@ class TellSettings:
             raise InvalidValue("an instruction came for chat, whose dialogues say what to do: leave it out.")
         if self.instruction is not None:
             check_instruction(self.instruction)
+        check_speaking_method(self.training.adapt)
+        check_place(self.out)
+        check_measures(self.task)
 
 
 def tell(contract: Contract, settings: TellSettings) -> tuple[Bundle, dict[str, Any]]:

@@ -7,12 +7,23 @@ character; of several right texts the nearest counts.
 
 import re
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 
 from millis.errors import MissingExtra
 from millis.tasks.task import Score
 
 _WORD = re.compile(r"[㐀-鿿豈-﫿぀-ヿ]|[^\W㐀-鿿豈-﫿぀-ヿ]+")
 _CHINESE = re.compile(r"[㐀-鿿]")
+
+
+def check_measures(task: str) -> None:
+    """Refuse a task that cannot be scored here.
+
+    Raises:
+        MissingExtra: the library is not installed.
+    """
+    if task == "translate" and find_spec("sacrebleu") is None:
+        raise MissingExtra("translations are scored by sacrebleu, which is not installed: pip install 'millis[train]'.")
 
 
 def score_rewritten(task: str, answers: Sequence[str], right: Sequence[Sequence[str]]) -> Score:
@@ -22,6 +33,7 @@ def score_rewritten(task: str, answers: Sequence[str], right: Sequence[Sequence[
         task: "translate" is told by chrF, "summarise" and "chat" by ROUGE-L.
         right: for each answer, the texts that are right.
     """
+    check_measures(task)
     told = {"ROUGE-L": rouge_l(answers, right), "exact": exact_match(answers, right)}
     if task == "translate":
         chrf, bleu = (_with_sacrebleu(name, answers, right) for name in ("CHRF", "BLEU"))
@@ -58,12 +70,8 @@ def _longest_common(one: Sequence[str], other: Sequence[str]) -> int:
 
 
 def _with_sacrebleu(measure: str, answers: Sequence[str], right: Sequence[Sequence[str]]) -> float:
-    try:
-        from sacrebleu import metrics
-    except ImportError as error:
-        raise MissingExtra(
-            "translations are scored by sacrebleu, which is not installed: pip install 'millis[train]'."
-        ) from error
+    from sacrebleu import metrics
+
     is_chinese = sum(bool(_CHINESE.search(found[0])) for found in right) * 2 > len(right)
     more = {"tokenize": "zh" if is_chinese else "13a"} if measure == "BLEU" else {}
     make: Callable[..., object] = getattr(metrics, measure)

@@ -53,6 +53,10 @@ METHODS = {
 }
 
 
+SPEAKING_METHODS = ("full", "lora", "adalora")
+"""What a model that speaks can be taught by: all that leaves nothing in its graph but IA3, which is untried there."""
+
+
 def check_method(name: str) -> None:
     """Refuse a name that no method has.
 
@@ -63,6 +67,20 @@ def check_method(name: str) -> None:
         raise InvalidValue(f"adapt cannot be {name!r}: choose one of {', '.join(METHODS)}.")
 
 
+def check_speaking_method(name: str) -> None:
+    """Refuse a method that a model which speaks cannot be taught by.
+
+    Raises:
+        InvalidValue: the message lists those that can.
+        MissingExtra: the method is peft's, which is not installed.
+    """
+    if name not in SPEAKING_METHODS:
+        raise InvalidValue(
+            f"adapt cannot be {name!r} for a model that speaks: choose one of {', '.join(SPEAKING_METHODS)}."
+        )
+    _check_installed(name)
+
+
 def check_adaptable(base: Path, *, adapt: str) -> None:
     """Refuse a base that a method cannot be put on, before anything is loaded.
 
@@ -70,8 +88,7 @@ def check_adaptable(base: Path, *, adapt: str) -> None:
         InvalidValue: it holds what another adapting left; or, for all but full, it was pruned or has no layers.
         MissingExtra: the method is peft's, which is not installed.
     """
-    if METHODS[adapt].is_peft and find_spec("peft") is None:
-        raise MissingExtra(f"adapt {adapt} needs peft, which is not installed: pip install 'millis[train]'.")
+    _check_installed(adapt)
     try:
         config = json.loads((base / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -92,3 +109,8 @@ def check_adaptable(base: Path, *, adapt: str) -> None:
         raise InvalidValue(
             f"adapt cannot be {adapt} on {base.name}, which has no layers: choose full, or another base."
         )
+
+
+def _check_installed(name: str) -> None:
+    if METHODS[name].is_peft and find_spec("peft") is None:
+        raise MissingExtra(f"adapt {name} needs peft, which is not installed: pip install 'millis[train]'.")

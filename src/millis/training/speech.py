@@ -9,6 +9,7 @@ graph. What an epoch under way learnt is lost when the run ends.
 Source: packing without cross-talk as in Krell et al. 2021, arXiv:2107.02027.
 """
 
+import copy
 import hashlib
 import math
 import random
@@ -29,10 +30,10 @@ from millis.training.adapting import keep_apart, plan_low_rank, read_ranks, take
 from millis.training.boards import open_board
 from millis.training.checkpoints import Checkpoint, EpochRow, Progress, load_checkpoint, save_checkpoint
 from millis.training.interrupts import catch_interrupt
+from millis.training.methods import check_speaking_method
 from millis.training.settings import TrainSettings, choose_learning_rate, choose_precision
 from millis.training.steps import rate_share, torch_state
 
-ADAPTABLE = ("full", "lora", "adalora")
 ROW_TOKENS = 1024
 _BEST = "best.pt"
 _MATRICES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -78,11 +79,7 @@ def teach(
         Interrupted: Ctrl-C; the epochs that were finished are kept.
         RunFailed: the disk is full, or the loss is no number any more.
     """
-    if settings.adapt not in ADAPTABLE:
-        raise InvalidValue(
-            f"adapt cannot be {settings.adapt} for a model that speaks: choose one of {', '.join(ADAPTABLE)}, which"
-            " leave nothing in its graph."
-        )
+    check_speaking_method(settings.adapt)
     if not train or not dev:
         raise InvalidValue(f"training needs dialogues: {len(train)} to train on and {len(dev)} of dev are left.")
     folder.mkdir(parents=True, exist_ok=True)
@@ -214,8 +211,6 @@ class _Run:
         """Give the weights as they would be merged, by their names in the model as it came."""
         if self._peft is None:
             return {name: value.detach().clone() for name, value in self._model.state_dict().items()}
-        import copy
-
         table = self._model.get_input_embeddings().weight  # nothing is merged into it
         merged = copy.deepcopy(self._peft, {id(table): table}).merge_and_unload()
         return {name: value.detach().clone() for name, value in merged.state_dict().items()}
