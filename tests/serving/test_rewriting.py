@@ -15,8 +15,9 @@ from millis.errors import InvalidValue
 from millis.security.keys import KeyFile
 from millis.serving.settings import ServeSettings
 from millis.serving.supervisor import Supervisor
+from millis.tasks.chat import Chat
 from millis.tasks.instructing import check_instruction
-from speaking import make_echo_bundle, make_speaker
+from speaking import END, START, make_echo_bundle, make_speaker
 
 
 @pytest.fixture(scope="module")
@@ -131,3 +132,12 @@ def test_an_instruction_has_one_place_for_the_text() -> None:
     for wrong in ("{text} {text}", "none", "{text}" + "x" * 5000):
         with pytest.raises(InvalidValue):
             check_instruction(wrong)
+
+
+def test_an_answer_ends_with_what_the_template_puts_behind_it(tmp_path: Path) -> None:
+    bundle = make_echo_bundle(tmp_path)
+    said = bundle.manifest.task_settings
+    for stop_ids in ([START, END], [END, START]):
+        assert Chat(bundle.path, settings={**said, "stop_ids": stop_ids}).end_of_answer() == END
+    (bundle.path / "chat_template.jinja").unlink()
+    assert Chat(bundle.path, settings={**said, "stop_ids": [START, END]}).end_of_answer() == START

@@ -57,23 +57,18 @@ def pack(
         InvalidBase: the base cannot be used.
         RunFailed: the conversion changed the model, or the disk is full.
     """
-    wrong = [one for one in rungs if one not in RUNGS]
-    if wrong or not rungs or len(set(rungs)) < len(rungs):
-        raise InvalidValue(f"rungs cannot be {', '.join(rungs) or 'none'}: give each once, out of {', '.join(RUNGS)}.")
+    _check(rungs, corpus=corpus, round_by=round_by)
     further = _instruct(task, instruction)
-    if corpus is not None and not corpus:
-        raise InvalidValue("the corpus has no text: give a file with a text on each line, as they will come and go.")
-    if round_by and "int4" not in rungs:
-        raise InvalidValue(f"texts to round by came for {', '.join(rungs)}: only int4 is rounded by texts, ask for it.")
     speaker = base if isinstance(base, Speaker) else load_speaker(base)
     known_as = name or (Path(base).name if isinstance(base, str) else "a loaded model")
     if not context >= 1:
         raise InvalidValue(f"context cannot be {context}: give 1 to {speaker.context} tokens.")
     fits = min(context, speaker.context)
-    cuts: tuple[Choice, ...] = ()
+    reason = "as asked" if fits == context else f"the model has no more than {speaker.context}"
+    choices = [Choice(what="context", choice=f"{fits} tokens", reason=reason)]
     if corpus is not None:
         speaker, trimmed = trim_speaker(speaker, texts=[*corpus, *further.values()])  # an instruction is read too
-        cuts = (_note_trimming(trimmed, n_texts=len(corpus)),)
+        choices.append(_note_trimming(trimmed, n_texts=len(corpus)))
     windows = cut_windows(speaker.tokenizer, round_by) if round_by else ()
     say(f"converting {known_as}")
     ids = _probe(speaker.tokenizer, n_pieces=speaker.model.config.vocab_size)
@@ -101,17 +96,23 @@ def pack(
         settings = {
             "context": fits, "stop_ids": list(speaker.stop_ids), "begin": speaker.begin, "end": speaker.end, **further,
         }  # fmt: skip
-        cut = Choice(
-            what="context", choice=f"{fits} tokens",
-            reason="as asked" if fits == context else f"the model has no more than {speaker.context}",
-        )  # fmt: skip
         place = Path(out)
         manifest = Manifest(
             format=FORMAT, name=place.stem, task=task, labels=(), task_settings=settings, rungs=tuple(written),
             rung=written[0].name, contract=contract.record(), base=known_as,
-            created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), versions=_versions(), choices=(cut, *cuts),
+            created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), versions=_versions(), choices=tuple(choices),
         )  # fmt: skip
         return save_bundle(place, manifest=manifest, parts=parts)
+
+
+def _check(rungs: Sequence[str], *, corpus: Sequence[str] | None, round_by: Sequence[str]) -> None:
+    wrong = [one for one in rungs if one not in RUNGS]
+    if wrong or not rungs or len(set(rungs)) < len(rungs):
+        raise InvalidValue(f"rungs cannot be {', '.join(rungs) or 'none'}: give each once, out of {', '.join(RUNGS)}.")
+    if corpus is not None and not corpus:
+        raise InvalidValue("the corpus has no text: give a file with a text on each line, as they will come and go.")
+    if round_by and "int4" not in rungs:
+        raise InvalidValue(f"texts to round by came for {', '.join(rungs)}: only int4 is rounded by texts, ask for it.")
 
 
 def _instruct(task: str, instruction: str | None) -> dict[str, str]:

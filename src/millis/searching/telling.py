@@ -31,8 +31,8 @@ from millis.data.splits import Splits, make_splits
 from millis.errors import InvalidData, InvalidValue
 from millis.searching.case import check_place
 from millis.serving.generating import Talker, load_talker
-from millis.tasks.chat import TEMPLATE, Chat
-from millis.tasks.instructing import CHAT, SPEAKING, USUAL_INSTRUCTIONS, check_instruction
+from millis.tasks.chat import Chat
+from millis.tasks.instructing import CHAT, SPEAKING, check_instruction
 from millis.tasks.task import Score
 from millis.tasks.wording import check_measures, score_rewritten
 from millis.telemetry.progress import bar, say
@@ -99,25 +99,21 @@ def tell(contract: Contract, settings: TellSettings) -> tuple[Bundle, dict[str, 
     from millis.training.speech import ROW_TOKENS, teach
 
     speaker = load_speaker(settings.base)
-    more = {} if settings.task == CHAT else {"instruction": settings.instruction or USUAL_INSTRUCTIONS[settings.task]}
     packed: dict[str, Any] = {
         "contract": contract, "name": Path(settings.base).name, "rungs": ("int8",), "context": settings.context,
-        "threads": settings.threads, "task": settings.task, "instruction": more.get("instruction"),
+        "threads": settings.threads, "task": settings.task, "instruction": settings.instruction,
     }  # fmt: skip
     run = settings.out.with_name(settings.out.name.removesuffix(".millis") + ".run")
     with tempfile.TemporaryDirectory(prefix="millis-fit-") as scratch:
         folder = Path(scratch)
-        (folder / "tokenizer.json").write_text(speaker.tokenizer, "utf-8")
-        if speaker.template is not None:
-            (folder / TEMPLATE).write_text(speaker.template, "utf-8")
-        said = {"context": speaker.context, "stop_ids": speaker.stop_ids, "begin": speaker.begin, "end": speaker.end}
-        chat = Chat(folder, settings={**said, **more})
-        longest = min(settings.longest, ROW_TOKENS, speaker.context)
+        untaught = dataclasses.replace(speaker, model=copy.deepcopy(speaker.model))  # converting may leave its marks
+        bare = pack(untaught, folder / "base.millis", **packed)
+        del untaught
+        chat = Chat(bare.path, settings=bare.manifest.task_settings)
+        longest = min(settings.longest, ROW_TOKENS, chat.context)
         train = _make_lessons(splits.train, chat, longest=longest, name="train")
         dev = _make_lessons(splits.dev, chat, longest=longest, name="dev")
-        untaught = dataclasses.replace(speaker, model=copy.deepcopy(speaker.model))  # converting may leave its marks
-        before = _answer_all(pack(untaught, folder / "base.millis", **packed), splits.test, name="the base")
-        del untaught
+        before = _answer_all(bare, splits.test, name="the base")
         taught = teach(speaker.model, train, dev=dev, folder=run / "training", settings=settings.training)
         speaker.model.eval()
         made = pack(speaker, folder / "taught.millis", **packed)
@@ -172,10 +168,10 @@ def _read(settings: TellSettings) -> Splits:
 def _make_lessons(dialogues: Sequence[Any], chat: Chat, *, longest: int, name: str) -> list[Any]:
     from millis.training.speech import Lesson
 
-    made = []
+    made, end = [], chat.end_of_answer()
     for one in dialogues:
         prompt = encode_prompt(one, chat)
-        answer = [*chat.tokenizer.encode(one.answers[0], has_frame=False), chat.stop_ids[0]]
+        answer = [*chat.tokenizer.encode(one.answers[0], has_frame=False), end]
         if len(prompt) + len(answer) <= longest:
             made.append(Lesson(np.array([*prompt, *answer], np.int64), len(prompt)))
     n_out = len(dialogues) - len(made)

@@ -15,6 +15,7 @@ from millis.tasks.instructing import write_messages
 from millis.tasks.tokenization import SpeakingTokenizer
 
 TEMPLATE = "chat_template.jinja"
+_MARK = "tide"
 
 _SENTENCE_END = re.compile(r"[。！？][”’」』）]*|[.!?…]+[\"'”’)\]]*(?=\s)|\n")
 
@@ -65,13 +66,25 @@ class Chat:
         Raises:
             InvalidRequest: the model has no template, or its template refuses these messages.
         """
+        return self.tokenizer.encode(self._render(messages, asks=True), has_frame=False)
+
+    def end_of_answer(self) -> int:
+        """Give the piece that an answer ends with: what the template puts behind it, if that stops the engine."""
+        if self._template is None:
+            return self.stop_ids[0]
+        turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _MARK}]
+        behind = self._render(turns, asks=False).rpartition(_MARK)[2]
+        found = self.tokenizer.encode(behind, has_frame=False)
+        return next((i for i in found if i in self.stop_ids), self.stop_ids[0])
+
+    def _render(self, messages: Sequence[Mapping[str, str]], *, asks: bool) -> str:
         if self._template is None:
             raise InvalidRequest(
                 "this model has no chat template: ask it at /v1/completions.", status=400, slug="no-chat-template"
             )
         try:
-            text = self._template.render(
-                messages=[dict(one) for one in messages], add_generation_prompt=True, bos_token=self._begin,
+            text: str = self._template.render(
+                messages=[dict(one) for one in messages], add_generation_prompt=asks, bos_token=self._begin,
                 eos_token=self._end,
             )  # fmt: skip
         except Exception as error:  # a template may do anything that Python raises for
@@ -80,7 +93,7 @@ class Chat:
                 " assistant take turns.",
                 slug="template-refused",
             ) from error
-        return self.tokenizer.encode(text, has_frame=False)
+        return text
 
 
 def _compile(source: str, *, name: str) -> Any:
