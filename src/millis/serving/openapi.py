@@ -245,23 +245,7 @@ def describe(
         "description": "A problem, in a sentence.",
         "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
     }
-    paths: dict[str, Any] = {
-        route: {
-            "get": {
-                "summary": summary,
-                "responses": {
-                    "200": {"description": "OK", "content": {"application/json": {"schema": {"type": "object"}}}}
-                },
-            }
-        }
-        for route, summary in _READS.items()
-    }
-    paths["/metrics"] = {
-        "get": {
-            "summary": "Counts and latencies in Prometheus' format.",
-            "responses": {"200": {"description": "OK", "content": {"text/plain": {"schema": {"type": "string"}}}}},
-        }
-    }
+    paths = _describe_reads()
     paths |= _describe_admin(problem)
     for task, models in by_task.items():
         paths[f"/v1/{task}"] = {"post": _describe_task(
@@ -287,6 +271,28 @@ def describe(
         "components": {"schemas": components, "securitySchemes": _KEYS},
         "security": [{}, *({name: []} for name in _KEYS)],
     }
+
+
+def _describe_reads() -> dict[str, Any]:
+    """Describe what is only looked at."""
+    paths: dict[str, Any] = {
+        route: {
+            "get": {
+                "summary": summary,
+                "responses": {
+                    "200": {"description": "OK", "content": {"application/json": {"schema": {"type": "object"}}}}
+                },
+            }
+        }
+        for route, summary in _READS.items()
+    }
+    paths["/metrics"] = {
+        "get": {
+            "summary": "Counts and latencies in Prometheus' format.",
+            "responses": {"200": {"description": "OK", "content": {"text/plain": {"schema": {"type": "string"}}}}},
+        }
+    }
+    return paths
 
 
 def _describe_speaking(
