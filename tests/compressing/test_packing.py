@@ -61,6 +61,10 @@ def test_wrong_rungs_are_refused(tmp_path: Path) -> None:
         pack("nothing", tmp_path / "x.millis", contract=CONTRACT, rungs=("int3",))
     with pytest.raises(InvalidValue, match="only int4 is rounded by texts"):
         pack("nothing", tmp_path / "x.millis", contract=CONTRACT, rungs=("int8",), round_by=TEXTS)
+    with pytest.raises(InvalidValue, match="only int4 is rounded by texts"):
+        pack("nothing", tmp_path / "x.millis", contract=CONTRACT, rungs=("int8",), round_by=[])
+    with pytest.raises(InvalidValue, match="0 of 0 texts"):
+        cut_windows(make_byte_tokenizer().to_str(), [])
     with pytest.raises(InvalidValue, match="1 of 2 texts to round by have 8 tokens"):
         cut_windows(make_byte_tokenizer().to_str(), ["short", "long enough"])
 

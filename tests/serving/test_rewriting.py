@@ -122,7 +122,7 @@ def test_a_model_is_packed_for_a_task_and_answers_as_it_does_under_openais_route
         messages = [{"role": "user", "content": "To Chinese: tide"}]
         told = post(server.url, "chat/completions", messages=messages, max_tokens=8, temperature=0).json()
     assert answer == told["choices"][0]["message"]["content"].strip()
-    for task, instruction, says in (("translate", "none", "0 places"), ("sing", None, "choose one of chat"), ("chat", "{text}", "leave it out")):
+    for task, instruction, says in (("translate", "none", "0 places"), ("translate", "", "0 places"), ("sing", None, "choose one of chat"), ("chat", "{text}", "leave it out")):
         with pytest.raises(InvalidValue, match=says):
             pack(str(base), tmp_path / "no.millis", contract=Contract(p99="1 s"), task=task, instruction=instruction)
 

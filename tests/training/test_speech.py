@@ -70,6 +70,9 @@ def test_a_run_that_ended_early_goes_on_to_the_same_weights(adapt: str, tmp_path
     teach(again, draw(300), dev=draw(20), folder=tmp_path / "parted", settings=settings)
     for name, weights in whole.state_dict().items():
         torch.testing.assert_close(again.state_dict()[name], weights, rtol=0, atol=0)
+    (tmp_path / "parted/best.pt").unlink()
+    anew = load_speaker(base).model
+    assert teach(anew, draw(300), dev=draw(20), folder=tmp_path / "parted", settings=settings).perplexity == taught.perplexity
     with pytest.raises(InvalidValue, match="holds another run"):
         teach(load_speaker(base).model, draw(30), dev=draw(20), folder=tmp_path / "parted", settings=settings)
 

@@ -129,6 +129,10 @@ class Questions:
 
     def load_model(self, path: str, **chosen: Any) -> Conversation[list[dict[str, Any]]]:
         """See `Client.load_model`."""
+        for share in ("canary_percent", "shadow_percent"):
+            value = chosen.get(share)
+            if value is not None and not 0 <= value <= 100:  # JSON has no way to say NaN but null
+                raise InvalidValue(f"{share} cannot be {value}: give 0 to 100.")
         document = {"path": path, **{name: value for name, value in chosen.items() if value is not None}}
         return self._change(write_question(self.address, _ADMIN, key=self._key, document=document))
 

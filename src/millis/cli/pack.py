@@ -50,7 +50,7 @@ def command(
         base, out, contract=Contract(p99=p99, rate=rate, per_token=per_token),
         rungs=[one.strip() for one in rungs.split(",")], context=context, threads=threads, task=task,
         instruction=instruction, corpus=None if corpus is None else read_plain(corpus),
-        round_by=() if round_by is None else read_plain(round_by),
+        round_by=None if round_by is None else read_plain(round_by),
     )  # fmt: skip
     lines = [f"wrote {out}: {', '.join(rung.name for rung in bundle.manifest.rungs)}, {bundle.manifest.rung} serves"]
     for rung in bundle.manifest.rungs:

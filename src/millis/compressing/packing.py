@@ -38,7 +38,7 @@ _TEXT = (
 def pack(
     base: str | Speaker, out: str | Path, *, contract: Contract, rungs: Sequence[str] = ("int8", "int4"),
     context: int = 2048, threads: int = 1, task: str = CHAT, instruction: str | None = None,
-    corpus: Sequence[str] | None = None, round_by: Sequence[str] = (), name: str | None = None,
+    corpus: Sequence[str] | None = None, round_by: Sequence[str] | None = None, name: str | None = None,
 ) -> Bundle:  # fmt: skip
     """Compile a causal language model into a bundle; the first of the rungs serves.
 
@@ -69,7 +69,7 @@ def pack(
     if corpus is not None:
         speaker, trimmed = trim_speaker(speaker, texts=[*corpus, *further.values()])  # an instruction is read too
         choices.append(_note_trimming(trimmed, n_texts=len(corpus)))
-    windows = cut_windows(speaker.tokenizer, round_by) if round_by else ()
+    windows = () if round_by is None else cut_windows(speaker.tokenizer, round_by)
     say(f"converting {known_as}")
     ids = _probe(speaker.tokenizer, n_pieces=speaker.model.config.vocab_size)
     want = run_source(speaker.model, ids)
@@ -105,13 +105,13 @@ def pack(
         return save_bundle(place, manifest=manifest, parts=parts)
 
 
-def _check(rungs: Sequence[str], *, corpus: Sequence[str] | None, round_by: Sequence[str]) -> None:
+def _check(rungs: Sequence[str], *, corpus: Sequence[str] | None, round_by: Sequence[str] | None) -> None:
     wrong = [one for one in rungs if one not in RUNGS]
     if wrong or not rungs or len(set(rungs)) < len(rungs):
         raise InvalidValue(f"rungs cannot be {', '.join(rungs) or 'none'}: give each once, out of {', '.join(RUNGS)}.")
     if corpus is not None and not corpus:
         raise InvalidValue("the corpus has no text: give a file with a text on each line, as they will come and go.")
-    if round_by and "int4" not in rungs:
+    if round_by is not None and "int4" not in rungs:
         raise InvalidValue(f"texts to round by came for {', '.join(rungs)}: only int4 is rounded by texts, ask for it.")
 
 
@@ -121,7 +121,9 @@ def _instruct(task: str, instruction: str | None) -> dict[str, str]:
         raise InvalidValue(f"the task cannot be {task!r}: choose one of {', '.join(SPEAKING)}.")
     if task == CHAT and instruction is not None:
         raise InvalidValue("an instruction came for chat, where clients say what to do: leave it out, or give a task.")
-    return {} if task == CHAT else {"instruction": check_instruction(instruction or USUAL_INSTRUCTIONS[task])}
+    if task == CHAT:
+        return {}
+    return {"instruction": check_instruction(USUAL_INSTRUCTIONS[task] if instruction is None else instruction)}
 
 
 def _note_trimming(trimmed: Trimmed, *, n_texts: int) -> Choice:

@@ -85,6 +85,8 @@ def teach(
     folder.mkdir(parents=True, exist_ok=True)
     identity = _identify(model, train, dev, settings)
     found = load_checkpoint(folder, identity=identity)
+    if found and not (folder / _BEST).is_file():  # its best epoch was taken away
+        found = None
     progress = found.progress if found else Progress()
     with torch_state(settings.seed):
         run = _Run(model, train, settings)
