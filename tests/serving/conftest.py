@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from making import make_fake_bundle
+from making import make_fake_bundle, watched
 from millis.serving.settings import ServeSettings
 from millis.serving.supervisor import Supervisor
 
@@ -14,5 +14,5 @@ from millis.serving.supervisor import Supervisor
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Supervisor]:
     """One worker, requests on the event loop."""
     folder: Path = tmp_path_factory.mktemp("served")
-    with Supervisor(ServeSettings(bundles=(str(make_fake_bundle(folder).path),), port=0)) as running:
+    with Supervisor(ServeSettings(bundles=(str(make_fake_bundle(folder).path),), port=0)) as running, watched(running):
         yield running

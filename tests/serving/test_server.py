@@ -177,7 +177,6 @@ def test_a_client_that_leaves_in_the_middle_of_its_body_harms_nobody(server: Sup
     assert_serves(server)
 
 
-@pytest.mark.slow
 def test_the_descriptions_say_what_is_served(server: Supervisor) -> None:
     models = httpx.get(f"{server.url}/v1/models").json()
     assert models["data"][0]["id"] == "fake"
