@@ -81,10 +81,10 @@ class TaskRoute:
     """A route that runs a model: read, answer, write; account for each stage."""
 
     def __init__(
-        self, route: str, task: str, models: Mapping[str, Served], *, language: Language, executor: Executor,
+        self, route: str, models: Mapping[str, Served], *, language: Language, executor: Executor,
         gate: Gate, limits: Limits, observer: Observer, polling: Polling, cache: AnswerCache | None,
     ) -> None:  # fmt: skip
-        self._task, self._route, self._language = task, route, language
+        self._route, self._language = route, language
         self._models = models
         self._first = next(iter(models.values()))
         self._executor, self._gate = executor, gate
@@ -106,7 +106,7 @@ class TaskRoute:
             if allowed_ms is not None:
                 allowed_ms = max(allowed_ms - self._language.own_ms, 0.0)
             served = self._choose(request)
-            self._gate.allow(scope, self._task, f"model:{served.bundle.name}")
+            self._gate.allow(scope, served.bundle.manifest.task, f"model:{served.bundle.name}")
             trial = served.trial
             if trial is not None and request.rung is None and trial.takes():
                 ran = await self._try(trial, served, scope, request, allowed_ms=allowed_ms)
