@@ -102,7 +102,7 @@ class TaskRoute:
             self._gate.check(scope)
             body = await read_body(receive, limit=self._limits.body_bytes, within_s=self._limits.body_s)
             request, within_ms, form = self._language.read(body, headers=scope["headers"], limits=self._limits)
-            allowed_ms = read_deadline(scope["headers"], within_ms=within_ms)
+            allowed_ms = _sooner(read_deadline(scope["headers"], within_ms=within_ms), scope)
             if allowed_ms is not None:
                 allowed_ms = max(allowed_ms - self._language.own_ms, 0.0)
             served = self._choose(request)
@@ -112,6 +112,9 @@ class TaskRoute:
                 ran = await self._try(trial, served, scope, request, allowed_ms=allowed_ms)
             else:
                 ran = await self._run(served, scope, request, allowed_ms=allowed_ms)
+        except asyncio.CancelledError:
+            await self._give_up(scope, send, asked_id)
+            raise
         except Exception as error:
             await self._write_problem(scope, send, error, asked_id)
             if isinstance(error, Refused) and error.slug == "deadline-passed":  # it was admitted
@@ -215,6 +218,18 @@ class TaskRoute:
         )
         return found is not None
 
+    async def _give_up(self, scope: Scope, send: Send, asked_id: bytes) -> None:
+        """Let go of what is waited for by nobody: a call that its client cancelled, or whose deadline passed."""
+        for tell in scope["millis.gone"]:
+            tell()
+        error = InvalidRequest("the client gave the call up before its answer was ready.", slug="disconnected")
+        if perf_counter_ns() >= scope.get("millis.ends_ns", NEVER):
+            error = InvalidRequest(
+                "the call's deadline passed before its answer was ready: allow more, or ask when there is less to do.",
+                status=504, slug="deadline-passed",
+            )  # fmt: skip
+        await self._write_problem(scope, send, error, asked_id)
+
     async def _write_problem(self, scope: Scope, send: Send, error: Exception, asked_id: bytes) -> None:
         status, payload, media_type = write_error(error, path=self._route)
         headers = [(b"content-type", media_type.encode()), (b"x-request-id", asked_id), *list_headers(error)]
@@ -272,6 +287,15 @@ class TaskRoute:
         if job.deadline_ns < NEVER:  # the others run behind all that come, which nobody can predict
             served.ladder.forecast.observe_end(ended_ns - spent_ns - job.predicted_ns)
             self._metrics.promise(model=served.bundle.name, is_kept=ended_ns <= job.deadline_ns)
+
+
+def _sooner(allowed_ms: float | None, scope: Scope) -> float | None:
+    """Give for how many ms a request is of use, the deadline of its call considered, where that has one."""
+    ends_ns: int | None = scope.get("millis.ends_ns")
+    if ends_ns is None:
+        return allowed_ms
+    left_ms = max((ends_ns - int(scope["millis.came_ns"])) / 1e6, 0.0)
+    return left_ms if allowed_ms is None else min(allowed_ms, left_ms)
 
 
 def _count_miss(served: Served, *, allowed_ms: float | None) -> None:

@@ -1,0 +1,186 @@
+"""The port that speaks gRPC: calls in, answers and status codes out, on the worker's own event loop.
+
+A call becomes an ASGI scope as a request over HTTP does, its metadata the headers; the answer's status becomes a code,
+its headers trailing metadata. A call's deadline is the request's, and who gives a call up is let go.
+Border: connections, and the one file that imports grpc (the extra `grpc`); what calls mean is oip_calls.py's.
+Limits: reading is the library's, on a thread of its own: nothing is refused before it is parsed, and a message that
+trickles in is waited for as long as its call lasts. Compressed messages are refused. A host of 0.0.0.0 is [::] too.
+"""
+
+import logging
+import math
+from collections.abc import Awaitable, Callable, MutableMapping
+from functools import partial
+from time import perf_counter_ns
+from typing import Any
+
+import msgspec
+from grpc import StatusCode, dynamic_ssl_server_credentials, ssl_server_certificate_configuration
+from grpc import unary_unary_rpc_method_handler as handle
+from grpc.aio import server as make_server
+
+from millis.errors import RunFailed
+from millis.security.certificates import Certificates
+from millis.serving.clock import SocketClock
+from millis.serving.deadlines import MOST_MS
+from millis.serving.oip_calls import Calls
+from millis.serving.problems import Problem, write_problem
+from millis.serving.settings import Limits
+
+_log = logging.getLogger("millis")
+
+_CODES = {
+    400: StatusCode.INVALID_ARGUMENT, 401: StatusCode.UNAUTHENTICATED, 403: StatusCode.PERMISSION_DENIED,
+    404: StatusCode.NOT_FOUND, 408: StatusCode.DEADLINE_EXCEEDED, 413: StatusCode.RESOURCE_EXHAUSTED,
+    422: StatusCode.INVALID_ARGUMENT, 429: StatusCode.RESOURCE_EXHAUSTED, 503: StatusCode.UNAVAILABLE,
+    504: StatusCode.DEADLINE_EXCEEDED,
+}  # fmt: skip
+"""By HTTP status; INTERNAL for any other."""
+
+_HTTP_ONLY = (b"content-type", b"content-length", b"www-authenticate", b"connection")
+_MOST_NS = int(1e6 * MOST_MS)
+_IDENTITY = 1
+"""The set of compressions in which there is only none."""
+
+
+class Port:
+    """Where calls come in.
+
+    Args:
+        address: HOST:PORT; workers share it.
+        certificates: None speaks in the clear.
+        grace_s: how long a stop waits for calls that were taken.
+    Attributes:
+        calls: what answers them.
+    Usage:
+        port = Port(calls, address="127.0.0.1:8001", clock=..., limits=..., certificates=None, grace_s=10.0)
+        await port.start()  # on the event loop that answers
+        await port.stop()
+    """
+
+    def __init__(
+        self, calls: Calls, *, address: str, clock: SocketClock, limits: Limits, certificates: Certificates | None,
+        grace_s: float,
+    ) -> None:  # fmt: skip
+        self.calls, self._address, self._clock, self._limits = calls, address, clock, limits
+        self._certificates, self._grace_s = certificates, grace_s
+        self._pair: tuple[bytes, bytes] | None = None
+        self._server: Any = None
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            RunFailed: the port cannot be listened on.
+        """
+        limits = self._limits
+        options = {
+            "grpc.so_reuseport": 1,
+            "grpc.max_receive_message_length": limits.body_bytes,
+            "grpc.max_metadata_size": limits.head_bytes,
+            "grpc.absolute_max_metadata_size": limits.head_bytes,
+            "grpc.max_connection_idle_ms": int(1000 * limits.idle_s),
+            "grpc.server_handshake_timeout_ms": int(1000 * limits.head_s),
+            "grpc.max_allowed_incoming_connections": limits.connections,
+            "grpc.compression_enabled_algorithms_bitset": _IDENTITY,
+        }
+        self._server = make_server(options=list(options.items()), maximum_concurrent_rpcs=limits.connections)
+        self._server.add_generic_rpc_handlers((self,))
+        try:
+            if self._certificates is None:
+                self._server.add_insecure_port(self._address)
+            else:
+                credentials = dynamic_ssl_server_credentials(self._follow(), self._follow)
+                self._server.add_secure_port(self._address, credentials)
+        except RuntimeError as error:
+            raise RunFailed(f"cannot listen for gRPC on {self._address}: choose another --grpc-port.") from error
+        await self._server.start()
+
+    async def stop(self) -> None:
+        """Take no more calls, finish those that were taken."""
+        await self._server.stop(self._grace_s)
+
+    def service(self, details: Any) -> Any:
+        """Note when a call came, and give what handles it: how the library asks for that."""
+        if details.method not in self.calls.paths:
+            return None
+        came_ns, read_ns = self._clock.read(), perf_counter_ns()
+        scope: dict[str, Any] = {
+            "type": "http", "method": "POST", "path": details.method,
+            "headers": [
+                (name.encode(), value.encode()) for name, value in details.invocation_metadata if type(value) is str
+            ],
+            "millis.came_ns": came_ns, "millis.read_ns": read_ns, "millis.gone": [],
+        }  # fmt: skip
+        return handle(partial(self._answer, scope))
+
+    async def _answer(self, scope: dict[str, Any], message: bytes, context: Any) -> bytes:
+        left_s = context.time_remaining()
+        if left_s is not None:
+            scope["millis.ends_ns"] = perf_counter_ns() + min(int(1e9 * left_s), _MOST_NS)
+        said = _Said()
+        try:
+            await self.calls(scope, _give(message), said.take)
+        except Exception:
+            _log.exception("Exception in the answer to a call")
+            if not said.status:
+                said.fail()
+        context.set_trailing_metadata(said.metadata())
+        if said.status != 200:
+            context.set_code(_CODES.get(said.status, StatusCode.INTERNAL))
+            context.set_details(said.problem().detail)
+        return said.payload
+
+    def _follow(self) -> Any:
+        """Give the certificate for a connection that opens, None where it is the one before; on a thread of grpc's."""
+        assert self._certificates is not None
+        pair = self._certificates.pair
+        if pair is self._pair:
+            return None
+        self._pair = pair
+        return ssl_server_certificate_configuration([pair])
+
+
+class _Said:
+    """What was answered, as ASGI says it."""
+
+    status = 0
+    payload = b""
+    _headers: tuple[tuple[bytes, bytes], ...] = ()
+
+    async def take(self, message: MutableMapping[str, Any]) -> None:
+        """Take a part of an answer."""
+        if message["type"] == "http.response.start":
+            self.status, self._headers = message["status"], tuple(message["headers"])
+        else:
+            self.payload += message["body"]
+
+    def fail(self) -> None:
+        """Answer that the fault is ours."""
+        self.status, self.payload = write_problem(RuntimeError())
+
+    def problem(self) -> Problem:
+        """Give what went wrong."""
+        return msgspec.json.decode(self.payload, type=Problem)
+
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """Give the headers that mean something over gRPC, and of a problem its name and when to try again."""
+        metadata = tuple(
+            (name.decode(), value.decode()) for name, value in self._headers if name not in _HTTP_ONLY
+        )  # fmt: skip
+        if self.status == 200:
+            return metadata
+        problem = self.problem()
+        metadata += (("x-millis-problem", problem.type.rpartition("/")[2]),)
+        if problem.retry_after_ms is not None:
+            metadata += (("grpc-retry-pushback-ms", str(math.ceil(problem.retry_after_ms))),)
+        return metadata
+
+
+def _give(message: bytes) -> Callable[[], Awaitable[MutableMapping[str, Any]]]:
+    """Give a message as a request's body."""
+
+    async def receive() -> MutableMapping[str, Any]:
+        return {"type": "http.request", "body": message}
+
+    return receive
