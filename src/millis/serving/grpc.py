@@ -3,10 +3,14 @@
 A call becomes an ASGI scope as a request over HTTP does, its metadata the headers; the answer's status becomes a code,
 its headers trailing metadata. A call's deadline is the request's, and who gives a call up is let go.
 Border: connections, and the one file that imports grpc (the extra `grpc`); what calls mean is oip_calls.py's.
+The library's server ends when a stranger's call has a name that is not UTF-8 (grpcio 1.85); the calls that it took go on,
+and another server takes its place within _LOOK_S.
 Limits: reading is the library's, on a thread of its own: nothing is refused before it is parsed, and a message that
 trickles in is waited for as long as its call lasts. Compressed messages are refused. A host of 0.0.0.0 is [::] too.
 """
 
+import asyncio
+import contextlib
 import logging
 import math
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -39,6 +43,10 @@ _CODES = {
 
 _HTTP_ONLY = (b"content-type", b"content-length", b"www-authenticate", b"connection")
 _MOST_NS = int(1e6 * MOST_MS)
+_IDLE_MS = 300_000
+"""A client keeps its connection for all its calls, and pays for a new one where that was closed."""
+
+_LOOK_S = 0.05
 _IDENTITY = 1
 """The set of compressions in which there is only none."""
 
@@ -66,6 +74,8 @@ class Port:
         self._certificates, self._grace_s = certificates, grace_s
         self._pair: tuple[bytes, bytes] | None = None
         self._server: Any = None
+        self._ending: set[asyncio.Task[None]] = set()
+        self._keeping: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Listen.
@@ -73,32 +83,14 @@ class Port:
         Raises:
             RunFailed: the port cannot be listened on.
         """
-        limits = self._limits
-        options = {
-            "grpc.so_reuseport": 1,
-            "grpc.max_receive_message_length": limits.body_bytes,
-            "grpc.max_metadata_size": limits.head_bytes,
-            "grpc.absolute_max_metadata_size": limits.head_bytes,
-            "grpc.max_connection_idle_ms": int(1000 * limits.idle_s),
-            "grpc.server_handshake_timeout_ms": int(1000 * limits.head_s),
-            "grpc.max_allowed_incoming_connections": limits.connections,
-            "grpc.compression_enabled_algorithms_bitset": _IDENTITY,
-        }
-        self._server = make_server(options=list(options.items()), maximum_concurrent_rpcs=limits.connections)
-        self._server.add_generic_rpc_handlers((self,))
-        try:
-            if self._certificates is None:
-                self._server.add_insecure_port(self._address)
-            else:
-                credentials = dynamic_ssl_server_credentials(self._follow(), self._follow)
-                self._server.add_secure_port(self._address, credentials)
-        except RuntimeError as error:
-            raise RunFailed(f"cannot listen for gRPC on {self._address}: choose another --grpc-port.") from error
-        await self._server.start()
+        self._server = await self._listen()
+        self._keeping = asyncio.create_task(self._keep())
 
     async def stop(self) -> None:
         """Take no more calls, finish those that were taken."""
-        await self._server.stop(self._grace_s)
+        if self._keeping is not None:
+            self._keeping.cancel()
+        await asyncio.gather(self._server.stop(self._grace_s), *self._ending)
 
     def service(self, details: Any) -> Any:
         """Note when a call came, and give what handles it: how the library asks for that."""
@@ -113,6 +105,42 @@ class Port:
             "millis.came_ns": came_ns, "millis.read_ns": read_ns, "millis.gone": [],
         }  # fmt: skip
         return handle(partial(self._answer, scope))
+
+    async def _listen(self) -> Any:
+        limits = self._limits
+        options = {
+            "grpc.so_reuseport": 1,
+            "grpc.max_receive_message_length": limits.body_bytes,
+            "grpc.max_metadata_size": limits.head_bytes,
+            "grpc.absolute_max_metadata_size": limits.head_bytes,
+            "grpc.max_connection_idle_ms": _IDLE_MS,
+            "grpc.server_handshake_timeout_ms": int(1000 * limits.head_s),
+            "grpc.max_allowed_incoming_connections": limits.connections,
+            "grpc.compression_enabled_algorithms_bitset": _IDENTITY,
+        }
+        server = make_server(options=list(options.items()), maximum_concurrent_rpcs=limits.connections)
+        server.add_generic_rpc_handlers((self,))
+        try:
+            if self._certificates is None:
+                server.add_insecure_port(self._address)
+            else:
+                credentials = dynamic_ssl_server_credentials(self._follow(), self._follow)
+                server.add_secure_port(self._address, credentials)
+        except RuntimeError as error:
+            raise RunFailed(f"cannot listen for gRPC on {self._address}: choose another --grpc-port.") from error
+        await server.start()
+        return server
+
+    async def _keep(self) -> None:
+        """Put another server in the place of one that ended by itself, again and again."""
+        while True:
+            with contextlib.suppress(UnicodeDecodeError):
+                if await self._server.wait_for_termination(_LOOK_S):
+                    continue
+            ending = asyncio.create_task(self._server.stop(self._grace_s))
+            self._ending.add(ending)
+            ending.add_done_callback(self._ending.discard)
+            self._server = await self._listen()
 
     async def _answer(self, scope: dict[str, Any], message: bytes, context: Any) -> bytes:
         left_s = context.time_remaining()
