@@ -3,8 +3,8 @@
 A call becomes an ASGI scope as a request over HTTP does, its metadata the headers; the answer's status becomes a code,
 its headers trailing metadata. A call's deadline is the request's, and who gives a call up is let go.
 Border: connections, and the one file that imports grpc (the extra `grpc`); what calls mean is oip_calls.py's.
-The library's server ends when a stranger's call has a name that is not UTF-8 (grpcio 1.85); the calls that it took go on,
-and another server takes its place within _LOOK_S.
+The library's server ends when a stranger's call has a name that is not UTF-8 (grpcio 1.85); the calls that it took go
+on, and another server takes its place within _LOOK_S.
 Limits: reading is the library's, on a thread of its own: nothing is refused before it is parsed, and a message that
 trickles in is waited for as long as its call lasts. Compressed messages are refused. A host of 0.0.0.0 is [::] too.
 """
@@ -76,6 +76,9 @@ class Port:
         self._server: Any = None
         self._ending: set[asyncio.Task[None]] = set()
         self._keeping: asyncio.Task[None] | None = None
+        self._n_open = 0
+        self._is_idle = asyncio.Event()
+        self._is_idle.set()
 
     async def start(self) -> None:
         """Listen.
@@ -90,7 +93,7 @@ class Port:
         """Take no more calls, finish those that were taken."""
         if self._keeping is not None:
             self._keeping.cancel()
-        await asyncio.gather(self._server.stop(self._grace_s), *self._ending)
+        await asyncio.gather(self._finish(self._server), *self._ending)
 
     def service(self, details: Any) -> Any:
         """Note when a call came, and give what handles it: how the library asks for that."""
@@ -137,12 +140,34 @@ class Port:
             with contextlib.suppress(UnicodeDecodeError):
                 if await self._server.wait_for_termination(_LOOK_S):
                     continue
-            ending = asyncio.create_task(self._server.stop(self._grace_s))
+            _log.warning("the gRPC server ended by itself, and is started anew")
+            ending = asyncio.create_task(self._finish(self._server))
             self._ending.add(ending)
             ending.add_done_callback(self._ending.discard)
             self._server = await self._listen()
 
+    async def _finish(self, server: Any) -> None:
+        """Let a server end when no call is open: by itself it waits for connections that strangers hold, too."""
+        ending = asyncio.create_task(server.stop(self._grace_s))
+        await asyncio.sleep(_LOOK_S)  # what came already is taken
+        idle = asyncio.create_task(self._is_idle.wait())
+        await asyncio.wait((ending, idle), return_when=asyncio.FIRST_COMPLETED)
+        idle.cancel()
+        await server.stop(None)
+        await ending
+
+    def _open(self, context: Any) -> None:
+        self._n_open += 1
+        self._is_idle.clear()
+        context.add_done_callback(self._close)
+
+    def _close(self, context: Any) -> None:
+        self._n_open -= 1
+        if not self._n_open:
+            self._is_idle.set()
+
     async def _answer(self, scope: dict[str, Any], message: bytes, context: Any) -> bytes:
+        self._open(context)
         left_s = context.time_remaining()
         if left_s is not None:
             scope["millis.ends_ns"] = perf_counter_ns() + min(int(1e9 * left_s), _MOST_NS)
