@@ -300,8 +300,9 @@ def test_a_call_that_its_client_gives_up_is_let_go(slow: Supervisor) -> None:
     with grpc.insecure_channel(slow.grpc_address) as channel:
         ask = channel.unary_unary(INFER)
         first = ask.future(infer(*TEXTS * 4).SerializeToString())
+        time.sleep(0.1)  # else the second may come first
         second = ask.future(infer(*TEXTS * 30).SerializeToString())
-        time.sleep(0.15)
+        time.sleep(0.1)
         second.cancel()
         wait_for_counts(slow, f'millis_requests_total{{route="{INFER}",status="400"}} 1.0')
         assert first.result()
