@@ -15,7 +15,7 @@ from millis.errors import InvalidRequest, MillisError
 from millis.serving.agreeing import agree
 from millis.serving.caching import AnswerCache, Asked
 from millis.serving.deadlines import read_deadline
-from millis.serving.execution import Executor
+from millis.serving.execution import Executor, give_up, gone
 from millis.serving.gate import KEY, Gate
 from millis.serving.observing import Observer
 from millis.serving.polling import Polling
@@ -102,7 +102,9 @@ class TaskRoute:
             self._gate.check(scope)
             body = await read_body(receive, limit=self._limits.body_bytes, within_s=self._limits.body_s)
             request, within_ms, form = self._language.read(body, headers=scope["headers"], limits=self._limits)
-            allowed_ms = _sooner(read_deadline(scope["headers"], within_ms=within_ms), scope)
+            allowed_ms = read_deadline(
+                scope["headers"], within_ms=within_ms, left_ms=scope.get("millis.left_ms")
+            )  # fmt: skip
             if allowed_ms is not None:
                 allowed_ms = max(allowed_ms - self._language.own_ms, 0.0)
             served = self._choose(request)
@@ -112,9 +114,6 @@ class TaskRoute:
                 ran = await self._try(trial, served, scope, request, allowed_ms=allowed_ms)
             else:
                 ran = await self._run(served, scope, request, allowed_ms=allowed_ms)
-        except asyncio.CancelledError:
-            await self._give_up(scope, send, asked_id)
-            raise
         except Exception as error:
             await self._write_problem(scope, send, error, asked_id)
             if isinstance(error, Refused) and error.slug == "deadline-passed":  # it was admitted
@@ -137,7 +136,7 @@ class TaskRoute:
         try:
             is_hit = None if self._cache is None else await self._answer_or_find(self._cache, scope, served, job)
             if is_hit is None:
-                await self._executor.answer(job)
+                await self._wait_for(job, scope)
         except Refused as error:
             if error.slug == "deadline-passed":
                 _count_miss(served, allowed_ms=allowed_ms)
@@ -145,6 +144,18 @@ class TaskRoute:
         finally:
             served.n_open -= 1
         return _Ran(served, job, parsed, is_hit)
+
+    async def _wait_for(self, job: Job, scope: Scope) -> None:
+        """Have a job answered; a call that is cancelled, by its client or because its deadline passed, is let go."""
+        try:
+            await self._executor.answer(job)
+        except asyncio.CancelledError as error:
+            self._executor.drop(job)
+            if "millis.left_ms" not in scope:  # this process ends
+                raise
+            now_ns, left_ms = perf_counter_ns(), scope["millis.left_ms"]
+            is_late = left_ms is not None and now_ns - job.came_ns >= 1e6 * left_ms
+            raise (give_up(job, now_ns=now_ns) if is_late else gone()) from error
 
     async def _try(
         self, trial: Trial, usual: Served, scope: Scope, request: TaskRequest, *, allowed_ms: float | None
@@ -209,7 +220,7 @@ class TaskRoute:
         if found is not None:
             job.rung, job.results = best, found
         else:
-            await self._executor.answer(job)
+            await self._wait_for(job, scope)
             assert job.rung is not None
             if not job.may_stop:  # others may have time for more
                 cache.keep(asked, job.results, rung=served.rungs[job.rung].name)
@@ -217,18 +228,6 @@ class TaskRoute:
             self._metrics.look_up, model=served.bundle.name, is_hit=found is not None, n_bytes=cache.n_bytes
         )
         return found is not None
-
-    async def _give_up(self, scope: Scope, send: Send, asked_id: bytes) -> None:
-        """Let go of what is waited for by nobody: a call that its client cancelled, or whose deadline passed."""
-        for tell in scope["millis.gone"]:
-            tell()
-        error = InvalidRequest("the client gave the call up before its answer was ready.", slug="disconnected")
-        if perf_counter_ns() >= scope.get("millis.ends_ns", NEVER):
-            error = InvalidRequest(
-                "the call's deadline passed before its answer was ready: allow more, or ask when there is less to do.",
-                status=504, slug="deadline-passed",
-            )  # fmt: skip
-        await self._write_problem(scope, send, error, asked_id)
 
     async def _write_problem(self, scope: Scope, send: Send, error: Exception, asked_id: bytes) -> None:
         status, payload, media_type = write_error(error, path=self._route)
@@ -287,15 +286,6 @@ class TaskRoute:
         if job.deadline_ns < NEVER:  # the others run behind all that come, which nobody can predict
             served.ladder.forecast.observe_end(ended_ns - spent_ns - job.predicted_ns)
             self._metrics.promise(model=served.bundle.name, is_kept=ended_ns <= job.deadline_ns)
-
-
-def _sooner(allowed_ms: float | None, scope: Scope) -> float | None:
-    """Give for how many ms a request is of use, the deadline of its call considered, where that has one."""
-    ends_ns: int | None = scope.get("millis.ends_ns")
-    if ends_ns is None:
-        return allowed_ms
-    left_ms = max((ends_ns - int(scope["millis.came_ns"])) / 1e6, 0.0)
-    return left_ms if allowed_ms is None else min(allowed_ms, left_ms)
 
 
 def _count_miss(served: Served, *, allowed_ms: float | None) -> None:

@@ -42,7 +42,6 @@ _CODES = {
 """By HTTP status; INTERNAL for any other."""
 
 _HTTP_ONLY = (b"content-type", b"content-length", b"www-authenticate", b"connection")
-_MOST_NS = int(1e6 * MOST_MS)
 _IDLE_MS = 300_000
 """A client keeps its connection for all its calls, and pays for a new one where that was closed."""
 
@@ -169,8 +168,8 @@ class Port:
     async def _answer(self, scope: dict[str, Any], message: bytes, context: Any) -> bytes:
         self._open(context)
         left_s = context.time_remaining()
-        if left_s is not None:
-            scope["millis.ends_ns"] = perf_counter_ns() + min(int(1e9 * left_s), _MOST_NS)
+        waited_ms = (perf_counter_ns() - scope["millis.came_ns"]) / 1e6
+        scope["millis.left_ms"] = None if left_s is None else min(waited_ms + 1000 * left_s, MOST_MS)
         said = _Said()
         try:
             await self.calls(scope, _give(message), said.take)
