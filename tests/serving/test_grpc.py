@@ -1,5 +1,6 @@
 """The Open Inference Protocol over gRPC, by Triton's own client, a bare channel and bytes."""
 
+import asyncio
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import grpc.aio
 import httpx
 import numpy as np
 import pytest
@@ -375,6 +377,7 @@ def dial_to(server: Supervisor) -> tuple[str, int]:
     return host, int(port)
 
 
+@pytest.mark.slow
 def test_workers_share_a_port_that_no_other_server_gets(tmp_path: Path) -> None:
     with serve(tmp_path, workers=2) as server, watched(server):
         with pytest.raises(InvalidValue, match="cannot listen"), serve(tmp_path / "second", grpc_port=dial_to(server)[1]):
@@ -384,14 +387,35 @@ def test_workers_share_a_port_that_no_other_server_gets(tmp_path: Path) -> None:
             assert call(server, infer("maria"), wait_for_ready=True).code is grpc.StatusCode.OK
 
 
-def test_a_call_whose_name_is_not_text_ends_nobody_elses(slow: Supervisor) -> None:
-    with ThreadPoolExecutor(1) as pool, socket.create_connection(dial_to(slow)) as stranger:
+def test_calls_whose_names_are_not_text_end_nobody_elses_and_fill_no_log(slow: Supervisor, capfd: pytest.CaptureFixture[str]) -> None:
+    with ThreadPoolExecutor(1) as pool:
         taken = pool.submit(call, slow, infer(*TEXTS * 4))
         time.sleep(0.1)
-        stranger.sendall(raw_head(b"/\xff\xfe"))
-        assert taken.result().code is grpc.StatusCode.OK
         for _ in range(3):
-            assert call(slow, infer("maria"), wait_for_ready=True).code is grpc.StatusCode.OK
+            with socket.create_connection(dial_to(slow)) as stranger:
+                stranger.sendall(raw_head(b"/\xff\xfe"))
+                assert call(slow, infer("maria"), wait_for_ready=True).code is grpc.StatusCode.OK
+        assert taken.result().code is grpc.StatusCode.OK
+    told, deadline = "", time.monotonic() + 5
+    while not told:
+        told = capfd.readouterr().err
+        assert time.monotonic() < deadline
+    assert call(slow, infer("maria")).code is grpc.StatusCode.OK
+    assert (told + capfd.readouterr().err).count("\n") == 1, "said once"
+    assert "not UTF-8" in told
+
+
+@pytest.mark.slow
+def test_everybody_of_a_crowd_hears_an_answer_or_why_there_is_none(speaking: Supervisor) -> None:
+    async def crowd(n: int) -> list[bytes | BaseException]:
+        async with grpc.aio.insecure_channel(speaking.grpc_address) as channel:
+            ask = channel.unary_unary(INFER)
+            return await asyncio.gather(*(ask(infer("maria").SerializeToString()) for _ in range(n)), return_exceptions=True)
+
+    said = asyncio.run(crowd(2500))
+    refused = [one for one in said if isinstance(one, grpc.RpcError)]
+    assert len(refused) < len(said)
+    assert {one.code() for one in refused} <= {grpc.StatusCode.UNAVAILABLE}
 
 
 def test_one_connection_too_many_is_refused_and_who_is_in_is_served(tmp_path: Path) -> None:

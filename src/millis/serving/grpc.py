@@ -75,7 +75,7 @@ class Port:
         self._server: Any = None
         self._ending: set[asyncio.Task[None]] = set()
         self._keeping: asyncio.Task[None] | None = None
-        self._n_open = 0
+        self._n_open, self._has_told = 0, False
         self._is_idle = asyncio.Event()
         self._is_idle.set()
 
@@ -85,6 +85,7 @@ class Port:
         Raises:
             RunFailed: the port cannot be listened on.
         """
+        asyncio.get_running_loop().set_exception_handler(_pass_on)
         self._server = await self._listen()
         self._keeping = asyncio.create_task(self._keep())
 
@@ -118,6 +119,9 @@ class Port:
             "grpc.max_connection_idle_ms": _IDLE_MS,
             "grpc.server_handshake_timeout_ms": int(1000 * limits.head_s),
             "grpc.max_allowed_incoming_connections": limits.connections,
+            # Who is refused is to be told why and when to come again; the library cancels from 1,000 on, at random.
+            "grpc.server.max_pending_requests": limits.connections,
+            "grpc.server.max_pending_requests_hard_limit": limits.connections,
             "grpc.compression_enabled_algorithms_bitset": _IDENTITY,
         }
         server = make_server(options=list(options.items()), maximum_concurrent_rpcs=limits.connections)
@@ -139,7 +143,9 @@ class Port:
             with contextlib.suppress(UnicodeDecodeError):
                 if await self._server.wait_for_termination(_LOOK_S):
                     continue
-            _log.warning("the gRPC server ended by itself, and is started anew")
+            if not self._has_told:
+                _log.warning("a call whose name is not UTF-8 ended the gRPC server: started anew, now and every time.")
+            self._has_told = True
             ending = asyncio.create_task(self._finish(self._server))
             self._ending.add(ending)
             ending.add_done_callback(self._ending.discard)
@@ -227,6 +233,12 @@ class _Said:
         if problem.retry_after_ms is not None:
             metadata += (("grpc-retry-pushback-ms", str(math.ceil(problem.retry_after_ms))),)
         return metadata
+
+
+def _pass_on(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log what nobody caught, but for what a stranger causes as often as he likes: a call whose name is not UTF-8."""
+    if not isinstance(context.get("exception"), UnicodeDecodeError):
+        loop.default_exception_handler(context)
 
 
 def _give(message: bytes) -> Callable[[], Awaitable[MutableMapping[str, Any]]]:
