@@ -3,8 +3,8 @@
 A call becomes an ASGI scope as a request over HTTP does, its metadata the headers; the answer's status becomes a code,
 its headers trailing metadata. A call's deadline is the request's, and who gives a call up is let go.
 Border: connections, and the one file that imports grpc (the extra `grpc`); what calls mean is oip_calls.py's.
-The library's server ends when a stranger's call has a name that is not UTF-8 (grpcio 1.85); the calls that it took go
-on, and another server takes its place within _LOOK_S.
+The library's server ends when a stranger's call has a name that is not UTF-8 (grpcio 1.85): the calls it took go on,
+what comes in that moment is lost, and another server takes its place within _LOOK_S.
 Limits: reading is the library's, on a thread of its own: nothing is refused before it is parsed, and a message that
 trickles in is waited for as long as its call lasts. Compressed messages are refused. A host of 0.0.0.0 is [::] too.
 """
