@@ -2,7 +2,8 @@
 
     python benchmarks/grpc_overhead.py [--rate 200] [--rounds 6] [--seconds 10]
 
-Calls at Poisson arrivals, from one process and over one connection; a latency counts from when its call was due. Prints
+Two servers: one that looks for the next call before it sleeps, as usual, and one that does not (`--poll 0`); the library
+reads on threads of its own, which want a core too. Calls at Poisson arrivals, from one process and over one connection; a latency counts from when its call was due. Prints
 the medians over rounds of p50 and p99 and their differences; keeps one JSON line in
 benchmarks/results/grpc_overhead.jsonl. The messages hold the texts of overhead.py, in raw_input_contents.
 Known limits: the client is grpc.aio too and takes more of a core than either server, so a round is void where it was
@@ -22,6 +23,7 @@ from time import perf_counter
 from typing import Any
 
 import grpc
+import msgspec
 import uvloop
 from grpc.aio import insecure_channel
 
@@ -95,14 +97,15 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=10.0)
     asked = parser.parse_args()
     port = free_port()
-    seen: dict[str, list[dict[str, Any]]] = {"echo": [], "millis": []}
+    seen: dict[str, list[dict[str, Any]]] = {"echo": [], "millis": [], "millis --poll 0": []}
     sent = make_messages()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stack.enter_context(serve([sys.executable, str(ROOT / "benchmarks" / "grpc_echo.py"), str(port)], port=port))
+        addresses = {"echo": f"127.0.0.1:{port}"}
         settings = ServeSettings(bundles=(str(make_bundle(folder)),), port=0, grpc_port=0)
-        server = stack.enter_context(Supervisor(settings))
-        addresses = {"echo": f"127.0.0.1:{port}", "millis": str(server.grpc_address)}
+        for name, one in (("millis", settings), ("millis --poll 0", msgspec.structs.replace(settings, poll_ms=0.0))):
+            addresses[name] = str(stack.enter_context(Supervisor(one)).grpc_address)
         for turn in range(asked.rounds + 1):
             for who in list(addresses) if turn % 2 else reversed(addresses):
                 with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -114,11 +117,13 @@ def main() -> int:
     result: dict[str, Any] = {"rate_per_s": asked.rate, "rounds": asked.rounds, "seconds": asked.seconds, "runs": seen}
     for name in ("p50_ms", "p99_ms", "late_p99_ms"):
         medians = {who: statistics.median(run[name] for run in runs) for who, runs in seen.items()}
-        differences = [b[name] - a[name] for a, b in zip(seen["echo"], seen["millis"], strict=True)]
-        spread = {"median": statistics.median(differences), "low": min(differences), "high": max(differences)}
-        result[name] = {**medians, "difference": spread}
+        result[name] = dict(medians)
         print(f"{name}: " + ", ".join(f"{who} {ms:.3f}" for who, ms in medians.items()))
-        print("  millis over echo: {median:+.3f} ({low:+.3f} to {high:+.3f})".format(**spread))
+        for who in list(seen)[1:]:
+            differences = [b[name] - a[name] for a, b in zip(seen["echo"], seen[who], strict=True)]
+            spread = {"median": statistics.median(differences), "low": min(differences), "high": max(differences)}
+            result[name][f"{who} over echo"] = spread
+            print(f"  {who} over echo: {spread['median']:+.3f} ({spread['low']:+.3f} to {spread['high']:+.3f})")
     print(json.dumps(keep("grpc_overhead", result)))
     return 0
 

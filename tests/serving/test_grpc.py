@@ -8,6 +8,8 @@ import signal
 import socket
 import ssl
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -399,7 +401,7 @@ def test_calls_whose_names_are_not_text_end_none_that_was_taken_and_fill_no_log(
             assert taken.result().code is grpc.StatusCode.OK
         assert call(server, infer("maria"), wait_for_ready=True).code is grpc.StatusCode.OK
     told = capfd.readouterr().err
-    assert told.count("not UTF-8") == 1, "said once"
+    assert told.count("ended by itself") == 1, "said once"
     assert "Traceback" not in told
 
 
@@ -452,12 +454,18 @@ def test_calls_come_over_tls_where_the_server_has_a_certificate_and_a_new_one_is
             assert time.monotonic() < deadline
             time.sleep(0.05)
         assert call_trusting(server, new_certificate) == "fake"
+        trust = ssl.create_default_context(cafile=str(new_certificate))
+        trust.set_alpn_protocols(["h2"])
+        with trust.wrap_socket(socket.create_connection(dial_to(server)), server_hostname="127.0.0.1") as stranger:
+            stranger.sendall(raw_head(b"/\xff\xfe"))
+            time.sleep(0.15)
+        assert call_trusting(server, new_certificate) == "fake", "after the library's server was started anew"
 
 
 def call_trusting(server: Supervisor, certificate: Path) -> str:
     trust = grpc.ssl_channel_credentials(certificate.read_bytes())
     with grpc.secure_channel(server.grpc_address, trust, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
-        said = channel.unary_unary(INFER)(infer("maria").SerializeToString(), timeout=10)
+        said = channel.unary_unary(INFER)(infer("maria").SerializeToString(), timeout=3, wait_for_ready=True)
         return str(service_pb2.ModelInferResponse.FromString(said).model_name)
 
 
@@ -466,6 +474,18 @@ def test_a_missing_extra_is_said_in_a_sentence(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
     with pytest.raises(MillisError, match=r"pip install 'millis\[grpc\]'"), serve(tmp_path):
         pass
+
+
+def test_the_command_says_where_calls_are_answered(tmp_path: Path) -> None:
+    bundle = str(make_fake_bundle(tmp_path).path)
+    command = [sys.executable, "-m", "millis", "serve", bundle, "--port", "0", "--grpc-port", "0", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as server:
+        assert server.stdout is not None
+        address = json.loads(server.stdout.readline())["grpc"]
+        with tritonclient.grpc.InferenceServerClient(address) as client:
+            assert client.is_model_ready("fake")
+        server.send_signal(signal.SIGINT)
+        assert server.wait(timeout=20) == 0
 
 
 def test_ports_that_cannot_be_are_refused() -> None:

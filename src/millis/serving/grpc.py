@@ -10,7 +10,6 @@ trickles in is waited for as long as its call lasts. Compressed messages are ref
 """
 
 import asyncio
-import contextlib
 import logging
 import math
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -71,7 +70,6 @@ class Port:
     ) -> None:  # fmt: skip
         self.calls, self._address, self._clock, self._limits = calls, address, clock, limits
         self._certificates, self._grace_s = certificates, grace_s
-        self._pair: tuple[bytes, bytes] | None = None
         self._server: Any = None
         self._ending: set[asyncio.Task[None]] = set()
         self._keeping: asyncio.Task[None] | None = None
@@ -130,8 +128,7 @@ class Port:
             if self._certificates is None:
                 server.add_insecure_port(self._address)
             else:
-                credentials = dynamic_ssl_server_credentials(self._follow(), self._follow)
-                server.add_secure_port(self._address, credentials)
+                server.add_secure_port(self._address, _make_credentials(self._certificates))
         except RuntimeError as error:
             raise RunFailed(f"cannot listen for gRPC on {self._address}: choose another --grpc-port.") from error
         await server.start()
@@ -140,11 +137,14 @@ class Port:
     async def _keep(self) -> None:
         """Put another server in the place of one that ended by itself, again and again."""
         while True:
-            with contextlib.suppress(UnicodeDecodeError):
+            cause = "nobody knows why"
+            try:
                 if await self._server.wait_for_termination(_LOOK_S):
                     continue
+            except Exception as error:  # whatever it was, calls are to be answered
+                cause = type(error).__name__
             if not self._has_told:
-                _log.warning("a call whose name is not UTF-8 ended the gRPC server: started anew, now and every time.")
+                _log.warning("the gRPC server ended by itself (%s): it is started anew, now and every time", cause)
             self._has_told = True
             ending = asyncio.create_task(self._finish(self._server))
             self._ending.add(ending)
@@ -189,15 +189,6 @@ class Port:
             context.set_details(said.problem().detail)
         return said.payload
 
-    def _follow(self) -> Any:
-        """Give the certificate for a connection that opens, None where it is the one before; on a thread of grpc's."""
-        assert self._certificates is not None
-        pair = self._certificates.pair
-        if pair is self._pair:
-            return None
-        self._pair = pair
-        return ssl_server_certificate_configuration([pair])
-
 
 class _Said:
     """What was answered, as ASGI says it."""
@@ -233,6 +224,18 @@ class _Said:
         if problem.retry_after_ms is not None:
             metadata += (("grpc-retry-pushback-ms", str(math.ceil(problem.retry_after_ms))),)
         return metadata
+
+
+def _make_credentials(certificates: Certificates) -> Any:
+    """Make what connections are opened with; they follow the certificate."""
+    known = certificates.pair
+
+    def follow() -> Any:  # on a thread of grpc's, for each connection
+        nonlocal known
+        before, known = known, certificates.pair
+        return None if known is before else ssl_server_certificate_configuration([known])
+
+    return dynamic_ssl_server_credentials(ssl_server_certificate_configuration([known]), follow)
 
 
 def _pass_on(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -115,7 +115,7 @@ def run_worker(
             follower, folders=settings.models_from, has_keys=settings.keys is not None, slowest=metrics
         ).routes(),
     )
-    limits = _fit(settings.limits)
+    limits = _fit(settings.limits, n_ports=1 if settings.grpc_port is None else 2)
     certificates = None
     if settings.tls_certificate is not None and settings.tls_key is not None:
         certificates = Certificates(settings.tls_certificate, settings.tls_key, tell=log.tell)
@@ -194,14 +194,14 @@ def _open_search(settings: ServeSettings, placement: Placement) -> "Search":
     return open_search(settings.indexes, bundles=[open_bundle(one.serving.path) for one in placement.models])
 
 
-def _fit(limits: Limits) -> Limits:
-    """Raise the system's limit on open files as far as it goes, and allow no more connections than that lets in."""
+def _fit(limits: Limits, *, n_ports: int) -> Limits:
+    """Raise the system's limit on open files as far as it goes, and allow each port no more connections than fit."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return msgspec.structs.replace(limits, connections=max(min(limits.connections, soft - _OWN_FILES), 1))
+    return msgspec.structs.replace(limits, connections=max(min(limits.connections, (soft - _OWN_FILES) // n_ports), 1))
 
 
 async def _serve(
