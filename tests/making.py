@@ -6,6 +6,7 @@ Border: used by tests only; makes files in the folders that it is given.
 import hashlib
 import json
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -126,6 +127,18 @@ def ask_raw(port: int, payload: bytes, *, timeout_s: float = 10.0) -> bytes:
     with socket.create_connection(("127.0.0.1", port), timeout=timeout_s) as peer:
         peer.sendall(payload)
         return peer.recv(1 << 16)
+
+
+def make_certificate(folder: Path, *, name: str) -> tuple[Path, Path]:
+    """Make a certificate for 127.0.0.1 that signs itself."""
+    folder.mkdir(exist_ok=True)
+    certificate, key = folder / "cert.pem", folder / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+         "-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return certificate, key
 
 
 @contextmanager

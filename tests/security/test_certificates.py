@@ -10,25 +10,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from making import make_fake_bundle
+from making import make_certificate, make_fake_bundle
 from millis.errors import InvalidValue
 from millis.security.certificates import make_context
 from millis.serving.settings import ServeSettings
 from millis.serving.supervisor import Supervisor
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="install openssl, which makes the certificates")
-
-
-def make_pair(folder: Path, *, name: str) -> tuple[Path, Path]:
-    """Make a certificate for 127.0.0.1 that signs itself."""
-    folder.mkdir(exist_ok=True)
-    certificate, key = folder / "cert.pem", folder / "key.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
-         "-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    return certificate, key
 
 
 def read_served(server: Supervisor) -> str:
@@ -40,7 +28,7 @@ def same(one: str, other: str) -> bool:
 
 
 def test_answers_come_over_https_and_a_new_certificate_is_taken_up_while_the_server_runs(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    certificate, key = make_pair(tmp_path / "first", name="first")
+    certificate, key = make_certificate(tmp_path / "first", name="first")
     settings = ServeSettings(bundles=(str(make_fake_bundle(tmp_path).path),), port=0, tls_certificate=str(certificate), tls_key=str(key))
     with Supervisor(settings) as server:
         assert server.url.startswith("https://")
@@ -51,7 +39,7 @@ def test_answers_come_over_https_and_a_new_certificate_is_taken_up_while_the_ser
             certificate.write_text("no certificate")
             wait(lambda: "cannot be used" in capfd.readouterr().err)
             assert same(read_served(server), before)
-            new_certificate, new_key = make_pair(tmp_path / "second", name="second")
+            new_certificate, new_key = make_certificate(tmp_path / "second", name="second")
             shutil.copy(new_key, key)
             shutil.copy(new_certificate, certificate)
             wait(lambda: same(read_served(server), new_certificate.read_text()))
@@ -71,7 +59,7 @@ def wait(holds: object) -> None:
 
 
 def test_certificates_that_cannot_be_used_are_refused_in_a_sentence(tmp_path: Path) -> None:
-    (certificate, key), (_, other_key) = make_pair(tmp_path / "one", name="one"), make_pair(tmp_path / "other", name="other")
+    (certificate, key), (_, other_key) = make_certificate(tmp_path / "one", name="one"), make_certificate(tmp_path / "other", name="other")
     secret = tmp_path / "secret.pem"
     subprocess.run(["openssl", "ec", "-in", key, "-aes128", "-passout", "pass:abcd", "-out", secret], check=True, capture_output=True)
     garbage = tmp_path / "garbage.pem"

@@ -15,6 +15,10 @@ def command(
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; loopback unless you name another.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 lets the system choose.")] = 8000,
+    grpc_port: Annotated[
+        int | None,
+        typer.Option(help="Speak the Open Inference Protocol over gRPC on this port too; needs millis[grpc]."),
+    ] = None,
     workers: Annotated[int | None, typer.Option(help="Processes; the bundle's own layout when missing.")] = None,
     threads: Annotated[
         int | None,
@@ -67,7 +71,7 @@ def command(
 
     settings = ServeSettings(
         bundles=tuple(map(str, bundles)), indexes=tuple(map(str, index or ())), host=host, port=port,
-        workers=workers, threads=threads, grace_s=grace,
+        grpc_port=grpc_port, workers=workers, threads=threads, grace_s=grace,
         fallback=fallback, poll_ms=poll, keep_warm=keep_warm,
         keys=None if keys is None else str(keys), audit=None if audit is None else str(audit),
         tls_certificate=None if tls_certificate is None else str(tls_certificate),
@@ -84,9 +88,10 @@ def command(
         tasks = sorted({bundle.manifest.task for bundle in server.bundles})
         first = "chat/completions" if tasks[0] == "chat" else tasks[0]
         write_result(
-            {"url": server.url, "models": names, "workers": server.pids},
+            {"url": server.url, "grpc": server.grpc_address, "models": names, "workers": server.pids},
             lines=[
                 f"ready: {server.url} serves {', '.join(names)} with {server.n_workers} worker(s)",
+                *([f"  and {server.grpc_address} over gRPC"] if server.grpc_address else []),
                 f"  try {server.url}/ in a browser, or POST {server.url}/v1/{first}; Ctrl-C stops",
             ],
             is_json=as_json,

@@ -31,6 +31,9 @@ class Certificates:
 
     Args:
         tell: says to people that there is another certificate, or that it cannot be used.
+    Attributes:
+        context: what connections are opened with.
+        pair: the same, for who has no use for a context: the key and the certificate, as PEM.
     """
 
     def __init__(self, certificate: str, key: str, *, tell: Callable[[str], None]) -> None:
@@ -38,6 +41,7 @@ class Certificates:
         self._tell = tell
         self._stamp = self._look()
         self.context = make_context(certificate, key)
+        self.pair = self._read()
 
     def follow(self) -> None:
         """Take the files anew where they changed, for connections from now on; call it now and then.
@@ -51,10 +55,15 @@ class Certificates:
         try:
             make_context(*self._files)  # a trial: half of a pair in the context that serves would break it
             _load(self.context, *self._files)
+            self.pair = self._read()
         except InvalidValue as error:
             self._tell(f"{error} The certificate before is used until then.")
         else:
             self._tell("there is a new TLS certificate; connections from now on use it.")
+
+    def _read(self) -> tuple[bytes, bytes]:
+        certificate, key = (Path(file).read_bytes() for file in self._files)
+        return key, certificate
 
     def _look(self) -> list[tuple[int, int, int]]:
         found = []

@@ -15,7 +15,7 @@ from millis.errors import InvalidRequest, MillisError
 from millis.serving.agreeing import agree
 from millis.serving.caching import AnswerCache, Asked
 from millis.serving.deadlines import read_deadline
-from millis.serving.execution import Executor
+from millis.serving.execution import Executor, give_up, gone
 from millis.serving.gate import KEY, Gate
 from millis.serving.observing import Observer
 from millis.serving.polling import Polling
@@ -81,10 +81,10 @@ class TaskRoute:
     """A route that runs a model: read, answer, write; account for each stage."""
 
     def __init__(
-        self, route: str, task: str, models: Mapping[str, Served], *, language: Language, executor: Executor,
+        self, route: str, models: Mapping[str, Served], *, language: Language, executor: Executor,
         gate: Gate, limits: Limits, observer: Observer, polling: Polling, cache: AnswerCache | None,
     ) -> None:  # fmt: skip
-        self._task, self._route, self._language = task, route, language
+        self._route, self._language = route, language
         self._models = models
         self._first = next(iter(models.values()))
         self._executor, self._gate = executor, gate
@@ -102,11 +102,13 @@ class TaskRoute:
             self._gate.check(scope)
             body = await read_body(receive, limit=self._limits.body_bytes, within_s=self._limits.body_s)
             request, within_ms, form = self._language.read(body, headers=scope["headers"], limits=self._limits)
-            allowed_ms = read_deadline(scope["headers"], within_ms=within_ms)
+            allowed_ms = read_deadline(
+                scope["headers"], within_ms=within_ms, left_ms=scope.get("millis.left_ms")
+            )  # fmt: skip
             if allowed_ms is not None:
                 allowed_ms = max(allowed_ms - self._language.own_ms, 0.0)
             served = self._choose(request)
-            self._gate.allow(scope, self._task, f"model:{served.bundle.name}")
+            self._gate.allow(scope, served.bundle.manifest.task, f"model:{served.bundle.name}")
             trial = served.trial
             if trial is not None and request.rung is None and trial.takes():
                 ran = await self._try(trial, served, scope, request, allowed_ms=allowed_ms)
@@ -134,7 +136,7 @@ class TaskRoute:
         try:
             is_hit = None if self._cache is None else await self._answer_or_find(self._cache, scope, served, job)
             if is_hit is None:
-                await self._executor.answer(job)
+                await self._wait_for(job, scope)
         except Refused as error:
             if error.slug == "deadline-passed":
                 _count_miss(served, allowed_ms=allowed_ms)
@@ -142,6 +144,18 @@ class TaskRoute:
         finally:
             served.n_open -= 1
         return _Ran(served, job, parsed, is_hit)
+
+    async def _wait_for(self, job: Job, scope: Scope) -> None:
+        """Have a job answered; a call that is cancelled, by its client or because its deadline passed, is let go."""
+        try:
+            await self._executor.answer(job)
+        except asyncio.CancelledError as error:
+            self._executor.drop(job)
+            if "millis.left_ms" not in scope:  # this process ends
+                raise
+            now_ns, left_ms = perf_counter_ns(), scope["millis.left_ms"]
+            is_late = left_ms is not None and now_ns - job.came_ns >= 1e6 * left_ms
+            raise (give_up(job, now_ns=now_ns) if is_late else gone()) from error
 
     async def _try(
         self, trial: Trial, usual: Served, scope: Scope, request: TaskRequest, *, allowed_ms: float | None
@@ -206,7 +220,7 @@ class TaskRoute:
         if found is not None:
             job.rung, job.results = best, found
         else:
-            await self._executor.answer(job)
+            await self._wait_for(job, scope)
             assert job.rung is not None
             if not job.may_stop:  # others may have time for more
                 cache.keep(asked, job.results, rung=served.rungs[job.rung].name)

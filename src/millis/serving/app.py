@@ -75,20 +75,20 @@ class App:
         for one in served:
             by_task.setdefault(one.bundle.manifest.task, {})[one.bundle.name] = one
         routes: dict[str, Application] = {
-            f"/v1/{task}": self._make_route(f"/v1/{task}", task, models, _LANGUAGES.get(task, Plain)(task))
+            f"/v1/{task}": self.make_route(f"/v1/{task}", models, _LANGUAGES.get(task, Plain)(task))
             for task, models in by_task.items()
         }
         if EMBEDDING in by_task:
-            routes[EMBEDDINGS] = self._make_route(EMBEDDINGS, EMBEDDING, by_task[EMBEDDING], Embeddings())
+            routes[EMBEDDINGS] = self.make_route(EMBEDDINGS, by_task[EMBEDDING], Embeddings())
         indexes: Mapping[str, Sequence[str]] = {}
         if EMBEDDING in by_task and self._search is not None:
             self._search.follow([one.bundle for one in by_task[EMBEDDING].values()])
             indexes = self._search.by_model()
-            routes["/v1/search"] = self._make_route("/v1/search", EMBEDDING, by_task[EMBEDDING], self._search)
+            routes["/v1/search"] = self.make_route("/v1/search", by_task[EMBEDDING], self._search)
         for one in served:
             name, task = one.bundle.name, one.bundle.manifest.task
             language = OpenInference(name, task, tasks[task])
-            route = self._make_route(f"/v2/models/{name}/infer", task, {name: one}, language)
+            route = self.make_route(f"/v2/models/{name}/infer", {name: one}, language)
             routes |= {f"{path}/infer": route for path in oip_paths(name)}
         speaking = {one.bundle.manifest.task for one in talkers}
         for path in PATHS if talkers else ():
@@ -111,6 +111,13 @@ class App:
         )
         others.router.redirect_slashes = False  # it would send clients wherever their Host header says
         self._routes, self._others = routes, others
+
+    def make_route(self, path: str, models: Mapping[str, Served], language: Language) -> TaskRoute:
+        """Make a route that runs one of these models."""
+        return TaskRoute(
+            path, models, language=language, executor=self._executor, gate=self._gate, limits=self._limits,
+            observer=self._observer, polling=self._polling, cache=self._cache,
+        )  # fmt: skip
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request: ASGI."""
@@ -143,10 +150,4 @@ class App:
         return TalkingRoute(
             path, {one.bundle.name: one for one in talkers}, speech=speech, gate=self._gate, limits=self._limits,
             observer=self._observer,
-        )  # fmt: skip
-
-    def _make_route(self, path: str, task: str, models: Mapping[str, Served], language: Language) -> TaskRoute:
-        return TaskRoute(
-            path, task, models, language=language, executor=self._executor, gate=self._gate, limits=self._limits,
-            observer=self._observer, polling=self._polling, cache=self._cache,
         )  # fmt: skip

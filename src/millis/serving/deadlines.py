@@ -15,20 +15,26 @@ _UNITS_MS = {"H": 3_600_000.0, "M": 60_000.0, "S": 1000.0, "m": 1.0, "u": 1e-3, 
 _NAMES = (b"x-deadline-ms", b"grpc-timeout")
 
 
-def read_deadline(headers: Iterable[tuple[bytes, bytes]], *, within_ms: float | None = None) -> float | None:
+def read_deadline(
+    headers: Iterable[tuple[bytes, bytes]], *, within_ms: float | None = None, left_ms: float | None = None
+) -> float | None:
     """Give how many ms a client allows, from X-Deadline-Ms or grpc-timeout; None where it does not say.
 
     Args:
         within_ms: what the body says, where it says something.
+        left_ms: for how long the call itself lasts, where its protocol has that; the sooner of the two counts.
     Raises:
         InvalidRequest: not a number of milliseconds above 0 and up to an hour, or said twice.
     """
     said = [(name, value) for name, value in headers if name in _NAMES]
-    if not said:
-        return within_ms
-    if len(said) > 1 or within_ms is not None:
+    if len(said) + (within_ms is not None) > 1:
         raise _refuse("is said more than once", "say it once")
-    name, value = said[0]
+    if said:
+        within_ms = _read(*said[0])
+    return min((ms for ms in (within_ms, left_ms) if ms is not None), default=None)
+
+
+def _read(name: bytes, value: bytes) -> float:
     try:
         ms = float(value) if name == _NAMES[0] else _read_grpc(value.decode("ascii"))
     except (ValueError, KeyError, IndexError) as error:

@@ -116,7 +116,7 @@ class LoopExecutor:
     def drop(self, job: Job) -> None:
         """See Executor."""
         if self._queue.drop(job):
-            _settle(job.future, _gone())
+            _settle(job.future, gone())
 
     def close(self) -> None:
         """Free the models."""
@@ -215,7 +215,7 @@ class ThreadExecutor:
             job.is_gone = True
             is_dropped = self._queue.drop(job)
         if is_dropped:
-            _settle(job.future, _gone())
+            _settle(job.future, gone())
 
     def close(self) -> None:
         """Finish what was taken, end the threads, free the models."""
@@ -246,7 +246,7 @@ class ThreadExecutor:
                     if not job.is_gone:
                         self._queue.put(job)
                         continue
-                    error = _gone()
+                    error = gone()
             job.future.get_loop().call_soon_threadsafe(_settle, job.future, error)
 
 
@@ -281,7 +281,7 @@ def _run_window(
                 job.rung = queue.choose_rung(job, now_ns=began)
         is_late = began > job.deadline_ns
         if job.rung is None or (is_late and not (job.may_stop and job.logits)):
-            return _give_up(job, now_ns=began)
+            return give_up(job, now_ns=began)
         place, model, forecast = job.rung, models[job.rung], job.ladder.forecast
         windows = job.encoded[len(job.results)]
         running = ran = perf_counter_ns()
@@ -311,7 +311,8 @@ def _run_window(
     return None
 
 
-def _give_up(job: Job, *, now_ns: int) -> Refused:
+def give_up(job: Job, *, now_ns: int) -> Refused:
+    """Say that a job was admitted and is late all the same, and let the forecast learn from it."""
     job.ladder.forecast.observe_end(now_ns + job.needs_ns - job.predicted_ns)
     return refuse(
         job, reason="its turn came too late", over_ns=now_ns + job.needs_ns - job.deadline_ns,
@@ -330,7 +331,8 @@ async def _wait(job: Job) -> None:
         del future
 
 
-def _gone() -> InvalidRequest:
+def gone() -> InvalidRequest:
+    """Say that nobody waits for an answer any more."""
     return InvalidRequest("the client went away before its answer was ready.", slug="disconnected")
 
 

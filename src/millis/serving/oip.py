@@ -1,7 +1,7 @@
-"""The Open Inference Protocol, version 2, over HTTP: texts come as a tensor of bytes, results go as one.
+"""The Open Inference Protocol, version 2: texts come as a tensor of bytes, results go as one.
 
 A model has one input, `text`, and one output, `result`: one JSON document for each text, in the shape that /v1/{task}
-gives. Tensors are JSON or, with the binary tensor data extension, lengths and bytes behind the JSON.
+gives. Over HTTP tensors are JSON or, with the binary tensor data extension, lengths and bytes behind the JSON.
 Border: a translation, bytes to a TaskRequest and results to bytes; who may ask, when it runs and on which rung is the
 same as for every other request.
 Limits: one version of each model, "1"; no shared memory, sequences, priorities, classification or compressed bodies.
@@ -10,7 +10,7 @@ docs/protocol/extension_binary_data.md; `parameters.timeout` is Triton's, in mic
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from typing import Annotated, Any, NamedTuple
 
@@ -21,15 +21,14 @@ from millis.errors import InvalidRequest
 from millis.serving.deadlines import MOST_MS
 from millis.serving.requests import TaskRequest, check_request, request_type
 from millis.serving.settings import Limits
+from millis.serving.tensors import INPUT, OUTPUT, flatten, mismatch, pack_elements, unpack_elements, wrong_tensor
 from millis.tasks import Task
 
 VERSION = "1"
-INPUT, OUTPUT = "text", "result"
 
 _HEADER_LENGTH = b"inference-header-content-length"
 _BINARY = "binary_tensor_data"
 _OWN = ("timeout", "binary_data_output")
-_LENGTH_BYTES = 4
 _DEEPEST = 8
 
 Parameters = dict[str, str | int | float | bool]
@@ -110,7 +109,7 @@ class OpenInference:
         try:
             asked = _decoder.decode(head)
         except msgspec.ValidationError as error:
-            raise _wrong(str(error)) from error
+            raise wrong_tensor(str(error)) from error
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             reason = str(error) if type(error) is msgspec.DecodeError else "not UTF-8, or nested too deeply"
             raise InvalidRequest(
@@ -118,9 +117,19 @@ class OpenInference:
                 " Protocol.",
                 slug="not-json",
             ) from error
+        return self.take(asked, rest, limits=limits)
+
+    def take(self, asked: InferRequest, rest: bytes, *, limits: Limits) -> tuple[TaskRequest, float | None, Form]:
+        """Take up a request that was read: what `read` gives, of its parts.
+
+        Args:
+            rest: elements, each behind its length, where the input's parameters.binary_data_size says that they follow.
+        Raises:
+            InvalidRequest: as in `read`, but for JSON.
+        """
         tensor = asked.inputs[0]
         if tensor.name != INPUT or tensor.datatype != "BYTES":
-            raise _wrong(f"the input is not the tensor {INPUT} of datatype BYTES")
+            raise wrong_tensor(f"the input is not the tensor {INPUT} of datatype BYTES")
         texts: list[Any] = _read_texts(tensor, rest, most=limits.texts)
         if self._asks is not str:
             texts = [_read_document(text, self._asks) for text in texts]
@@ -137,17 +146,16 @@ class OpenInference:
 
     def write(self, answer: Mapping[str, Any], form: Form) -> tuple[bytes, list[tuple[bytes, bytes]]]:
         """Write an answer of /v1's shape as a tensor of results: body and headers."""
-        results = [_encode(one) for one in answer["results"]]
+        results = write_results(answer)
         output: dict[str, Any] = {"name": OUTPUT, "datatype": "BYTES", "shape": form.shape}
-        quality = msgspec.json.decode(_encode(answer["quality"])) or {}
         said: dict[str, Any] = {"model_name": answer["model"], "model_version": VERSION}
         if form.id is not None:
             said["id"] = form.id
-        said |= {"parameters": {"rung": answer["rung"], **quality}, "outputs": [output]}
+        said |= {"parameters": list_parameters(answer), "outputs": [output]}
         if not form.is_binary:
             output["data"] = [one.decode() for one in results]
             return _encode(said), [(b"content-type", b"application/json")]
-        rest = b"".join(len(one).to_bytes(_LENGTH_BYTES, "little") + one for one in results)
+        rest = pack_elements(results)
         output["parameters"] = {"binary_data_size": len(rest)}
         head = _encode(said)
         return head + rest, [
@@ -156,7 +164,17 @@ class OpenInference:
 
     def _wrong_parameter(self) -> InvalidRequest:
         options = (name for name in self._kind.__struct_fields__ if name not in ("input", "model"))
-        return _wrong(f"a parameter is not one of {', '.join((*_OWN, *options))}, or not of its type")
+        return wrong_tensor(f"a parameter is not one of {', '.join((*_OWN, *options))}, or not of its type")
+
+
+def write_results(answer: Mapping[str, Any]) -> list[bytes]:
+    """Write the results of an answer of /v1's shape as JSON, a document for each text."""
+    return [_encode(one) for one in answer["results"]]
+
+
+def list_parameters(answer: Mapping[str, Any]) -> Parameters:
+    """Give what an answer says beside its tensor: the rung that answered, and what was measured of it."""
+    return {"rung": answer["rung"], **(msgspec.json.decode(_encode(answer["quality"])) or {})}
 
 
 def describe_server() -> dict[str, Any]:
@@ -186,30 +204,30 @@ def _split(body: bytes, headers: Iterable[tuple[bytes, bytes]]) -> tuple[bytes, 
             )  # fmt: skip
         if name == _HEADER_LENGTH:
             if length is not None:
-                raise _mismatch("Inference-Header-Content-Length came twice")
+                raise mismatch("Inference-Header-Content-Length came twice")
             length = value.strip()
     if length is None:
         return body, b""
     if not length.isdigit() or len(length) > 12 or int(length) > len(body):
-        raise _mismatch(f"Inference-Header-Content-Length is no number of bytes up to {len(body)}")
+        raise mismatch(f"Inference-Header-Content-Length is no number of bytes up to {len(body)}")
     return body[: int(length)], body[int(length) :]
 
 
 def _read_texts(tensor: InputTensor, rest: bytes, *, most: int) -> list[str]:
     size = tensor.parameters.get("binary_data_size")
     if (size is None) == (tensor.data is None):
-        raise _wrong("of data and parameters.binary_data_size an input has exactly one")
+        raise wrong_tensor("of data and parameters.binary_data_size an input has exactly one")
     if size is None:
         if rest:
-            raise _mismatch("bytes follow the JSON that belong to no tensor")
-        texts = _flatten(tensor.data or [], depth=len(tensor.shape))
+            raise mismatch("bytes follow the JSON that belong to no tensor")
+        texts = flatten(tensor.data or [], depth=len(tensor.shape))
     else:
         if type(size) is not int or size != len(rest):
-            raise _mismatch(f"parameters.binary_data_size is not the {len(rest)} bytes that follow the JSON")
-        texts = _read_binary(rest, most=most)
+            raise mismatch(f"parameters.binary_data_size is not the {len(rest)} bytes that follow the JSON")
+        texts = unpack_elements(rest, most=most)
     n = math.prod(tensor.shape)
     if n != len(texts) and len(texts) <= most:
-        raise _wrong(f"{len(texts)} elements came for a shape of {n}")
+        raise wrong_tensor(f"{len(texts)} elements came for a shape of {n}")
     return texts
 
 
@@ -219,34 +237,7 @@ def _read_document(element: str, asks: Any) -> Any:
         return msgspec.json.decode(element, type=asks)
     except (msgspec.DecodeError, RecursionError, UnicodeEncodeError) as error:
         parts = ", ".join(asks.__struct_fields__)
-        raise _wrong(f"an element is no JSON document with {parts}") from error
-
-
-def _flatten(data: Sequence[Any], *, depth: int) -> list[str]:
-    """Give the elements in row-major order, of data that is flat or nested as deeply as its shape."""
-    for _ in range(depth - 1):
-        if not all(isinstance(one, list) for one in data):
-            break
-        data = [element for one in data for element in one]
-    if not all(isinstance(one, str) for one in data):
-        raise _wrong("an element of data is no string")
-    return list(data)
-
-
-def _read_binary(rest: bytes, *, most: int) -> list[str]:
-    """Read elements, each its length in 4 bytes and then itself; one more than allowed is enough to refuse."""
-    texts: list[str] = []
-    at = 0
-    while at < len(rest) and len(texts) <= most:
-        start = at + _LENGTH_BYTES
-        at = start + int.from_bytes(rest[at:start], "little")
-        if start > len(rest) or at > len(rest):
-            raise _mismatch("an element is longer than the bytes that came")
-        try:
-            texts.append(rest[start:at].decode())
-        except UnicodeDecodeError as error:
-            raise InvalidRequest("an element of the tensor is not UTF-8: send texts in it.", slug="not-json") from error
-    return texts
+        raise wrong_tensor(f"an element is no JSON document with {parts}") from error
 
 
 def _is_binary(asked: InferRequest) -> bool:
@@ -254,10 +245,10 @@ def _is_binary(asked: InferRequest) -> bool:
     chosen: Any = usual
     for output in asked.outputs:
         if output.name != OUTPUT or output.parameters.keys() - {"binary_data"}:
-            raise _wrong(f"the only output is {OUTPUT}, its only parameter binary_data")
+            raise wrong_tensor(f"the only output is {OUTPUT}, its only parameter binary_data")
         chosen = output.parameters.get("binary_data", usual)
     if not isinstance(chosen, bool) or not isinstance(usual, bool):
-        raise _wrong("binary_data and binary_data_output are true or false")
+        raise wrong_tensor("binary_data and binary_data_output are true or false")
     return chosen
 
 
@@ -272,17 +263,3 @@ def _read_timeout(timeout: object) -> float | None:
             slug="bad-deadline",
         )
     return timeout / 1000
-
-
-def _wrong(reason: str) -> InvalidRequest:
-    return InvalidRequest(
-        f'{reason}: send {{"inputs": [{{"name": "{INPUT}", "datatype": "BYTES", "shape": [n], "data": [TEXT]}}]}}.',
-        status=422, slug="wrong-shape",
-    )  # fmt: skip
-
-
-def _mismatch(reason: str) -> InvalidRequest:
-    return InvalidRequest(
-        f"{reason}: send the JSON, then for each text its length in 4 bytes (little endian) and itself.",
-        slug="lengths-differ",
-    )

@@ -13,13 +13,14 @@ from millis.serving.admin import MODELS, SLOWEST, LoadRequest
 from millis.serving.chat_requests import ChatWish, TextWish
 from millis.serving.deadlines import MOST_MS
 from millis.serving.embeddings import EMBEDDING, EMBEDDINGS, EmbeddingsRequest
-from millis.serving.oip import INPUT, InferRequest
 from millis.serving.oip import VERSION as OIP_VERSION
+from millis.serving.oip import InferRequest
 from millis.serving.openai import PATHS
 from millis.serving.openapi_speaking import REQUESTS, describe_requests, write_completion, write_rewritten
 from millis.serving.problems import MEDIA_TYPE, Problem
 from millis.serving.requests import SearchRequest, request_type
 from millis.serving.rewriting import RewriteRequest
+from millis.serving.tensors import INPUT
 from millis.tasks import tasks
 from millis.tasks.instructing import CHAT
 

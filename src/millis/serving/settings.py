@@ -55,6 +55,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         bundles: paths of bundles.
         indexes: paths of indexes to search, each made by one of the bundles.
         port: 0 lets the system choose.
+        grpc_port: where the Open Inference Protocol is spoken over gRPC; None nowhere, 0 lets the system choose.
         workers: processes; None takes the bundle's own layout.
         threads: inference threads in each worker; None takes the bundle's own layout.
         grace_s: how long a stop waits for requests that were taken.
@@ -74,6 +75,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     indexes: tuple[str, ...] = ()
     host: str = "127.0.0.1"
     port: int = 8000
+    grpc_port: int | None = None
     workers: int | None = None
     threads: int | None = None
     grace_s: float = 10.0
@@ -104,8 +106,11 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
                 "--models-from lets models be loaded by whoever has a key of the scope admin: name with --keys a file"
                 " that `millis keys create --scope admin` wrote."
             )
-        if not 0 <= self.port <= 65535:
-            raise InvalidValue(f"port cannot be {self.port}: give 0 to 65535; 0 lets the system choose.")
+        for port in (self.port, self.grpc_port or 0):
+            if not 0 <= port <= 65535:
+                raise InvalidValue(f"port cannot be {port}: give 0 to 65535; 0 lets the system choose.")
+        if self.grpc_port and self.grpc_port == self.port:
+            raise InvalidValue(f"HTTP and gRPC cannot both be on port {self.port}: give --grpc-port another.")
         if self.workers is not None and not 1 <= self.workers <= 256:
             raise InvalidValue(f"workers cannot be {self.workers}: give 1 to 256.")
         if self.threads is not None and not 0 <= self.threads <= 64:
@@ -132,6 +137,11 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def join_address(host: str, port: int) -> str:
+    """Write HOST:PORT, an IPv6 address in brackets."""
+    return f"{'[' + host + ']' if ':' in host else host}:{port}"
 
 
 def write_settings(settings: ServeSettings) -> str:

@@ -31,7 +31,7 @@ from millis.serving.directing import Director
 from millis.serving.loading import make_version
 from millis.serving.messages import Failed, Lines, Ready, Said, Told, write_line
 from millis.serving.placement import Placed, Placement
-from millis.serving.settings import ServeSettings, write_settings
+from millis.serving.settings import ServeSettings, join_address, write_settings
 from millis.telemetry.logs import Log
 from millis.telemetry.metrics import forget_process
 
@@ -40,6 +40,11 @@ _MAX_EARLY_DEATHS = 5
 _EARLY_S = 2.0
 _LOOK_S = 0.1
 _LONGEST_WAIT_S = 60.0
+_WORKERS_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "GRPC_VERBOSITY": "NONE",  # it would write a line for each stranger that speaks something else
+}
 
 
 @dataclass(slots=True)
@@ -100,6 +105,7 @@ class Supervisor:
         self._start_at: list[float] = []
         self._workers: list[_Worker] = []
         self._listener: socket.socket | None = None
+        self._grpc_listener: socket.socket | None = None
         self._metrics: Path | None = None
         self._is_stopping = False
 
@@ -109,7 +115,14 @@ class Supervisor:
         assert self._listener is not None
         host, port = self._listener.getsockname()[:2]
         scheme = "http" if self.settings.tls_certificate is None else "https"
-        return f"{scheme}://{'[' + host + ']' if ':' in host else host}:{port}"
+        return f"{scheme}://{join_address(host, port)}"
+
+    @property
+    def grpc_address(self) -> str | None:
+        """Where the server answers over gRPC, None where it does not: HOST:PORT."""
+        if self._grpc_listener is None:
+            return None
+        return join_address(*self._grpc_listener.getsockname()[:2])
 
     @property
     def pids(self) -> list[int]:
@@ -125,6 +138,10 @@ class Supervisor:
         self._listener = _bind(self.settings.host, self.settings.port)
         self._metrics = Path(tempfile.mkdtemp(prefix="millis-metrics-"))
         try:
+            if self.settings.grpc_port is not None:
+                self._grpc_listener = _hold(self.settings.host, self.settings.grpc_port)
+                held = self._grpc_listener.getsockname()[1]
+                self.settings = msgspec.structs.replace(self.settings, grpc_port=held)
             for _ in range(self.n_workers):  # one by one: what an interrupt finds started, it stops
                 self._workers.append(self._start_worker())
             deadline = time.monotonic() + _START_LIMIT_S
@@ -175,9 +192,10 @@ class Supervisor:
                 worker.process.wait()
             os.close(worker.ready)
         self._workers = []
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
+        for listener in (self._listener, self._grpc_listener):
+            if listener is not None:
+                listener.close()
+        self._listener = self._grpc_listener = None
         if self._metrics is not None:
             shutil.rmtree(self._metrics, ignore_errors=True)
         self._log.close()
@@ -193,7 +211,7 @@ class Supervisor:
             pass_fds=descriptors,
             stdin=subprocess.DEVNULL,
             process_group=0,  # Ctrl-C is the parent's to hear
-            env={**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
+            env={**os.environ, **_WORKERS_ENVIRONMENT},
         )  # fmt: skip
         os.close(ready_end)
         os.close(control_end)
@@ -285,3 +303,10 @@ def _bind(host: str, port: int) -> socket.socket:
         ) from error
     listener.set_inheritable(True)
     return listener
+
+
+def _hold(host: str, port: int) -> socket.socket:
+    """Take a port that each worker opens for itself; who is not of ours finds it taken, since it was bound alone."""
+    held = _bind(host, port)
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    return held

@@ -23,7 +23,7 @@ import uvicorn
 import uvloop
 
 from millis.bundles import open_bundle
-from millis.errors import MillisError
+from millis.errors import MillisError, MissingExtra
 from millis.security.audit import AuditLog
 from millis.security.certificates import Certificates
 from millis.security.keys import KeyFile, KeyRing
@@ -44,7 +44,7 @@ from millis.serving.placement import Placement
 from millis.serving.polling import Polling
 from millis.serving.protocol import Protocol, watch
 from millis.serving.served import Served
-from millis.serving.settings import Limits, ServeSettings, read_settings
+from millis.serving.settings import Limits, ServeSettings, join_address, read_settings
 from millis.serving.shedding import Shedder
 from millis.telemetry.logs import Log
 from millis.telemetry.metrics import Metrics
@@ -52,6 +52,7 @@ from millis.telemetry.slowest import Slowest, slowest_file
 from millis.telemetry.traces import Traces
 
 if TYPE_CHECKING:
+    from millis.serving.grpc import Port
     from millis.serving.search import Search
 
 _MOST_FILES = 65_536
@@ -95,6 +96,8 @@ def run_worker(
         observer.expect(served)
         app.serve(served, [one for one in loaded if isinstance(one, Talker)])
         shedder.serve(served)
+        if port is not None:
+            port.calls.serve(served)
 
     follower = Follower(
         ready=ready, executor=executor, serve=serve,
@@ -112,13 +115,20 @@ def run_worker(
             follower, folders=settings.models_from, has_keys=settings.keys is not None, slowest=metrics
         ).routes(),
     )
-    notes = follower.begin(placement)
-    settle_memory()
-    bound = {"clock": clock, "shedder": shedder, "limits": _fit(settings.limits)}
+    limits = _fit(settings.limits, n_ports=1 if settings.grpc_port is None else 2)
     certificates = None
     if settings.tls_certificate is not None and settings.tls_key is not None:
         certificates = Certificates(settings.tls_certificate, settings.tls_key, tell=log.tell)
-    server = uvicorn.Server(
+    port = None
+    if settings.grpc_port is not None:
+        port = _make_port(
+            app, address=join_address(listener.getsockname()[0], settings.grpc_port), limits=limits, executor=executor,
+            gate=gate, observer=observer, clock=clock, certificates=certificates, grace_s=settings.grace_s,
+        )  # fmt: skip
+    notes = follower.begin(placement)
+    settle_memory()
+    bound = {"clock": clock, "shedder": shedder, "limits": limits}
+    server = _Server(
         uvicorn.Config(
             app,
             loop="uvloop",
@@ -133,6 +143,7 @@ def run_worker(
             timeout_keep_alive=settings.limits.idle_s,  # type: ignore[arg-type]  # it is handed to call_later
         )
     )
+    server.port = port
     observer.on_look(gate.share)
     if certificates is not None:
         observer.on_look(certificates.follow)
@@ -149,29 +160,59 @@ def run_worker(
     observer.close()
 
 
+class _Server(uvicorn.Server):
+    """HTTP's server, which stops together with the port for gRPC, where there is one."""
+
+    port: "Port | None" = None
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take nothing more, and finish what was taken."""
+        stopping = [super().shutdown(sockets)]
+        if self.port is not None:
+            stopping.append(self.port.stop())
+        await asyncio.gather(*stopping)
+
+
+def _make_port(
+    app: App, *, address: str, executor: Executor, gate: Gate, limits: Limits, observer: Observer, clock: SocketClock,
+    certificates: Certificates | None, grace_s: float,
+) -> "Port":  # fmt: skip
+    try:
+        from millis.serving.grpc import Port  # grpc and protobuf are an extra
+        from millis.serving.oip_calls import Calls
+    except ImportError as error:
+        raise MissingExtra("--grpc-port needs gRPC: pip install 'millis[grpc]'.") from error
+    calls = Calls(app.make_route, executor=executor, gate=gate, limits=limits, observer=observer)
+    return Port(
+        calls, address=address, clock=clock, limits=limits, certificates=certificates, grace_s=grace_s
+    )
+
+
 def _open_search(settings: ServeSettings, placement: Placement) -> "Search":
     from millis.serving.search import open_search  # the vectors' library is an extra
 
     return open_search(settings.indexes, bundles=[open_bundle(one.serving.path) for one in placement.models])
 
 
-def _fit(limits: Limits) -> Limits:
-    """Raise the system's limit on open files as far as it goes, and allow no more connections than that lets in."""
+def _fit(limits: Limits, *, n_ports: int) -> Limits:
+    """Raise the system's limit on open files as far as it goes, and allow each port no more connections than fit."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return msgspec.structs.replace(limits, connections=max(min(limits.connections, soft - _OWN_FILES), 1))
+    return msgspec.structs.replace(limits, connections=max(min(limits.connections, (soft - _OWN_FILES) // n_ports), 1))
 
 
 async def _serve(
-    server: uvicorn.Server, listener: socket.socket, *, polling: Polling, follower: Follower, observer: Observer,
+    server: _Server, listener: socket.socket, *, polling: Polling, follower: Follower, observer: Observer,
     said: Ready, ready: int, control: int,
 ) -> None:  # fmt: skip
     def stop() -> None:
         server.should_exit = True
 
+    if server.port is not None:
+        await server.port.start()
     follower.start(control, stop=stop)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     watching = [

@@ -55,7 +55,7 @@ class Log:
         """Let what libraries log come as JSON too: of an error its class and its places, not its words."""
         if self.is_json:
             handler = _Handler(self)
-            for name in ("millis", "uvicorn", "uvicorn.error", "asyncio"):
+            for name in ("millis", "uvicorn", "uvicorn.error", "asyncio", "grpc"):
                 logger = logging.getLogger(name)
                 logger.handlers, logger.propagate = [handler], False
 
