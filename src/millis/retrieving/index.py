@@ -6,8 +6,10 @@ Limits: an Index may be searched from one thread at a time.
 """
 
 import mmap
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
@@ -17,14 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from millis.errors import InvalidBundle
-from millis.retrieving.lexicon import Lexicon, WordSearch, fuse
+from millis.retrieving.lexicon import Lexicon, WordSearch
 from millis.retrieving.passages import Columns, Passage, check_filter
+from millis.retrieving.ranking import Ranking, fuse, rank
 from millis.retrieving.storing import IndexManifest, Segment, check_files, read_manifest
 from millis.retrieving.vectors import VectorSearch
 
-PASSAGES, STARTS, VECTORS, WORDS, GRAPH = (
-    "passages.jsonl", "starts.npy", "vectors.npy", "words.npz", "graph.usearch",
-)  # fmt: skip
+PASSAGES, STARTS, VECTORS, WORDS = "passages.jsonl", "starts.npy", "vectors.npy", "words.npz"
 _DEPTH = 100
 """How far down each of the two rankings is read before they are put together."""
 
@@ -60,6 +61,7 @@ class Index:
         self._loaded = dict(segments)
         self._segments = [segments[segment.name] for segment in manifest.segments]
         self._alive = [_read_alive(folder, segment) for segment in manifest.segments]
+        self._starts = [0, *accumulate(segment.n for segment in manifest.segments)][:-1]
         self._words = WordSearch([one.lexicon for one in self._segments])
         self.names: frozenset[str] = frozenset().union(*(one.columns.names for one in self._segments))
 
@@ -91,29 +93,37 @@ class Index:
             for one, alive in zip(self._segments, self._alive, strict=True)
         ]
         filtered = perf_counter_ns()
-        near = [
-            (segment, place, cosine)
-            for segment, one in enumerate(self._segments)
-            for place, cosine in one.vectors.search(vector, depth, allowed=allowed[segment])
-        ]
-        near = sorted(near, key=lambda one: -one[2])[:depth]
+        near = self._compare(vector, depth, allowed=allowed)
         compared = perf_counter_ns()
         worded = self._words.search(query, depth, allowed=allowed)
         read = perf_counter_ns()
-        cosines = {(segment, place): cosine for segment, place, cosine in near}
-        fused = fuse({"vectors": list(cosines), "words": [(segment, place) for segment, place, _ in worded]})
         results = [
             {
-                **msgspec.structs.asdict(self._segments[passage[0]].passage(passage[1])),
-                "score": round(score, 6), "cosine": _round(cosines.get(passage)), "ranks": ranks,
+                **msgspec.structs.asdict(self._passage(one.place)), "score": round(one.score, 6),
+                "cosine": round(float(near.scores[one.ranks["vectors"] - 1]), 6) if "vectors" in one.ranks else None,
+                "ranks": one.ranks,
             }
-            for passage, score, ranks in fused[:k]
+            for one in fuse({"vectors": near.places, "words": worded.places}, k)
         ]  # fmt: skip
         ended = perf_counter_ns()
         stages = {
             "filter": filtered - began, "vectors": compared - filtered, "words": read - compared, "fuse": ended - read,
         }  # fmt: skip
         return Found(results, stages)
+
+    def _compare(
+        self, vector: NDArray[np.float32], k: int, *, allowed: Sequence[NDArray[np.bool_] | None]
+    ) -> Ranking:
+        """Find the nearest by vectors, numbered through all segments."""
+        found = [one.vectors.search(vector, k, allowed=may) for one, may in zip(self._segments, allowed, strict=True)]
+        if not found:
+            return Ranking(np.zeros(0, np.int64), np.zeros(0, np.float32))
+        places = [one.places + start for one, start in zip(found, self._starts, strict=True)]
+        return rank(np.concatenate(places), np.concatenate([one.scores for one in found]), k)
+
+    def _passage(self, number: int) -> Passage:
+        segment = bisect_right(self._starts, number) - 1
+        return self._segments[segment].passage(number - self._starts[segment])
 
     def refresh(self) -> "Index":
         """Give the state that stands on the disk now: this one, where nothing changed."""
@@ -175,8 +185,7 @@ class _Loaded:
             self.halves.shape[1:] != (width,)
         ):
             raise ValueError("parts of different sizes")
-        has_graph = (place / GRAPH).is_file()
-        self.vectors = VectorSearch(self.halves, graph=place / GRAPH if has_graph else None)
+        self.vectors = VectorSearch(self.halves)
         self.columns = Columns(self.passage(i) for i in range(segment.n))
 
     def passage(self, place: int) -> Passage:
@@ -209,7 +218,3 @@ def _both(
     if one is None or other is None:
         return other if one is None else one
     return one & other
-
-
-def _round(cosine: float | None) -> float | None:
-    return None if cosine is None else round(cosine, 6)
