@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from millis.errors import InvalidBundle
 from millis.retrieving.lexicon import Lexicon, WordSearch
 from millis.retrieving.passages import Columns, Passage, check_filter
-from millis.retrieving.ranking import Ranking, fuse, rank
+from millis.retrieving.ranking import Places, Ranking, fuse, rank
 from millis.retrieving.storing import IndexManifest, Segment, check_files, read_manifest
 from millis.retrieving.vectors import VectorSearch
 
@@ -89,7 +89,7 @@ class Index:
         check_filter(where, known=self.names)
         depth = max(_DEPTH, k)
         allowed = [
-            _both(alive, one.columns.allow(where) if where else None)
+            _both(one.columns.allow(where), alive) if where else alive
             for one, alive in zip(self._segments, self._alive, strict=True)
         ]
         filtered = perf_counter_ns()
@@ -112,7 +112,7 @@ class Index:
         return Found(results, stages)
 
     def _compare(
-        self, vector: NDArray[np.float32], k: int, *, allowed: Sequence[NDArray[np.bool_] | None]
+        self, vector: NDArray[np.float32], k: int, *, allowed: Sequence[Places | None]
     ) -> Ranking:
         """Find the nearest by vectors, numbered through all segments."""
         found = [one.vectors.search(vector, k, allowed=may) for one, may in zip(self._segments, allowed, strict=True)]
@@ -135,8 +135,7 @@ class Index:
         return [
             (segment, place, one.passage(place))
             for segment, one, alive in zip(self.manifest.segments, self._segments, self._alive, strict=True)
-            for place in range(segment.n)
-            if alive is None or alive[place]
+            for place in (range(segment.n) if alive is None else alive.tolist())
         ]
 
     def vectors_of(self, segment: Segment) -> NDArray[np.float16]:
@@ -203,18 +202,14 @@ def _load(folder: Path, segment: Segment, *, width: int) -> _Loaded:
         ) from error
 
 
-def _read_alive(folder: Path, segment: Segment) -> NDArray[np.bool_] | None:
-    """Give which passages of a segment are not gone, bool (N,); None where all are there."""
+def _read_alive(folder: Path, segment: Segment) -> Places | None:
+    """List the places of a segment's passages that are not gone, ascending; None where all are there."""
     if segment.deleted is None:
         return None
     alive = np.ones(segment.n, np.bool_)
     alive[np.load(folder / segment.deleted, allow_pickle=False)] = False
-    return alive
+    return np.flatnonzero(alive)
 
 
-def _both(
-    one: NDArray[np.bool_] | None, other: NDArray[np.bool_] | None
-) -> NDArray[np.bool_] | None:
-    if one is None or other is None:
-        return other if one is None else one
-    return one & other
+def _both(one: Places, other: Places | None) -> Places:
+    return one if other is None else np.intersect1d(one, other, assume_unique=True)

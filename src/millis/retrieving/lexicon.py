@@ -14,7 +14,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from millis.retrieving.ranking import Ranking, bound_of, rank, reaching
+from millis.retrieving.ranking import Heights, Places, Ranking, rank
 from millis.retrieving.words import words_of
 
 _K1, _B = 1.2, 0.75
@@ -85,11 +85,11 @@ class WordSearch:
         common = self._find_common()
         self._shares = [_Shares(one, mean=max(mean, 1.0), common=common) for one in lexicons]
 
-    def search(self, text: str, k: int, *, allowed: Sequence[NDArray[np.bool_] | None]) -> Ranking:
+    def search(self, text: str, k: int, *, allowed: Sequence[Places | None]) -> Ranking:
         """Find the passages with the highest scores; none better is missed.
 
         Args:
-            allowed: of each segment, which passages may be found, bool (N,); None for all.
+            allowed: of each segment, places that may be found, ascending; None for all.
         Returns:
             up to k passages that have a word of the text, numbered through all segments.
         """
@@ -150,9 +150,7 @@ class _Shares:
                 column[lexicon.places[span]] = self._of_postings[span]
                 self._columns[word], self._most[word] = column, float(column.max())
 
-    def search(
-        self, weighed: Sequence[tuple[str, float]], k: int, *, allowed: NDArray[np.bool_] | None
-    ) -> Ranking:
+    def search(self, weighed: Sequence[tuple[str, float]], k: int, *, allowed: Places | None) -> Ranking:
         """Find the passages of this segment with the highest scores.
 
         Source: Turtle & Flood 1995, doi:10.1016/0306-4573(95)00020-H: what the words that are left can add at most
@@ -163,23 +161,22 @@ class _Shares:
             span = None if word in self._columns else self._lexicon.find(word)
             if span is not None:
                 scores[self._lexicon.places[span]] += np.float32(weight) * self._of_postings[span]
-        common = [
-            (self._columns[word], weight, weight * self._most[word]) for word, weight in weighed if word in self._columns
-        ]  # fmt: skip
+        scores = scores if allowed is None else scores[allowed]
+        left = [(word, np.float32(weight)) for word, weight in weighed if word in self._columns]
         while True:
-            if allowed is not None:
-                scores *= allowed
-            left = _SLACK * sum(most for _, _, most in common)
-            bound = bound_of(scores, k)
-            if bound is not None and bound > left:
-                places = reaching(scores, bound - left)
+            most = _SLACK * sum(float(weight) * self._most[word] for word, weight in left)
+            heights = Heights(scores)
+            bound = heights.bound(k)
+            if bound is not None and bound > most:
+                found = heights.reaching(bound - most)
                 break
-            if not common:
-                places = np.flatnonzero(scores)
+            if not left:
+                found = np.flatnonzero(scores)
                 break
-            column, weight, _ = common.pop(0)
-            scores += np.float32(weight) * column
-        best = scores[places]
-        for column, weight, _ in common:
-            best += np.float32(weight) * column[places]
+            word, weight = left.pop(0)
+            column = self._columns[word]
+            scores += weight * (column if allowed is None else column[allowed])
+        places, best = found if allowed is None else allowed[found], scores[found]
+        for word, weight in left:
+            best += weight * self._columns[word][places]
         return rank(places, best, k)

@@ -51,30 +51,36 @@ def rank(places: Places, scores: Floats, k: int) -> Ranking:
     return Ranking(places[order], scores[order])
 
 
-def bound_of(scores: NDArray[Any], n: int) -> Any:
-    """Give a score that at least n places reach, or None where only looking at all would tell.
-
-    It is the n-th of the highest in each of many small groups of places: near the n-th highest, for a
-    fraction of what finding that takes.
+class Heights:
+    """Scores, and the highest of each small group of them: enough to find the best without looking at all again.
 
     Args:
-        scores: (N,), a step of 1 apart.
+        scores: (N,), not changed meanwhile.
     """
-    n_groups = len(scores) // _ROWS
-    if n > n_groups:
-        return None
-    highest = scores[: n_groups * _ROWS].reshape(_ROWS, n_groups).max(axis=0)
-    return np.partition(highest, n_groups - n)[n_groups - n]
 
+    def __init__(self, scores: NDArray[Any]) -> None:
+        self._scores, self._n_groups = scores, len(scores) // _ROWS
+        self._grid = scores[: self._n_groups * _ROWS].reshape(_ROWS, self._n_groups)
+        self._highest = self._grid.max(axis=0)
 
-def reaching(scores: NDArray[Any], bound: Any) -> Places:
-    """List the places whose scores are bound or more."""
-    n_groups = len(scores) // _ROWS
-    grid = scores[: n_groups * _ROWS].reshape(_ROWS, n_groups)
-    groups = np.flatnonzero(grid.max(axis=0) >= bound)
-    rows, at = np.nonzero(grid[:, groups] >= bound)
-    rest = np.flatnonzero(scores[n_groups * _ROWS :] >= bound) + n_groups * _ROWS
-    return np.concatenate([rows * n_groups + groups[at], rest])
+    def bound(self, n: int) -> Any:
+        """Give a score that at least n places reach, near the n-th highest; None where there are too few groups."""
+        if n > self._n_groups:
+            return None
+        return np.partition(self._highest, self._n_groups - n)[self._n_groups - n]
+
+    def best(self, n: int) -> Places:
+        """List places, the n highest among them."""
+        bound = self.bound(n)
+        return np.arange(len(self._scores)) if bound is None else self.reaching(bound)
+
+    def reaching(self, bound: Any) -> Places:
+        """List the places whose scores are bound or more."""
+        groups = np.flatnonzero(self._highest >= bound)
+        rows, at = np.divmod(np.flatnonzero(self._grid[:, groups] >= bound), max(len(groups), 1))
+        begun = self._n_groups * _ROWS
+        rest = np.flatnonzero(self._scores[begun:] >= bound) + begun
+        return np.concatenate([rows * self._n_groups + groups[at], rest])
 
 
 def fuse(rankings: Mapping[str, Places], k: int) -> list[Fused]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from millis.errors import MissingExtra
-from millis.retrieving.ranking import Places, Ranking, bound_of, rank, reaching
+from millis.retrieving.ranking import Heights, Places, Ranking, rank
 
 try:
     import numkong
@@ -23,8 +23,10 @@ except ModuleNotFoundError as error:
 
 MOST_EXACT = 4_096
 _WIDTH = 64
-_TIMES = 10
-"""How many times as many as are wanted are compared whole."""
+_CARE = 60
+"""How many times as many as are wanted are compared whole, where the sketch would leave out all spread."""
+
+_LEAST_CARE = 4
 
 _SAMPLE = 20_000
 _AT_ONCE = 4_096
@@ -32,7 +34,6 @@ _TINY = float(np.finfo(np.float32).tiny)
 
 Halves = NDArray[np.float16]
 Floats = NDArray[np.float32]
-Flags = NDArray[np.bool_]
 
 
 class VectorSearch:
@@ -44,27 +45,29 @@ class VectorSearch:
 
     def __init__(self, vectors: Halves) -> None:
         self._vectors = np.asarray(vectors)
+        self._lengths = _lengths(self._vectors)
         self._sketch = _Sketch(self._vectors) if len(vectors) > MOST_EXACT else None
 
-    def search(self, query: Floats, k: int, *, allowed: Flags | None) -> Ranking:
+    def search(self, query: Floats, k: int, *, allowed: Places | None) -> Ranking:
         """Find the nearest.
 
         Args:
             query: float32 (D,).
-            allowed: which may be found, bool (N,); None for all.
+            allowed: places that may be found, ascending; None for all.
         Returns:
             places and cosines of up to k vectors.
         """
-        n_allowed = len(self._vectors) if allowed is None else int(np.count_nonzero(allowed))
+        n_allowed = len(self._vectors) if allowed is None else len(allowed)
         if self._sketch is not None and n_allowed > MOST_EXACT:
-            places = self._sketch.nearest(query, _TIMES * k, allowed=allowed)
+            places = self._sketch.nearest(query, k, allowed=allowed)
         else:
-            places = np.arange(len(self._vectors)) if allowed is None else np.flatnonzero(allowed)
+            places = np.arange(n_allowed) if allowed is None else allowed
         if not len(places):
             return Ranking(places, np.zeros(0, np.float32))
         rows = self._vectors if len(places) == len(self._vectors) else self._vectors[places]
-        distances = np.asarray(numkong.cdist(query.astype(np.float16)[None], rows, "angular"))[0]
-        return rank(places, (1 - distances).astype(np.float32), k)
+        dots = np.asarray(numkong.cdist(query.astype(np.float16)[None], rows, "dot"))[0]
+        cosines = dots / (self._lengths[places] * max(float(np.linalg.norm(query)), _TINY))
+        return rank(places, cosines.astype(np.float32), k)
 
 
 class _Sketch:
@@ -79,7 +82,8 @@ class _Sketch:
         sample = _of_length_1(vectors[:: -(-len(vectors) // _SAMPLE)])
         mean = sample.mean(axis=0)
         centred = sample - mean
-        _, directions = np.linalg.eigh(centred.T @ centred)
+        spread, directions = np.linalg.eigh(centred.T @ centred)
+        self._care = max(_CARE * float(spread[:-_WIDTH].sum() / max(spread.sum(), _TINY)), _LEAST_CARE)
         self._directions = np.ascontiguousarray(directions[:, -_WIDTH:], np.float32)
         most = float(np.abs(centred @ self._directions).max())
         codes = np.empty((len(vectors), self._directions.shape[1]), np.int8)
@@ -88,23 +92,25 @@ class _Sketch:
             codes[start : start + _AT_ONCE] = _round(rows @ self._directions, most=most)
         self._codes: Any = numkong.dots_pack(codes, dtype="int8")
 
-    def nearest(self, query: Floats, n: int, *, allowed: Flags | None) -> Places:
-        """Give the places of those that seem nearest, at least n of those that are allowed."""
+    def nearest(self, query: Floats, k: int, *, allowed: Places | None) -> Places:
+        """Give the places that may be among the k nearest: the more, the more of the spread is left out."""
         along = query @ self._directions
         code = _round(along, most=float(np.abs(along).max()))
         scores = np.asarray(numkong.dots_packed(code[None], self._codes))[0]
-        if allowed is not None:
-            np.copyto(scores, np.iinfo(np.int32).min, where=~allowed)
-        bound = bound_of(scores, n)
-        places = np.arange(len(scores)) if bound is None else reaching(scores, bound)
-        return places if allowed is None else places[allowed[places]]
+        heights = Heights(scores if allowed is None else scores[allowed])
+        places = heights.best(round(self._care * k))
+        return places if allowed is None else allowed[places]
+
+
+def _lengths(vectors: Halves) -> Floats:
+    """Give the length of each vector, float32 (N,)."""
+    parts = [vectors[start : start + _AT_ONCE].astype(np.float32) for start in range(0, len(vectors), _AT_ONCE)]
+    lengths: Floats = np.maximum(np.concatenate([np.linalg.norm(part, axis=1) for part in parts]), _TINY)
+    return lengths
 
 
 def _of_length_1(vectors: Halves) -> Floats:
-    whole: Floats = vectors.astype(np.float32)
-    length = np.linalg.norm(whole, axis=1, keepdims=True)
-    whole /= np.maximum(length, _TINY)
-    return whole
+    return vectors.astype(np.float32) / _lengths(vectors)[:, None]
 
 
 def _round(values: Floats, *, most: float) -> NDArray[np.int8]:
