@@ -95,7 +95,8 @@ class WordSearch:
         """
         weighed = self._weigh(words_of(text))
         found = [
-            shares.search(weighed, k, allowed=may) for shares, may in zip(self._shares, allowed, strict=True)
+            shares.search([(word, weight, spans[i]) for word, weight, spans in weighed], k, allowed=allowed[i])
+            for i, shares in enumerate(self._shares)
         ]
         if not found:
             return Ranking(np.zeros(0, np.int64), np.zeros(0, np.float32))
@@ -109,20 +110,24 @@ class WordSearch:
             for one in self._lexicons
             for number in np.flatnonzero(np.diff(one.starts) > _COMMON * len(one.lengths)).tolist()
         }
-        return frozenset(word for word in maybe if self._count(word) > _COMMON * self._n)
+        return frozenset(word for word in maybe if _count(self._find(word)) > _COMMON * self._n)
 
-    def _count(self, word: str) -> int:
-        spans = [one.find(word) for one in self._lexicons]
-        return sum(span.stop - span.start for span in spans if span is not None)
+    def _find(self, word: str) -> list[slice | None]:
+        return [one.find(word) for one in self._lexicons]
 
-    def _weigh(self, words: Sequence[str]) -> list[tuple[str, float]]:
-        """Give each word's weight, the heaviest first."""
+    def _weigh(self, words: Sequence[str]) -> list[tuple[str, float, list[slice | None]]]:
+        """Give each word's weight, and where each segment has its postings; the heaviest first."""
         weighed = []
         for word, times in Counter(words).items():
-            n = self._count(word)
+            spans = self._find(word)
+            n = _count(spans)
             if n:
-                weighed.append((word, times * math.log(1 + (self._n - n + 0.5) / (n + 0.5))))
+                weighed.append((word, times * math.log(1 + (self._n - n + 0.5) / (n + 0.5)), spans))
         return sorted(weighed, key=lambda one: -one[1])
+
+
+def _count(spans: Sequence[slice | None]) -> int:
+    return sum(span.stop - span.start for span in spans if span is not None)
 
 
 class _Shares:
@@ -150,21 +155,26 @@ class _Shares:
                 column[lexicon.places[span]] = self._of_postings[span]
                 self._columns[word], self._most[word] = column, float(column.max())
 
-    def search(self, weighed: Sequence[tuple[str, float]], k: int, *, allowed: Places | None) -> Ranking:
+    def search(
+        self, weighed: Sequence[tuple[str, float, slice | None]], k: int, *, allowed: Places | None
+    ) -> Ranking:
         """Find the passages of this segment with the highest scores.
 
+        Args:
+            weighed: words, their weights, and where their postings stand here.
         Source: Turtle & Flood 1995, doi:10.1016/0306-4573(95)00020-H: what the words that are left can add at most
             tells which passages need no look. Ours sums whole words, the common ones last.
         """
         scores = np.zeros(len(self._lexicon.lengths), np.float32)
-        for word, weight in weighed:
-            span = None if word in self._columns else self._lexicon.find(word)
-            if span is not None:
+        left: list[tuple[str, np.float32]] = []
+        for word, weight, span in weighed:
+            if word in self._columns:
+                left.append((word, np.float32(weight)))
+            elif span is not None:
                 scores[self._lexicon.places[span]] += np.float32(weight) * self._of_postings[span]
         scores = scores if allowed is None else scores[allowed]
-        left = [(word, np.float32(weight)) for word, weight in weighed if word in self._columns]
         while True:
-            most = _SLACK * sum(float(weight) * self._most[word] for word, weight in left)
+            most = _SLACK * sum(float(by) * self._most[word] for word, by in left)
             heights = Heights(scores)
             bound = heights.bound(k)
             if bound is not None and bound > most:
@@ -173,10 +183,10 @@ class _Shares:
             if not left:
                 found = np.flatnonzero(scores)
                 break
-            word, weight = left.pop(0)
-            column = self._columns[word]
-            scores += weight * (column if allowed is None else column[allowed])
+            heaviest, by = left.pop(0)
+            column = self._columns[heaviest]
+            scores += by * (column if allowed is None else column[allowed])
         places, best = found if allowed is None else allowed[found], scores[found]
-        for word, weight in left:
-            best += weight * self._columns[word][places]
+        for word, by in left:
+            best += by * self._columns[word][places]
         return rank(places, best, k)
