@@ -53,16 +53,16 @@ def test_no_passage_with_a_higher_score_is_missed() -> None:
 
 def test_a_bound_is_one_that_enough_places_reach() -> None:
     chance = np.random.default_rng(4)
-    for n, wanted in ((4_000, 100), (4_003, 1), (100, 20), (7, 3), (0, 1)):
+    for n, wanted in ((4_000, 100), (4_003, 1), (4_003, 3_000), (100, 20), (7, 3), (3, 3), (0, 1), (5, 6)):
         scores = chance.integers(-50, 50, n)
         heights = Heights(scores)
         bound = heights.bound(wanted)
-        if bound is None:
-            assert n < 8 * wanted
-            continue
-        places = heights.reaching(bound)
-        assert sorted(places.tolist()) == np.flatnonzero(scores >= bound).tolist()
-        assert len(places) >= wanted
+        assert (bound is None) == (wanted > n)
+        if bound is not None:
+            places = heights.reaching(bound)
+            assert sorted(places.tolist()) == np.flatnonzero(scores >= bound).tolist()
+            assert wanted <= len(places) <= wanted + 200
+        assert len(heights.best(wanted)) >= min(wanted, n)
 
 
 def test_rankings_are_put_together_by_their_ranks() -> None:

@@ -7,7 +7,7 @@ Limits: an Index may be searched from one thread at a time.
 
 import mmap
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from millis.errors import InvalidBundle
 from millis.retrieving.lexicon import Lexicon, WordSearch
 from millis.retrieving.passages import Columns, Passage, check_filter
-from millis.retrieving.ranking import Places, Ranking, fuse, rank
+from millis.retrieving.ranking import Places, fuse, merge
 from millis.retrieving.storing import IndexManifest, Segment, check_files, read_manifest
 from millis.retrieving.vectors import VectorSearch
 
@@ -61,7 +61,7 @@ class Index:
         self._loaded = dict(segments)
         self._segments = [segments[segment.name] for segment in manifest.segments]
         self._alive = [_read_alive(folder, segment) for segment in manifest.segments]
-        self._starts = [0, *accumulate(segment.n for segment in manifest.segments)][:-1]
+        self._starts = [0, *accumulate(segment.n for segment in manifest.segments[:-1])][: len(manifest.segments)]
         self._words = WordSearch([one.lexicon for one in self._segments])
         self.names: frozenset[str] = frozenset().union(*(one.columns.names for one in self._segments))
 
@@ -93,7 +93,10 @@ class Index:
             for one, alive in zip(self._segments, self._alive, strict=True)
         ]
         filtered = perf_counter_ns()
-        near = self._compare(vector, depth, allowed=allowed)
+        near = merge(
+            [one.vectors.search(vector, depth, allowed=may) for one, may in zip(self._segments, allowed, strict=True)],
+            depth, starts=self._starts,
+        )  # fmt: skip
         compared = perf_counter_ns()
         worded = self._words.search(query, depth, allowed=allowed)
         read = perf_counter_ns()
@@ -110,16 +113,6 @@ class Index:
             "filter": filtered - began, "vectors": compared - filtered, "words": read - compared, "fuse": ended - read,
         }  # fmt: skip
         return Found(results, stages)
-
-    def _compare(
-        self, vector: NDArray[np.float32], k: int, *, allowed: Sequence[Places | None]
-    ) -> Ranking:
-        """Find the nearest by vectors, numbered through all segments."""
-        found = [one.vectors.search(vector, k, allowed=may) for one, may in zip(self._segments, allowed, strict=True)]
-        if not found:
-            return Ranking(np.zeros(0, np.int64), np.zeros(0, np.float32))
-        places = [one.places + start for one, start in zip(found, self._starts, strict=True)]
-        return rank(np.concatenate(places), np.concatenate([one.scores for one in found]), k)
 
     def _passage(self, number: int) -> Passage:
         segment = bisect_right(self._starts, number) - 1

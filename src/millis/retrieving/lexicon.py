@@ -14,7 +14,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from millis.retrieving.ranking import Heights, Places, Ranking, rank
+from millis.retrieving.ranking import Heights, Places, Ranking, merge, rank
 from millis.retrieving.words import words_of
 
 _K1, _B = 1.2, 0.75
@@ -79,7 +79,7 @@ class WordSearch:
 
     def __init__(self, lexicons: Sequence[Lexicon]) -> None:
         n = [len(one.lengths) for one in lexicons]
-        self._n, self._starts = sum(n), np.cumsum([0, *n]).tolist()
+        self._n, self._starts = sum(n), [sum(n[:i]) for i in range(len(n))]
         self._lexicons = tuple(lexicons)
         mean = sum(int(one.lengths.sum()) for one in lexicons) / max(self._n, 1)
         common = self._find_common()
@@ -98,10 +98,7 @@ class WordSearch:
             shares.search([(word, weight, spans[i]) for word, weight, spans in weighed], k, allowed=allowed[i])
             for i, shares in enumerate(self._shares)
         ]
-        if not found:
-            return Ranking(np.zeros(0, np.int64), np.zeros(0, np.float32))
-        places = [one.places + start for one, start in zip(found, self._starts[:-1], strict=True)]
-        return rank(np.concatenate(places), np.concatenate([one.scores for one in found]), k)
+        return merge(found, k, starts=self._starts)
 
     def _find_common(self) -> frozenset[str]:
         """Name the words that are common; such a word is so in one segment at least."""

@@ -113,7 +113,7 @@ class Columns:
         """List the places of the passages that a filter lets through, ascending.
 
         Args:
-            asked: by field, one at least: a value, a list of values of which one is enough, or {"min": ..., "max": ...}.
+            asked: by field, one at least: a value, a list of values of which one will do, or {"min": ..., "max": ...}.
         """
         chosen = [_pick(self._rows.get(name, {}), wanted) for name, wanted in asked.items()]
         if len(chosen) == len(chosen[0]) == 1:

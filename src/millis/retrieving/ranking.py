@@ -3,7 +3,7 @@
 Border: arrays only; knows no words, no vectors and no passages but by number.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,6 +51,19 @@ def rank(places: Places, scores: Floats, k: int) -> Ranking:
     return Ranking(places[order], scores[order])
 
 
+def merge(rankings: Sequence[Ranking], k: int, *, starts: Sequence[int]) -> Ranking:
+    """Make one ranking of those of several segments.
+
+    Args:
+        starts: of each segment, the number of its first place among all.
+    """
+    if len(rankings) == 1 and not starts[0]:
+        return rankings[0]
+    places = [np.zeros(0, np.int64), *(one.places + start for one, start in zip(rankings, starts, strict=True))]
+    scores = [np.zeros(0, np.float32), *(one.scores for one in rankings)]
+    return rank(np.concatenate(places), np.concatenate(scores), k)
+
+
 class Heights:
     """Scores, and the highest of each small group of them: enough to find the best without looking at all again.
 
@@ -64,10 +77,9 @@ class Heights:
         self._highest = self._grid.max(axis=0)
 
     def bound(self, n: int) -> Any:
-        """Give a score that at least n places reach, near the n-th highest; None where there are too few groups."""
-        if n > self._n_groups:
-            return None
-        return np.partition(self._highest, self._n_groups - n)[self._n_groups - n]
+        """Give a score that at least n places reach, near the n-th highest; None where there are not n."""
+        among = self._highest if 2 * n <= self._n_groups else self._scores
+        return np.partition(among, len(among) - n)[len(among) - n] if n <= len(among) else None
 
     def best(self, n: int) -> Places:
         """List places, the n highest among them."""
