@@ -18,11 +18,16 @@ from millis.retrieving.ranking import Heights, Places, Ranking, merge, rank
 from millis.retrieving.words import words_of
 
 _K1, _B = 1.2, 0.75
-_COMMON = 1 / 8
-"""Share of the passages from which on a word is common: it weighs little, and its postings are many."""
+_COMMON = 1 / 3
+"""Share of the passages from which on a word is common: it weighs so little that few passages need to be asked for it."""
+
+_FEW = 8
+"""So many times as many passages as are wanted are few: to score them is faster than to choose among them."""
 
 _SLACK = 1 + 1e-5
 """What a sum in float32 may be off."""
+
+_TINY = np.finfo(np.float32).tiny
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float32]
@@ -168,22 +173,20 @@ class _Shares:
             if word in self._columns:
                 left.append((word, np.float32(weight)))
             elif span is not None:
-                scores[self._lexicon.places[span]] += np.float32(weight) * self._of_postings[span]
-        scores = scores if allowed is None else scores[allowed]
-        while True:
-            most = _SLACK * sum(float(by) * self._most[word] for word, by in left)
-            heights = Heights(scores)
-            bound = heights.bound(k)
-            if bound is not None and bound > most:
-                found = heights.reaching(bound - most)
-                break
-            if not left:
-                found = np.flatnonzero(scores)
-                break
-            heaviest, by = left.pop(0)
-            column = self._columns[heaviest]
-            scores += by * (column if allowed is None else column[allowed])
-        places, best = found if allowed is None else allowed[found], scores[found]
-        for word, by in left:
-            best += by * self._columns[word][places]
-        return rank(places, best, k)
+                np.add.at(scores, self._lexicon.places[span], np.float32(weight) * self._of_postings[span])
+        places, best = allowed, scores if allowed is None else scores[allowed]
+        while left:
+            if len(best) > _FEW * k:
+                most = _SLACK * sum(float(by) * self._most[word] for word, by in left)
+                heights = Heights(best)
+                bound = heights.bound(k)
+                if bound > most:  # so none without a word so far can come among the best
+                    kept = heights.reaching(bound - most)
+                    places, best = kept if places is None else places[kept], best[kept]
+            common, by = left.pop(0)
+            column = self._columns[common]
+            best += by * (column if places is None else column[places])
+        heights = Heights(best)
+        bound = heights.bound(k)
+        kept = heights.reaching(_TINY if bound is None else max(bound, _TINY))
+        return rank(kept if places is None else places[kept], best[kept], k)
