@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-from search_latency import draw_passages, draw_queries
 
 from millis import load
 from millis.bundles import open_bundle
@@ -20,6 +19,7 @@ from millis.bundles.bundle import TOKENIZER
 from millis.retrieving import Index, build_index, open_index
 from millis.retrieving.passages import Passage
 from millis.tasks.tokenization import Tokenizer
+from search_latency import draw_passages, draw_queries
 
 
 def find_exactly(index: Index, vectors: np.ndarray, allowed: np.ndarray) -> list[np.ndarray]:

@@ -19,7 +19,7 @@ from millis.retrieving.words import words_of
 
 _K1, _B = 1.2, 0.75
 _COMMON = 1 / 3
-"""Share of the passages from which on a word is common: it weighs so little that few passages need to be asked for it."""
+"""Share of the passages from which on a word is common: it weighs so little that few passages are asked for it."""
 
 _FEW = 8
 """So many times as many passages as are wanted are few: to score them is faster than to choose among them."""
