@@ -101,5 +101,9 @@ def test_many_vectors_are_found_as_by_comparing_all() -> None:
             assert (np.diff(found.scores) <= 0).all()
             hits += len(set(wanted.tolist()) & set(found.places.tolist()))
         assert hits >= least * 10 * len(queries)
-    assert len(search.search(vectors[0].astype(np.float32), 10, allowed=few[:0]).places) == 0
-    assert len(search.search(vectors[0].astype(np.float32), 2 * n, allowed=None).places) == n
+    query = vectors[0].astype(np.float32)
+    for k in (n // 4, n // 3, n, 2 * n):  # so many that all are compared whole
+        found = search.search(query, k, allowed=None)
+        assert found.scores == pytest.approx((whole @ query / np.linalg.norm(query))[found.places], abs=2e-3)
+        assert len(set(found.places.tolist())) == min(k, n)
+    assert len(search.search(query, 10, allowed=few[:0]).places) == 0

@@ -3,8 +3,8 @@
 A few thousand vectors are compared one by one. Of more, each is compared in its few directions of greatest spread,
 in int8, and those that come out best are compared whole: every passage is looked at, and there is nothing to build.
 Border: arrays; knows passages by number only.
-Source: principal directions first, as in Jégou & Chum 2012, doi:10.1007/978-3-642-33709-3_55, section 2; comparing the
-best again in full as in Guo et al. 2020, arXiv:1908.10396. Measured in docs/decisions/0017.
+Source: principal directions in place of whole vectors, Jégou & Chum 2012, doi:10.1007/978-3-642-33709-3_55; comparing the
+best again, and how many, is ours, measured in docs/decisions/0019.
 Limits: a search takes time in proportion to the passages.
 """
 
@@ -25,7 +25,7 @@ MOST_EXACT = 4_096
 _WIDTH, _MORE = 64, 128
 _CARE, _LEAST_CARE = 150, 4
 """How many times as many as are wanted are taken from the first directions: the one times the square of the share of
-spread that they leave out, the other at least and in the end. Measured on three collections, docs/decisions/0017."""
+spread that they leave out, the other at least and in the end. Measured on three collections, docs/decisions/0019."""
 
 _SAMPLE = 20_000
 _AT_ONCE = 4_096
@@ -59,11 +59,13 @@ class VectorSearch:
         n_allowed = len(self._vectors) if allowed is None else len(allowed)
         if self._sketch is not None and n_allowed > MOST_EXACT:
             places = self._sketch.nearest(query, k, allowed=allowed)
+            rows = self._vectors[places]
+        elif allowed is None:
+            places, rows = np.arange(n_allowed), self._vectors
         else:
-            places = np.arange(n_allowed) if allowed is None else allowed
+            places, rows = allowed, self._vectors[allowed]
         if not len(places):
             return Ranking(places, np.zeros(0, np.float32))
-        rows = self._vectors if len(places) == len(self._vectors) else self._vectors[places]
         dots = np.asarray(numkong.cdist(query.astype(np.float16)[None], rows, "dot"))[0]
         cosines = dots / (self._lengths[places] * max(float(np.linalg.norm(query)), _TINY))
         return rank(places, cosines.astype(np.float32), k)
