@@ -9,16 +9,19 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 from making import make_fake_bundle
 from millis import load
 from millis.bundles import Bundle
+from millis.bundles.bundle import hash_file
+from millis.bundles.manifest import FileEntry
 from millis.errors import InvalidBundle, InvalidData, InvalidRequest, InvalidValue
 from millis.retrieving import Index, add_passages, build_index, delete_passages, open_index
 from millis.retrieving.passages import Passage, read_passages
-from millis.retrieving.storing import writing
+from millis.retrieving.storing import read_manifest, write_manifest, writing
 
 ROWS = [
     {"id": "r1", "text": "Refunds take five days.", "topic": "refund", "year": 2024, "tags": ["money", "time"]},
@@ -175,6 +178,19 @@ def test_a_damaged_index_is_refused_by_name(tmp_path: Path, bundle: Bundle) -> N
         open_index(path)
     with pytest.raises(InvalidBundle, match="is no index"):
         open_index(tmp_path / "nothing")
+
+
+def test_an_index_of_before_with_a_graph_is_read_and_the_graph_goes_with_its_segment(tmp_path: Path, bundle: Bundle) -> None:
+    path = make(tmp_path, bundle)
+    manifest = read_manifest(path)
+    (segment,) = manifest.segments
+    name = f"segments/{segment.name}/graph.usearch"
+    (path / name).write_bytes(b"usearch")
+    files = {**segment.files, name: FileEntry(sha256=hash_file(path / name), n_bytes=7)}
+    write_manifest(path, msgspec.structs.replace(manifest, segments=(msgspec.structs.replace(segment, files=files),)))
+    assert find(open_index(path), bundle, "Refunds take five days.")[0] == "r1"
+    add_passages(path, passages=[Passage(id="n1", text="We are in Lisbon.")], model=bundle.path)
+    assert not list(path.rglob("graph.usearch"))
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@
 A few thousand vectors are compared one by one. Of more, each is compared in its few directions of greatest spread,
 in int8, and those that come out best are compared whole: every passage is looked at, and there is nothing to build.
 Border: arrays; knows passages by number only.
-Source: principal directions in place of whole vectors, Jégou & Chum 2012, doi:10.1007/978-3-642-33709-3_55; comparing the
-best again, and how many, is ours, measured in docs/decisions/0019.
+Source: principal directions in place of whole vectors, Jégou & Chum 2012, doi:10.1007/978-3-642-33709-3_55; how many
+are compared again is ours, measured in docs/decisions/0019.
 Limits: a search takes time in proportion to the passages.
 """
 
