@@ -101,22 +101,16 @@ def fuse(rankings: Mapping[str, Places], k: int) -> list[Fused]:
     Args:
         rankings: places, the best first, by the name of what ranked them.
     Returns:
-        up to k, the best first.
+        up to k, the best first; of equal ones that which stands first in the rankings.
     Source: Cormack et al. 2009, doi:10.1145/1571941.1572114, with their constant 60.
     """
-    places, which = np.unique(np.concatenate(list(rankings.values())), return_inverse=True)
-    ranks = np.zeros((len(rankings), len(places)), np.int64)
-    scores, start = np.zeros(len(places)), 0
-    for row, ranking in zip(ranks, rankings.values(), strict=True):
-        mine = which[start : start + len(ranking)]
-        start += len(ranking)
-        row[mine] = np.arange(1, len(ranking) + 1)
-        scores[mine] += 1 / (_LATE + row[mine])
-    best = np.lexsort((places, -scores))[:k]
+    ordered = {name: places.tolist() for name, places in rankings.items()}
+    scores: dict[int, float] = {}
+    for places in ordered.values():
+        for nth, place in enumerate(places, 1):
+            scores[place] = scores.get(place, 0.0) + 1 / (_LATE + nth)
+    best = sorted(scores, key=scores.__getitem__, reverse=True)[:k]
     return [
-        Fused(
-            int(places[one]), float(scores[one]),
-            {name: int(row[one]) for name, row in zip(rankings, ranks, strict=True) if row[one]},
-        )
-        for one in best
-    ]  # fmt: skip
+        Fused(place, scores[place], {name: one.index(place) + 1 for name, one in ordered.items() if place in one})
+        for place in best
+    ]
