@@ -23,7 +23,7 @@ except ModuleNotFoundError as error:
 
 MOST_EXACT = 4_096
 _WIDTH, _MORE = 64, 128
-_CARE, _LEAST_CARE = 150, 4
+_CARE, _LEAST_CARE = 120, 4
 """How many times as many as are wanted are taken from the first directions: the one times the square of the share of
 spread that they leave out, the other at least and in the end. Measured on three collections, docs/decisions/0019."""
 
