@@ -9,19 +9,19 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 from making import make_fake_bundle
 from millis import load
 from millis.bundles import Bundle
+from millis.bundles.bundle import hash_file
+from millis.bundles.manifest import FileEntry
 from millis.errors import InvalidBundle, InvalidData, InvalidRequest, InvalidValue
 from millis.retrieving import Index, add_passages, build_index, delete_passages, open_index
-from millis.retrieving.lexicon import Lexicon, WordSearch
 from millis.retrieving.passages import Passage, read_passages
-from millis.retrieving.storing import writing
-from millis.retrieving.vectors import MOST_EXACT, VectorSearch, write_graph
-from millis.retrieving.words import words_of
+from millis.retrieving.storing import read_manifest, write_manifest, writing
 
 ROWS = [
     {"id": "r1", "text": "Refunds take five days.", "topic": "refund", "year": 2024, "tags": ["money", "time"]},
@@ -65,12 +65,6 @@ def test_vectors_and_words_find_together(tmp_path: Path, bundle: Bundle) -> None
     assert best["ranks"] == {"vectors": 1, "words": 1}
     assert len(found.results) == 2
     assert list(found.times_ns) == ["filter", "vectors", "words", "fuse"]
-
-
-def test_chinese_goes_by_pairs_of_characters() -> None:
-    assert words_of("退款要5天, ＡＢＣ café") == ["退款", "款要", "5", "天", "abc", "café"]
-    assert words_of("𠮷野家 ผม") == ["𠮷野", "野家", "ผม"]
-    assert words_of("?! \x00") == []
 
 
 @pytest.mark.parametrize(
@@ -142,26 +136,6 @@ def test_many_small_additions_make_few_segments(tmp_path: Path, bundle: Bundle) 
     assert next(one["id"] for one in best if one["ranks"].get("words") == 1) == "n7"
 
 
-def test_words_weigh_alike_however_they_were_added() -> None:
-    texts = [f"order {'refund ' * (i % 3)}hello {i}" for i in range(60)]
-    together = WordSearch([Lexicon.of_texts(texts)])
-    apart = WordSearch([Lexicon.of_texts(texts[:50]), Lexicon.of_texts(texts[50:])])
-    for query in ("refund 51", "hello order", "order 7 refund refund"):
-        wanted = {(place, score) for _, place, score in together.search(query, 60, allowed=[None])}
-        got = {(50 * segment + place, score) for segment, place, score in apart.search(query, 60, allowed=[None, None])}
-        assert got == wanted
-    assert together.search("refund 51", 1, allowed=[None])[0][1] == 51
-    assert together.search("nowhere", 5, allowed=[None]) == []
-
-
-def test_common_words_decide_among_the_passages_of_rarer_ones() -> None:
-    texts = ["the " * (1 + i % 4) + (f"rare{i % 900} " if i % 2 else "") + "a" * (i % 7) for i in range(6_000)]
-    words = WordSearch([Lexicon.of_texts(texts)])
-    found = words.search("the rare7", 3, allowed=[None])
-    assert [texts[place].count("rare7 ") for _, place, _ in found] == [1, 1, 1]
-    assert words.search("the", 3, allowed=[None]), "common words alone find too"
-
-
 def test_a_change_that_cannot_be_changes_nothing(tmp_path: Path, bundle: Bundle) -> None:
     path = make(tmp_path, bundle)
     seal = open_index(path).manifest.seal
@@ -206,6 +180,19 @@ def test_a_damaged_index_is_refused_by_name(tmp_path: Path, bundle: Bundle) -> N
         open_index(tmp_path / "nothing")
 
 
+def test_an_index_of_before_with_a_graph_is_read_and_the_graph_goes_with_its_segment(tmp_path: Path, bundle: Bundle) -> None:
+    path = make(tmp_path, bundle)
+    manifest = read_manifest(path)
+    (segment,) = manifest.segments
+    name = f"segments/{segment.name}/graph.usearch"
+    (path / name).write_bytes(b"usearch")
+    files = {**segment.files, name: FileEntry(sha256=hash_file(path / name), n_bytes=7)}
+    write_manifest(path, msgspec.structs.replace(manifest, segments=(msgspec.structs.replace(segment, files=files),)))
+    assert find(open_index(path), bundle, "Refunds take five days.")[0] == "r1"
+    add_passages(path, passages=[Passage(id="n1", text="We are in Lisbon.")], model=bundle.path)
+    assert not list(path.rglob("graph.usearch"))
+
+
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
@@ -228,30 +215,6 @@ def test_a_passage_without_an_id_is_named_by_its_text(tmp_path: Path) -> None:
     (passage,) = read_passages(rows, text_key="q")
     assert passage.id == read_passages(rows, text_key="q")[0].id
     assert len(passage.id) == 16
-
-
-def test_a_graph_finds_what_comparing_all_finds(tmp_path: Path) -> None:
-    chance = np.random.default_rng(1)
-    n = MOST_EXACT + 1_000
-    vectors = (chance.normal(size=(40, 24))[chance.integers(0, 40, n)] + 0.5 * chance.normal(size=(n, 24))).astype(np.float16)
-    write_graph(tmp_path / "graph.usearch", vectors)
-    fast, plain = VectorSearch(vectors, graph=tmp_path / "graph.usearch"), VectorSearch(vectors, graph=None)
-    most = np.ones(n, np.bool_)
-    most[::7] = False
-    few = np.zeros(n, np.bool_)
-    few[::500] = True
-    for allowed, least in ((None, 0.95), (most, 0.95), (few, 1.0)):
-        hits = 0
-        for place in range(0, n, 200):
-            query = vectors[place].astype(np.float32)
-            wanted = {one for one, _ in plain.search(query, 10, allowed=allowed)}
-            got = [one for one, _ in fast.search(query, 10, allowed=allowed)]
-            assert len(got) == 10
-            assert allowed is None or allowed[got].all()
-            hits += len(wanted & set(got))
-        assert hits >= least * 10 * len(range(0, n, 200))
-    with pytest.raises(InvalidBundle, match="not the graph of these vectors"):
-        VectorSearch(vectors[:-1], graph=tmp_path / "graph.usearch")
 
 
 _ADD_FOR_EVER = """

@@ -6,8 +6,10 @@ Limits: an Index may be searched from one thread at a time.
 """
 
 import mmap
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
@@ -17,14 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from millis.errors import InvalidBundle
-from millis.retrieving.lexicon import Lexicon, WordSearch, fuse
+from millis.retrieving.lexicon import Lexicon, WordSearch
 from millis.retrieving.passages import Columns, Passage, check_filter
+from millis.retrieving.ranking import Places, fuse, merge
 from millis.retrieving.storing import IndexManifest, Segment, check_files, read_manifest
 from millis.retrieving.vectors import VectorSearch
 
-PASSAGES, STARTS, VECTORS, WORDS, GRAPH = (
-    "passages.jsonl", "starts.npy", "vectors.npy", "words.npz", "graph.usearch",
-)  # fmt: skip
+PASSAGES, STARTS, VECTORS, WORDS = "passages.jsonl", "starts.npy", "vectors.npy", "words.npz"
 _DEPTH = 100
 """How far down each of the two rankings is read before they are put together."""
 
@@ -60,6 +61,7 @@ class Index:
         self._loaded = dict(segments)
         self._segments = [segments[segment.name] for segment in manifest.segments]
         self._alive = [_read_alive(folder, segment) for segment in manifest.segments]
+        self._starts = [0, *accumulate(segment.n for segment in manifest.segments[:-1])][: len(manifest.segments)]
         self._words = WordSearch([one.lexicon for one in self._segments])
         self.names: frozenset[str] = frozenset().union(*(one.columns.names for one in self._segments))
 
@@ -87,33 +89,34 @@ class Index:
         check_filter(where, known=self.names)
         depth = max(_DEPTH, k)
         allowed = [
-            _both(alive, one.columns.allow(where) if where else None)
+            _both(one.columns.allow(where), alive) if where else alive
             for one, alive in zip(self._segments, self._alive, strict=True)
         ]
         filtered = perf_counter_ns()
-        near = [
-            (segment, place, cosine)
-            for segment, one in enumerate(self._segments)
-            for place, cosine in one.vectors.search(vector, depth, allowed=allowed[segment])
-        ]
-        near = sorted(near, key=lambda one: -one[2])[:depth]
+        near = merge(
+            [one.vectors.search(vector, depth, allowed=may) for one, may in zip(self._segments, allowed, strict=True)],
+            depth, starts=self._starts,
+        )  # fmt: skip
         compared = perf_counter_ns()
         worded = self._words.search(query, depth, allowed=allowed)
         read = perf_counter_ns()
-        cosines = {(segment, place): cosine for segment, place, cosine in near}
-        fused = fuse({"vectors": list(cosines), "words": [(segment, place) for segment, place, _ in worded]})
         results = [
             {
-                **msgspec.structs.asdict(self._segments[passage[0]].passage(passage[1])),
-                "score": round(score, 6), "cosine": _round(cosines.get(passage)), "ranks": ranks,
+                **msgspec.structs.asdict(self._passage(one.place)), "score": round(one.score, 6),
+                "cosine": round(float(near.scores[one.ranks["vectors"] - 1]), 6) if "vectors" in one.ranks else None,
+                "ranks": one.ranks,
             }
-            for passage, score, ranks in fused[:k]
+            for one in fuse({"vectors": near.places, "words": worded.places}, k)
         ]  # fmt: skip
         ended = perf_counter_ns()
         stages = {
             "filter": filtered - began, "vectors": compared - filtered, "words": read - compared, "fuse": ended - read,
         }  # fmt: skip
         return Found(results, stages)
+
+    def _passage(self, number: int) -> Passage:
+        segment = bisect_right(self._starts, number) - 1
+        return self._segments[segment].passage(number - self._starts[segment])
 
     def refresh(self) -> "Index":
         """Give the state that stands on the disk now: this one, where nothing changed."""
@@ -125,8 +128,7 @@ class Index:
         return [
             (segment, place, one.passage(place))
             for segment, one, alive in zip(self.manifest.segments, self._segments, self._alive, strict=True)
-            for place in range(segment.n)
-            if alive is None or alive[place]
+            for place in (range(segment.n) if alive is None else alive.tolist())
         ]
 
     def vectors_of(self, segment: Segment) -> NDArray[np.float16]:
@@ -175,8 +177,7 @@ class _Loaded:
             self.halves.shape[1:] != (width,)
         ):
             raise ValueError("parts of different sizes")
-        has_graph = (place / GRAPH).is_file()
-        self.vectors = VectorSearch(self.halves, graph=place / GRAPH if has_graph else None)
+        self.vectors = VectorSearch(self.halves)
         self.columns = Columns(self.passage(i) for i in range(segment.n))
 
     def passage(self, place: int) -> Passage:
@@ -194,22 +195,14 @@ def _load(folder: Path, segment: Segment, *, width: int) -> _Loaded:
         ) from error
 
 
-def _read_alive(folder: Path, segment: Segment) -> NDArray[np.bool_] | None:
-    """Give which passages of a segment are not gone, bool (N,); None where all are there."""
+def _read_alive(folder: Path, segment: Segment) -> Places | None:
+    """List the places of a segment's passages that are not gone, ascending; None where all are there."""
     if segment.deleted is None:
         return None
     alive = np.ones(segment.n, np.bool_)
     alive[np.load(folder / segment.deleted, allow_pickle=False)] = False
-    return alive
+    return np.flatnonzero(alive)
 
 
-def _both(
-    one: NDArray[np.bool_] | None, other: NDArray[np.bool_] | None
-) -> NDArray[np.bool_] | None:
-    if one is None or other is None:
-        return other if one is None else one
-    return one & other
-
-
-def _round(cosine: float | None) -> float | None:
-    return None if cosine is None else round(cosine, 6)
+def _both(one: Places, other: Places | None) -> Places:
+    return one if other is None else np.intersect1d(one, other, assume_unique=True)

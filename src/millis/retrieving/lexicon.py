@@ -7,21 +7,30 @@ that parts which are added later share one set of weights (docs/decisions/0015).
 Limits: passages that were deleted still count in the weights until their segment is written anew.
 """
 
+import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from millis.retrieving.ranking import Heights, Places, Ranking, merge, rank
 from millis.retrieving.words import words_of
 
 _K1, _B = 1.2, 0.75
-_COMMON = 0.05
-"""Share of the passages from which on a word is common: it weighs little, and its postings are many."""
+_COMMON = 1 / 3
+"""Share of the passages from which on a word is common: it weighs so little that few passages are asked for it."""
 
-_CANDIDATES = 2_000
+_FEW = 8
+"""So many times as many passages as are wanted are few: to score them is faster than to choose among them."""
+
+_SLACK = 1 + 1e-5
+"""What a sum in float32 may be off."""
+
+_TINY = np.finfo(np.float32).tiny
 
 Ints = NDArray[np.int32]
+Floats = NDArray[np.float32]
 
 
 class Lexicon:
@@ -74,97 +83,110 @@ class WordSearch:
     """
 
     def __init__(self, lexicons: Sequence[Lexicon]) -> None:
+        n = [len(one.lengths) for one in lexicons]
+        self._n, self._starts = sum(n), [sum(n[:i]) for i in range(len(n))]
         self._lexicons = tuple(lexicons)
-        self._n = sum(len(one.lengths) for one in lexicons)
         mean = sum(int(one.lengths.sum()) for one in lexicons) / max(self._n, 1)
-        self._shares = [_share(one, mean=max(mean, 1.0)) for one in lexicons]
+        common = self._find_common()
+        self._shares = [_Shares(one, mean=max(mean, 1.0), common=common) for one in lexicons]
 
-    def search(
-        self, text: str, k: int, *, allowed: Sequence[NDArray[np.bool_] | None]
-    ) -> list[tuple[int, int, float]]:
-        """Find the passages with the highest scores.
+    def search(self, text: str, k: int, *, allowed: Sequence[Places | None]) -> Ranking:
+        """Find the passages with the highest scores; none better is missed.
 
         Args:
-            allowed: of each segment, which passages may be found, bool (N,); None for all.
+            allowed: of each segment, places that may be found, ascending; None for all.
         Returns:
-            segment, place in it and score of up to k passages that have a word of the text, the best first.
+            up to k passages that have a word of the text, numbered through all segments.
         """
         weighed = self._weigh(words_of(text))
-        found: list[tuple[int, int, float]] = []
-        for segment, (lexicon, share) in enumerate(zip(self._lexicons, self._shares, strict=True)):
-            scores = _score(lexicon, share, weighed)
-            may = allowed[segment]
-            if may is not None:
-                scores[~may] = 0
-            places = np.flatnonzero(scores > 0)
-            if len(places) > k:
-                places = places[np.argpartition(-scores[places], k - 1)[:k]]
-            found += [(segment, place, float(scores[place])) for place in places.tolist()]
-        return sorted(found, key=lambda one: (-one[2], one[0], one[1]))[:k]
+        found = [
+            shares.search([(word, weight, spans[i]) for word, weight, spans in weighed], k, allowed=allowed[i])
+            for i, shares in enumerate(self._shares)
+        ]
+        return merge(found, k, starts=self._starts)
 
-    def _weigh(self, words: Sequence[str]) -> list[tuple[str, float, bool]]:
-        """Give each word's weight, and whether it is common, the rarest first."""
+    def _find_common(self) -> frozenset[str]:
+        """Name the words that are common; such a word is so in one segment at least."""
+        maybe = {
+            one.words[number]
+            for one in self._lexicons
+            for number in np.flatnonzero(np.diff(one.starts) > _COMMON * len(one.lengths)).tolist()
+        }
+        return frozenset(word for word in maybe if _count(self._find(word)) > _COMMON * self._n)
+
+    def _find(self, word: str) -> list[slice | None]:
+        return [one.find(word) for one in self._lexicons]
+
+    def _weigh(self, words: Sequence[str]) -> list[tuple[str, float, list[slice | None]]]:
+        """Give each word's weight, and where each segment has its postings; the heaviest first."""
         weighed = []
         for word, times in Counter(words).items():
-            spans = [one.find(word) for one in self._lexicons]
-            n = sum(span.stop - span.start for span in spans if span is not None)
+            spans = self._find(word)
+            n = _count(spans)
             if n:
-                weight = times * float(np.log(1 + (self._n - n + 0.5) / (n + 0.5)))
-                weighed.append((word, weight, n > max(_COMMON * self._n, _CANDIDATES)))
+                weighed.append((word, times * math.log(1 + (self._n - n + 0.5) / (n + 0.5)), spans))
         return sorted(weighed, key=lambda one: -one[1])
 
 
-def _share(lexicon: Lexicon, *, mean: float) -> NDArray[np.float32]:
-    """Give what each posting adds to a score, apart from its word's weight."""
-    counts = lexicon.counts.astype(np.float32)
-    norm = _K1 * (1 - _B + _B * lexicon.lengths.astype(np.float32) / mean)
-    share: NDArray[np.float32] = (counts / (counts + norm[lexicon.places])).astype(np.float32)
-    return share
+def _count(spans: Sequence[slice | None]) -> int:
+    return sum(span.stop - span.start for span in spans if span is not None)
 
 
-def _score(
-    lexicon: Lexicon, share: NDArray[np.float32], weighed: Sequence[tuple[str, float, bool]]
-) -> NDArray[np.float32]:
-    """Score all passages of a segment, float32 (N,); common words only where a rarer one stands, if there is one."""
-    scores = np.zeros(len(lexicon.lengths), np.float32)
-    candidates: NDArray[np.intp] | None = None
-    for word, weight, is_common in weighed:
-        span = lexicon.find(word)
-        if span is None:
-            continue
-        places, adds = lexicon.places[span], share[span]
-        if is_common and candidates is None:
-            candidates = _best(scores)
-        if is_common and candidates is not None and len(candidates):
-            at = np.minimum(np.searchsorted(places, candidates), len(places) - 1)
-            scores[candidates] += np.where(places[at] == candidates, weight * adds[at], 0)
-        else:
-            scores[places] += np.float32(weight) * adds
-    return scores
+class _Shares:
+    """What each word adds to the score of each passage of a segment, apart from the word's weight.
 
-
-def _best(scores: NDArray[np.float32]) -> NDArray[np.intp]:
-    """Give the places of the highest scores above 0, ascending; enough of them that common words decide among them."""
-    places = np.flatnonzero(scores > 0)
-    if len(places) > _CANDIDATES:
-        places = np.sort(places[np.argpartition(-scores[places], _CANDIDATES - 1)[:_CANDIDATES]])
-    return places
-
-
-def fuse(rankings: Mapping[str, Sequence[tuple[int, int]]]) -> list[tuple[tuple[int, int], float, dict[str, int]]]:
-    """Put rankings together by reciprocal rank.
+    Most words have theirs beside their postings; the common ones have a column, which a few places are quickly
+    looked up in.
 
     Args:
-        rankings: passages as (segment, place), the best first, by the name of what ranked them.
-    Returns:
-        passage, score, and its rank from 1 in each ranking that has it; the best first.
-    Source: Cormack et al. 2009, doi:10.1145/1571941.1572114, with their constant 60.
+        mean: words of a passage, over all segments.
+        common: the common words, over all segments.
     """
-    scores: dict[tuple[int, int], float] = {}
-    ranks: dict[tuple[int, int], dict[str, int]] = {}
-    for name, ranking in rankings.items():
-        for rank, passage in enumerate(ranking, 1):
-            scores[passage] = scores.get(passage, 0.0) + 1 / (60 + rank)
-            ranks.setdefault(passage, {})[name] = rank
-    order = sorted(scores, key=lambda passage: (-scores[passage], passage))
-    return [(passage, scores[passage], ranks[passage]) for passage in order]
+
+    def __init__(self, lexicon: Lexicon, *, mean: float, common: Collection[str]) -> None:
+        counts = lexicon.counts.astype(np.float32)
+        norm = _K1 * (1 - _B + _B * lexicon.lengths.astype(np.float32) / mean)
+        self._lexicon = lexicon
+        self._of_postings: Floats = (counts / (counts + norm[lexicon.places])).astype(np.float32)
+        self._columns: dict[str, Floats] = {}
+        self._most: dict[str, float] = {}
+        for word in common:
+            span = lexicon.find(word)
+            if span is not None:
+                column = np.zeros(len(lexicon.lengths), np.float32)
+                column[lexicon.places[span]] = self._of_postings[span]
+                self._columns[word], self._most[word] = column, float(column.max())
+
+    def search(
+        self, weighed: Sequence[tuple[str, float, slice | None]], k: int, *, allowed: Places | None
+    ) -> Ranking:
+        """Find the passages of this segment with the highest scores.
+
+        Args:
+            weighed: words, their weights, and where their postings stand here.
+        Source: Turtle & Flood 1995, doi:10.1016/0306-4573(95)00020-H: what the words that are left can add at most
+            tells which passages need no look. Ours sums whole words, the common ones last.
+        """
+        scores = np.zeros(len(self._lexicon.lengths), np.float32)
+        left: list[tuple[str, np.float32]] = []
+        for word, weight, span in weighed:
+            if word in self._columns:
+                left.append((word, np.float32(weight)))
+            elif span is not None:
+                np.add.at(scores, self._lexicon.places[span], np.float32(weight) * self._of_postings[span])
+        places, best = allowed, scores if allowed is None else scores[allowed]
+        while left:
+            if len(best) > _FEW * k:
+                most = _SLACK * sum(float(by) * self._most[word] for word, by in left)
+                heights = Heights(best)
+                bound = heights.bound(k)
+                if bound > most:  # so none without a word so far can come among the best
+                    kept = heights.reaching(bound - most)
+                    places, best = kept if places is None else places[kept], best[kept]
+            common, by = left.pop(0)
+            column = self._columns[common]
+            best += by * (column if places is None else column[places])
+        heights = Heights(best)
+        bound = heights.bound(k)
+        kept = heights.reaching(_TINY if bound is None else max(bound, _TINY))
+        return rank(kept if places is None else places[kept], best[kept], k)

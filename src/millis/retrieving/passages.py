@@ -100,7 +100,7 @@ class Columns:
                     if isinstance(one, Plain):
                         column.setdefault(_key(one), []).append(place)
         self._rows = {
-            name: {value: np.array(places, np.int32) for value, places in column.items()}
+            name: {value: np.array(places, np.int64) for value, places in column.items()}
             for name, column in rows.items()
         }
 
@@ -109,20 +109,22 @@ class Columns:
         """Names of the fields."""
         return frozenset(self._rows)
 
-    def allow(self, asked: Mapping[str, Any]) -> NDArray[np.bool_]:
-        """Say which passages a filter lets through, bool (N,).
+    def allow(self, asked: Mapping[str, Any]) -> NDArray[np.int64]:
+        """List the places of the passages that a filter lets through, ascending.
 
         Args:
-            asked: by field, a value, a list of values of which one is enough, or {"min": ..., "max": ...}.
+            asked: by field, one at least: a value, a list of values of which one will do, or {"min": ..., "max": ...}.
         """
-        allowed = np.ones(self.n, np.bool_)
-        for name, wanted in asked.items():
-            column = self._rows.get(name, {})
+        chosen = [_pick(self._rows.get(name, {}), wanted) for name, wanted in asked.items()]
+        if len(chosen) == len(chosen[0]) == 1:
+            return chosen[0][0]
+        n_fitting = np.zeros(self.n, np.int32)
+        for of_field in chosen:
             mine = np.zeros(self.n, np.bool_)
-            for places in _pick(column, wanted):
+            for places in of_field:
                 mine[places] = True
-            allowed &= mine
-        return allowed
+            n_fitting += mine
+        return np.flatnonzero(n_fitting == len(chosen))
 
 
 def check_filter(asked: Mapping[str, Any], *, known: frozenset[str]) -> None:
@@ -153,7 +155,7 @@ def check_filter(asked: Mapping[str, Any], *, known: frozenset[str]) -> None:
             )  # fmt: skip
 
 
-def _pick(column: Mapping[Any, NDArray[np.int32]], wanted: Any) -> Sequence[NDArray[np.int32]]:
+def _pick(column: Mapping[Any, NDArray[np.int64]], wanted: Any) -> Sequence[NDArray[np.int64]]:
     if isinstance(wanted, dict):
         low, high = wanted.get("min", -np.inf), wanted.get("max", np.inf)
         return [places for (kind, value), places in column.items() if kind == "number" and low <= value <= high]

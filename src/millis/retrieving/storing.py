@@ -1,7 +1,7 @@
 """An index on disk: segments that never change, and one manifest that says which of them count.
 
     faq.index/index.json            model, format, segments, hashes, a seal
-    faq.index/segments/NAME/        passages.jsonl starts.npy vectors.npy words.npz [graph.usearch]
+    faq.index/segments/NAME/        passages.jsonl starts.npy vectors.npy words.npz
     faq.index/deleted/NAME.npy      which passages of a segment are gone
 
 Whatever changes an index writes new files beside the old ones, then puts a new manifest in the place of the old: one

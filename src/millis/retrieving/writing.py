@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from millis.bundles import Bundle, load, open_bundle
 from millis.cores import n_cores
 from millis.errors import InvalidBundle, InvalidValue
-from millis.retrieving.index import GRAPH, PASSAGES, STARTS, VECTORS, WORDS, Index, open_index
+from millis.retrieving.index import PASSAGES, STARTS, VECTORS, WORDS, Index, open_index
 from millis.retrieving.lexicon import Lexicon
 from millis.retrieving.passages import Passage
 from millis.retrieving.storing import (
@@ -34,7 +34,6 @@ from millis.retrieving.storing import (
     write_segment,
     writing,
 )
-from millis.retrieving.vectors import MOST_EXACT, write_graph
 from millis.telemetry.progress import bar
 
 _TASK = "embedding"
@@ -177,8 +176,6 @@ def _write(path: Path, passages: Sequence[Passage], vectors: NDArray[np.float16]
             place / WORDS, words=np.frombuffer(msgspec.json.encode(lexicon.words), np.uint8), starts=lexicon.starts,
             places=lexicon.places, counts=lexicon.counts, lengths=lexicon.lengths,
         )  # fmt: skip
-        if len(passages) > MOST_EXACT:
-            write_graph(place / GRAPH, vectors)
 
     return write_segment(path, fill, n=len(passages))
 

@@ -3,7 +3,7 @@
 The query's vector is made as any request of the embedding model is: same queue, deadline, ladder and cache. The
 index is searched when the answer is written; how long that usually takes is kept free of the request's deadline.
 Border: a translation around retrieving/, and looking whether an index changed on the disk.
-Limits: an index is searched on the event loop, some milliseconds for 100,000 passages.
+Limits: an index is searched on the event loop, a millisecond for 100,000 passages.
 """
 
 import sys
