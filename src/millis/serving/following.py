@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from millis.errors import InvalidRequest, MillisError
-from millis.serving.execution import Executor
+from millis.serving.executor import Executor
 from millis.serving.generating import Talker
 from millis.serving.memory import trim_memory
 from millis.serving.messages import Answered, Asked, Follow, Followed, Lines, Prepare, Prepared, Seen, Told, write_line

@@ -17,7 +17,7 @@ from millis.backends import generators
 from millis.backends.generator import Generator, GeneratorSettings, Sampling, Step
 from millis.bundles import Bundle
 from millis.errors import InvalidRequest, RunFailed
-from millis.serving.execution import Executor
+from millis.serving.executor import Executor
 from millis.tasks.chat import Chat, Stops, end_of_sentence
 
 STREAMS, _MOST_WAITING = 4, 64

@@ -13,7 +13,7 @@ from millis.bundles import Bundle
 from millis.bundles.profile import read_profile
 from millis.errors import InvalidRequest
 from millis.serving.drifting import Drift
-from millis.serving.execution import Executor
+from millis.serving.executor import Executor
 from millis.serving.scheduling import Job, Ladder, Refused
 
 _SERVERS_SHARE = 0.9

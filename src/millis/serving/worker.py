@@ -32,7 +32,8 @@ from millis.serving.admin import Admin
 from millis.serving.app import App
 from millis.serving.caching import AnswerCache
 from millis.serving.clock import SocketClock
-from millis.serving.execution import Executor, LoopExecutor, ThreadExecutor
+from millis.serving.execution import LoopExecutor, ThreadExecutor
+from millis.serving.executor import Executor
 from millis.serving.following import Follower
 from millis.serving.gate import Gate
 from millis.serving.generating import Talker
