@@ -45,7 +45,7 @@ class LoopExecutor:
                 loop.call_soon(self._clock.unblock)
                 await asyncio.sleep(_BREATH_S)
 
-    def remove(self, ladder: Ladder) -> None:
+    async def remove(self, ladder: Ladder) -> None:
         """See Executor."""
         self._ladders.remove(ladder)
 
@@ -146,7 +146,7 @@ class ThreadExecutor:
     async def warm(self, ladder: Ladder) -> None:
         """Nothing: threads run side by side, and none waits for another's first run."""
 
-    def remove(self, ladder: Ladder) -> None:
+    async def remove(self, ladder: Ladder) -> None:
         """See Executor."""
         with self._changed:
             self._ladders.remove(ladder)
@@ -220,10 +220,7 @@ def _prepare(job: Job, queue: Queue) -> None:
     if job.is_own_deadline:
         over_ns = queue.foresee(job.deadline_ns, least_ns=job.ladder.forecast.least_ns(fastest), now_ns=began)
         if over_ns > 0:
-            raise refuse(
-                job, reason="the answer would come too late", over_ns=over_ns,
-                predicted_ns=job.deadline_ns + over_ns, slug="would-be-late",
-            )  # fmt: skip
+            raise refuse(job, slug="would-be-late", over_ns=over_ns, predicted_ns=job.deadline_ns + over_ns)
     job.encoded = [job.ladder.task.encode(text) for text in job.texts]
     now = perf_counter_ns()
     job.tokenize_ns = now - began

@@ -3,11 +3,13 @@
 Border: the interface, and what its executors share (execution.py, batching.py); runs nothing.
 """
 
-import asyncio
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from millis.errors import InvalidRequest
 from millis.serving.scheduling import Job, Ladder, Refused, refuse
+
+if TYPE_CHECKING:
+    import asyncio
 
 
 class Executor(Protocol):
@@ -19,8 +21,8 @@ class Executor(Protocol):
     async def warm(self, ladder: Ladder) -> None:
         """Run every length of a ladder where it will run, between those who wait, so that no request is the first."""
 
-    def remove(self, ladder: Ladder) -> None:
-        """Forget a ladder that has no jobs any more; closing it is the caller's."""
+    async def remove(self, ladder: Ladder) -> None:
+        """Forget a ladder that has no jobs any more, once nothing of it runs; closing it is the caller's."""
 
     async def answer(self, job: Job) -> None:
         """Run a job to its end; its results and times are in it then.
@@ -50,8 +52,8 @@ def give_up(job: Job, *, now_ns: int) -> Refused:
     """Make the refusal of a job that was admitted and can no longer be in time; its forecast learns from it."""
     job.ladder.forecast.observe_end(now_ns + job.needs_ns - job.predicted_ns)
     return refuse(
-        job, reason="its turn came too late", over_ns=now_ns + job.needs_ns - job.deadline_ns,
-        predicted_ns=now_ns + job.needs_ns, slug="deadline-passed", status=504,
+        job, slug="deadline-passed", over_ns=now_ns + job.needs_ns - job.deadline_ns,
+        predicted_ns=now_ns + job.needs_ns,
     )  # fmt: skip
 
 

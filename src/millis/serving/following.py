@@ -192,7 +192,7 @@ class Follower:
             served.trial = None
         while served.n_open:
             await asyncio.sleep(_LOOK_S)
-        served.leave(self._executor)
+        await served.leave(self._executor)
         await _on_a_thread(_close, served)
 
     def _report_soon(self) -> None:

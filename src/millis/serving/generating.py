@@ -201,7 +201,7 @@ class Talker:
     async def warm(self, executor: Executor) -> None:
         """Nothing: it was warm when it was loaded."""
 
-    def leave(self, executor: Executor) -> None:
+    async def leave(self, executor: Executor) -> None:
         """Nothing: see join."""
 
     def close(self) -> None:

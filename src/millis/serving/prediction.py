@@ -8,7 +8,9 @@ Source: the percentile is followed as in Robbins & Monro 1951, A Stochastic Appr
 when a promise was late, down by a small one when it was not.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
+from operator import itemgetter
 
 from millis.bundles import Rung
 
@@ -29,7 +31,8 @@ class Forecast:
 
     Args:
         rungs: as the bundle says, most accurate first.
-        warm_ns: by rung, token count and time of an inference, as warming up took; used where a rung has no table.
+        warm_ns: by rung, token count and time of an inference, ascending, as warming up took; used where a rung has no
+            table. Tokens are those of the whole batch, padding included, where the rung runs many windows at once.
     Attributes:
         margin_ns: how much sooner than its deadline a predicted end must be.
         overhead_ns: of an answer beside the network's run.
@@ -46,7 +49,7 @@ class Forecast:
         self.margin_ns = max(spreads, default=1e6)
 
     def run_ns(self, rung: int, lengths: Sequence[int]) -> float:
-        """Predict the network's time on windows of these token counts."""
+        """Predict the network's time on windows, or batches, of these token counts."""
         return self._speed * sum(self._look_up(rung, n) for n in lengths)
 
     def least_ns(self, rung: int) -> float:
@@ -75,8 +78,8 @@ class Forecast:
 
     def _look_up(self, rung: int, n_tokens: int) -> float:
         times = self._times[rung]
-        for tokens, ns in times:
-            if n_tokens <= tokens:
-                return ns
+        place = bisect_left(times, n_tokens, key=itemgetter(0))
+        if place < len(times):
+            return times[place][1]
         tokens, ns = times[-1]
         return ns * n_tokens / tokens

@@ -93,9 +93,9 @@ class Served:
         """Run where requests will run, so that none is the first."""
         await executor.warm(self.ladder)
 
-    def leave(self, executor: Executor) -> None:
+    async def leave(self, executor: Executor) -> None:
         """Be run by an executor no more."""
-        executor.remove(self.ladder)
+        await executor.remove(self.ladder)
 
     def close(self) -> None:
         """Free the models."""
