@@ -73,17 +73,18 @@ class Batch:
             has a deadline.
         turn: its place among those without a deadline.
         pushed_ns: by how much its end has been moved since rows came into it, on purpose.
-        place: of the rung that runs it, once that is chosen.
+        place: of the rung that runs it: the fastest until its turn comes.
+        usual_ns: how long that takes where the device is as fast as usual.
     """
 
-    __slots__ = ("due_ns", "ladder", "longest", "place", "places", "pushed_ns", "rows", "turn")
+    __slots__ = ("due_ns", "ladder", "longest", "place", "places", "pushed_ns", "rows", "turn", "usual_ns")
 
-    def __init__(self, rows: list[Row], *, longest: int, due_ns: float, turn: float = 0.0) -> None:
-        self.rows, self.longest, self.due_ns, self.turn = rows, longest, due_ns, turn
+    def __init__(self, rows: list[Row], *, turn: float = 0.0) -> None:
+        self.rows, self.turn = rows, turn
         work = rows[0].work
         self.ladder, self.places = work.job.ladder, work.places
-        self.place = self.places[-1]
         self.pushed_ns = 0.0
+        self.settle(self.places[-1])
 
     @property
     def n_tokens(self) -> int:
@@ -93,7 +94,7 @@ class Batch:
     @property
     def ns(self) -> float:
         """Predict how long it runs."""
-        return self.ladder.forecast.run_ns(self.place, [self.n_tokens])
+        return self.usual_ns * self.ladder.forecast.speed
 
     @property
     def latest_ns(self) -> float:
@@ -114,11 +115,12 @@ class Batch:
         """Say whether so many more rows of such length still fit onto the device."""
         return fits(self.ladder, self.place, n_rows=n_rows + len(self.rows), longest=max(longest, self.longest))
 
-    def settle(self) -> None:
-        """Bring what it says of its rows up to date, when some have left."""
-        if self.rows:
-            self.longest = longest_of(self.rows, self.ladder, self.place)
-            self.due_ns = min(due(row.work.job) for row in self.rows)
+    def settle(self, place: int) -> None:
+        """Bring what it says of its rows up to date, when some came or left, or another rung is to run them."""
+        self.place = place
+        self.longest = longest_of(self.rows, self.ladder, place)
+        self.due_ns = min(due(row.work.job) for row in self.rows)
+        self.usual_ns = self.ladder.forecast.usual_ns(place, self.n_tokens)
 
 
 def due(job: Job) -> float:

@@ -22,12 +22,22 @@ _ASKED_NS = 1_000_000_000
 
 
 class _Spot(NamedTuple):
-    """A place for rows: in a batch that is there, or (None) in one of their own, which is the at-th then."""
+    """A place for rows: in a batch that is there, or (None) in one of their own, which is the at-th then.
+
+    Args:
+        behind: index of the first batch, as they stand now, that is moved by longer_ns only; those from `at` to it are
+            moved by takes_ns.
+        takes_ns, longer_ns: that the batch then runs, and that it runs longer than it did.
+        end_ns, moved_ns: when it then ends, and how much later that is than it was.
+    """
 
     joins: Batch | None
     at: int
+    behind: int
+    takes_ns: float
     longer_ns: float
-    """Of what the device has to do."""
+    end_ns: float
+    moved_ns: float
 
 
 class _Over(NamedTuple):
@@ -114,7 +124,7 @@ class Plan:
             if not more:
                 found = self._find_for(work, len(piece), longest, now_ns)
                 if isinstance(found, _Spot) and (is_alone or found.longer_ns <= SHARED * spare_ns):
-                    self._put(rows, longest, spot=found, now_ns=now_ns)
+                    self._put(rows, found)
                     return True
             rows = rows[: len(rows) // 2]
         return False
@@ -168,9 +178,10 @@ class Plan:
     def _place(self, work: Work, rows: Sequence[Row], *, now_ns: int, is_whole: bool) -> _Over | None:
         """Put rows where they are in time. What takes several batches is answered by one rung, chosen now."""
         job, over = work.job, None
-        spare_ns, is_alone = self._spare(now_ns), not self._batches
         is_whole = is_whole and len(cut(rows, job.ladder, job.places[-1])) <= 1
-        for places in [job.places] if is_whole else [range(place, place + 1) for place in job.places]:
+        choices = [job.places] if is_whole else [range(place, place + 1) for place in job.places]
+        spare_ns = self._spare(now_ns) if len(choices) > 1 and self._batches else float(NEVER)
+        for places in choices:
             work.places, over, longer_ns, job.predicted_ns = places, None, 0.0, 0.0
             for piece, longest in cut(rows, job.ladder, places[-1]):
                 found = self._find_for(work, len(piece), longest, now_ns)
@@ -178,9 +189,8 @@ class Plan:
                     over = found
                     break
                 longer_ns += found.longer_ns
-                self._put(piece, longest, spot=found, now_ns=now_ns)
-            may_be_slow = places[-1] == job.places[-1] or is_alone or longer_ns <= SHARED * spare_ns
-            if over is None and may_be_slow:
+                self._put(piece, found)
+            if over is None and (places[-1] == job.places[-1] or longer_ns <= SHARED * spare_ns):
                 return None
             self._take_out(work, now_ns)
         return over
@@ -200,7 +210,7 @@ class Plan:
         if due_ns == NEVER:
             turn = max(self._turn, self._turns.get(ladder.name, 0.0)) + own_ns
         keys = [(batch.due_ns, batch.turn) for batch in self._batches]
-        last = bisect_right(keys, (due_ns, turn))
+        first = bisect_right(keys, (due_ns, turn))
         options: list[tuple[float, int]] = [(own_ns, len(keys))]
         for i, batch in enumerate(self._batches):
             is_like = batch.ladder is ladder and batch.places == places
@@ -211,54 +221,55 @@ class Plan:
         over = _Over("would-be-late", 0.0, 0.0)
         for longer_ns, i in sorted(options):
             joins = self._batches[i] if i < len(keys) else None
-            at = last if joins is None else min(i, bisect_right(keys, (due_ns, turn)))
-            n_before = len(joins.rows) if joins is not None else 0
+            at = first if joins is None else min(i, first)
             takes_ns = longer_ns + (joins.ns if joins is not None else 0.0)
             end_ns = starts[at] + takes_ns
-            latest_ns = min(due_ns, joins.due_ns if joins is not None else NEVER)
-            latest_ns -= ladder.forecast.overhead_ns * (n_before + n_rows)
+            moved_ns = end_ns - starts[i + 1] if joins is not None else 0.0
+            n_all = n_rows + (len(joins.rows) if joins is not None else 0)
+            latest_ns = min(due_ns, joins.due_ns if joins is not None else NEVER) - ladder.forecast.overhead_ns * n_all
             late_ns = end_ns - latest_ns
             others_ns = max(
                 takes_ns - min(slacks[at:i], default=NEVER), longer_ns - min(slacks[i + 1 :], default=NEVER)
             )
             if late_ns <= 0 and others_ns <= 0:
-                return self._share(_Spot(joins, at, longer_ns), ladder, due_ns=due_ns, end_ns=end_ns, now_ns=now_ns)
+                spot = _Spot(joins, at, i + (joins is not None), takes_ns, longer_ns, end_ns, moved_ns)
+                return self._share(spot, ladder, due_ns=due_ns, now_ns=now_ns)
             if joins is None:
                 said_ns = end_ns + ladder.forecast.overhead_ns * n_rows
                 slug = "would-be-late" if late_ns > 0 else "would-make-others-late"
                 over = _Over(slug, late_ns if late_ns > 0 else others_ns, said_ns)
         return over
 
-    def _share(self, spot: _Spot, ladder: Ladder, *, due_ns: float, end_ns: float, now_ns: int) -> _Spot | _Over:
+    def _share(self, spot: _Spot, ladder: Ladder, *, due_ns: float, now_ns: int) -> _Spot | _Over:
         """Refuse a place to a model that would take more than its share of the time until then, if others are asked."""
         n_asked = sum(now_ns - at_ns < _ASKED_NS for at_ns in self._asked_ns.values())
         if n_asked < 2 or due_ns == NEVER:
             return spot
         waiting_ns = sum(batch.ns for batch in self._batches if batch.ladder.name == ladder.name)
         over_ns = waiting_ns + spot.longer_ns - (due_ns - now_ns) / n_asked
-        return _Over("over-share", over_ns, end_ns) if waiting_ns and over_ns > 0 else spot
+        return _Over("over-share", over_ns, spot.end_ns) if waiting_ns and over_ns > 0 else spot
 
-    def _put(self, rows: Sequence[Row], longest: int, *, spot: _Spot, now_ns: int) -> None:
+    def _put(self, rows: Sequence[Row], spot: _Spot) -> None:
         """Put rows where a place was found."""
-        before = self._ends(now_ns)
-        work = rows[0].work
-        due_ns = due(work.job)
-        batch = spot.joins
+        work, batch = rows[0].work, spot.joins
+        for other in self._batches[spot.at : spot.behind]:
+            other.pushed_ns += spot.takes_ns
+        for other in self._batches[spot.behind :]:
+            other.pushed_ns += spot.longer_ns
         if batch is None:
-            batch = Batch(list(rows), longest=longest, due_ns=due_ns)
-            if due_ns == NEVER:
+            batch = Batch(list(rows))
+            if batch.due_ns == NEVER:
                 name = batch.ladder.name
                 batch.turn = self._turns[name] = max(self._turn, self._turns.get(name, 0.0)) + batch.ns
         else:
             self._batches.remove(batch)
             batch.rows += rows
-            batch.longest, batch.due_ns = max(batch.longest, longest), min(batch.due_ns, due_ns)
+            batch.pushed_ns += spot.moved_ns - spot.takes_ns  # it was among those in front of `behind`
+            batch.settle(batch.place)
         self._batches.insert(spot.at, batch)
-        self._push(before, now_ns)
-        end_ns = self._ends(now_ns)[batch]
         for row in rows:
-            row.promised_ns = end_ns - batch.pushed_ns
-        work.job.predicted_ns = max(work.job.predicted_ns, end_ns + batch.tail_ns)
+            row.promised_ns = spot.end_ns - batch.pushed_ns
+        work.job.predicted_ns = max(work.job.predicted_ns, spot.end_ns + batch.tail_ns)
         work.rows += rows
         work.n_left += len(rows)
         self._count(rows, by=1)
@@ -272,7 +283,8 @@ class Plan:
             if rows:
                 gone += rows
                 batch.rows = [row for row in batch.rows if row.work is not work]
-                batch.settle()
+                if batch.rows:
+                    batch.settle(batch.place)
         self._count(gone, by=-1)
         left = set(gone)
         work.rows = [row for row in work.rows if row not in left]
@@ -292,12 +304,11 @@ class Plan:
             last = max(works, key=lambda work: (work.job.deadline_ns, len(work.rows[0].ids)))
             put_off += [row for row in batch.rows if row.work is last]
             batch.rows = [row for row in batch.rows if row.work is not last]
-            batch.settle()
+            batch.settle(batch.place)
         if put_off:
             for row in put_off:
                 row.promised_ns += batch.pushed_ns  # that it is late is an error of the forecast, and counted as one
-            rest = Batch(put_off, longest=0, due_ns=NEVER)
-            rest.settle()
+            rest = Batch(put_off)
             keys = [(one.due_ns, one.turn) for one in self._batches]
             self._batches.insert(bisect_right(keys, (rest.due_ns, rest.turn)), rest)
 
@@ -306,17 +317,14 @@ class Plan:
         fast_ns, fastest = batch.ns, batch.place
         spare_ns = SHARED * self._spare(now_ns + int(fast_ns))
         for place in batch.places[:-1]:
-            batch.place = place
-            longest = longest_of(batch.rows, batch.ladder, place)
-            slower_ns = batch.ladder.forecast.run_ns(place, [len(batch.rows) * longest]) - fast_ns
-            is_in_time = now_ns + fast_ns + slower_ns <= batch.latest_ns
-            is_taken = fits(batch.ladder, place, n_rows=len(batch.rows), longest=longest)
-            if is_taken and is_in_time and (not self._batches or slower_ns <= spare_ns):
-                batch.longest = longest
+            batch.settle(place)
+            slower_ns = batch.ns - fast_ns
+            is_in_time = now_ns + batch.ns <= batch.latest_ns and (not self._batches or slower_ns <= spare_ns)
+            if is_in_time and fits(batch.ladder, place, n_rows=len(batch.rows), longest=batch.longest):
                 for one in (batch, *self._batches):
                     one.pushed_ns += slower_ns
                 return
-        batch.place = fastest
+        batch.settle(fastest)
 
     def _margin(self, ladder: Ladder, deadline_ns: int, now_ns: int) -> float:
         """Give the distance that a usual deadline is kept at: errors add up over the batches ahead, up to a crowd."""
