@@ -17,23 +17,24 @@ ALONE = Batching(max_rows=1, max_tokens=1)
 
 
 class Row:
-    """A window of a job.
+    """The window of a job that stands at a place of one of its texts.
 
     Attributes:
         promised_ns: when its answer was predicted, less what its batch had been pushed by then.
         logits: None until it has run.
     """
 
-    __slots__ = ("ids", "logits", "promised_ns", "text", "work")
+    __slots__ = ("ids", "logits", "place", "promised_ns", "text", "work")
 
-    def __init__(self, work: "Work", *, text: int, ids: "NDArray[Any]") -> None:
-        self.work, self.text, self.ids = work, text, ids
+    def __init__(self, work: "Work", *, text: int, place: int) -> None:
+        self.work, self.text, self.place = work, text, place
+        self.ids = work.job.encoded[text][place].ids
         self.logits: NDArray[Any] | None = None
         self.promised_ns = 0.0
 
 
 class Work:
-    """A job and its rows, those of a text in the order of its windows.
+    """A job and its rows, in the order in which they were planned; those of a text are its first ones.
 
     Attributes:
         places: of the rungs that may answer it; one alone where its rows do not fit into one batch.
@@ -59,9 +60,7 @@ class Work:
             for text, windows in enumerate(self.job.encoded)
             for place in range(max(taken[text], 1), len(windows))
         ]
-        return [
-            Row(self, text=text, ids=self.job.encoded[text][place].ids) for text, place in (first + rest)[:n_rows]
-        ]
+        return [Row(self, text=text, place=place) for text, place in (first + rest)[:n_rows]]
 
 
 class Batch:

@@ -11,6 +11,7 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -211,7 +212,7 @@ async def _decode(work: Work) -> None:
     """Read the answers out of a job's logits, with turns of the loop between those of a long list."""
     job, turn = work.job, perf_counter_ns()
     logits: list[list[Any]] = [[] for _ in job.texts]
-    for row in work.rows:
+    for row in sorted(work.rows, key=attrgetter("place")):
         logits[row.text].append(row.logits)
     for text, windows, outputs in zip(job.texts, job.encoded, logits, strict=True):
         began = perf_counter_ns()
