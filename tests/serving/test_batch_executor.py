@@ -25,12 +25,15 @@ BROKEN_ID = 6  # a word of the tiny vocabulary
 class Device(FakeBackend):
     """A fake device that says what it ran, and fails on rows with a certain word."""
 
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
     slow_s = 0.0
     is_broken = False
 
     def run(self, batch: Batch) -> dict[str, NDArray[np.float32]]:
         """Give logits."""
-        self.sizes = [*getattr(self, "sizes", []), len(batch["input_ids"])]
+        self.sizes.append(len(batch["input_ids"]))
         time.sleep(self.slow_s)
         if self.is_broken and (batch["input_ids"] == BROKEN_ID).any():
             raise RuntimeError("this device fails on that word")
@@ -55,7 +58,8 @@ class Bench:
 
         async def warmed() -> Any:
             await self.executor.warm(self.ladder)
-            await asyncio.sleep(0.05)
+            while self.executor._runs is not None:
+                await asyncio.sleep(0.001)
             self.device.sizes = []
             return await work
 
@@ -63,6 +67,11 @@ class Bench:
             return asyncio.run(warmed())
         finally:
             self.executor.close()
+
+    async def started(self, n: int = 1) -> None:
+        """Wait until the device has begun so many runs."""
+        while len(self.device.sizes) < n:
+            await asyncio.sleep(0.001)
 
     async def answer(self, text: str, *, within_ms: float | None = None) -> Job:
         now = time.perf_counter_ns()
@@ -81,7 +90,7 @@ def test_what_is_late_when_its_turn_comes_is_refused_and_never_reaches_the_devic
     async def ask() -> list[Any]:
         bench.device.slow_s = 0.2  # nobody predicted that
         first = asyncio.create_task(bench.answer("maria"))
-        await asyncio.sleep(0.05)
+        await bench.started()
         late = [asyncio.create_task(bench.answer("maria", within_ms=60)) for _ in range(5)]
         patient = asyncio.create_task(bench.answer("maria", within_ms=5000))
         return await asyncio.gather(first, patient, *late, return_exceptions=True)
@@ -99,7 +108,7 @@ def test_a_row_that_fails_costs_its_own_request_alone(bench: Bench) -> None:
         bench.device.is_broken = True
         bench.device.slow_s = 0.05
         first = asyncio.create_task(bench.answer("wrote"))
-        await asyncio.sleep(0.02)
+        await bench.started()
         return await asyncio.gather(*(bench.answer(text) for text in ("wrote", "garcia", "lisbon")), first, return_exceptions=True)
 
     fine, broken, other, first = bench.run(ask())
@@ -112,7 +121,7 @@ def test_a_batch_is_noted_with_its_padding(bench: Bench) -> None:
     async def ask() -> None:
         bench.device.slow_s = 0.05
         first = asyncio.create_task(bench.answer("maria"))
-        await asyncio.sleep(0.02)
+        await bench.started()
         await asyncio.gather(first, bench.answer("maria"), bench.answer("maria garcia wrote"))
 
     bench.run(ask())
@@ -124,9 +133,9 @@ def test_a_batch_is_noted_with_its_padding(bench: Bench) -> None:
 
 def test_a_ladder_is_let_go_when_nothing_of_it_runs(bench: Bench) -> None:
     async def leave() -> float:
-        bench.device.slow_s = 0.1
+        bench.device.slow_s = 0.2
         asking = asyncio.create_task(bench.answer("maria"))
-        await asyncio.sleep(0.02)
+        await bench.started()
         asking.cancel()
         began = time.monotonic()
         await bench.executor.remove(bench.ladder)
@@ -139,11 +148,11 @@ def test_a_ladder_is_let_go_when_nothing_of_it_runs(bench: Bench) -> None:
 def test_an_idle_device_is_kept_warm_and_a_busy_one_left_alone(bench: Bench) -> None:
     async def idle() -> list[int]:
         bench.executor.run_idle()
-        await asyncio.sleep(0.05)
+        await bench.started()
         ran = list(bench.device.sizes)
         bench.device.slow_s = 0.05
         asking = asyncio.create_task(bench.answer("maria"))
-        await asyncio.sleep(0.02)
+        await bench.started(2)
         bench.executor.run_idle()
         await asking
         return ran

@@ -1,5 +1,6 @@
 """Which rows run together, in which order, and who is refused: on a clock of our own, with a device that keeps time."""
 
+import contextlib
 import random
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -148,6 +149,24 @@ def test_who_would_be_late_or_make_others_late_is_refused_and_told_by_how_much()
     assert refused.value.slug == "would-be-late"
     assert refused.value.extra == {"predicted_ms": 10.0, "retry_after_ms": 1.0, "rung": None}
     admit(plan, ladder, 100, within_ms=10)
+
+
+def test_batches_stay_large_under_overload() -> None:
+    plan, ladder = Plan(), make_ladder()
+    free_ms, batches = 0.0, list[Batch]()
+    for now_ms in range(1000):  # eight a millisecond, where two fit
+        while free_ms <= now_ms:
+            plan.busy_until_ns = 0.0
+            batch, _ = plan.take(int(free_ms * MS))
+            if batch is None:
+                break
+            batches.append(batch)
+            free_ms += batch.ns / MS
+        for _ in range(8):
+            with contextlib.suppress(Refused):
+                admit(plan, ladder, 20, within_ms=40, now_ms=now_ms)
+    later = batches[len(batches) // 2 :]
+    assert sum(len(batch.rows) for batch in later) > 6 * len(later), "each was let in at the last moment, with no room to grow"
 
 
 @pytest.mark.parametrize("seed", range(6))

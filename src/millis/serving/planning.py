@@ -20,6 +20,8 @@ from millis.serving.scheduling import CROWD, MOST_WAITING, NEVER, SHARED, Job, L
 _ASKED_NS = 1_000_000_000
 """For so long after a request its model counts as one that others share the device with."""
 
+_FOLLOW = 0.05
+
 
 class _Spot(NamedTuple):
     """A place for rows: in a batch that is there, or (None) in one of their own, which is the at-th then.
@@ -48,6 +50,15 @@ class _Over(NamedTuple):
     end_ns: float
 
 
+class _Asked:
+    """When a model was last asked, and how long after the time before, in the mean."""
+
+    __slots__ = ("at_ns", "gap_ns")
+
+    def __init__(self) -> None:
+        self.at_ns, self.gap_ns = -_ASKED_NS, float(_ASKED_NS)
+
+
 class Plan:
     """Batches that wait, those that are due first in front.
 
@@ -58,7 +69,7 @@ class Plan:
     def __init__(self) -> None:
         self._batches: list[Batch] = []
         self._works: dict[Job, Work] = {}
-        self._asked_ns: dict[str, int] = {}
+        self._asked: dict[str, _Asked] = {}
         self._turn = 0.0
         self._turns: dict[str, float] = {}
         self.busy_until_ns = 0.0
@@ -71,7 +82,7 @@ class Plan:
             Refused: it would be late, or make another late, or its model takes its share already, or too many wait.
         """
         forecast, fastest = job.ladder.forecast, job.places[-1]
-        self._asked_ns[job.ladder.name] = now_ns
+        self._note(job.ladder, now_ns)
         work = Work(job)
         n_windows = sum(len(windows) for windows in job.encoded)
         rows = work.grow(sum(map(bool, job.encoded)) if job.may_stop else n_windows)
@@ -101,7 +112,7 @@ class Plan:
 
     def foresee(self, ladder: Ladder, *, came_ns: int, usual_ns: int, now_ns: int) -> float | None:
         """Give by how many ns the shortest answer would miss the usual deadline because of those ahead; else None."""
-        self._asked_ns[ladder.name] = now_ns
+        self._note(ladder, now_ns)
         if ladder.forecast.least_ns(len(ladder.models) - 1) > usual_ns:
             return None
         deadline_ns = came_ns + usual_ns
@@ -227,6 +238,8 @@ class Plan:
             moved_ns = end_ns - starts[i + 1] if joins is not None else 0.0
             n_all = n_rows + (len(joins.rows) if joins is not None else 0)
             latest_ns = min(due_ns, joins.due_ns if joins is not None else NEVER) - ladder.forecast.overhead_ns * n_all
+            if joins is None and due_ns < NEVER:
+                latest_ns -= self._growth(n_rows, longest, ladder=ladder, place=places[-1], wait_ns=starts[at] - now_ns)
             late_ns = end_ns - latest_ns
             others_ns = max(
                 takes_ns - min(slacks[at:i], default=NEVER), longer_ns - min(slacks[i + 1 :], default=NEVER)
@@ -235,14 +248,32 @@ class Plan:
                 spot = _Spot(joins, at, i + (joins is not None), takes_ns, longer_ns, end_ns, moved_ns)
                 return self._share(spot, ladder, due_ns=due_ns, now_ns=now_ns)
             if joins is None:
-                said_ns = end_ns + ladder.forecast.overhead_ns * n_rows
+                said_ns = end_ns + max(due_ns - latest_ns, 0.0)
                 slug = "would-be-late" if late_ns > 0 else "would-make-others-late"
                 over = _Over(slug, late_ns if late_ns > 0 else others_ns, said_ns)
         return over
 
+    def _growth(self, n_rows: int, longest: int, *, ladder: Ladder, place: int, wait_ns: float) -> float:
+        """Predict how much longer a batch will run than now, for those who come until it starts.
+
+        Without room for them a batch that ends just in time stays as small as it began: under overload the device would
+        run small batches one after another.
+        """
+        batching, forecast = ladder.models[place].batching or ALONE, ladder.forecast
+        most = max(min(batching.max_rows, batching.max_tokens // longest), n_rows)
+        n_all = min(n_rows + int(wait_ns / self._asked[ladder.name].gap_ns), most)
+        return forecast.run_ns(place, [n_all * longest]) - forecast.run_ns(place, [n_rows * longest])
+
+    def _note(self, ladder: Ladder, now_ns: int) -> None:
+        """Note that a model is asked, and follow how often."""
+        asked = self._asked.setdefault(ladder.name, _Asked())
+        gap_ns = min(now_ns - asked.at_ns, _ASKED_NS)
+        asked.gap_ns = max(asked.gap_ns + _FOLLOW * (gap_ns - asked.gap_ns), 1.0)
+        asked.at_ns = now_ns
+
     def _share(self, spot: _Spot, ladder: Ladder, *, due_ns: float, now_ns: int) -> _Spot | _Over:
         """Refuse a place to a model that would take more than its share of the time until then, if others are asked."""
-        n_asked = sum(now_ns - at_ns < _ASKED_NS for at_ns in self._asked_ns.values())
+        n_asked = sum(now_ns - asked.at_ns < _ASKED_NS for asked in self._asked.values())
         if n_asked < 2 or due_ns == NEVER:
             return spot
         waiting_ns = sum(batch.ns for batch in self._batches if batch.ladder.name == ladder.name)
