@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from common import keep
 from millis.backends import Batching
 from millis.bundles import Rung
 from millis.serving.planning import Plan
@@ -106,13 +107,17 @@ def run_first_come(
     return took_ms, batches
 
 
-def write_row(asked: argparse.Namespace, rate: int, how: str, took_ms: Sequence[float], batches: Sequence[Sequence[int]]) -> str:
-    """Write a row of the table."""
-    in_time = sum(ms <= asked.bound_ms for ms in took_ms) / asked.n
+def sum_up(
+    asked: argparse.Namespace, rate: int, how: str, *, took_ms: Sequence[float], batches: Sequence[Sequence[int]]
+) -> dict[str, Any]:
+    """Give a row of the table."""
     p50, p99 = np.percentile(took_ms, [50, 99])
-    padding = 1 - sum(map(sum, batches)) / sum(len(one) * max(one) for one in batches)
-    mean = len(took_ms) / len(batches)
-    return f"| {rate} | {how} | {in_time * rate:.0f} | {1 - len(took_ms) / asked.n:.0%} | {p50:.1f} | {p99:.1f} | {mean:.1f} | {padding:.0%} |"
+    n_padded = sum(len(one) * max(one) for one in batches)
+    return {
+        "rate_per_s": rate, "how": how, "in_time_per_s": round(rate * sum(ms <= asked.bound_ms for ms in took_ms) / asked.n),
+        "refused_percent": round(100 - 100 * len(took_ms) / asked.n), "p50_ms": round(float(p50), 1), "p99_ms": round(float(p99), 1),
+        "rows": round(len(took_ms) / len(batches), 1), "padding_percent": round(100 - 100 * sum(map(sum, batches)) / n_padded),
+    }  # fmt: skip
 
 
 def main() -> None:
@@ -124,15 +129,17 @@ def main() -> None:
     parser.add_argument("--bound-ms", type=float, default=50.0)
     parser.add_argument("--n", type=int, default=4000)
     asked = parser.parse_args()
-    print("| rate/s | how | in time/s | refused | p50 ms | p99 ms | rows a batch | padding |\n|---|---|---|---|---|---|---|---|")
+    print("| rate/s | how | in time/s | refused % | p50 ms | p99 ms | rows a batch | padding % |\n|---|---|---|---|---|---|---|---|")
+    seen: list[dict[str, Any]] = []
     for rate in RATES:
         requests = draw_requests(asked, rate_per_s=rate)
-        for how, rows, window_ms in (
-            ("one by one", 1, 0.0), ("plan", asked.rows, 0.0), ("plan, window 1 ms", asked.rows, 1.0), ("plan, window 5 ms", asked.rows, 5.0)
-        ):  # fmt: skip
-            ran = run_plan(asked, requests=requests, rows=rows, window_ms=window_ms)
-            print(write_row(asked, rate, how, *ran), flush=True)
-        print(write_row(asked, rate, "first come", *run_first_come(asked, requests=requests)))
+        ways = {"one by one": (1, 0.0), "plan": (asked.rows, 0.0), "plan, window 1 ms": (asked.rows, 1.0), "plan, window 5 ms": (asked.rows, 5.0)}
+        ran = {how: run_plan(asked, requests=requests, rows=rows, window_ms=ms) for how, (rows, ms) in ways.items()}
+        ran["first come"] = run_first_come(asked, requests=requests)
+        for how, (took_ms, batches) in ran.items():
+            seen.append(sum_up(asked, rate, how, took_ms=took_ms, batches=batches))
+            print("|", *(f"{value} |" for value in seen[-1].values()), flush=True)
+    keep("batching", {"settings": vars(asked), "rows": seen})
 
 
 if __name__ == "__main__":
