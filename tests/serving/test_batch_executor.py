@@ -16,8 +16,10 @@ from millis.backends.fake import FakeBackend, write_fake
 from millis.bundles import Model
 from millis.bundles.model import load_task
 from millis.serving.batching import BatchExecutor
+from millis.serving.loading import load_version, make_version
 from millis.serving.prediction import Forecast
 from millis.serving.scheduling import NEVER, Job, Ladder, Refused
+from millis.serving.served import Served
 
 BROKEN_ID = 6  # a word of the tiny vocabulary
 
@@ -159,3 +161,17 @@ def test_an_idle_device_is_kept_warm_and_a_busy_one_left_alone(bench: Bench) -> 
 
     assert bench.run(idle()) == [1]
     assert bench.device.sizes == [1, 1]
+
+
+def test_what_a_batch_takes_is_timed_when_its_model_is_loaded(tmp_path: Path) -> None:
+    bundle = make_fake_bundle(tmp_path, delay_ms=4.0, token_ms=0.1, batching=Batching(max_rows=8, max_tokens=200))
+    served = load_version(make_version(bundle), threads=0, has_fallback=True, n_workers=1)
+    assert isinstance(served, Served)
+    try:
+        for n_tokens in (16, 50, 96, 128):
+            wanted_ms = 4.0 + 0.1 * n_tokens
+            said_ms = served.ladder.forecast.run_ns(0, [n_tokens]) / 1e6
+            assert wanted_ms <= said_ms < 1.4 * wanted_ms + 3.0, n_tokens
+        assert served.ladder.is_batched
+    finally:
+        served.close()

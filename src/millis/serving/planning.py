@@ -15,12 +15,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from millis.serving.batches import ALONE, Batch, Row, Work, cut, due, fits, longest_of
+from millis.serving.demand import Demand
 from millis.serving.scheduling import CROWD, MOST_WAITING, NEVER, SHARED, Job, Ladder, refuse
-
-_ASKED_NS = 1_000_000_000
-"""For so long after a request its model counts as one that others share the device with."""
-
-_FOLLOW = 0.05
 
 
 class _Spot(NamedTuple):
@@ -50,15 +46,6 @@ class _Over(NamedTuple):
     end_ns: float
 
 
-class _Asked:
-    """When a model was last asked, and how long after the time before, in the mean."""
-
-    __slots__ = ("at_ns", "gap_ns")
-
-    def __init__(self) -> None:
-        self.at_ns, self.gap_ns = -_ASKED_NS, float(_ASKED_NS)
-
-
 class Plan:
     """Batches that wait, those that are due first in front.
 
@@ -69,7 +56,7 @@ class Plan:
     def __init__(self) -> None:
         self._batches: list[Batch] = []
         self._works: dict[Job, Work] = {}
-        self._asked: dict[str, _Asked] = {}
+        self._demand = Demand()
         self._turn = 0.0
         self._turns: dict[str, float] = {}
         self.busy_until_ns = 0.0
@@ -82,7 +69,7 @@ class Plan:
             Refused: it would be late, or make another late, or its model takes its share already, or too many wait.
         """
         forecast, fastest = job.ladder.forecast, job.places[-1]
-        self._note(job.ladder, now_ns)
+        self._demand.note(job.ladder.name, now_ns=now_ns)
         work = Work(job)
         n_windows = sum(len(windows) for windows in job.encoded)
         rows = work.grow(sum(map(bool, job.encoded)) if job.may_stop else n_windows)
@@ -112,7 +99,6 @@ class Plan:
 
     def foresee(self, ladder: Ladder, *, came_ns: int, usual_ns: int, now_ns: int) -> float | None:
         """Give by how many ns the shortest answer would miss the usual deadline because of those ahead; else None."""
-        self._note(ladder, now_ns)
         if ladder.forecast.least_ns(len(ladder.models) - 1) > usual_ns:
             return None
         deadline_ns = came_ns + usual_ns
@@ -120,7 +106,10 @@ class Plan:
         places = range(len(ladder.models))
         longest = ladder.models[-1].bucket_of(1)
         found = self._find(1, longest, ladder=ladder, places=places, due_ns=due_ns, now_ns=now_ns)
-        return found.over_ns if isinstance(found, _Over) else None
+        if isinstance(found, _Spot):
+            return None  # it comes in, and is noted then
+        self._demand.note(ladder.name, now_ns=now_ns)
+        return found.over_ns
 
     def extend(self, work: Work, *, now_ns: int) -> bool:
         """Give a job that may stop the next windows that there is time for; say whether there are any."""
@@ -261,19 +250,12 @@ class Plan:
         """
         batching, forecast = ladder.models[place].batching or ALONE, ladder.forecast
         most = max(min(batching.max_rows, batching.max_tokens // longest), n_rows)
-        n_all = min(n_rows + int(wait_ns / self._asked[ladder.name].gap_ns), most)
+        n_all = min(n_rows + self._demand.expect(ladder.name, within_ns=wait_ns), most)
         return forecast.run_ns(place, [n_all * longest]) - forecast.run_ns(place, [n_rows * longest])
-
-    def _note(self, ladder: Ladder, now_ns: int) -> None:
-        """Note that a model is asked, and follow how often."""
-        asked = self._asked.setdefault(ladder.name, _Asked())
-        gap_ns = min(now_ns - asked.at_ns, _ASKED_NS)
-        asked.gap_ns = max(asked.gap_ns + _FOLLOW * (gap_ns - asked.gap_ns), 1.0)
-        asked.at_ns = now_ns
 
     def _share(self, spot: _Spot, ladder: Ladder, *, due_ns: float, now_ns: int) -> _Spot | _Over:
         """Refuse a place to a model that would take more than its share of the time until then, if others are asked."""
-        n_asked = sum(now_ns - asked.at_ns < _ASKED_NS for asked in self._asked.values())
+        n_asked = self._demand.n_models(now_ns)
         if n_asked < 2 or due_ns == NEVER:
             return spot
         waiting_ns = sum(batch.ns for batch in self._batches if batch.ladder.name == ladder.name)
