@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
+from millis.backends import Batching
 from millis.backends.fake import write_fake
 from millis.bundles import Bundle, LatencyRow, Manifest, Rung, ServingShape, save_bundle
 from millis.bundles.bundle import hash_file
@@ -65,14 +66,18 @@ def make_fake_bundle(
     p99: str = "1 s",
     faster_ms: float | None = None,
     task: str = "ner",
+    token_ms: float = 0.0,
+    batching: Batching | None = None,
 ) -> Bundle:
-    """Write a bundle whose model is the fake backend; with faster_ms there is a second, faster rung, `fake-fast`."""
+    """Write a bundle whose model is the fake backend; with faster_ms there is a second, faster rung, `fake-fast`;
+    with batching a device runs it.
+    """
     delays_ms = {"fake": delay_ms} | ({} if faster_ms is None else {"fake-fast": faster_ms})
     rungs, parts = [], {}
     for place, (one, ms) in enumerate(delays_ms.items()):
         write_fake(
             folder / f"{name}-{one}", labels=len(LABELS_OF[task]) or WIDTH, delay_ms=ms,
-            rows=None if task in ("ner", "qa") else 1, is_across=task == "qa",
+            rows=None if task in ("ner", "qa") else 1, is_across=task == "qa", token_ms=token_ms, batching=batching,
         )  # fmt: skip
         parts[f"rungs/{one}"] = folder / f"{name}-{one}"
         latency = () if faster_ms is None else (LatencyRow(tokens=32, p50_ms=ms + 0.1, p99_ms=ms + 0.5, n=100),)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from millis.backends import BackendSettings, backends
+from millis.backends import BackendSettings, Batching, backends
 from millis.backends.conformance import CHECKS, LENGTHS
 from millis.backends.fake import write_fake
 
@@ -27,3 +27,10 @@ def test_a_registered_backend_conforms(
 def test_a_backend_whose_outputs_are_rows_over_the_tokens_conforms(check: Callable[..., None], tmp_path: Path) -> None:
     write_fake(tmp_path, labels=2, is_across=True)
     check(backends["fake"], tmp_path, settings=BackendSettings(buckets=LENGTHS))
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_a_backend_that_batches_conforms(settings: BackendSettings, check: Callable[..., None], tmp_path: Path) -> None:
+    write_fake(tmp_path, labels=5, token_ms=0.01, batching=Batching(max_rows=16, max_tokens=160))
+    check(backends["fake"], tmp_path, settings=settings)

@@ -9,6 +9,7 @@ import pytest
 import millis
 from making import make_fake_bundle
 from millis.asking import Client
+from millis.backends import Batching
 from millis.serving.settings import ServeSettings
 from millis.serving.supervisor import Supervisor
 
@@ -18,11 +19,12 @@ ASKED = {"query": "who wrote", "documents": ["maria garcia wrote from lisbon", "
 RUN_MS = 10.0
 
 
-@pytest.fixture(scope="module", params=[0, 1], ids=["loop", "threads"])
+@pytest.fixture(scope="module", params=[0, 1, None], ids=["loop", "threads", "device"])
 def server(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Supervisor]:
     bundle = make_fake_bundle(
-        tmp_path_factory.mktemp("rerank"), task="rerank", buckets=(16, 32), delay_ms=RUN_MS, threads=request.param
-    )
+        tmp_path_factory.mktemp("rerank"), task="rerank", buckets=(16, 32), delay_ms=RUN_MS, threads=request.param or 0,
+        batching=Batching(max_rows=2, max_tokens=64) if request.param is None else None,
+    )  # fmt: skip
     with Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0)) as running:
         yield running
 

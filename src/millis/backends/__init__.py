@@ -4,7 +4,7 @@ Border: knows token ids and logits, nothing of text, tasks or HTTP. Each library
 after it. What every backend must do is in conformance.py.
 """
 
-from millis.backends.backend import Backend, BackendSettings, Batch
+from millis.backends.backend import Backend, BackendSettings, Batch, Batching
 from millis.registry import Registry
 
 backends = Registry(
@@ -28,4 +28,4 @@ generators = Registry(
     extras={"genai": "llm"},
 )
 
-__all__ = ["Backend", "BackendSettings", "Batch", "backends", "generators"]
+__all__ = ["Backend", "BackendSettings", "Batch", "Batching", "backends", "generators"]

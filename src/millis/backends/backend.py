@@ -1,4 +1,4 @@
-"""What a backend is: four members, and the settings it is loaded with.
+"""What a backend is: five members, and the settings it is loaded with.
 
 Border: the interface only.
 """
@@ -50,10 +50,34 @@ class BackendSettings:
             )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batching:
+    """How much a device takes at once.
+
+    Args:
+        max_rows: rows of a batch.
+        max_tokens: of a batch, padding included: rows times the longest.
+    """
+
+    max_rows: int
+    max_tokens: int
+
+    def __post_init__(self) -> None:
+        """Refuse what lets nothing through."""
+        if self.max_rows < 1 or self.max_tokens < 1:
+            raise InvalidValue(
+                f"batches of {self.max_rows} rows and {self.max_tokens} tokens cannot be: give 1 or more of each."
+            )
+
+
 class Backend(Protocol):
     """One loaded model: arrays in, arrays out."""
 
     name: str
+
+    batching: Batching | None
+    """Since it was loaded: what it runs at once, where several rows cost little more than one; None where each row
+    is better run alone. A batch of one row is always taken, however long."""
 
     def load(self, folder: Path, *, settings: BackendSettings) -> None:
         """Load the model files in folder and make every bucket ready to run.

@@ -4,7 +4,7 @@ Usage:
     for check in CHECKS:
         check(MyBackend, folder, settings=BackendSettings())   # folder: model files in fp32, of any size
 
-Border: asks through the four members of a backend only; needs no test library.
+Border: asks through the five members of a backend only; needs no test library.
 Limits: fp32 files. A runtime that scales activations per call (ONNX Runtime int8 dynamic) lets neighbours and
 padding move a logit by more than TOLERANCE, so such a rung is run row by row, unpadded.
 """
@@ -69,6 +69,22 @@ def check_padding_does_not_matter(make: Make, folder: Path, *, settings: Backend
             padded = backend.run({"input_ids": ids, "attention_mask": mask})["logits"][0]
             padded = padded[: wanted.shape[0], : wanted.shape[1]]
             _require_close(padded, wanted, what=f"{short} tokens bare and padded to {long} with id {filler}")
+
+
+def check_a_full_batch_answers_as_its_rows_alone(make: Make, folder: Path, *, settings: BackendSettings) -> None:
+    """What it says of batches is so: as many rows as it takes, of all lengths, each as if it were alone."""
+    with _Loaded(make, folder, settings) as backend:
+        batching, longest = backend.batching, LENGTHS[-1]
+        n_rows = 4 if batching is None else min(batching.max_rows, batching.max_tokens // longest)
+        assert n_rows >= 1, f"batches of {batching} take no row of {longest} tokens"
+        ids, mask = (array.copy() for array in _batch(n_rows, longest).values())
+        for i, n in enumerate(LENGTHS[i % len(LENGTHS)] for i in range(n_rows)):
+            ids[i, n:] = mask[i, n:] = 0
+        together = backend.run({"input_ids": ids, "attention_mask": mask})["logits"]
+        for i, n in enumerate(mask.sum(1)):
+            alone = backend.run({"input_ids": ids[i : i + 1, :n], "attention_mask": mask[i : i + 1, :n]})["logits"][0]
+            in_batch = together[i, : alone.shape[0], : alone.shape[1]]
+            _require_close(in_batch, alone, what=f"row {i} of {n} tokens alone and in a full batch")
 
 
 def check_answers_depend_on_the_input(make: Make, folder: Path, *, settings: BackendSettings) -> None:
@@ -153,6 +169,7 @@ CHECKS = (
     check_answers_have_the_shape,
     check_neighbours_do_not_matter,
     check_padding_does_not_matter,
+    check_a_full_batch_answers_as_its_rows_alone,
     check_answers_depend_on_the_input,
     check_answers_belong_to_the_caller,
     check_inputs_are_left_alone,

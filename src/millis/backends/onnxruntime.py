@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from millis.backends.backend import BackendSettings, Batch
+from millis.backends.backend import BackendSettings, Batch, Batching
 from millis.errors import InvalidBundle, InvalidValue
 
 FILE = "model.onnx"
@@ -28,6 +28,7 @@ class OnnxRuntimeBackend:
     """One session for every length: buckets cost nothing here and are run as they come."""
 
     name = "onnxruntime"
+    batching: Batching | None = None
 
     def load(self, folder: Path, *, settings: BackendSettings) -> None:
         """Open model.onnx on the provider that the device names."""

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from millis.backends.backend import BackendSettings, Batch
+from millis.backends.backend import BackendSettings, Batch, Batching
 from millis.errors import InvalidBundle, InvalidValue, RunFailed
 
 # Importing openvino imports its model converter, which unasked tells its maker's analytics that it was imported; nncf
@@ -49,6 +49,7 @@ class OpenVinoBackend:
     """Static shapes beat a dynamic one, most of all on short inputs, at the price of one compiled model each."""
 
     name = "openvino"
+    batching: Batching | None = None
 
     def load(self, folder: Path, *, settings: BackendSettings) -> None:
         """Compile every bucket, or take it from settings.cache."""

@@ -14,7 +14,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from millis.backends.backend import BackendSettings, Batch
+from millis.backends.backend import BackendSettings, Batch, Batching
 from millis.errors import InvalidBundle, InvalidValue
 
 TABLE, PAIRS, HEAD = "table.npy", "pairs.npy", "head.npz"
@@ -60,6 +60,7 @@ class StaticBackend:
     """Any length runs as it comes."""
 
     name = "static"
+    batching: Batching | None = None
 
     def load(self, folder: Path, *, settings: BackendSettings) -> None:
         """Map the tables and read the head; the device is always "cpu"."""

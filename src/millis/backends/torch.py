@@ -1,7 +1,7 @@
 """PyTorch: the reference that every other backend is compared with.
 
 Border: reads a folder in Hugging Face layout; never on the serving path of a bundle that millis makes.
-Limits: only the CPU is tested.
+Limits: only the CPU is tested; that it batches on a GPU (cuda) is written, and was never run on one.
 """
 
 from pathlib import Path
@@ -12,16 +12,19 @@ from numpy.typing import NDArray
 from transformers import AutoModelForTokenClassification
 from transformers.utils import logging as transformers_logging
 
-from millis.backends.backend import BackendSettings, Batch
+from millis.backends.backend import BackendSettings, Batch, Batching
 from millis.backends.encoder import read_out, take_head_off
 from millis.backends.grafts import load_changed
 from millis.errors import InvalidBundle, InvalidValue
+
+_ON_A_GPU = Batching(max_rows=64, max_tokens=16_384)
 
 
 class TorchBackend:
     """An encoder with its head in fp32, as it was trained."""
 
     name = "torch"
+    batching: Batching | None = None
 
     def load(self, folder: Path, *, settings: BackendSettings) -> None:
         """Load the weights; threads are the process's, since torch has no others."""
@@ -45,6 +48,7 @@ class TorchBackend:
         take_head_off(model)
         torch.set_num_threads(settings.threads)
         self._device = torch.device(settings.device)
+        self.batching = _ON_A_GPU if settings.device == "cuda" else None
         self._model = model.eval().to(self._device)
 
     def run(self, batch: Batch) -> dict[str, NDArray[np.float32]]:

@@ -4,6 +4,7 @@ Border: the one place where task and backend meet; the server and Python users r
 Limits: a Model is for one thread at a time; `share` gives another thread its own over the same weights.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter_ns
@@ -13,7 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from millis.backends import Backend, BackendSettings, backends
+from millis.backends import Backend, BackendSettings, Batching, backends
 from millis.bundles.bundle import TOKENIZER, Bundle, open_bundle
 from millis.bundles.cache import compiled_cache
 from millis.bundles.manifest import Rung
@@ -97,6 +98,20 @@ class Model:
         mask[0, :n], mask[0, n:] = 1, 0
         logits: NDArray[np.float32] = self._backend.run({"input_ids": padded, "attention_mask": mask})["logits"][0]
         return self.task.head.cut(logits, n)
+
+    @property
+    def batching(self) -> Batching | None:
+        """What it runs at once, None where each window is better run alone."""
+        return self._backend.batching
+
+    def run_together(self, rows: Sequence[NDArray[np.int64]]) -> list[NDArray[np.float32]]:
+        """Run the network on windows of ids (T,) in one batch, each padded to the longest; give the logits (R, C)."""
+        longest = self.bucket_of(max(len(row) for row in rows))
+        ids, mask = np.zeros((2, len(rows), longest), np.int64)
+        for i, row in enumerate(rows):
+            ids[i, : len(row)], mask[i, : len(row)] = row, 1
+        logits = self._backend.run({"input_ids": ids, "attention_mask": mask})["logits"]
+        return [self.task.head.cut(one, len(row)) for one, row in zip(logits, rows, strict=True)]
 
     def warm(self, *, rounds: int = 3) -> list[tuple[int, float]]:
         """Run every bucket and the example a few times, so that the first request is like the others.

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from millis.serving.execution import Executor
+from millis.serving.executor import Executor
 from millis.serving.generating import Talker, check_talking, list_talking
 from millis.serving.replies import Answer, json_route, write_json
 from millis.serving.served import Served, check_ready

@@ -15,7 +15,7 @@ from millis.errors import InvalidRequest, MillisError
 from millis.serving.agreeing import agree
 from millis.serving.caching import AnswerCache, Asked
 from millis.serving.deadlines import read_deadline
-from millis.serving.execution import Executor, give_up, gone
+from millis.serving.executor import Executor, give_up, gone
 from millis.serving.gate import KEY, Gate
 from millis.serving.observing import Observer
 from millis.serving.polling import Polling

@@ -16,7 +16,7 @@ from millis.serving.about import list_about_routes
 from millis.serving.answering import Language, Plain, TaskRoute
 from millis.serving.caching import AnswerCache
 from millis.serving.embeddings import EMBEDDING, EMBEDDINGS, Embeddings
-from millis.serving.execution import Executor
+from millis.serving.executor import Executor
 from millis.serving.gate import ON, Gate
 from millis.serving.generating import Talker
 from millis.serving.observing import Observer

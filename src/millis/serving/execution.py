@@ -9,53 +9,16 @@ import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from time import perf_counter_ns
-from typing import Protocol
 
 from millis.bundles import Model
-from millis.errors import InvalidRequest
 from millis.serving.clock import SocketClock
-from millis.serving.scheduling import NEVER, Job, Ladder, Queue, Refused, refuse
+from millis.serving.executor import give_up, gone, settle, wait
+from millis.serving.scheduling import NEVER, Job, Ladder, Queue, refuse
 
 _BREATH_S = 0.001
 _NO_LOCK = nullcontext()
 _MOST_LOOKS = 4
 """Turns of the loop between two windows, as long as each brings something; some 0.01 ms each, and what it brings."""
-
-
-class Executor(Protocol):
-    """Answers jobs of any ladder of a worker."""
-
-    def add(self, ladder: Ladder) -> None:
-        """Take a ladder up, to be run from now on and closed in the end."""
-
-    async def warm(self, ladder: Ladder) -> None:
-        """Run every length of a ladder where it will run, between those who wait, so that no request is the first."""
-
-    def remove(self, ladder: Ladder) -> None:
-        """Forget a ladder that has no jobs any more; closing it is the caller's."""
-
-    async def answer(self, job: Job) -> None:
-        """Run a job to its end; its results and times are in it then.
-
-        Raises:
-            Refused: it would be late, or was when its turn came.
-        """
-
-    @property
-    def n_waiting(self) -> int:
-        """Say how many wait for their turn."""
-
-    def foresee(self, ladder: Ladder, *, came_ns: int, usual_ns: int) -> float | None:
-        """Give by how many ns the shortest answer would miss the usual deadline because of those ahead; else None."""
-
-    def drop(self, job: Job) -> None:
-        """Forget a job whose client went away; its next window is not run."""
-
-    def close(self) -> None:
-        """Finish what was taken and free the models."""
-
-    def run_idle(self) -> None:
-        """Run an example where nobody waits, so that the next request finds the model warm."""
 
 
 class LoopExecutor:
@@ -82,7 +45,7 @@ class LoopExecutor:
                 loop.call_soon(self._clock.unblock)
                 await asyncio.sleep(_BREATH_S)
 
-    def remove(self, ladder: Ladder) -> None:
+    async def remove(self, ladder: Ladder) -> None:
         """See Executor."""
         self._ladders.remove(ladder)
 
@@ -102,7 +65,7 @@ class LoopExecutor:
         if not self._is_running:
             self._is_running = True
             loop.call_soon(self._look, loop, self._clock.n_events, _MOST_LOOKS)
-        await _wait(job)
+        await wait(job)
 
     @property
     def n_waiting(self) -> int:
@@ -116,7 +79,7 @@ class LoopExecutor:
     def drop(self, job: Job) -> None:
         """See Executor."""
         if self._queue.drop(job):
-            _settle(job.future, gone())
+            settle(job.future, gone())
 
     def close(self) -> None:
         """Free the models."""
@@ -145,7 +108,7 @@ class LoopExecutor:
         if error is None and not job.is_done:
             self._queue.put(job)
         else:
-            _settle(job.future, error)
+            settle(job.future, error)
         loop.call_soon(self._look, loop, self._clock.n_events, _MOST_LOOKS)
 
     def _look(self, loop: asyncio.AbstractEventLoop, n_events: int, n_left: int) -> None:
@@ -183,7 +146,7 @@ class ThreadExecutor:
     async def warm(self, ladder: Ladder) -> None:
         """Nothing: threads run side by side, and none waits for another's first run."""
 
-    def remove(self, ladder: Ladder) -> None:
+    async def remove(self, ladder: Ladder) -> None:
         """See Executor."""
         with self._changed:
             self._ladders.remove(ladder)
@@ -197,7 +160,7 @@ class ThreadExecutor:
             _prepare(job, self._queue)
             self._queue.put(job)
             self._changed.notify()
-        await _wait(job)
+        await wait(job)
 
     @property
     def n_waiting(self) -> int:
@@ -215,7 +178,7 @@ class ThreadExecutor:
             job.is_gone = True
             is_dropped = self._queue.drop(job)
         if is_dropped:
-            _settle(job.future, gone())
+            settle(job.future, gone())
 
     def close(self) -> None:
         """Finish what was taken, end the threads, free the models."""
@@ -247,7 +210,7 @@ class ThreadExecutor:
                         self._queue.put(job)
                         continue
                     error = gone()
-            job.future.get_loop().call_soon_threadsafe(_settle, job.future, error)
+            job.future.get_loop().call_soon_threadsafe(settle, job.future, error)
 
 
 def _prepare(job: Job, queue: Queue) -> None:
@@ -257,10 +220,7 @@ def _prepare(job: Job, queue: Queue) -> None:
     if job.is_own_deadline:
         over_ns = queue.foresee(job.deadline_ns, least_ns=job.ladder.forecast.least_ns(fastest), now_ns=began)
         if over_ns > 0:
-            raise refuse(
-                job, reason="the answer would come too late", over_ns=over_ns,
-                predicted_ns=job.deadline_ns + over_ns, slug="would-be-late",
-            )  # fmt: skip
+            raise refuse(job, slug="would-be-late", over_ns=over_ns, predicted_ns=job.deadline_ns + over_ns)
     job.encoded = [job.ladder.task.encode(text) for text in job.texts]
     now = perf_counter_ns()
     job.tokenize_ns = now - began
@@ -309,37 +269,3 @@ def _run_window(
     finally:
         job.worked_ns += perf_counter_ns() - began
     return None
-
-
-def give_up(job: Job, *, now_ns: int) -> Refused:
-    """Say that a job was admitted and is late all the same, and let the forecast learn from it."""
-    job.ladder.forecast.observe_end(now_ns + job.needs_ns - job.predicted_ns)
-    return refuse(
-        job, reason="its turn came too late", over_ns=now_ns + job.needs_ns - job.deadline_ns,
-        predicted_ns=now_ns + job.needs_ns, slug="deadline-passed", status=504,
-    )  # fmt: skip
-
-
-async def _wait(job: Job) -> None:
-    """Wait for a job's end; an error holds the frames that hold the job, which must not hold the error for ever."""
-    future = job.future
-    try:
-        await future
-    finally:
-        if future.done() and not future.cancelled():
-            job.future = None
-        del future
-
-
-def gone() -> InvalidRequest:
-    """Say that nobody waits for an answer any more."""
-    return InvalidRequest("the client went away before its answer was ready.", slug="disconnected")
-
-
-def _settle(future: "asyncio.Future[None]", error: BaseException | None) -> None:
-    if future.done():
-        return
-    if error is None:
-        future.set_result(None)
-    else:
-        future.set_exception(error)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from millis.errors import InvalidRequest, MillisError
-from millis.serving.execution import Executor
+from millis.serving.executor import Executor
 from millis.serving.generating import Talker
 from millis.serving.memory import trim_memory
 from millis.serving.messages import Answered, Asked, Follow, Followed, Lines, Prepare, Prepared, Seen, Told, write_line
@@ -192,7 +192,7 @@ class Follower:
             served.trial = None
         while served.n_open:
             await asyncio.sleep(_LOOK_S)
-        served.leave(self._executor)
+        await served.leave(self._executor)
         await _on_a_thread(_close, served)
 
     def _report_soon(self) -> None:

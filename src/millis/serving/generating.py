@@ -17,7 +17,7 @@ from millis.backends import generators
 from millis.backends.generator import Generator, GeneratorSettings, Sampling, Step
 from millis.bundles import Bundle
 from millis.errors import InvalidRequest, RunFailed
-from millis.serving.execution import Executor
+from millis.serving.executor import Executor
 from millis.tasks.chat import Chat, Stops, end_of_sentence
 
 STREAMS, _MOST_WAITING = 4, 64
@@ -201,7 +201,7 @@ class Talker:
     async def warm(self, executor: Executor) -> None:
         """Nothing: it was warm when it was loaded."""
 
-    def leave(self, executor: Executor) -> None:
+    async def leave(self, executor: Executor) -> None:
         """Nothing: see join."""
 
     def close(self) -> None:

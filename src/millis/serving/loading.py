@@ -16,6 +16,7 @@ import numpy as np
 
 from millis.bundles import Bundle, LatencyRow, Model, load_ladder, open_bundle
 from millis.errors import InvalidBundle
+from millis.serving.batches import ALONE
 from millis.serving.generating import Talker, load_talker
 from millis.serving.placement import Version
 from millis.serving.prediction import Forecast
@@ -26,6 +27,9 @@ from millis.tasks.instructing import SPEAKING
 _ROUNDS = 24
 _WARM_ROUNDS = 4
 _SIMULATED = 5000
+_BATCH_ROUNDS = 3
+_STEPS = 12
+"""Between two sizes of a batch that were timed."""
 
 
 def load_version(version: Version, *, threads: int, has_fallback: bool, n_workers: int) -> Served | Talker:
@@ -46,6 +50,9 @@ def load_version(version: Version, *, threads: int, has_fallback: bool, n_worker
     models = load_ladder(named, streams=max(threads, 1), has_fallback=has_fallback)
     warm_ns = [[(n, 1e6 * ms) for n, ms in model.warm()] for model in models]
     rungs = [model.rung for model in models]
+    is_batched = any(model.batching is not None for model in models)
+    if is_batched:
+        warm_ns = [_time_batches(model) for model in models]
     notes: tuple[str, ...] = ()
     found = None
     if version.differs:
@@ -53,6 +60,8 @@ def load_version(version: Version, *, threads: int, has_fallback: bool, n_worker
         rungs = [msgspec.structs.replace(rung, latency=one) for rung, one in zip(rungs, rows, strict=True)]
         found = _foresee(named, rows[0], n_workers=n_workers) | {"differs": version.differs}
         notes = (_write_note(version, found),)
+    if is_batched:  # a certificate's rows are of one window at a time
+        rungs = [msgspec.structs.replace(rung, latency=()) for rung in rungs]
     ladder = Ladder(version.name, models, Forecast(rungs, warm_ns=warm_ns))
     return Served(named, ladder, number=version.number, notes=notes, found=found)
 
@@ -96,6 +105,37 @@ def _time(model: Model) -> tuple[LatencyRow, ...]:
         )
         for n, seen in sorted(samples.items())
     )  # fmt: skip
+
+
+def _time_batches(model: Model) -> list[tuple[int, float]]:
+    """Time batches of short windows and of the longest, doubled up to the most; give ns by tokens, padding included.
+
+    Of two shapes of as many tokens the slower counts. Between what was timed it is taken to grow evenly.
+    """
+    batching = model.batching or ALONE
+    lengths = sorted({min(len(ids) for ids in model.lengths_to_warm()), model.bucket_of(model.task.max_tokens)})
+    shapes = [
+        (n_rows, n) for n in lengths for n_rows in _doubled(batching.max_rows)
+        if n_rows == 1 or n_rows * n <= batching.max_tokens
+    ]  # fmt: skip
+    timed: dict[int, float] = {}
+    for n_rows, n in shapes:
+        rows = [np.ones(min(n, model.task.max_tokens), np.int64)] * n_rows
+        least_ns = np.inf
+        for _ in range(_BATCH_ROUNDS):
+            began = perf_counter_ns()
+            model.run_together(rows)
+            least_ns = min(least_ns, perf_counter_ns() - began)
+        timed[n_rows * n] = max(timed.get(n_rows * n, 0.0), least_ns)
+    tokens = sorted(timed)
+    ns = np.maximum.accumulate([timed[n] for n in tokens])
+    dense = np.unique(np.geomspace(tokens[0], tokens[-1], _STEPS * len(tokens)).round().astype(int))
+    return [(int(n), float(one)) for n, one in zip(dense, np.interp(dense, tokens, ns), strict=True)]
+
+
+def _doubled(most: int) -> list[int]:
+    """List 1, 2, 4, ... and the most."""
+    return sorted({*(1 << i for i in range(most.bit_length())), most})
 
 
 def _foresee(bundle: Bundle, rows: Sequence[LatencyRow], *, n_workers: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from time import perf_counter_ns
 from typing import Any
 
-from millis.serving.execution import Executor
+from millis.serving.executor import Executor
 from millis.serving.gate import KEY
 from millis.serving.replies import Scope
 from millis.serving.scheduling import Job

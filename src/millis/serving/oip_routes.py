@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from millis.serving.execution import Executor
+from millis.serving.executor import Executor
 from millis.serving.oip import VERSION, describe_model, describe_server
 from millis.serving.replies import json_route, write_json
 from millis.serving.served import Served, check_ready, no_such_model

@@ -8,7 +8,9 @@ Source: the percentile is followed as in Robbins & Monro 1951, A Stochastic Appr
 when a promise was late, down by a small one when it was not.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
+from operator import itemgetter
 
 from millis.bundles import Rung
 
@@ -29,10 +31,12 @@ class Forecast:
 
     Args:
         rungs: as the bundle says, most accurate first.
-        warm_ns: by rung, token count and time of an inference, as warming up took; used where a rung has no table.
+        warm_ns: by rung, token count and time of an inference, ascending, as warming up took; used where a rung has no
+            table. Tokens are those of the whole batch, padding included, where the rung runs many windows at once.
     Attributes:
         margin_ns: how much sooner than its deadline a predicted end must be.
         overhead_ns: of an answer beside the network's run.
+        speed: how many times as long as usual the network takes at present.
     """
 
     def __init__(self, rungs: Sequence[Rung], *, warm_ns: Sequence[Sequence[tuple[int, float]]]) -> None:
@@ -40,24 +44,24 @@ class Forecast:
             [(row.tokens, 1e6 * row.p50_ms) for row in rung.latency] or list(warm)
             for rung, warm in zip(rungs, warm_ns, strict=True)
         ]
-        self._speed = 1.0
+        self.speed = 1.0
         self.overhead_ns = _OVERHEAD_NS
         spreads = [1e6 * (row.p99_ms - row.p50_ms) for rung in rungs[:1] for row in rung.latency]
         self.margin_ns = max(spreads, default=1e6)
 
     def run_ns(self, rung: int, lengths: Sequence[int]) -> float:
-        """Predict the network's time on windows of these token counts."""
-        return self._speed * sum(self._look_up(rung, n) for n in lengths)
+        """Predict the network's time on windows, or batches, of these token counts."""
+        return self.speed * sum(self.usual_ns(rung, n) for n in lengths)
 
     def least_ns(self, rung: int) -> float:
         """Predict the shortest answer that a rung can give."""
-        return self._speed * self._times[rung][0][1] + self.overhead_ns
+        return self.speed * self._times[rung][0][1] + self.overhead_ns
 
     def observe_run(self, rung: int, n_tokens: int, *, ns: float) -> None:
         """Learn from one inference."""
-        seen = ns / self._look_up(rung, n_tokens)
+        seen = ns / self.usual_ns(rung, n_tokens)
         lowest, highest = _SPEEDS
-        self._speed += _FOLLOW * (min(max(seen, lowest), highest) - self._speed)
+        self.speed += _FOLLOW * (min(max(seen, lowest), highest) - self.speed)
 
     def observe_overhead(self, ns: float) -> None:
         """Learn what an answer took beside the run."""
@@ -73,10 +77,11 @@ class Forecast:
         """Learn that the margin alone kept somebody out: without this, one that grew too large would stay so."""
         self.margin_ns *= 1 - _FORGET
 
-    def _look_up(self, rung: int, n_tokens: int) -> float:
+    def usual_ns(self, rung: int, n_tokens: int) -> float:
+        """Give the network's time as it was timed; times `speed` it is what is predicted now."""
         times = self._times[rung]
-        for tokens, ns in times:
-            if n_tokens <= tokens:
-                return ns
+        place = bisect_left(times, n_tokens, key=itemgetter(0))
+        if place < len(times):
+            return times[place][1]
         tokens, ns = times[-1]
         return ns * n_tokens / tokens

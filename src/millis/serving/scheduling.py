@@ -26,10 +26,20 @@ if TYPE_CHECKING:
 NEVER = 1 << 62
 """The deadline of a job that has none, in ns."""
 
-_MOST_WAITING = 1000
-_CROWD = 4
-_SHARED = 0.5
+MOST_WAITING = 1000
+CROWD = 4
+"""How many ahead of a request, a lane, make it expect the whole of a forecast's error."""
+
+SHARED = 0.5
 """Of the time that those who wait can spare, how much one request may take for a more accurate rung."""
+
+_REASONS = {
+    "queue-full": f"{MOST_WAITING} requests wait already",
+    "would-be-late": "the answer would come too late",
+    "would-make-others-late": "the answer would make others late that were admitted before",
+    "over-share": "requests for this model take their share of the device already, and other models are asked too",
+    "deadline-passed": "its turn came too late",
+}
 
 
 class Ladder:
@@ -38,6 +48,11 @@ class Ladder:
     def __init__(self, name: str, models: Sequence[Model], forecast: Forecast) -> None:
         self.name, self.models, self.forecast = name, tuple(models), forecast
         self.task = models[0].task
+
+    @property
+    def is_batched(self) -> bool:
+        """Say whether it runs on a device that takes many rows at once."""
+        return any(model.batching is not None for model in self.models)
 
     def close(self) -> None:
         """Free the models."""
@@ -188,8 +203,8 @@ class Queue:
         """
         starts_ns = self._starts(job.deadline_ns, now_ns)
         job.predicted_ns = starts_ns + job.needs_ns
-        if len(self._jobs) >= _MOST_WAITING:
-            raise self._refuse(job, over_ns=job.needs_ns, slug="queue-full")
+        if len(self._jobs) >= MOST_WAITING:
+            raise refuse(job, slug="queue-full", over_ns=job.needs_ns, predicted_ns=job.predicted_ns)
         if job.deadline_ns == NEVER:
             return
         margin_ns = job.ladder.forecast.margin_ns
@@ -198,10 +213,10 @@ class Queue:
         if over_ns > 0:
             if starts_ns == now_ns:
                 job.ladder.forecast.observe_refusal()
-            raise self._refuse(job, over_ns=over_ns, slug="would-be-late")
+            raise refuse(job, slug="would-be-late", over_ns=over_ns, predicted_ns=job.predicted_ns)
         over_ns = job.needs_ns / self._lanes - self._spare(job.deadline_ns, now_ns)
         if over_ns > 0:
-            raise self._refuse(job, over_ns=over_ns, slug="would-make-others-late")
+            raise refuse(job, slug="would-make-others-late", over_ns=over_ns, predicted_ns=job.predicted_ns)
         for other in self._jobs:
             if other.deadline_ns > job.deadline_ns:
                 other.predicted_ns += job.needs_ns / self._lanes
@@ -236,7 +251,7 @@ class Queue:
         fast_ns = job.predict_ns(fastest)
         if now_ns + fast_ns > job.deadline_ns:
             return None
-        spare_ns = _SHARED * self._lanes * self._spare(-1, now_ns + fast_ns / self._lanes)
+        spare_ns = SHARED * self._lanes * self._spare(-1, now_ns + fast_ns / self._lanes)
         for place in job.places[:-1]:
             takes_ns = job.predict_ns(place)
             is_in_time = now_ns + takes_ns + job.ladder.forecast.margin_ns <= job.deadline_ns
@@ -251,12 +266,12 @@ class Queue:
         """Say whether a job that may stop has time for one more window, the others' included."""
         if now_ns + takes_ns + job.ladder.forecast.margin_ns > job.deadline_ns:
             return False
-        return not self._jobs or takes_ns <= _SHARED * self._lanes * self._spare(-1, now_ns)
+        return not self._jobs or takes_ns <= SHARED * self._lanes * self._spare(-1, now_ns)
 
     def _crowdedness(self, deadline_ns: int) -> float:
         """Give how much of a forecast's error to expect: it adds up over those ahead, up to a crowd of four a lane."""
         n_ahead = sum(job.deadline_ns <= deadline_ns for job in self._jobs) + len(self.busy_until_ns)
-        return min(n_ahead / (_CROWD * self._lanes), 1.0)
+        return min(n_ahead / (CROWD * self._lanes), 1.0)
 
     def _starts(self, deadline_ns: int, now_ns: float) -> float:
         """Predict when a job of this deadline would start: behind what runs and what is due earlier."""
@@ -276,17 +291,13 @@ class Queue:
                 least = min(least, job.deadline_ns - ends_ns - job.margin_ns)
         return max(least, 0.0)
 
-    def _refuse(self, job: Job, *, over_ns: float, slug: str) -> Refused:
-        reason = {
-            "queue-full": f"{_MOST_WAITING} requests wait already",
-            "would-be-late": "the answer would come too late",
-            "would-make-others-late": "the answer would make others late that were admitted before",
-        }[slug]
-        return refuse(job, reason=reason, over_ns=over_ns, predicted_ns=job.predicted_ns, slug=slug)
 
+def refuse(job: Job, *, slug: str, over_ns: float, predicted_ns: float) -> Refused:
+    """Say no, with the time that was predicted, when to come again, and the rung that would have fitted.
 
-def refuse(job: Job, *, reason: str, over_ns: float, predicted_ns: float, slug: str, status: int = 503) -> Refused:
-    """Say no, with the time that was predicted, when to come again, and the rung that would have fitted."""
+    Args:
+        slug: one of _REASONS.
+    """
     predicted_ms = (predicted_ns - job.came_ns) / 1e6
     allowed_ms = (job.deadline_ns - job.came_ns) / 1e6
     ladder, fits = job.ladder, None
@@ -296,6 +307,8 @@ def refuse(job: Job, *, reason: str, over_ns: float, predicted_ns: float, slug: 
         fits = ladder.models[last].rung.name if saved_ns >= over_ns else None
     allowed = f" of the {allowed_ms:.1f} ms allowed" if job.deadline_ns < NEVER else ""
     return Refused(
-        f"{reason}: after {predicted_ms:.1f} ms{allowed}. Ask again in {math.ceil(over_ns / 1e6)} ms, or allow more.",
-        slug=slug, status=status, predicted_ms=predicted_ms, retry_after_ms=over_ns / 1e6, rung=fits,
+        f"{_REASONS[slug]}: after {predicted_ms:.1f} ms{allowed}. Ask again in {math.ceil(over_ns / 1e6)} ms, or allow"
+        " more.",
+        slug=slug, status=504 if slug == "deadline-passed" else 503, predicted_ms=predicted_ms,
+        retry_after_ms=over_ns / 1e6, rung=fits,
     )  # fmt: skip

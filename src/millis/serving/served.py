@@ -13,7 +13,7 @@ from millis.bundles import Bundle
 from millis.bundles.profile import read_profile
 from millis.errors import InvalidRequest
 from millis.serving.drifting import Drift
-from millis.serving.execution import Executor
+from millis.serving.executor import Executor
 from millis.serving.scheduling import Job, Ladder, Refused
 
 _SERVERS_SHARE = 0.9
@@ -93,9 +93,9 @@ class Served:
         """Run where requests will run, so that none is the first."""
         await executor.warm(self.ladder)
 
-    def leave(self, executor: Executor) -> None:
+    async def leave(self, executor: Executor) -> None:
         """Be run by an executor no more."""
-        executor.remove(self.ladder)
+        await executor.remove(self.ladder)
 
     def close(self) -> None:
         """Free the models."""

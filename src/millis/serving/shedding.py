@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from millis.serving.embeddings import EMBEDDING, EMBEDDINGS
-from millis.serving.execution import Executor
+from millis.serving.executor import Executor
 from millis.serving.gate import Gate
 from millis.serving.observing import Observer
 from millis.serving.problems import write_error

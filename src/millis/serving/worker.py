@@ -32,7 +32,7 @@ from millis.serving.admin import Admin
 from millis.serving.app import App
 from millis.serving.caching import AnswerCache
 from millis.serving.clock import SocketClock
-from millis.serving.execution import Executor, LoopExecutor, ThreadExecutor
+from millis.serving.dispatching import make_executor
 from millis.serving.following import Follower
 from millis.serving.gate import Gate
 from millis.serving.generating import Talker
@@ -60,11 +60,6 @@ _OWN_FILES = 100
 """Of a worker beside its connections: models, metrics, logs."""
 
 
-def make_executor(*, threads: int, clock: SocketClock) -> Executor:
-    """Make the executor of a layout: threads, or the event loop where there are none."""
-    return ThreadExecutor(n=threads) if threads else LoopExecutor(clock=clock)
-
-
 def run_worker(
     settings: ServeSettings, *, placement: Placement, listener: socket.socket, ready: int, control: int, metrics: Path
 ) -> None:
@@ -74,7 +69,8 @@ def run_worker(
     clock = SocketClock()
     threads = settings.threads or 0
     n_workers = settings.workers or 1
-    executor = make_executor(threads=threads, clock=clock)
+    counts = Metrics(folder=metrics)
+    executor = make_executor(threads=threads, clock=clock, note=counts.batch)
     log = Log(settings.log_format)
     log.take_over_logging()
     gate = Gate(
@@ -86,8 +82,8 @@ def run_worker(
     )
     polling = Polling(settings.poll_ms, keep_warm=executor.run_idle if settings.keep_warm else None)
     observer = Observer(
-        metrics=Metrics(folder=metrics), log=log, slowest=Slowest(slowest_file(metrics, os.getpid())),
-        executor=executor, traces=Traces(settings.traces) if settings.traces else None,
+        metrics=counts, log=log, slowest=Slowest(slowest_file(metrics, os.getpid())), executor=executor,
+        traces=Traces(settings.traces) if settings.traces else None,
     )  # fmt: skip
     shedder = Shedder(executor, observer=observer, gate=gate)
 

@@ -17,6 +17,7 @@ _EDGES_S = (
     0.00025, 0.0005, 0.001, 0.0015, 0.002, 0.003, 0.004, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.25, 1.0,
 )  # fmt: skip
 _LONG_EDGES_S = (2.0, 4.0, 8.0)
+_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class Metrics:
@@ -54,6 +55,8 @@ class Metrics:
             "millis_forecast_margin_seconds", "Distance that a promise keeps to its deadline.", ("model",),
             multiprocess_mode="livemax",
         )  # fmt: skip
+        self._rows = Histogram("millis_batch_rows", "Rows of a device's batch.", ("model",), buckets=_ROWS)
+        self._batch_tokens = Counter("millis_batch_tokens", "Tokens of a device's batches.", ("model", "kind"))
         self._odd = Counter("millis_out_of_distribution", "Windows unlike the data of the model.", ("model",))
         self._drift = Gauge(
             "millis_drift_index", "Population stability index of requests against dev.", ("model", "signal"),
@@ -104,6 +107,12 @@ class Metrics:
     def promise(self, *, model: str, is_kept: bool) -> None:
         """Count a request that was admitted under a deadline."""
         self._promises.labels(model, "true" if is_kept else "false").inc()
+
+    def batch(self, *, model: str, n_rows: int, n_tokens: int, n_padding: int) -> None:
+        """Count a batch that a device ran."""
+        self._rows.labels(model).observe(n_rows)
+        self._batch_tokens.labels(model, "real").inc(n_tokens)
+        self._batch_tokens.labels(model, "padding").inc(n_padding)
 
     def look_up(self, *, model: str, is_hit: bool, n_bytes: int) -> None:
         """Count a look into the cache, and note its size."""

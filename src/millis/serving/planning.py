@@ -1,0 +1,374 @@
+"""Which rows run together on a device, and in which order: the plan is the queue.
+
+Every row that waits has its place in a batch, and every batch its predicted end. A request is admitted when there are
+places by which it is in time and by which nobody who was admitted becomes late; of several, those that keep the device
+the least longer, which sorts by length wherever padding would cost more than another run. The batch that is due first
+runs first. As the plan stands before the device is free, the next batch is formed while the last one runs.
+Border: jobs and clocks; no event loop, no threads, no device. The caller locks.
+Limits: one device for all models.
+Source: the first due first, Jackson 1955; turns of those without a deadline by the finish tags of self-clocked fair
+queueing, Golestani 1994. Joining is a heuristic of ours: the best partition into batches is NP-hard.
+"""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from millis.serving.batches import ALONE, Batch, Row, Work, cut, due, fits, longest_of
+from millis.serving.demand import Demand
+from millis.serving.scheduling import CROWD, MOST_WAITING, NEVER, SHARED, Job, Ladder, refuse
+
+
+class _Spot(NamedTuple):
+    """A place for rows: in a batch that is there, or (None) in one of their own, which is the at-th then.
+
+    Args:
+        behind: index of the first batch, as they stand now, that is moved by longer_ns only; those from `at` to it are
+            moved by takes_ns.
+        takes_ns, longer_ns: that the batch then runs, and that it runs longer than it did.
+        end_ns, moved_ns: when it then ends, and how much later that is than it was.
+    """
+
+    joins: Batch | None
+    at: int
+    behind: int
+    takes_ns: float
+    longer_ns: float
+    end_ns: float
+    moved_ns: float
+
+
+class _Over(NamedTuple):
+    """That there is no place, and why."""
+
+    slug: str
+    over_ns: float
+    end_ns: float
+
+
+class Plan:
+    """Batches that wait, those that are due first in front.
+
+    Attributes:
+        busy_until_ns: when what runs is predicted to end, 0 where nothing runs.
+    """
+
+    def __init__(self) -> None:
+        self._batches: list[Batch] = []
+        self._works: dict[Job, Work] = {}
+        self._demand = Demand()
+        self._turn = 0.0
+        self._turns: dict[str, float] = {}
+        self.busy_until_ns = 0.0
+        self.n_waiting = 0
+
+    def admit(self, job: Job, *, now_ns: int) -> Work:
+        """Find places for a job's rows; predict when it ends.
+
+        Raises:
+            Refused: it would be late, or make another late, or its model takes its share already, or too many wait.
+        """
+        forecast, fastest = job.ladder.forecast, job.places[-1]
+        self._demand.note(job.ladder.name, now_ns=now_ns)
+        work = Work(job)
+        n_windows = sum(len(windows) for windows in job.encoded)
+        rows = work.grow(sum(map(bool, job.encoded)) if job.may_stop else n_windows)
+        job.needs_ns = forecast.overhead_ns * len(job.texts)
+        job.needs_ns += sum(
+            forecast.run_ns(fastest, [len(piece) * longest]) for piece, longest in cut(rows, job.ladder, fastest)
+        )
+        if not job.is_own_deadline and job.came_ns + job.needs_ns > job.deadline_ns:
+            job.deadline_ns = NEVER
+        if not rows:  # of control characters alone
+            job.rung = job.places[0]
+            return work
+        if self.n_waiting >= MOST_WAITING:
+            predicted_ns = self._line(now_ns)[0][-1] + job.needs_ns
+            raise refuse(job, slug="queue-full", over_ns=job.needs_ns, predicted_ns=predicted_ns)
+        if job.is_own_deadline:
+            job.margin_ns = forecast.margin_ns
+        elif job.deadline_ns < NEVER:
+            job.margin_ns = self._margin(job.ladder, job.deadline_ns, now_ns)
+        over = self._place(work, rows, now_ns=now_ns, is_whole=len(rows) == n_windows)
+        if over is None:
+            self._works[job] = work
+            return work
+        if not self._batches and self.busy_until_ns <= now_ns:
+            forecast.observe_refusal()
+        raise refuse(job, slug=over.slug, over_ns=over.over_ns, predicted_ns=over.end_ns)
+
+    def foresee(self, ladder: Ladder, *, came_ns: int, usual_ns: int, now_ns: int) -> float | None:
+        """Give by how many ns the shortest answer would miss the usual deadline because of those ahead; else None."""
+        if ladder.forecast.least_ns(len(ladder.models) - 1) > usual_ns:
+            return None
+        deadline_ns = came_ns + usual_ns
+        due_ns = deadline_ns - self._margin(ladder, deadline_ns, now_ns)
+        places = range(len(ladder.models))
+        longest = ladder.models[-1].bucket_of(1)
+        found = self._find(1, longest, ladder=ladder, places=places, due_ns=due_ns, now_ns=now_ns)
+        if isinstance(found, _Spot):
+            return None  # it comes in, and is noted then
+        self._demand.note(ladder.name, now_ns=now_ns)
+        return found.over_ns
+
+    def extend(self, work: Work, *, now_ns: int) -> bool:
+        """Give a job that may stop the next windows that there is time for; say whether there are any."""
+        job = work.job
+        if not job.may_stop or work.is_gone:
+            return False
+        spare_ns, is_alone = self._spare(now_ns), not self._batches
+        place = work.places[-1]
+        rows = work.grow((job.ladder.models[place].batching or ALONE).max_rows)
+        while rows:
+            (piece, longest), *more = cut(rows, job.ladder, place)
+            if not more:
+                found = self._find_for(work, len(piece), longest, now_ns)
+                if isinstance(found, _Spot) and (is_alone or found.longer_ns <= SHARED * spare_ns):
+                    self._put(rows, found)
+                    return True
+            rows = rows[: len(rows) // 2]
+        return False
+
+    def take(self, now_ns: int) -> tuple[Batch | None, list[Work]]:
+        """Give the batch whose turn it is, and the jobs that can no longer be in time, which are forgotten."""
+        late: list[Work] = []
+        while self._batches:
+            batch = self._batches.pop(0)
+            for work in batch.works:
+                rows = [row for row in batch.rows if row.work is work]
+                longest = longest_of(rows, batch.ladder, batch.place)
+                alone_ns = batch.ladder.forecast.run_ns(batch.place, [len(rows) * longest])
+                if now_ns + alone_ns > work.job.deadline_ns:
+                    work.job.predicted_ns = rows[-1].promised_ns + batch.pushed_ns
+                    late.append(work)
+                    self._works.pop(work.job, None)
+                    self._take_out(work, now_ns, also=batch)
+            if not batch.rows:
+                continue
+            self._put_off(batch, now_ns)
+            self._choose_place(batch, now_ns)
+            self._turn = max(self._turn, batch.turn)
+            self.busy_until_ns = now_ns + batch.ns
+            for work in batch.works:
+                work.job.rung = batch.place
+            self._count(batch.rows, by=-1)
+            return batch, late
+        return None, late
+
+    def finish(self, batch: Batch) -> list[Work]:
+        """Note that a batch's logits are there; give the jobs that have all of theirs."""
+        for row in batch.rows:
+            row.work.n_left -= 1
+            row.work.job.predicted_ns = row.promised_ns + batch.pushed_ns + batch.tail_ns
+        return [work for work in batch.works if not work.n_left]
+
+    def forget(self, work: Work) -> None:
+        """Forget a job that was answered."""
+        self._works.pop(work.job, None)
+
+    def drop(self, job: Job, *, now_ns: int) -> bool:
+        """Forget what waits of a job whose client went away; say whether that was all: what runs, runs to its end."""
+        work = self._works.pop(job, None)
+        if work is None:
+            return False
+        work.is_gone = True
+        self._take_out(work, now_ns)
+        return not work.n_left
+
+    def _place(self, work: Work, rows: Sequence[Row], *, now_ns: int, is_whole: bool) -> _Over | None:
+        """Put rows where they are in time. What takes several batches is answered by one rung, chosen now."""
+        job, over = work.job, None
+        is_whole = is_whole and len(cut(rows, job.ladder, job.places[-1])) <= 1
+        choices = [job.places] if is_whole else [range(place, place + 1) for place in job.places]
+        spare_ns = self._spare(now_ns) if len(choices) > 1 and self._batches else float(NEVER)
+        for places in choices:
+            work.places, over, longer_ns, job.predicted_ns = places, None, 0.0, 0.0
+            for piece, longest in cut(rows, job.ladder, places[-1]):
+                found = self._find_for(work, len(piece), longest, now_ns)
+                if isinstance(found, _Over):
+                    over = found
+                    break
+                longer_ns += found.longer_ns
+                self._put(piece, found)
+            if over is None and (places[-1] == job.places[-1] or longer_ns <= SHARED * spare_ns):
+                return None
+            self._take_out(work, now_ns)
+        return over
+
+    def _find_for(self, work: Work, n_rows: int, longest: int, now_ns: int) -> _Spot | _Over:
+        job = work.job
+        return self._find(
+            n_rows, longest, ladder=job.ladder, places=work.places, due_ns=due(job), now_ns=now_ns
+        )
+
+    def _find(
+        self, n_rows: int, longest: int, *, ladder: Ladder, places: range, due_ns: float, now_ns: int
+    ) -> _Spot | _Over:
+        """Look for the place of rows that keeps the device the least longer, and everybody in time."""
+        own_ns = ladder.forecast.run_ns(places[-1], [n_rows * longest])
+        turn = 0.0
+        if due_ns == NEVER:
+            turn = max(self._turn, self._turns.get(ladder.name, 0.0)) + own_ns
+        keys = [(batch.due_ns, batch.turn) for batch in self._batches]
+        first = bisect_right(keys, (due_ns, turn))
+        options: list[tuple[float, int]] = [(own_ns, len(keys))]
+        for i, batch in enumerate(self._batches):
+            is_like = batch.ladder is ladder and batch.places == places
+            if is_like and (batch.due_ns == NEVER) == (due_ns == NEVER) and batch.has_room(n_rows, longest):
+                n_tokens = (len(batch.rows) + n_rows) * max(longest, batch.longest)
+                options.append((ladder.forecast.run_ns(places[-1], [n_tokens]) - batch.ns, i))
+        starts, slacks = self._line(now_ns)
+        over = _Over("would-be-late", 0.0, 0.0)
+        for longer_ns, i in sorted(options):
+            joins = self._batches[i] if i < len(keys) else None
+            at = first if joins is None else min(i, first)
+            takes_ns = longer_ns + (joins.ns if joins is not None else 0.0)
+            end_ns = starts[at] + takes_ns
+            moved_ns = end_ns - starts[i + 1] if joins is not None else 0.0
+            n_all = n_rows + (len(joins.rows) if joins is not None else 0)
+            latest_ns = min(due_ns, joins.due_ns if joins is not None else NEVER) - ladder.forecast.overhead_ns * n_all
+            if joins is None and due_ns < NEVER:
+                latest_ns -= self._growth(n_rows, longest, ladder=ladder, place=places[-1], wait_ns=starts[at] - now_ns)
+            late_ns = end_ns - latest_ns
+            others_ns = max(
+                takes_ns - min(slacks[at:i], default=NEVER), longer_ns - min(slacks[i + 1 :], default=NEVER)
+            )
+            if late_ns <= 0 and others_ns <= 0:
+                spot = _Spot(joins, at, i + (joins is not None), takes_ns, longer_ns, end_ns, moved_ns)
+                return self._share(spot, ladder, due_ns=due_ns, now_ns=now_ns)
+            if joins is None:
+                said_ns = end_ns + max(due_ns - latest_ns, 0.0)
+                slug = "would-be-late" if late_ns > 0 else "would-make-others-late"
+                over = _Over(slug, late_ns if late_ns > 0 else others_ns, said_ns)
+        return over
+
+    def _growth(self, n_rows: int, longest: int, *, ladder: Ladder, place: int, wait_ns: float) -> float:
+        """Predict how much longer a batch will run than now, for those who come until it starts.
+
+        Without room for them a batch that ends just in time stays as small as it began: under overload the device would
+        run small batches one after another.
+        """
+        batching, forecast = ladder.models[place].batching or ALONE, ladder.forecast
+        most = max(min(batching.max_rows, batching.max_tokens // longest), n_rows)
+        n_all = min(n_rows + self._demand.expect(ladder.name, within_ns=wait_ns), most)
+        return forecast.run_ns(place, [n_all * longest]) - forecast.run_ns(place, [n_rows * longest])
+
+    def _share(self, spot: _Spot, ladder: Ladder, *, due_ns: float, now_ns: int) -> _Spot | _Over:
+        """Refuse a place to a model that would take more than its share of the time until then, if others are asked."""
+        n_asked = self._demand.n_models(now_ns)
+        if n_asked < 2 or due_ns == NEVER:
+            return spot
+        waiting_ns = sum(batch.ns for batch in self._batches if batch.ladder.name == ladder.name)
+        over_ns = waiting_ns + spot.longer_ns - (due_ns - now_ns) / n_asked
+        return _Over("over-share", over_ns, spot.end_ns) if waiting_ns and over_ns > 0 else spot
+
+    def _put(self, rows: Sequence[Row], spot: _Spot) -> None:
+        """Put rows where a place was found."""
+        work, batch = rows[0].work, spot.joins
+        for other in self._batches[spot.at : spot.behind]:
+            other.pushed_ns += spot.takes_ns
+        for other in self._batches[spot.behind :]:
+            other.pushed_ns += spot.longer_ns
+        if batch is None:
+            batch = Batch(list(rows))
+            if batch.due_ns == NEVER:
+                name = batch.ladder.name
+                batch.turn = self._turns[name] = max(self._turn, self._turns.get(name, 0.0)) + batch.ns
+        else:
+            self._batches.remove(batch)
+            batch.rows += rows
+            batch.pushed_ns += spot.moved_ns - spot.takes_ns  # it was among those in front of `behind`
+            batch.settle(batch.place)
+        self._batches.insert(spot.at, batch)
+        for row in rows:
+            row.promised_ns = spot.end_ns - batch.pushed_ns
+        work.job.predicted_ns = max(work.job.predicted_ns, spot.end_ns + batch.tail_ns)
+        work.rows += rows
+        work.n_left += len(rows)
+        self._count(rows, by=1)
+
+    def _take_out(self, work: Work, now_ns: int, *, also: Batch | None = None) -> None:
+        """Take a job's rows out of the plan, and of a batch that was just taken from it."""
+        before = self._ends(now_ns)
+        gone: list[Row] = []
+        for batch in [*self._batches, *([also] if also is not None else [])]:
+            rows = [row for row in batch.rows if row.work is work]
+            if rows:
+                gone += rows
+                batch.rows = [row for row in batch.rows if row.work is not work]
+                if batch.rows:
+                    batch.settle(batch.place)
+        self._count(gone, by=-1)
+        left = set(gone)
+        work.rows = [row for row in work.rows if row not in left]
+        work.n_left -= len(gone)
+        self._batches = sorted(
+            (batch for batch in self._batches if batch.rows), key=lambda batch: (batch.due_ns, batch.turn)
+        )
+        self._push(before, now_ns)
+
+    def _put_off(self, batch: Batch, now_ns: int) -> None:
+        """Let those who can wait longest run later, where the device became slower and not all are in time together."""
+        put_off: list[Row] = []
+        while now_ns + batch.ns > min(row.work.job.deadline_ns for row in batch.rows):
+            works = batch.works
+            if len(works) == 1:
+                break
+            last = max(works, key=lambda work: (work.job.deadline_ns, len(work.rows[0].ids)))
+            put_off += [row for row in batch.rows if row.work is last]
+            batch.rows = [row for row in batch.rows if row.work is not last]
+            batch.settle(batch.place)
+        if put_off:
+            for row in put_off:
+                row.promised_ns += batch.pushed_ns  # that it is late is an error of the forecast, and counted as one
+            rest = Batch(put_off)
+            keys = [(one.due_ns, one.turn) for one in self._batches]
+            self._batches.insert(bisect_right(keys, (rest.due_ns, rest.turn)), rest)
+
+    def _choose_place(self, batch: Batch, now_ns: int) -> None:
+        """Take the most accurate rung that all in a batch allow and for which there is time, the others' included."""
+        fast_ns, fastest = batch.ns, batch.place
+        spare_ns = SHARED * self._spare(now_ns + int(fast_ns))
+        for place in batch.places[:-1]:
+            batch.settle(place)
+            slower_ns = batch.ns - fast_ns
+            is_in_time = now_ns + batch.ns <= batch.latest_ns and (not self._batches or slower_ns <= spare_ns)
+            if is_in_time and fits(batch.ladder, place, n_rows=len(batch.rows), longest=batch.longest):
+                for one in (batch, *self._batches):
+                    one.pushed_ns += slower_ns
+                return
+        batch.settle(fastest)
+
+    def _margin(self, ladder: Ladder, deadline_ns: int, now_ns: int) -> float:
+        """Give the distance that a usual deadline is kept at: errors add up over the batches ahead, up to a crowd."""
+        n_ahead = sum(batch.due_ns <= deadline_ns for batch in self._batches) + (self.busy_until_ns > now_ns)
+        return ladder.forecast.margin_ns * min(n_ahead / CROWD, 1.0)
+
+    def _line(self, now_ns: int) -> tuple[list[float], list[float]]:
+        """Predict when each batch starts, and one behind them all would; and how much later each might end."""
+        at_ns = max(float(now_ns), self.busy_until_ns)
+        starts, slacks = [at_ns], []
+        for batch in self._batches:
+            at_ns += batch.ns
+            starts.append(at_ns)
+            slacks.append(max(batch.latest_ns - at_ns, 0.0))
+        return starts, slacks
+
+    def _spare(self, now_ns: int) -> float:
+        return min(self._line(now_ns)[1], default=float(NEVER))
+
+    def _ends(self, now_ns: int) -> dict[Batch, float]:
+        return dict(zip(self._batches, self._line(now_ns)[0][1:], strict=True))
+
+    def _push(self, before: dict[Batch, float], now_ns: int) -> None:
+        """Note by how much ends were moved on purpose: that is no error of the forecast."""
+        for batch, end_ns in self._ends(now_ns).items():
+            batch.pushed_ns += end_ns - before.get(batch, end_ns)
+
+    def _count(self, rows: Sequence[Row], *, by: int) -> None:
+        """Count rows that came into the plan or left it, and the jobs that wait."""
+        for row in rows:
+            work = row.work
+            was_waiting = work.n_waiting > 0
+            work.n_waiting += by
+            self.n_waiting += (work.n_waiting > 0) - was_waiting
