@@ -13,7 +13,7 @@ import msgspec
 
 from millis.errors import InvalidRequest, MillisError
 from millis.serving.answering import Language, TaskRoute
-from millis.serving.execution import Executor
+from millis.serving.executor import Executor
 from millis.serving.gate import Gate
 from millis.serving.observing import Observer
 from millis.serving.oip import (

@@ -33,6 +33,7 @@ from millis.serving.app import App
 from millis.serving.caching import AnswerCache
 from millis.serving.clock import SocketClock
 from millis.serving.dispatching import make_executor
+from millis.serving.executor import Executor
 from millis.serving.following import Follower
 from millis.serving.gate import Gate
 from millis.serving.generating import Talker
