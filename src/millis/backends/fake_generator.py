@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from millis.backends.generator import GeneratorSettings, Step
+from millis.backends.generator import GeneratorSettings, Step, no_grammars
 from millis.backends.stepping import OpenAnswer, Stepping
 
 
@@ -31,6 +31,10 @@ class FakeGenerator(Stepping):
     def load(self, folder: Path, *, settings: GeneratorSettings) -> None:
         """Read nothing."""
         self._thread.start()
+
+    def accept(self, grammar: str) -> None:
+        """See Generator; it says what it is told, in no form."""
+        raise no_grammars()
 
     def _begin(self, answer: OpenAnswer) -> None:
         self._said[answer] = 0
