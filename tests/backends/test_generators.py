@@ -12,6 +12,7 @@ import pytest
 
 from millis.backends import generators
 from millis.backends.generator import GeneratorSettings, Sampling, Step
+from millis.errors import InvalidRequest
 from speaking import make_speaker
 
 
@@ -82,6 +83,23 @@ def test_closing_tells_whoever_waits(generator: Any) -> None:
     generator.close()
     endings = [step.ending for step in list(steps.queue)]
     assert endings[-1] in ("failed", "length")
+
+
+def test_a_grammar_holds_an_answer_where_the_engine_can(generator: Any) -> None:
+    with pytest.raises(InvalidRequest, match="cannot hold its answers"):
+        generator.accept('root ::= "a"')  # loaded without the pieces that grammars are read in
+
+
+def test_a_step_that_raises_fails_its_answer_and_no_later_one(folder: Path) -> None:
+    one = generators["genai"]()
+    pieces = (*(bytes([i]) for i in range(256)), b"", b"")
+    one.load(folder, settings=GeneratorSettings(context=256, pieces=pieces, end_id=257))
+    before = [step.id for step in _collect(one, [5, 6, 7])]
+    assert _collect(one, [5, 6, 7], grammar="root ::= nowhere")[-1].ending == "failed"
+    assert [step.id for step in _collect(one, [5, 6, 7])] == before
+    held = _collect(one, [5, 6, 7], grammar='root ::= "no" | "nay"', stop_ids=(257,))
+    assert bytes(step.id for step in held[:-1]) in (b"no", b"nay")
+    one.close()
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ from millis.errors import InvalidRequest, RunFailed
 MOST_CPU_MS = 500.0
 """To compile a grammar: the engine compiles it again, and answers that are open wait meanwhile."""
 
-_WALL_S, _START_S, _STEPS, _MOST_BYTES = 5.0, 30.0, 8, 4 << 30
+_WALL_S, _START_S, _STEPS, _MOST_BYTES = 3.0, 30.0, 8, 4 << 30
 
 
 class Trial:

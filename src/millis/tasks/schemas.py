@@ -36,7 +36,8 @@ _BASIS = {
     "member": 'string ":" " "? value',
     "array": '"[" (value ("," " "? value)*)? "]"',
     "string": r'"\"" char* "\""',
-    "char": r'[^"\\\x00-\x1f] | "\\" (["\\/bfnrt] | "u" ([0-9a-cA-CefEF] hex{3} | [dD] [0-7] hex{2}))',
+    "char": r'plain | "\\" (["\\/bfnrt] | "u" ([0-9a-cA-CefEF] hex{3} | [dD] [0-7] hex{2}))',
+    "plain": r"[\x20-\x21\x23-\x5b\x5d-\x7f\u0080-\ud7ff\ue000-\uffff\U00010000-\U0010ffff]",
     "hex": "[0-9a-fA-F]",
     "integer": '"-"? ("0" | [1-9] [0-9]{0,14})',
     "number": 'integer ("." [0-9]{1,15})? ([eE] [+-]? [0-9]{1,2})?',
@@ -50,7 +51,10 @@ _BASIS = {
     "datetime": 'date "T" time',
     "uuid": f'{_SMALL_HEX}{{8}} "-" ({_SMALL_HEX}{{4}} "-"){{3}} {_SMALL_HEX}{{12}}',
 }  # fmt: skip
-"""Rules that every grammar begins with: JSON (RFC 8259), without what doubles and UTF-8 cannot hold."""
+"""Rules that every grammar begins with: JSON (RFC 8259), without what doubles and UTF-8 cannot hold.
+
+Ranges, since the compiler reads [^...] as bytes of UTF-8's shape, of which not all make a character.
+"""
 
 _FORMATS = {"date": "date", "time": "time", "date-time": "datetime", "uuid": "uuid"}
 
