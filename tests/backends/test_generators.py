@@ -12,6 +12,8 @@ import pytest
 
 from millis.backends import generators
 from millis.backends.generator import GeneratorSettings, Sampling, Step
+from millis.backends.spelling import write_spelling
+from millis.backends.trial import Trial
 from millis.errors import InvalidRequest
 from speaking import make_speaker
 
@@ -100,6 +102,16 @@ def test_a_step_that_raises_fails_its_answer_and_no_later_one(folder: Path) -> N
     held = _collect(one, [5, 6, 7], grammar='root ::= "no" | "nay"', stop_ids=(257,))
     assert bytes(step.id for step in held[:-1]) in (b"no", b"nay")
     one.close()
+
+
+def test_a_grammar_that_hangs_is_given_up_and_the_next_one_is_tried(tmp_path: Path) -> None:
+    write_spelling(tmp_path, [*(bytes([i]) for i in range(256)), b"", b""], end_id=257)
+    trial = Trial(tmp_path, n_pieces=258, wall_s=1)
+    for grammar, says in (('root ::= "[" (c{0,1000}){0,1000} "]"\nc ::= [^"]\n', "not ready"), ("root ::= nowhere", "cannot read")):
+        with pytest.raises(InvalidRequest, match=says):
+            trial.accept(grammar)
+    trial.accept('root ::= "[" c{0,10} "]"\nc ::= [^"]\n')
+    trial.close()
 
 
 @pytest.mark.slow

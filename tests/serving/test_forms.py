@@ -64,6 +64,7 @@ SCHEMAS = {
     "typed enum": {"type": "string", "enum": ["a", "b"]},
     "either": {"anyOf": [{"type": "integer"}, {"type": "null"}]},
     "several types": {"type": ["string", "null"], "maxLength": 3},
+    "at least": {"type": "string", "minLength": 3},
     "length": {"type": "string", "minLength": 2, "maxLength": 5},
     "number": {"type": "number"},
     "from nought": {"type": "integer", "minimum": 0},
@@ -153,7 +154,9 @@ BAD = {
     "enum of another type": ({"type": "integer", "enum": ["a"]}, "not of its type"),
     "lengths crossed": ({"type": "string", "minLength": 3, "maxLength": 2}, "above"),
     "huge repeat": ({"type": "array", "minItems": 10**6}, "minItems"),
+    "huge length": ({"type": "string", "maxLength": 10**6}, "maxLength"),
     "required of none": ({"type": "object", "required": ["a"], "properties": {}}, "requires"),
+    "much when written out": ({"type": "object", "properties": {f"p{i}": {"type": "integer", "minimum": i, "maximum": i + 999} for i in range(20)}}, "written out"),
     "unknown format": ({"type": "string", "format": "email"}, "format"),
     "no choices": ({"anyOf": []}, "anyOf"),
     "tables of no schema": ({"$defs": 3, "type": "null"}, "$defs"),
@@ -189,8 +192,7 @@ def test_a_model_that_cannot_be_held_says_so(client: openai.OpenAI) -> None:
 
 
 def test_a_schema_that_costs_too_much_is_refused_while_others_are_served(client: openai.OpenAI) -> None:
-    rows = {"type": "array", "items": {"type": "string", "maxLength": 1000}, "maxItems": 1000}
-    heavy = {"type": "object", "properties": {f"p{i}": rows for i in range(40)}}
+    heavy = {"type": "object", "properties": {f"p{i}": {"type": "string", "minLength": i % 90, "maxLength": 100} for i in range(260)}}
     with ThreadPoolExecutor(2) as pool:
         refused = pool.submit(ask, client, heavy)
         for _ in range(20):

@@ -23,7 +23,7 @@ from millis.errors import InvalidRequest, RunFailed
 MOST_CPU_MS = 500.0
 """To compile a grammar: the engine compiles it again, and answers that are open wait meanwhile."""
 
-_WALL_S, _START_S, _STEPS, _MOST_BYTES = 3.0, 30.0, 8, 4 << 30
+_WALL_S, _START_S, _STEPS, _MOST_BYTES = 3.0, 30.0, 24, 4 << 30
 
 
 class Trial:
@@ -105,7 +105,7 @@ def _try(generator: Any, grammar: str, *, end_id: int) -> dict[str, Any]:
 
     steps: queue.Queue[Step] = queue.Queue()
     began = time.process_time()
-    sampling = Sampling(max_tokens=_STEPS, stop_ids=(end_id,), grammar=grammar)
+    sampling = Sampling(max_tokens=_STEPS, stop_ids=(end_id,), grammar=grammar, temperature=1.0)
     generator.start([0], sampling=sampling, emit=steps.put)
     while (step := steps.get()).ending is None:
         pass
