@@ -104,6 +104,19 @@ def test_a_step_that_raises_fails_its_answer_and_no_later_one(folder: Path) -> N
     one.close()
 
 
+def test_grammars_that_never_come_again_are_forgotten(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from millis.backends import genai
+
+    monkeypatch.setattr(genai, "MOST_GRAMMARS", 3)
+    one = genai.GenAiGenerator()
+    pieces = (*(bytes([i]) for i in range(256)), b"", b"")
+    one.load(folder, settings=GeneratorSettings(context=256, pieces=pieces, end_id=257))
+    for i in range(8):
+        assert bytes(step.id for step in _collect(one, [5], grammar=f'root ::= "{i}"', stop_ids=(257,))[:-1]) == b"%d" % i
+    assert len(one._compiled) <= 3
+    one.close()
+
+
 def test_a_grammar_that_hangs_is_given_up_and_the_next_one_is_tried(tmp_path: Path) -> None:
     write_spelling(tmp_path, [*(bytes([i]) for i in range(256)), b"", b""], end_id=257)
     trial = Trial(tmp_path, n_pieces=258, wall_s=1)

@@ -23,6 +23,8 @@ from millis.errors import InvalidRequest, RunFailed
 MOST_CPU_MS = 500.0
 """To compile a grammar: the engine compiles it again, and answers that are open wait meanwhile."""
 
+_MOST_TRIED = 500
+"""By one process, since the engine forgets no grammar."""
 _WALL_S, _START_S, _STEPS, _MOST_BYTES = 3.0, 30.0, 24, 4 << 30
 
 
@@ -38,6 +40,7 @@ class Trial:
     def __init__(self, folder: Path, *, n_pieces: int, wall_s: float = _WALL_S) -> None:
         self._folder, self._n_pieces, self._wall_s = folder, n_pieces, wall_s
         self._process: subprocess.Popen[bytes] | None = None
+        self._n_tried = 0
         self._lock = threading.Lock()
 
     def accept(self, grammar: str) -> None:
@@ -65,7 +68,8 @@ class Trial:
             self._stop()
 
     def _start(self) -> "subprocess.Popen[bytes]":
-        if self._process is not None and self._process.poll() is None:
+        self._n_tried += 1
+        if self._process is not None and self._process.poll() is None and self._n_tried % _MOST_TRIED:
             return self._process
         self._stop()
         command = [sys.executable, "-m", "millis.backends.trial", str(self._folder), str(self._n_pieces)]
