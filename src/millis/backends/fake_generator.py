@@ -50,6 +50,8 @@ class FakeGenerator(Stepping):
             is_stop = piece in answer.sampling.stop_ids
             is_last = n + 1 >= answer.sampling.max_tokens
             answer.tell(Step(id=piece, ending="stop" if is_stop else "length" if is_last else None))
+            if answer.is_ended:
+                del self._said[answer]
 
     def _drop(self, answer: OpenAnswer) -> None:
         self._said.pop(answer, None)
