@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
-from millis.backends import generators
+from millis.backends import generators, stepping
+from millis.backends.fake_generator import FakeGenerator
 from millis.backends.generator import GeneratorSettings, Sampling, Step
 from millis.backends.spelling import write_spelling
+from millis.backends.stepping import OpenAnswer
 from millis.backends.trial import Trial
 from millis.errors import InvalidRequest
 from speaking import make_speaker
@@ -77,6 +79,33 @@ def test_cancelled_answer_says_no_more(generator: Any) -> None:
     assert _collect(generator, [3], max_tokens=1)[-1].ending == "length"
     assert steps.qsize() < most - 1
     assert not any(step.ending for step in list(steps.queue))
+
+
+@pytest.mark.parametrize("look", range(1, 9))
+def test_an_answer_is_dropped_whenever_it_is_cancelled(monkeypatch: pytest.MonkeyPatch, look: int) -> None:
+    """Its client may go between any two looks of the generator's thread."""
+
+    class Leaving(OpenAnswer):
+        n_looks = 0
+
+        @property
+        def is_cancelled(self) -> bool:
+            self.n_looks += 1
+            return self.n_looks >= look
+
+        @is_cancelled.setter
+        def is_cancelled(self, value: bool) -> None:
+            pass
+
+    monkeypatch.setattr(stepping, "OpenAnswer", Leaving)
+    one = FakeGenerator()
+    one.load(Path(), settings=GeneratorSettings())
+    answer = one.start([1, 2], sampling=Sampling(max_tokens=10**6), emit=lambda step: None)
+    until = time.monotonic() + 5
+    while (one._said or answer.n_looks < look) and time.monotonic() < until:
+        time.sleep(0)
+    one.close()
+    assert not one._said
 
 
 def test_closing_tells_whoever_waits(generator: Any) -> None:

@@ -76,10 +76,9 @@ class Stepping:
                     if not answer.is_cancelled:
                         self._open.append(answer)
                         self._begin(answer)
-                for answer in self._open:
-                    if answer.is_cancelled:
-                        self._drop(answer)
-                self._open = [answer for answer in self._open if not answer.is_cancelled]
+                for answer in [one for one in self._open if one.is_cancelled]:  # looked at once: it may change meanwhile
+                    self._open.remove(answer)
+                    self._drop(answer)
                 if self._open:
                     self._step(self._open)
             except Exception:  # the engine's own, of any class: whoever waits is told, and the thread lives on
