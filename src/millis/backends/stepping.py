@@ -76,7 +76,7 @@ class Stepping:
                     if not answer.is_cancelled:
                         self._open.append(answer)
                         self._begin(answer)
-                for answer in [one for one in self._open if one.is_cancelled]:  # looked at once: it may change meanwhile
+                for answer in [one for one in self._open if one.is_cancelled]:  # one look: it may change
                     self._open.remove(answer)
                     self._drop(answer)
                 if self._open:
