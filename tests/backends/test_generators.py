@@ -10,8 +10,13 @@ from typing import Any
 
 import pytest
 
-from millis.backends import generators
+from millis.backends import generators, stepping
+from millis.backends.fake_generator import FakeGenerator
 from millis.backends.generator import GeneratorSettings, Sampling, Step
+from millis.backends.spelling import write_spelling
+from millis.backends.stepping import OpenAnswer
+from millis.backends.trial import Trial
+from millis.errors import InvalidRequest
 from speaking import make_speaker
 
 
@@ -76,12 +81,79 @@ def test_cancelled_answer_says_no_more(generator: Any) -> None:
     assert not any(step.ending for step in list(steps.queue))
 
 
+@pytest.mark.parametrize("look", range(1, 9))
+def test_an_answer_is_dropped_whenever_it_is_cancelled(monkeypatch: pytest.MonkeyPatch, look: int) -> None:
+    """Its client may go between any two looks of the generator's thread."""
+
+    class Leaving(OpenAnswer):
+        n_looks = 0
+
+        @property
+        def is_cancelled(self) -> bool:
+            self.n_looks += 1
+            return self.n_looks >= look
+
+        @is_cancelled.setter
+        def is_cancelled(self, value: bool) -> None:
+            pass
+
+    monkeypatch.setattr(stepping, "OpenAnswer", Leaving)
+    one = FakeGenerator()
+    one.load(Path(), settings=GeneratorSettings())
+    answer = one.start([1, 2], sampling=Sampling(max_tokens=10**6), emit=lambda step: None)
+    until = time.monotonic() + 5
+    while (one._said or answer.n_looks < look) and time.monotonic() < until:
+        time.sleep(0)
+    one.close()
+    assert not one._said
+
+
 def test_closing_tells_whoever_waits(generator: Any) -> None:
     steps: queue.Queue[Step] = queue.Queue()
     generator.start([1, 2], sampling=Sampling(max_tokens=10**6 if generator.name == "fake" else 200), emit=steps.put)
     generator.close()
     endings = [step.ending for step in list(steps.queue)]
     assert endings[-1] in ("failed", "length")
+
+
+def test_a_grammar_holds_an_answer_where_the_engine_can(generator: Any) -> None:
+    with pytest.raises(InvalidRequest, match="cannot hold its answers"):
+        generator.accept('root ::= "a"')  # loaded without the pieces that grammars are read in
+
+
+def test_a_step_that_raises_fails_its_answer_and_no_later_one(folder: Path) -> None:
+    one = generators["genai"]()
+    pieces = (*(bytes([i]) for i in range(256)), b"", b"")
+    one.load(folder, settings=GeneratorSettings(context=256, pieces=pieces, end_id=257))
+    before = [step.id for step in _collect(one, [5, 6, 7])]
+    assert _collect(one, [5, 6, 7], grammar="root ::= nowhere")[-1].ending == "failed"
+    assert [step.id for step in _collect(one, [5, 6, 7])] == before
+    held = _collect(one, [5, 6, 7], grammar='root ::= "no" | "nay"', stop_ids=(257,))
+    assert bytes(step.id for step in held[:-1]) in (b"no", b"nay")
+    one.close()
+
+
+def test_grammars_that_never_come_again_are_forgotten(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from millis.backends import genai
+
+    monkeypatch.setattr(genai, "MOST_GRAMMARS", 3)
+    one = genai.GenAiGenerator()
+    pieces = (*(bytes([i]) for i in range(256)), b"", b"")
+    one.load(folder, settings=GeneratorSettings(context=256, pieces=pieces, end_id=257))
+    for i in range(8):
+        assert bytes(step.id for step in _collect(one, [5], grammar=f'root ::= "{i}"', stop_ids=(257,))[:-1]) == b"%d" % i
+    assert len(one._compiled) <= 3
+    one.close()
+
+
+def test_a_grammar_that_hangs_is_given_up_and_the_next_one_is_tried(tmp_path: Path) -> None:
+    write_spelling(tmp_path, [*(bytes([i]) for i in range(256)), b"", b""], end_id=257)
+    trial = Trial(tmp_path, n_pieces=258, wall_s=1)
+    for grammar, says in (('root ::= "[" (c{0,1000}){0,1000} "]"\nc ::= [^"]\n', "not ready"), ("root ::= nowhere", "cannot read")):
+        with pytest.raises(InvalidRequest, match=says):
+            trial.accept(grammar)
+    trial.accept('root ::= "[" c{0,10} "]"\nc ::= [^"]\n')
+    trial.close()
 
 
 @pytest.mark.slow

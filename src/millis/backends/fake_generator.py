@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from millis.backends.generator import GeneratorSettings, Step
+from millis.backends.generator import GeneratorSettings, Step, no_grammars
 from millis.backends.stepping import OpenAnswer, Stepping
 
 
@@ -32,6 +32,10 @@ class FakeGenerator(Stepping):
         """Read nothing."""
         self._thread.start()
 
+    def accept(self, grammar: str) -> None:
+        """See Generator; it says what it is told, in no form."""
+        raise no_grammars()
+
     def _begin(self, answer: OpenAnswer) -> None:
         self._said[answer] = 0
 
@@ -46,6 +50,8 @@ class FakeGenerator(Stepping):
             is_stop = piece in answer.sampling.stop_ids
             is_last = n + 1 >= answer.sampling.max_tokens
             answer.tell(Step(id=piece, ending="stop" if is_stop else "length" if is_last else None))
+            if answer.is_ended:
+                del self._said[answer]
 
     def _drop(self, answer: OpenAnswer) -> None:
         self._said.pop(answer, None)

@@ -1,11 +1,15 @@
 """OpenVINO GenAI: continuous batching over paged keys and values, with the prefixes of prompts kept.
 
-Token ids go in and out, so tokenizers are ours. Border: the one file that imports openvino_genai; reads
-openvino_model.xml, openvino_model.bin and config.json.
-Limits: CPU. The logarithm of the chosen piece's probability is all the engine tells of probabilities; without a
-tokenizer of its own the engine cannot hold answers to a grammar.
+Token ids go in and out, so tokenizers are ours; what the engine must know of the vocabulary for grammars is written
+for it (spelling.py). A step that raises leaves its requests in the engine, where every later step raises too: the
+pipeline is made anew then.
+Border: the one file that imports openvino_genai; reads openvino_model.xml, openvino_model.bin and config.json.
+Limits: CPU. The logarithm of the chosen piece's probability is all the engine tells of probabilities.
 """
 
+import contextlib
+import json
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +17,10 @@ from typing import Any
 import numpy as np
 
 from millis.backends import openvino as _quiet  # noqa: F401  # before openvino, which it keeps from telling its maker
-from millis.backends.generator import Ending, GeneratorSettings, Sampling, Step
+from millis.backends.generator import Ending, GeneratorSettings, Sampling, Step, no_grammars
+from millis.backends.spelling import write_spelling
 from millis.backends.stepping import OpenAnswer, Stepping
+from millis.backends.trial import Trial
 from millis.cores import cpu_flags
 from millis.errors import InvalidBundle
 
@@ -22,6 +28,8 @@ import openvino as ov  # isort: skip
 import openvino_genai as genai  # isort: skip
 
 _BLOCK_TOKENS = 32
+MOST_GRAMMARS = 500
+"""That the engine has compiled; it forgets none (0.2 MB each), so after these it is made anew when it is idle."""
 
 
 class GenAiGenerator(Stepping):
@@ -34,9 +42,42 @@ class GenAiGenerator(Stepping):
         self._pipeline: Any = None
         self._handles: dict[OpenAnswer, Any] = {}
         self._n_asked = 0
+        self._trial: Trial | None = None
+        self._compiled: set[str] = set()
 
     def load(self, folder: Path, *, settings: GeneratorSettings) -> None:
         """Read the model and take all the memory that keys and values will ever have."""
+        self._folder, self._settings = folder, settings
+        if settings.pieces is not None:
+            n_pieces = _count_logits(folder, n_pieces=len(settings.pieces))
+            padding = [b""] * (n_pieces - len(settings.pieces))
+            self._spelling = tempfile.TemporaryDirectory(prefix="millis-spelling-")
+            write_spelling(Path(self._spelling.name), [*settings.pieces, *padding], end_id=settings.end_id)
+            self._trial = Trial(Path(self._spelling.name), n_pieces=n_pieces)
+        try:
+            self._pipeline = self._make()
+        except RuntimeError as error:
+            said = str(error).strip().splitlines()[-1][:200]
+            raise InvalidBundle(f"{folder.name} cannot be loaded by OpenVINO GenAI ({said}): make it anew.") from error
+        self._thread.start()
+
+    def accept(self, grammar: str) -> None:
+        """See Generator."""
+        if self._trial is None:
+            raise no_grammars()
+        self._trial.accept(grammar)
+
+    def close(self) -> None:
+        """See Generator."""
+        super().close()
+        self._handles.clear()
+        self._pipeline = None
+        if self._trial is not None:
+            self._trial.close()
+            self._spelling.cleanup()
+
+    def _make(self) -> Any:
+        settings = self._settings
         scheduler = genai.SchedulerConfig()
         scheduler.enable_prefix_caching = True
         scheduler.num_kv_blocks = settings.streams * (settings.context // _BLOCK_TOKENS + 2)
@@ -45,22 +86,24 @@ class GenAiGenerator(Stepping):
         properties = {"INFERENCE_NUM_THREADS": settings.threads, "PERFORMANCE_HINT": "LATENCY"}
         if settings.threads == 1 and "amx_bf16" in cpu_flags():
             properties["INFERENCE_PRECISION_HINT"] = "f32"  # 2026.4's bf16 kernels for AMX divide by half the threads
-        try:
-            self._pipeline = genai.ContinuousBatchingPipeline(folder, scheduler, "CPU", properties)
-        except RuntimeError as error:
-            said = str(error).strip().splitlines()[-1][:200]
-            raise InvalidBundle(f"{folder.name} cannot be loaded by OpenVINO GenAI ({said}): make it anew.") from error
-        self._thread.start()
+        if self._trial is None:
+            return genai.ContinuousBatchingPipeline(self._folder, scheduler, "CPU", properties)
+        tokenizer = genai.Tokenizer(self._spelling.name)
+        return genai.ContinuousBatchingPipeline(self._folder, tokenizer, scheduler, "CPU", **properties)
 
-    def close(self) -> None:
-        """See Generator."""
-        super().close()
-        self._handles.clear()
-        self._pipeline = None
+    def _renew(self) -> None:
+        self._compiled.clear()
+        self._pipeline = None  # before the new one: there may be no room for two
+        with contextlib.suppress(RuntimeError):  # without a pipeline the next step raises, and it is tried again
+            self._pipeline = self._make()
 
     def _begin(self, answer: OpenAnswer) -> None:
         ids = ov.Tensor(np.array([answer.ids], np.int64))
         self._n_asked += 1
+        if answer.sampling.grammar is not None:
+            if len(self._compiled) >= MOST_GRAMMARS and not self._handles:
+                self._renew()
+            self._compiled.add(answer.sampling.grammar)
         self._handles[answer] = self._pipeline.add_request(self._n_asked, ids, _write_config(answer.sampling))
 
     def _step(self, answers: Sequence[OpenAnswer]) -> None:
@@ -79,6 +122,12 @@ class GenAiGenerator(Stepping):
         handle = self._handles.pop(answer, None)
         if handle is not None:
             handle.cancel()
+
+
+def _count_logits(folder: Path, *, n_pieces: int) -> int:
+    """Read how many logits a model has, which may be more than its tokenizer has pieces."""
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    return max(int(config.get("vocab_size") or n_pieces), n_pieces)
 
 
 def _tell(answer: OpenAnswer, output: Any) -> None:
@@ -103,6 +152,8 @@ def _write_config(sampling: Sampling) -> Any:
     config.frequency_penalty = sampling.frequency_penalty
     config.presence_penalty = sampling.presence_penalty
     config.rng_seed = sampling.seed
+    if sampling.grammar is not None:
+        config.structured_output_config = genai.StructuredOutputConfig(grammar=sampling.grammar)
     config.do_sample = sampling.temperature > 0
     if config.do_sample:
         config.temperature, config.top_p = sampling.temperature, sampling.top_p

@@ -1,12 +1,14 @@
 """What generates: ids of a prompt in, ids of an answer out as they come.
 
-A generator has `name`, `load`, `start`, `close`. Border: shapes only.
+A generator has `name`, `load`, `start`, `accept`, `close`. Border: shapes only.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
+
+from millis.errors import InvalidRequest
 
 Ending = Literal["stop", "length", "failed"]
 
@@ -18,11 +20,15 @@ class GeneratorSettings:
     Args:
         context: most tokens of a prompt and its answer together.
         streams: answers at once; the memory for keys and values is for so many whole contexts, and no more is taken.
+        pieces: the bytes that each id spells, in which grammars are read, b"" for special ones; None for no grammars.
+        end_id: the piece that ends an answer.
     """
 
     threads: int = 1
     context: int = 2048
     streams: int = 4
+    pieces: tuple[bytes, ...] | None = None
+    end_id: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +38,7 @@ class Sampling:
     Args:
         temperature: 0 takes the likeliest.
         has_logprobs: give the natural logarithm of each piece's probability.
+        grammar: EBNF that the answer keeps to, which `accept` has let through.
     """
 
     max_tokens: int
@@ -42,6 +49,7 @@ class Sampling:
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
     has_logprobs: bool = False
+    grammar: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,5 +88,21 @@ class Generator(Protocol):
     def start(self, ids: Sequence[int], *, sampling: Sampling, emit: Emit) -> Stream:
         """Begin an answer; returns at once."""
 
+    def accept(self, grammar: str) -> None:
+        """Try a grammar where it harms no answer; takes seconds at worst, call it from a thread.
+
+        Raises:
+            InvalidRequest: answers cannot be held to it, or to none.
+        """
+
     def close(self) -> None:
         """Stop every answer and free the model."""
+
+
+def no_grammars() -> InvalidRequest:
+    """Give the error of a generator that cannot hold answers to a grammar."""
+    return InvalidRequest(
+        "this model cannot hold its answers to a form: leave response_format out, or ask a model on genai whose"
+        " tokenizer spells by bytes.",
+        slug="unsupported",
+    )

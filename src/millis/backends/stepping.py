@@ -30,7 +30,7 @@ class OpenAnswer:
 class Stepping:
     """Steps through all open answers on one thread.
 
-    A generator gives `_begin`, `_step` and `_drop`; all three are called on the thread only.
+    A generator gives `_begin`, `_step` and `_drop`, and where it needs to `_renew`; they are called on the thread only.
     """
 
     def __init__(self) -> None:
@@ -76,17 +76,20 @@ class Stepping:
                     if not answer.is_cancelled:
                         self._open.append(answer)
                         self._begin(answer)
-                for answer in self._open:
-                    if answer.is_cancelled:
-                        self._drop(answer)
-                self._open = [answer for answer in self._open if not answer.is_cancelled]
+                for answer in [one for one in self._open if one.is_cancelled]:  # one look: it may change
+                    self._open.remove(answer)
+                    self._drop(answer)
                 if self._open:
                     self._step(self._open)
             except Exception:  # the engine's own, of any class: whoever waits is told, and the thread lives on
                 for answer in self._open:
                     answer.tell(Step(id=None, ending="failed"))
                     self._drop(answer)
+                self._renew()
             self._open = [answer for answer in self._open if not answer.is_ended]
+
+    def _renew(self) -> None:
+        """Make good what a step that raised may have left behind; must not raise."""
 
     def _begin(self, answer: OpenAnswer) -> None:
         raise NotImplementedError

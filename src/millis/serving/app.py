@@ -19,6 +19,7 @@ from millis.serving.embeddings import EMBEDDING, EMBEDDINGS, Embeddings
 from millis.serving.executor import Executor
 from millis.serving.gate import ON, Gate
 from millis.serving.generating import Talker
+from millis.serving.live import Live
 from millis.serving.observing import Observer
 from millis.serving.oip import OpenInference
 from millis.serving.oip_routes import list_oip_routes, oip_paths
@@ -66,6 +67,7 @@ class App:
         self._executor, self._gate, self._limits = executor, gate, limits
         self._observer, self._polling, self._cache = observer, polling, cache
         self._search, self._more = search, tuple(more)
+        self._live = Live(gate=gate, limits=limits, observer=observer)
         self._routes: dict[str, Application] = {}
         self._others: Application = Starlette()
 
@@ -111,6 +113,7 @@ class App:
         )
         others.router.redirect_slashes = False  # it would send clients wherever their Host header says
         self._routes, self._others = routes, others
+        self._live.talkers = tuple(talkers)
 
     def make_route(self, path: str, models: Mapping[str, Served], language: Language) -> TaskRoute:
         """Make a route that runs one of these models."""
@@ -125,6 +128,8 @@ class App:
             await self._routes[scope["path"]](scope, receive, send)
         elif scope["type"] == "http" and scope["path"] not in _ALWAYS_OPEN:
             await self._pass(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await self._live(scope, receive, send)
         else:
             await self._others(scope, receive, send)
 

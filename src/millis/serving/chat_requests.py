@@ -2,18 +2,21 @@
 
 Border: no model and no event loop. What is not supported is refused by name, never passed over; `user`, `metadata` and
 `safety_identifier` are labels of the client's own and change nothing anywhere.
-Limits: text only; no tools, no grammar, no alternatives to the chosen piece.
+Limits: text only; no tools, no alternatives to the chosen piece.
 """
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
 
 from millis.errors import InvalidRequest
+from millis.tasks.schemas import ANY_OBJECT, write_grammar
 
 MOST_ANSWERS, MOST_STOPS, MOST_STOP_CHARACTERS, MOST_MESSAGES = 8, 4, 200, 1000
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 ROLES = ("system", "developer", "user", "assistant")
 
 
@@ -33,6 +36,7 @@ class _Wish(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     user: str | None = None
     metadata: dict[str, str] | None = None
     safety_identifier: str | None = None
+    response_format: dict[str, Any] | None = None
 
 
 class ChatWish(_Wish, kw_only=True, forbid_unknown_fields=True):
@@ -42,7 +46,6 @@ class ChatWish(_Wish, kw_only=True, forbid_unknown_fields=True):
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
-    response_format: dict[str, Any] | None = None
     tools: list[Any] | None = None
     tool_choice: Any = None
     functions: list[Any] | None = None
@@ -67,6 +70,7 @@ class Wish:
         prompt: messages with role and content, a text, or token ids.
         max_tokens: None for as many as the context has room for.
         seed: None lets the server draw one.
+        grammar: of the JSON texts that were asked for; None for any text.
     """
 
     kind: Literal["chat", "text"]
@@ -83,6 +87,7 @@ class Wish:
     frequency_penalty: float
     presence_penalty: float
     has_logprobs: bool
+    grammar: str | None
 
 
 def read_wish(body: bytes, *, kind: Literal["chat", "text"], characters: int) -> Wish:
@@ -130,7 +135,7 @@ def read_wish(body: bytes, *, kind: Literal["chat", "text"], characters: int) ->
         max_tokens=default if asked is None else int(_within("max_tokens", asked, low=1, high=1e9, usual=1)),
         frequency_penalty=_within("frequency_penalty", said.frequency_penalty, low=-2, high=2, usual=0),
         presence_penalty=_within("presence_penalty", said.presence_penalty, low=-2, high=2, usual=0),
-        has_logprobs=has_logprobs,
+        has_logprobs=has_logprobs, grammar=_read_format(said.response_format),
     )  # fmt: skip
 
 
@@ -142,8 +147,6 @@ def _refuse_unsupported_chat(said: ChatWish) -> None:
         raise _unsupported("tool_choice")
     if said.modalities not in (None, ["text"]):
         raise _unsupported("modalities other than text")
-    if said.response_format is not None and said.response_format != {"type": "text"}:
-        raise _unsupported("a response_format other than text")
 
 
 def _refuse_unsupported_text(said: TextWish) -> None:
@@ -153,6 +156,31 @@ def _refuse_unsupported_text(said: TextWish) -> None:
         raise _unsupported("best_of other than n")
     if said.logprobs:
         raise _unsupported("logprobs above 0 (alternatives to the chosen piece)")
+
+
+def _read_format(asked: dict[str, Any] | None) -> str | None:
+    """Give the grammar of a response_format."""
+    if asked is None or asked == {"type": "text"}:
+        return None
+    if asked == {"type": "json_object"}:
+        return write_grammar(ANY_OBJECT)
+    form = asked.get("json_schema")
+    if asked.get("type") != "json_schema" or set(asked) != {"type", "json_schema"} or not isinstance(form, dict):
+        raise _refuse(
+            'response_format cannot be this: send {"type": "text"}, {"type": "json_object"} or {"type": "json_schema",'
+            ' "json_schema": {"name": NAME, "schema": SCHEMA}}.'
+        )
+    name = form.get("name")
+    if (
+        set(form) - {"name", "schema", "strict", "description"} or "schema" not in form
+        or not (isinstance(name, str) and _NAME.fullmatch(name))
+        or not isinstance(form.get("strict"), bool | None) or not isinstance(form.get("description"), str | None)
+    ):  # fmt: skip
+        raise _refuse(
+            "response_format.json_schema must have name, of 1 to 64 letters, digits, _ or -, and schema; strict (true"
+            " or false) and description may be there too: leave out the rest."
+        )
+    return write_grammar(form["schema"])
 
 
 def _read_messages(messages: list[Any]) -> list[dict[str, str]]:

@@ -18,6 +18,7 @@ from millis.backends.generator import Generator, GeneratorSettings, Sampling, St
 from millis.bundles import Bundle
 from millis.errors import InvalidRequest, RunFailed
 from millis.serving.executor import Executor
+from millis.serving.forms import Forms
 from millis.tasks.chat import Chat, Stops, end_of_sentence
 
 STREAMS, _MOST_WAITING = 4, 64
@@ -72,6 +73,7 @@ class Talker:
         n_open: requests that began on it and have not ended.
         n_answers: answers that are generated now, or wait.
         kept_ns: when it last gave a piece.
+        forms: the grammars that its answers can be held to.
     """
 
     notes: tuple[str, ...] = ()
@@ -84,6 +86,7 @@ class Talker:
         self.n_open = self.n_answers = 0
         self.kept_ns = 0
         self._generator = generator
+        self.forms = Forms(generator.accept)
         self._slots = asyncio.Semaphore(streams)
 
     def admit(self, *, n_prompt: int, n_answers: int, left_ns: float) -> None:
@@ -138,7 +141,9 @@ class Talker:
 
                 stream = self._generator.start(ids, sampling=sampling, emit=emit)
                 try:
-                    async with aclosing(self._listen(steps, len(ids), began, stops, deadline_ns)) as parts:
+                    async with aclosing(
+                        self._listen(steps, len(ids), began, stops, deadline_ns, has_form=sampling.grammar is not None)
+                    ) as parts:
                         async for part in parts:
                             yield part
                 finally:
@@ -156,8 +161,9 @@ class Talker:
             raise _passed() from error
 
     async def _listen(
-        self, steps: "asyncio.Queue[Step]", n_prompt: int, began: int, stops: Sequence[str], deadline_ns: float
-    ) -> AsyncGenerator[Part, None]:
+        self, steps: "asyncio.Queue[Step]", n_prompt: int, began: int, stops: Sequence[str], deadline_ns: float,
+        *, has_form: bool,
+    ) -> AsyncGenerator[Part, None]:  # fmt: skip
         speller, scanner = self.chat.tokenizer.speller(), Stops(stops)
         text, is_said = "", False
         pieces: list[tuple[int, float]] = []
@@ -171,7 +177,7 @@ class Talker:
                 if n == 0:
                     raise _passed()
                 text += scanner.end()
-                is_whole = is_said or end_of_sentence(text) > 0
+                is_whole = not has_form and (is_said or end_of_sentence(text) > 0)  # half a form is none
                 said = text[: end_of_sentence(text)] if is_whole else text
                 yield Part(text=said, pieces=tuple(pieces), ending="deadline", is_whole=is_whole)
                 return
@@ -190,7 +196,7 @@ class Talker:
                 rest = "" if is_stopped else scanner.end()
                 yield Part(text=text + rest, pieces=tuple(pieces), ending="stop" if is_stopped else step.ending)
                 return
-            cut = len(text) if math.isinf(deadline_ns) else end_of_sentence(text)
+            cut = len(text) if has_form or math.isinf(deadline_ns) else end_of_sentence(text)
             if cut:
                 yield Part(text=text[:cut], pieces=tuple(pieces))
                 text, pieces, is_said = text[cut:], [], True
@@ -236,7 +242,10 @@ def load_talker(bundle: Bundle, *, streams: int = STREAMS, number: int = 1) -> T
     talker = Talker(bundle, generator, streams=streams, number=number)
     generator.load(
         bundle.path / rung.folder,
-        settings=GeneratorSettings(threads=rung.threads, context=talker.chat.context, streams=streams),
+        settings=GeneratorSettings(
+            threads=rung.threads, context=talker.chat.context, streams=streams,
+            pieces=talker.chat.tokenizer.spell_all(), end_id=talker.chat.stop_ids[0],
+        ),
     )
     asyncio.run(_warm(talker))
     return talker

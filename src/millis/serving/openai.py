@@ -43,6 +43,8 @@ class OpenAi:
     ) -> None:
         """See Speech."""
         ids = _encode(asked, talker)
+        if asked.grammar is not None:
+            await talker.forms.accept(asked.grammar)
         talker.admit(n_prompt=len(ids), n_answers=asked.n, left_ns=deadline_ns - perf_counter_ns())
         writer = _Writer(asked, talker, n_prompt=len(ids))
         if asked.is_stream:
@@ -85,7 +87,7 @@ def _start(wish: Wish, talker: Talker, ids: Sequence[int], deadline_ns: float) -
                 max_tokens=min(wish.max_tokens or room, room), stop_ids=talker.chat.stop_ids,
                 temperature=wish.temperature, top_p=wish.top_p, seed=(seed + i) % (1 << 32),
                 frequency_penalty=wish.frequency_penalty, presence_penalty=wish.presence_penalty,
-                has_logprobs=wish.has_logprobs,
+                has_logprobs=wish.has_logprobs, grammar=wish.grammar,
             ),
             stops=wish.stops, deadline_ns=deadline_ns,
         )

@@ -45,6 +45,25 @@ _BOUNDS: Mapping[str, Mapping[str, Any]] = {
     "presence_penalty": {"type": "number", "minimum": -2, "maximum": 2},
     "stop": {"anyOf": [_STOP, {"type": "array", "items": _STOP, "maxItems": MOST_STOPS}]},
 }
+_FORMS = (
+    {
+        "type": "object", "required": ["type"], "additionalProperties": False,
+        "properties": {"type": {"enum": ["text", "json_object"]}},
+    },
+    {
+        "type": "object", "required": ["type", "json_schema"], "additionalProperties": False,
+        "properties": {
+            "type": {"enum": ["json_schema"]},
+            "json_schema": {
+                "type": "object", "required": ["name", "schema"], "additionalProperties": False,
+                "properties": {
+                    "name": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"}, "schema": {},
+                    "strict": {"type": ["boolean", "null"]}, "description": {"type": ["string", "null"]},
+                },
+            },
+        },
+    },
+)  # fmt: skip
 _UNSUPPORTED = ("logit_bias", "tools", "functions", "top_logprobs", "suffix")
 """Members of OpenAI's that are taken empty, and refused with anything in them."""
 
@@ -60,15 +79,15 @@ def describe_requests(components: dict[str, Any]) -> None:
     chat = components[ChatWish.__name__]["properties"]
     chat["messages"] = {"type": "array", "items": _MESSAGE, "minItems": 1, "maxItems": MOST_MESSAGES}
     chat["max_completion_tokens"] = chat["max_tokens"]
-    text_only = {"type": "object", "properties": {"type": {"enum": ["text"]}}}
-    chat["response_format"] = {"anyOf": [text_only, {"type": "null"}]}
-    components[TextWish.__name__]["properties"]["prompt"] = {
+    text = components[TextWish.__name__]["properties"]
+    chat["response_format"] = text["response_format"] = {"anyOf": [*_FORMS, {"type": "null"}], "default": None}
+    text["prompt"] = {
         "anyOf": [{"type": "string", "minLength": 1}, {"type": "array", "items": _INTEGER, "minItems": 1}],
         "description": "a text, or ids of this model's tokenizer",
     }
-    text = {"type": "string", "minLength": 1}
+    one = {"type": "string", "minLength": 1}
     components[RewriteRequest.__name__]["properties"]["input"] = {
-        "anyOf": [text, {"type": "array", "items": text, "minItems": 1}], "description": "a text or several",
+        "anyOf": [one, {"type": "array", "items": one, "minItems": 1}], "description": "a text or several",
     }  # fmt: skip
 
 

@@ -26,6 +26,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         head_s: seconds that a head may take to arrive, on a new connection from its opening.
         idle_s: seconds that a connection is kept between two requests.
         connections: open at the same time, in each worker.
+        messages_per_s: that a connection to /v1/live may send.
+        silent_s: seconds after which a connection to /v1/live is closed that sends nothing and awaits nothing.
     """
 
     body_bytes: int = 1_000_000
@@ -36,6 +38,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     head_s: float = 10.0
     idle_s: float = 5.0
     connections: int = 10_000
+    messages_per_s: float = 30.0
+    silent_s: float = 300.0
 
     def __post_init__(self) -> None:
         """Refuse limits that let nothing through."""
@@ -43,7 +47,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise InvalidValue("limits of a request cannot be below 1: give positive numbers.")
         if not 1024 <= self.head_bytes <= 1_000_000:
             raise InvalidValue(f"head_bytes cannot be {self.head_bytes}: give 1024 to 1,000,000.")
-        for name in ("body_s", "head_s", "idle_s"):
+        if not 0 < self.messages_per_s <= 10_000:
+            raise InvalidValue(f"messages_per_s cannot be {self.messages_per_s}: give more than 0 and up to 10,000.")
+        for name in ("body_s", "head_s", "idle_s", "silent_s"):
             if not 0 < getattr(self, name) <= 3600:
                 raise InvalidValue(f"{name} cannot be {getattr(self, name)}: give seconds, above 0 and up to 3600.")
 

@@ -37,6 +37,7 @@ from millis.serving.executor import Executor
 from millis.serving.following import Follower
 from millis.serving.gate import Gate
 from millis.serving.generating import Talker
+from millis.serving.live_protocol import LiveProtocol
 from millis.serving.loading import load_version
 from millis.serving.memory import separate_large_blocks, settle_memory
 from millis.serving.messages import Failed, Ready, write_line
@@ -130,7 +131,9 @@ def run_worker(
             app,
             loop="uvloop",
             http=type("BoundProtocol", (Protocol,), bound),
-            ws="none",
+            ws=LiveProtocol,
+            ws_max_size=settings.limits.body_bytes,
+            ws_per_message_deflate=False,  # a few words are no shorter for it
             lifespan="off",
             log_level="error",  # a warning for each request that is no HTTP would let strangers fill the log
             access_log=False,

@@ -5,6 +5,8 @@ Plain text for BERT's WordPiece takes a shorter way (wordpieces.py) to the same 
 Limits: reads tokenizer.json only; truncation and padding set in it are switched off.
 """
 
+import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,14 @@ from millis.tasks.wordpieces import Characters, WordPieces, Words
 
 _MOST_ADDED = 100
 """Added tokens that are looked for at every character of a text; more cost what the short way saves."""
+
+_LOW_LINE_KINDS = frozenset({"Replace", "ByteFallback", "Fuse", "Strip", "Metaspace"})
+_BYTE = re.compile("<0x[0-9A-F]{2}>")
+_VISIBLE = (*range(33, 127), *range(161, 173), *range(174, 256))
+_BYTE_OF_LETTER = {chr(byte): byte for byte in _VISIBLE} | {
+    chr(256 + i): byte for i, byte in enumerate(sorted(set(range(256)) - set(_VISIBLE)))
+}
+"""How byte-level BPE writes bytes as letters. Source: Radford et al. 2019, GPT-2's encoder.py."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +175,35 @@ class SpeakingTokenizer:
     def spell(self, i: int) -> str:
         """Give the text of one piece, special ones too."""
         return str(self._tokenizer.decode([i], skip_special_tokens=False))
+
+
+    def spell_all(self) -> tuple[bytes, ...] | None:
+        """Give the bytes that each id adds to a text, nothing for special ones; None for a decoder of another kind.
+
+        Limits: byte-level BPE, and the kind that writes a space as a low line and rare bytes as <0x0A>.
+        """
+        parts = json.loads(self._tokenizer.to_str())
+        steps = parts["decoder"] or {}
+        kinds = {one["type"] for one in steps.get("decoders", [steps]) if "type" in one}
+        if kinds == {"ByteLevel"}:
+            as_bytes: dict[str, int] | None = _BYTE_OF_LETTER
+        elif kinds and kinds <= _LOW_LINE_KINDS:
+            as_bytes = None
+        else:
+            return None
+        added = {one["id"]: b"" if one["special"] else one["content"].encode() for one in parts["added_tokens"]}
+        pieces = []
+        for i in range(self.n_pieces):
+            piece = self._tokenizer.id_to_token(i)
+            if i in added or piece is None:
+                pieces.append(added.get(i, b""))
+            elif as_bytes is not None:
+                pieces.append(bytes(as_bytes[letter] for letter in piece if letter in as_bytes))
+            elif _BYTE.fullmatch(piece):
+                pieces.append(bytes.fromhex(piece[3:5]))
+            else:
+                pieces.append(piece.replace("\u2581", " ").encode())
+        return tuple(pieces)
 
 
 class Speller:

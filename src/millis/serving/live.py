@@ -1,0 +1,293 @@
+"""/v1/live: texts that are still being typed, over one WebSocket; a new one takes the place of the one before.
+
+A message is {"input", "task", ...}; answers are {"id", "delta"} and at last {"id", "done": true, ...}. Work for a text
+that was replaced stops before the engine's next step. Every message passes the gate as a request does.
+Border: messages in and out; what is generated comes from generating.py, frames are live_protocol.py's.
+Limits: one answer grows at a time on a connection; the likeliest one.
+"""
+
+import asyncio
+import math
+from collections.abc import Sequence
+from contextlib import aclosing
+from http import HTTPStatus
+from time import perf_counter_ns
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from millis.backends.generator import Sampling
+from millis.errors import InvalidRequest, MillisError
+from millis.security.rates import Bucket
+from millis.serving.deadlines import MOST_MS
+from millis.serving.gate import Gate
+from millis.serving.generating import Talker
+from millis.serving.observing import Observer
+from millis.serving.problems import MEDIA_TYPE, list_headers, write_problem
+from millis.serving.replies import Scope, Send, request_id
+from millis.serving.requests import Receive, TaskRequest, check_request, read_json
+from millis.serving.served import no_such_model
+from millis.serving.settings import Limits
+from millis.serving.talking import Counted
+from millis.tasks.instructing import CHAT
+
+PATH = "/v1/live"
+PROTOCOL, KEY_PROTOCOL = "millis", "key."
+"""Subprotocols: ours, and the one that carries the key of a browser, which cannot send headers."""
+
+_BINARY, _SILENT = 1003, 4408
+
+
+class LiveMessage(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """What a client sends.
+
+    Args:
+        input: the text as it stands; "" only takes the place of the one before.
+        id: comes back with every part of the answer.
+        model: name of a bundle; None is the first that serves the task.
+        max_tokens: of the answer; None for as many as the context has room for.
+        deadline_ms: from the message's coming; the answer ends after the last sentence that fits.
+    """
+
+    input: str
+    task: Literal["translate", "summarise", "chat"]
+    id: str | int | None = None
+    model: str | None = None
+    max_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    deadline_ms: Annotated[float, Meta(gt=0, le=MOST_MS)] | None = None
+
+
+class _Named(msgspec.Struct):
+    id: str | int | None = None
+
+
+_DECODER = msgspec.json.Decoder(LiveMessage)
+
+
+class Live:
+    """Answers connections.
+
+    Attributes:
+        talkers: what is served; a message is answered by those that are there when it comes.
+    """
+
+    def __init__(self, *, gate: Gate, limits: Limits, observer: Observer) -> None:
+        self.gate, self.limits, self.observer = gate, limits, observer
+        self.talkers: Sequence[Talker] = ()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a connection until its client goes: ASGI."""
+        scope["method"], scope["millis.read_ns"] = "GET", perf_counter_ns()
+        scope["headers"] = [*scope["headers"], *_find_key(scope["subprotocols"])]
+        await receive()  # that somebody wants to connect
+        try:
+            self._let_in(scope)
+        except MillisError as error:
+            self.gate.note(scope, status=error.status)
+            self.observer.failed(scope, route=PATH, status=error.status, slug=error.slug)
+            await _refuse(send, error)
+            return
+        self.gate.note(scope, status=HTTPStatus.SWITCHING_PROTOCOLS)
+        chosen = PROTOCOL if PROTOCOL in scope["subprotocols"] else None
+        connection = _Connection(self, scope, send)
+        try:
+            await send({"type": "websocket.accept", "subprotocol": chosen})
+            await connection.follow(receive)
+        except OSError:  # uvicorn's word for a client that went while something was sent
+            pass
+        finally:
+            await connection.stop()
+
+    def choose(self, message: LiveMessage) -> Talker:
+        """Give the model that a message is for.
+
+        Raises:
+            InvalidRequest: 404 without one.
+        """
+        able = {one.bundle.name: one for one in self.talkers if one.bundle.manifest.task == message.task}
+        if message.model is None and able:
+            return next(iter(able.values()))
+        if message.model not in able:
+            if able:
+                raise no_such_model(able)
+            raise InvalidRequest(
+                f"no model of the task {message.task} is served here: GET /v1/models lists those there are.",
+                status=404, slug="unknown-model",
+            )  # fmt: skip
+        return able[message.model]
+
+    def _let_in(self, scope: Scope) -> None:
+        if scope["path"] != PATH or not self.talkers:
+            raise InvalidRequest(
+                f"there is nothing to connect to at {scope['path'][:100]!r}: {PATH} is there where a model speaks.",
+                status=404, slug="unknown-route",
+            )  # fmt: skip
+        headers = dict(scope["headers"])
+        origin = headers.get(b"origin")
+        if origin is not None and origin.partition(b"://")[2] != headers.get(b"host"):
+            raise InvalidRequest(
+                "a page of another site asked: let its own server connect.", status=403, slug="other-site"
+            )
+        self.gate.check(scope)
+
+
+class _Connection:
+    """One client, and the answer that grows for it."""
+
+    def __init__(self, live: Live, scope: Scope, send: Send) -> None:
+        self._live, self._scope, self._send = live, scope, send
+        self._bucket = Bucket(live.limits.messages_per_s)
+        self._answer: asyncio.Task[None] | None = None
+        self._id: str | int | None = None
+
+    async def follow(self, receive: Receive) -> None:
+        """Take messages until the client goes, or is silent for too long."""
+        while True:
+            try:
+                async with asyncio.timeout(self._live.limits.silent_s):
+                    said = await receive()
+            except TimeoutError:
+                if self._answer is not None and not self._answer.done():
+                    continue
+                reason = f"nothing came for {self._live.limits.silent_s:g} s"
+                await self._send({"type": "websocket.close", "code": _SILENT, "reason": reason})
+                return
+            if said["type"] == "websocket.disconnect":
+                return
+            if said.get("text") is None:
+                await self._send({"type": "websocket.close", "code": _BINARY, "reason": "send JSON as text"})
+                return
+            await self._take(said["text"].encode())
+
+    async def stop(self) -> bool:
+        """Stop the answer that grows, and say whether one did; the engine stops before its next step."""
+        if self._answer is None or self._answer.done():
+            return False
+        self._answer.cancel()
+        await asyncio.wait([self._answer])
+        return True
+
+    async def _take(self, body: bytes) -> None:
+        scope = {**self._scope, "millis.read_ns": perf_counter_ns()}
+        try:
+            message, talker = self._read(body, scope=scope)
+        except MillisError as error:
+            self._note(scope, error.status, slug=error.slug)
+            await self._say_wrong(_read_id(body), error)
+            return
+        if await self.stop():
+            await self._say(self._id, {"done": True, "finish_reason": "replaced"})
+        self._id = message.id
+        self._answer = asyncio.create_task(self._write(message, talker, scope=scope))
+
+    def _read(self, body: bytes, *, scope: Scope) -> tuple[LiveMessage, Talker]:
+        wait_s = self._bucket.take()
+        if wait_s:
+            raise InvalidRequest(
+                f"a connection may send {self._live.limits.messages_per_s:g} messages a second: send the next in"
+                f" {1000 * wait_s:.0f} ms.", status=429, slug="too-often",
+            )  # fmt: skip
+        self._live.gate.check(scope)
+        message = read_json(
+            body, decoder=_DECODER, shape='{"input": TEXT, "task": "translate", "summarise" or "chat"}',
+            known=", ".join(LiveMessage.__struct_fields__),
+        )  # fmt: skip
+        if message.input:
+            check_request(TaskRequest(input=message.input), limits=self._live.limits)
+        talker = self._live.choose(message)
+        self._live.gate.allow(scope, message.task, f"model:{talker.bundle.name}")
+        return message, talker
+
+    async def _write(self, message: LiveMessage, talker: Talker, *, scope: Scope) -> None:
+        status, slug = 200, ""
+        talker.n_open += 1
+        try:
+            await self._generate(message, talker, came_ns=scope["millis.read_ns"])
+        except asyncio.CancelledError:
+            status, slug = 499, "replaced"
+            raise
+        except OSError:
+            status, slug = 499, "disconnected"
+        except Exception as error:
+            status, slug = (error.status, error.slug) if isinstance(error, MillisError) else (500, "internal")
+            await self._say_wrong(message.id, error)
+            if not isinstance(error, MillisError):
+                raise  # a bug of ours: nobody asks this task for its error, so the event loop writes it into the log
+        finally:
+            talker.n_open -= 1
+            self._note(scope, status, slug=slug, on=talker.bundle.name)
+
+    async def _generate(self, message: LiveMessage, talker: Talker, *, came_ns: int) -> None:
+        deadline_ns = math.inf if message.deadline_ms is None else came_ns + 1e6 * message.deadline_ms
+        ids, n_new, first_ns, last = _encode(message, talker) if message.input else [], 0, 0, None
+        if ids:
+            talker.admit(n_prompt=len(ids), n_answers=1, left_ns=deadline_ns - perf_counter_ns())
+            room = talker.chat.context - len(ids)
+            sampling = Sampling(max_tokens=min(message.max_tokens or room, room), stop_ids=talker.chat.stop_ids)
+            counted = Counted(talker.bundle.name, self._live.observer.metrics)
+            answer = talker.answer(ids, sampling=sampling, stops=(), deadline_ns=deadline_ns)
+            async with aclosing(answer) as parts:
+                async for last in parts:
+                    first_ns = first_ns or perf_counter_ns()
+                    n_new += len(last.pieces)
+                    if last.text:
+                        await self._say(message.id, {"delta": last.text})
+            counted.end(first_ns=first_ns, n_tokens=n_new)
+        is_late = last is not None and last.ending == "deadline"
+        await self._say(
+            message.id,
+            {
+                "done": True, "finish_reason": "stop" if last is None else last.ending,
+                **({"whole": last.is_whole} if last is not None and is_late else {}),
+                "model": talker.bundle.name, "rung": talker.bundle.manifest.rung,
+                "usage": {
+                    "prompt_tokens": len(ids), "completion_tokens": n_new, "total_tokens": len(ids) + n_new,
+                },
+                "first_ms": round((first_ns - came_ns) / 1e6, 3) if first_ns else None,
+                "total_ms": round((perf_counter_ns() - came_ns) / 1e6, 3),
+            },
+        )  # fmt: skip
+
+    async def _say(self, id: str | int | None, document: dict[str, Any]) -> None:
+        text = msgspec.json.encode({"id": id, **document}).decode()
+        await self._send({"type": "websocket.send", "text": text})
+
+    async def _say_wrong(self, id: str | int | None, error: Exception) -> None:
+        await self._say(id, {"error": msgspec.Raw(write_problem(error)[1])})
+
+    def _note(self, scope: Scope, status: int, *, slug: str, on: str = "") -> None:
+        if slug:
+            self._live.observer.failed(scope, route=PATH, status=status, slug=slug)
+        else:
+            self._live.observer.said(scope, route=PATH, model=on, request_id=request_id(scope))
+        self._live.gate.note(scope, status=status, on=on)
+
+
+def _encode(message: LiveMessage, talker: Talker) -> list[int]:
+    if message.task == CHAT:
+        return talker.chat.encode_messages([{"role": "user", "content": message.input}])
+    return talker.chat.encode_text(message.input)
+
+
+def _find_key(protocols: Sequence[str]) -> list[tuple[bytes, bytes]]:
+    """Give a key that came as a subprotocol as the header that it stands for."""
+    return [
+        (b"x-api-key", one.removeprefix(KEY_PROTOCOL).encode()) for one in protocols if one.startswith(KEY_PROTOCOL)
+    ]
+
+
+def _read_id(body: bytes) -> str | int | None:
+    """Find the id of a message that cannot be read otherwise."""
+    try:
+        found = msgspec.json.decode(body, type=_Named).id
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return found
+
+
+async def _refuse(send: Send, error: MillisError) -> None:
+    status, payload = write_problem(error)
+    headers = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", b"%d" % len(payload)), *list_headers(error)]
+    await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": payload})
