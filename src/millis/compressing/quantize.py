@@ -11,7 +11,7 @@ sensitivity.py.
 import logging
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from millis.backends.openvino import EMBEDDINGS, FILE
 from millis.bundles import Choice
 from millis.compiling.writing import writing
-from millis.compressing.sensitivity import Ease, Relief, rank_layers
+from millis.compressing.sensitivity import Ease, Harm, rank_layers
 from millis.telemetry.progress import say
 
 _NAMED = 3
@@ -52,7 +52,7 @@ def quantize_openvino(
 
     Args:
         calibration: windows of token ids, (T,) each.
-        floor: while it is not reached, layers go back to fp32, those first that give most for their time.
+        floor: while it is not reached, layers go back to fp32, those first that harm most for the time they save.
     Returns:
         what was chosen, and why.
     Raises:
@@ -89,7 +89,7 @@ def quantize_openvino(
             ov.save_model(quantized, out / FILE, compress_to_fp16=False)
             np.save(out / EMBEDDINGS, table.astype(np.float16))
 
-    def rank(windows: Sequence[NDArray[np.int64]]) -> list[Relief]:
+    def rank(windows: Sequence[NDArray[np.int64]]) -> list[Harm]:
         layers, ease = _ease_openvino(make(is_folded=False))
         return rank_layers(layers, ease, backend="openvino", source=source, int8=out, windows=windows)
 
@@ -97,7 +97,7 @@ def quantize_openvino(
 
 
 def _ease_openvino(model: Any) -> tuple[list[str], Ease]:
-    """List the multiplications that NNCF gave eight bits, and give what writes the model without those of one.
+    """List the multiplications that NNCF gave eight bits, and give what writes the model without those of some.
 
     Args:
         model: its weights still floats behind their quantisers.
@@ -110,8 +110,8 @@ def _ease_openvino(model: Any) -> tuple[list[str], Ease]:
         if all(found) and found:
             layers[node.get_friendly_name()] = found
 
-    def ease(name: str, folder: Path) -> None:
-        places = [(value, value.get_source_output()) for value in layers[name]]
+    def ease(kept: Collection[str], folder: Path) -> None:
+        places = [(value, value.get_source_output()) for name in kept for value in layers[name]]
         for value, quantized in places:
             value.replace_source_output(quantized.get_node().input_value(0))
         try:
@@ -135,7 +135,7 @@ def quantize_onnx(source: Path, out: Path, *, floor: Floor | None = None) -> tup
     """Quantise an ONNX folder to int8 with scales of activations taken per call.
 
     Args:
-        floor: while it is not reached, layers go back to fp32, those first that give most for their time.
+        floor: while it is not reached, layers go back to fp32, those first that harm most for the time they save.
     Returns:
         what was chosen, and why.
     Raises:
@@ -155,7 +155,7 @@ def quantize_onnx(source: Path, out: Path, *, floor: Floor | None = None) -> tup
                 nodes_to_exclude=list(kept),
             )  # fmt: skip
 
-    def rank(windows: Sequence[NDArray[np.int64]]) -> list[Relief]:
+    def rank(windows: Sequence[NDArray[np.int64]]) -> list[Harm]:
         layers, ease = _ease_onnx(source / "model.onnx", out / "model.onnx")
         return rank_layers(layers, ease, backend="onnxruntime", source=source, int8=out, windows=windows)
 
@@ -169,7 +169,7 @@ def quantize_onnx(source: Path, out: Path, *, floor: Floor | None = None) -> tup
 
 
 def _ease_onnx(source: Path, int8: Path) -> tuple[list[str], Ease]:
-    """List the nodes that were given eight bits, and give what writes the int8 model with one of them as it was."""
+    """List the nodes that were given eight bits, and give what writes the int8 model with some as they were."""
     import onnx
 
     plain, model = onnx.load(source), onnx.load(int8)
@@ -181,28 +181,27 @@ def _ease_onnx(source: Path, int8: Path) -> tuple[list[str], Ease]:
         if node.op_type in ("MatMul", "Gather") and (node.name, *node.input) not in untouched
     }  # fmt: skip
 
-    def ease(name: str, folder: Path) -> None:
-        node = layers[name]
-        last = model.graph.node[places[node.output[0]]]  # of those in its place: what they lead to is left unused
-        quantized, n_weights = type(node)(), len(model.graph.initializer)
-        quantized.CopyFrom(last)
-        last.CopyFrom(node)
-        last.name = quantized.name  # the node's own may be taken
-        there = {one.name for one in model.graph.initializer}
-        model.graph.initializer.extend(weights[one] for one in node.input if one in weights and one not in there)
-        try:
-            with writing(folder / "model.onnx"):
-                onnx.save(model, folder / "model.onnx")
-        finally:
-            last.CopyFrom(quantized)
-            del model.graph.initializer[n_weights:]
+    def ease(kept: Collection[str], folder: Path) -> None:
+        made = onnx.ModelProto()
+        made.CopyFrom(model)
+        there = {one.name for one in made.graph.initializer}
+        for node in (layers[name] for name in kept):
+            last = made.graph.node[places[node.output[0]]]  # of those in its place; what leads to it is left unused
+            name = last.name
+            last.CopyFrom(node)
+            last.name = name  # the node's own may be taken
+            missing = {one for one in node.input if one in weights} - there
+            made.graph.initializer.extend(weights[one] for one in missing)
+            there |= missing
+        with writing(folder / "model.onnx"):
+            onnx.save(made, folder / "model.onnx")
 
     return list(layers), ease
 
 
 def _revert(
     quantize: Callable[[Sequence[str]], None],
-    rank: Callable[[Sequence[NDArray[np.int64]]], list[Relief]],
+    rank: Callable[[Sequence[NDArray[np.int64]]], list[Harm]],
     *,
     out: Path,
     floor: Floor | None,
@@ -243,9 +242,9 @@ def _revert(
     return (
         Choice(
             what="layers kept in fp32",
-            choice=f"{enough} of {len(order)}, those that give most for their time",
+            choice=f"{enough} of {len(order)}, those that harm most for the time they save",
             reason=f"int8 throughout lost {first:.2f} points on dev, {floor.max_drop:g} are allowed; now"
-            f" {tried[enough]:.2f}. Of the outputs' error each alone takes away: {named}"
+            f" {tried[enough]:.2f}. Of the error that layers make one by one: {named}"
             + ("; ..." if enough > _NAMED else ""),
         ),
     )
