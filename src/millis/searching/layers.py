@@ -6,6 +6,7 @@ Border: builds and times; the arithmetic is measuring/layers.py's. A table is ke
 fingerprint, the runtime and the sizes of the base.
 """
 
+import copy
 import hashlib
 import io
 import tempfile
@@ -168,11 +169,11 @@ def _thin_out(sizes: Sequence[int]) -> list[int]:
 
 
 def _draw(config: Any) -> Any:
-    """Make a network with random weights."""
+    """Make a network with random weights, and a configuration of its own."""
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
         return AutoModelForTokenClassification.from_config(
-            config, attn_implementation="eager", dtype=torch.float32
+            copy.deepcopy(config), attn_implementation="eager", dtype=torch.float32
         ).eval()
 
 
