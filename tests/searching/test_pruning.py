@@ -1,5 +1,6 @@
 """Pruned networks keep the layers and the activation that they are asked for, and tell what became of each layer."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from millis.searching.cutting import Change
 from millis.searching.layers import choose_activation
 from millis.searching.pruning import Pruner
 from millis.searching.trying import artifact_case
+from millis.searching.zeros import tell_zeros, word_zeros
 
 pytestmark = pytest.mark.slow
 
@@ -78,7 +80,7 @@ def test_without_a_wish_the_activation_stays(prepared: tuple[Case, Reference]) -
 def test_relu_is_taken_where_a_layer_is_faster_for_it(
     own: float, relu: float, asked: str, chosen: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(layers, "_time_all", lambda loaded, tokens: [(ms,) * len(tokens) for ms in (0.1, 0.1 + own, 0.1 + relu)])
+    monkeypatch.setattr(layers, "time_in_turns", lambda loaded, tokens: [(ms,) * len(tokens) for ms in (0.1, 0.1 + own, 0.1 + relu)])
     found, choice = choose_activation(
         asked, make_base(tmp_path / "base"), runtime="onnxruntime-int8", tokens=(8, 16), is_static=False, lengths=[8, 16, 12]
     )
@@ -92,6 +94,8 @@ def test_relu_is_taken_where_a_layer_is_faster_for_it(
     (("--layers", "0,7"), "this base has 0 to 1"),
     (("--layers", "a"), "layers cannot be 'a'"),
     (("--activation", "tanh"), "choose one of own, relu, auto"),
+    (("--sparse", "1.5"), "give a share above 0 and below 1"),
+    (("--sparse", "0.5", "--device", "cuda"), "sparse is measured on cpu"),
     (("--adapt", "adapter", "--activation", "relu"), "which pruning cannot cut"),
 ])  # fmt: skip
 def test_what_cannot_be_kept_is_refused(flags: tuple[str, ...], said: str, tmp_path: Path) -> None:
@@ -103,3 +107,22 @@ def test_what_cannot_be_kept_is_refused(flags: tuple[str, ...], said: str, tmp_p
     assert done.exit_code != 0
     assert said in " ".join((done.output + str(done.exception)).split())
     assert not (tmp_path / "x.millis").exists()
+
+
+def test_zeros_are_timed_beside_none_and_told(prepared: tuple[Case, Reference]) -> None:
+    case, reference = prepared
+    line = tell_zeros(case, reference, share=0.75)
+    assert line.startswith("75 % zeros in the layers' matrices (NNCF, by magnitude): ")
+    times = [float(ms) for ms in re.findall(r"([\d.]+) ms", line)]
+    assert len(times) == 3
+    assert all(0 < ms < 100 for ms in times)
+    assert "no rung is made of it" in line
+    assert not (case.folder / "zeros").exists(), "nothing is left behind"
+    assert tell_zeros(case, reference, share=0.75) == line, "found again"
+
+
+def test_where_zeros_pay_it_is_said_and_where_not_too() -> None:
+    pays = word_zeros(0.9, dense_ms=1.0, plain_ms=1.0, packed_ms=0.8, quality="F1 10.00 on dev, of 40.00")
+    assert "they save 20 % here" in pays
+    assert "F1 10.00 on dev, of 40.00, untrained" in pays
+    assert "save nothing that counts" in word_zeros(0.9, dense_ms=1.0, plain_ms=0.99, packed_ms=1.2, quality="")

@@ -94,6 +94,9 @@ def command(
     activation: Annotated[
         str, typer.Option(help="In pruned rungs: own, relu, or auto (relu where a layer is faster for it).")
     ] = "own",
+    sparse: Annotated[
+        float | None, typer.Option(help="Time the network with this share of zeros too, like 0.8; tell what they save.")
+    ] = None,
     epochs: Annotated[
         int | None, typer.Option(help="Passes over train, at most; 0 takes the base as it is (embedding).")
     ] = None,
@@ -136,6 +139,7 @@ def command(
         multi_label=multi_label, out_of_scope=out_of_scope, balance=balance, pooling=pooling,
         dimensions=_read_numbers("dimensions", dimensions, least=1),
         layers=_read_numbers("layers", layers, least=0) if layers is not None else None, activation=activation,
+        sparse=sparse,
         reading=ReadSettings(
             layout=layout, scheme=scheme, ends=ends, overlaps=overlaps, blanks=blanks, strays=strays,
             text_column=text_column, label_column=label_column, separator=separator,

@@ -39,7 +39,7 @@ from millis.training.settings import TrainSettings
 from millis.training.static import distil_static
 from millis.training.steps import torch_state
 
-_CALIBRATION = 200
+CALIBRATION = 200
 _COMPARED = 100
 _STATIC_BATCH, _STATIC_STEPS, _STATIC_EPOCHS = 128, 700, (4, 30)
 """Of static vectors: they cost little beside the network that teaches them, whose runs are cheaper in large batches."""
@@ -182,11 +182,11 @@ def _quantize(variant: Variant, *, folder: Path, case: Artifact, reference: Path
     """Quantise the backend's own fp32 files, layers going back while dev loses too much."""
     source = build_artifact(replace(variant, precision="fp32"), case=case, reference=reference)
     began = time.monotonic()
-    windows = windows_of(case, case.splits.train, n=_CALIBRATION)
+    windows = windows_of(case, case.splits.train, n=CALIBRATION)
 
     def loss(candidate: Path) -> float:
         with loaded(variant.backend, candidate) as backend:
-            return case.dev - _score(case, case.splits.dev, backend).value
+            return case.dev - score_backend(case, case.splits.dev, backend).value
 
     floor = None if case.max_drop is None else Floor(loss=loss, max_drop=case.max_drop, windows=windows)
     if variant.backend == "openvino":
@@ -245,7 +245,8 @@ def windows_of(case: Artifact, examples: Sequence[Example], *, n: int) -> list[N
     return [window.ids for example in examples[::step][:n] for window in case.task.encode(example.text)]
 
 
-def _score(case: Artifact, examples: Sequence[Example], backend: Backend) -> Score:
+def score_backend(case: Artifact, examples: Sequence[Example], backend: Backend) -> Score:
+    """Score what a loaded backend answers."""
     answers = []
     for example in examples:
         windows = case.task.encode(example.text)

@@ -79,6 +79,7 @@ class FitSettings:
         dimensions: for embedding, sizes that vectors can be cut to, beside the base's.
         layers: of the base's, counted from 0, that pruned rungs may keep; None leaves the choice to the search.
         activation: in pruned rungs' feed-forwards: own, relu, or auto, which is relu where a layer is faster for it.
+        sparse: time the network with this share of zeros beside itself, above 0 and below 1, and tell.
     Raises:
         InvalidValue: a value that cannot be; the message names those that can.
     """
@@ -111,6 +112,7 @@ class FitSettings:
     dimensions: tuple[int, ...] = ()
     layers: tuple[int, ...] | None = None
     activation: str = "own"
+    sparse: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("base", "out", "train", "dev", "test"):
@@ -149,15 +151,17 @@ class FitSettings:
         if self.activation not in ACTIVATIONS:
             raise InvalidValue(f"activation cannot be {self.activation!r}: choose one of {', '.join(ACTIVATIONS)}.")
         self.training()  # checks epochs, seed and adapt
+        if self.sparse is not None and not 0 < self.sparse < 1:
+            raise InvalidValue(f"sparse cannot be {self.sparse:g}: give a share above 0 and below 1, like 0.8.")
         left = METHODS[self.adapt].note
         if self.teacher is not None and left is not None:
             raise InvalidValue(
                 f"a teacher teaches a plain network, and adapt {self.adapt} leaves {left} in it: leave one of them out."
             )
-        if left is not None and (self.layers is not None or self.activation != "own"):
+        if left is not None and (self.layers is not None or self.activation != "own" or self.sparse is not None):
             raise InvalidValue(
-                f"layers and activation are for pruned rungs, and adapt {self.adapt} leaves {left}, which pruning"
-                " cannot cut: leave one of them out."
+                f"layers, activation and sparse are for plain networks, and adapt {self.adapt} leaves {left}, which"
+                " pruning cannot cut: leave one of them out."
             )
 
     def asked(self) -> dict[str, Any]:
@@ -233,6 +237,8 @@ def check_place(out: Path) -> None:
 def prepare(contract: Contract, settings: FitSettings, *, began: float) -> Case:
     """Read and check the data, choose windows and buckets, open the ledger."""
     check_place(settings.out)
+    if settings.sparse is not None and contract.device != "cpu":
+        raise InvalidValue(f"sparse is measured on cpu, the contract says {contract.device}: leave one of them out.")
     for file in (settings.corpus, settings.unlabelled, settings.domain_text):
         if file is not None and not file.is_file():
             raise InvalidData(f"{file} is no file: give a UTF-8 file with a text on each line.")
@@ -260,7 +266,7 @@ def prepare(contract: Contract, settings: FitSettings, *, began: float) -> Case:
         hash_file(base / TOKENIZER), settings.base, settings.seed, settings.epochs, settings.tune, contract.max_drop,
         contract.floor, contract.device, settings.trim_vocabulary, settings.adapt,
         *(hash_file(file) if file else None for file in (settings.corpus, settings.unlabelled, settings.domain_text)),
-        settings.layers, settings.activation,
+        settings.layers, settings.activation, settings.sparse,
         settings.augment, settings.task, settings.asked(), settings.balance, teacher and teacher.digest,
         [[example.record() for example in part] for part in splits.parts().values()],
         msgspec.to_builtins(fingerprint()),

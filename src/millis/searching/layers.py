@@ -97,7 +97,7 @@ def choose_activation(
             made = Path(scratch) / str(place)
             _build(_read_config(folder, activation=name), shape, runtime=runtime, folder=made)
             loaded.append(stack.enter_context(_loaded(made, runtime, tuple(tokens) if is_static else None)))
-        times = np.array(_time_all(loaded, tokens))
+        times = np.array(time_in_turns(loaded, tokens))
     own_ms, relu_ms = (
         float(np.interp(lengths, tokens, row - times[0]).mean()) for row in times[1:]
     )
@@ -145,7 +145,7 @@ def _measure(config: Any, *, runtime: str, tokens: tuple[int, ...], is_static: b
                 _build(config, shape, runtime=runtime, folder=folder)
                 loaded.append(stack.enter_context(_loaded(folder, runtime, tokens if is_static else None)))
                 advance(done, "")
-        times = iter(_time_all(loaded, tokens))
+        times = iter(time_in_turns(loaded, tokens))
     bare_ms, rest_ms = next(times), next(times)
     halves = [
         halves_of(
@@ -235,7 +235,7 @@ def _loaded(folder: Path, runtime: str, buckets: tuple[int, ...] | None) -> Iter
         backend.close()
 
 
-def _time_all(loaded: Sequence[Backend], tokens: Sequence[int]) -> list[tuple[float, ...]]:
+def time_in_turns(loaded: Sequence[Backend], tokens: Sequence[int]) -> list[tuple[float, ...]]:
     """Give the median ms of each network at each token count; all take turns, so the machine's drift hits all."""
     ones = [np.ones((1, length), np.int64) for length in tokens]
     batches = [{"input_ids": one, "attention_mask": one} for one in ones]
