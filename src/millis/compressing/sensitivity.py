@@ -71,7 +71,8 @@ def rank_layers(
         source: the folder in floats.
         int8: the folder whose every layer is in eight bits.
         windows: token ids (T,), of the data that calibrated; sixteen at most are run, evenly from among all.
-    Cost: a second a layer of MiniLM-L6; for each its model is written, loaded and run some hundred times.
+    Cost: for each layer a model is written, loaded and run some hundred times; one to three seconds of MiniLM-L6 on
+        two cores that others used too.
     """
     length = int(np.percentile([len(one) for one in windows], _LENGTH_PERCENTILE, method="higher"))
     fitting = [one for one in windows if len(one) <= length]
