@@ -11,8 +11,8 @@ import torch
 from backends.tiny import draw_windows
 from making import make_tokenizer
 from millis.backends import BackendSettings
-from millis.backends.encoder import LayerShape, find_parts, read_shape
-from millis.compressing.halves import refit
+from millis.backends.encoder import find_parts, keep_layers, layers_of, read_origins, read_shape
+from millis.compressing.halves import refit, skipped
 from millis.compressing.prune import Option, choose, measure_curves, measure_importance, prune
 from millis.errors import InvalidValue
 from millis.models.taggers import Tagger, build_tagger, load_tagger, save_tagger
@@ -53,6 +53,47 @@ def test_removing_equals_masking(kind: str, n_kept: int, tmp_path: Path) -> None
         torch.testing.assert_close(run(removed), run(masked), atol=1e-5, rtol=1e-5)
         n_weights = [sum(weights.numel() for weights in one.parameters()) for one in (removed, masked)]
         assert n_weights[0] < n_weights[1], "the tensors really become smaller"
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_a_layer_that_is_gone_is_one_that_is_passed_by(kind: str, tmp_path: Path) -> None:
+    tagger = make_tagger(tmp_path, kind)
+    for place, layer in enumerate(layers_of(tagger.network)):
+        shorter = copy.deepcopy(tagger)
+        keep_layers(shorter.network, [1 - place])
+        with skipped(layer):
+            passed_by = run(tagger)
+        torch.testing.assert_close(run(shorter), passed_by, atol=1e-5, rtol=1e-5)
+        assert (run(shorter) - run(tagger)).abs().max() > 0.01
+        assert shorter.config.num_hidden_layers == 1
+        save_tagger(shorter, tmp_path / str(place), tokenizer_file=make_tokenizer(tmp_path / "tokenizer"))
+        again = load_tagger(tmp_path / str(place))
+        assert read_origins(again.network) == (1 - place,)
+        torch.testing.assert_close(run(again), passed_by, atol=1e-5, rtol=1e-5)
+
+
+def test_a_layer_that_does_nothing_goes_whole(tmp_path: Path) -> None:
+    tagger = make_tagger(tmp_path)
+    make_idle(tagger, layer=0)
+
+    def cost(kind: str, units: int) -> float:
+        return float(units) + (kind != "norms") * 0.5 * (units > 0)
+
+    curves = measure_curves(tagger, make_windows(40), cost=cost, n_fisher=40, n_losses=20)
+    assert curves[0].loss_without < 1e-3 < curves[1].loss_without
+    whole_ms = max(way.ms for way in curves[1].ways())
+    found = prune(tagger, curves, budget_ms=whole_ms)
+    assert read_origins(found.tagger.network) == (1,)
+    assert len(found.shape) == 1
+    assert found.ms == pytest.approx(whole_ms)
+
+
+def make_idle(tagger: Tagger, *, layer: int) -> None:
+    """Let a layer of BERT give what it is given: what it adds is nothing, what its norms do is done before."""
+    weights = tagger.network.state_dict()
+    for name, value in weights.items():
+        if f"layer.{layer}." in name and ".output." in name and "LayerNorm" not in name:
+            value.zero_()
 
 
 def test_the_choice_is_the_best_of_all(tmp_path: Path) -> None:
@@ -105,21 +146,20 @@ def test_a_pruned_tagger_is_saved_loaded_and_exported(kind: str, tmp_path: Path)
 
     curves = measure_curves(tagger, windows, cost=cost, n_fisher=40, n_losses=20)
     torch.testing.assert_close(run(tagger), before, atol=0, rtol=0)
-    whole = prune(tagger, curves, budget_ms=sum(curve[-1].ms for curve in curves))
+    whole = prune(tagger, curves, budget_ms=sum(max(way.ms for way in layer.ways()) for layer in curves))
     torch.testing.assert_close(run(whole.tagger), before, atol=1e-5, rtol=1e-5)
-    least = sum(curve[0].ms for curve in curves)
-    assert set(prune(tagger, curves, budget_ms=least + 1e-9).shape) == {LayerShape(0, 0)}
-    nothing = prune(tagger, curves, budget_ms=least + 1e-9).tagger
+    assert prune(tagger, curves, budget_ms=1e-9).shape == (), "every layer can go"
+    nothing = prune(tagger, curves, budget_ms=1e-9).tagger
     pruned = prune(tagger, curves, budget_ms=25.0)
     assert pruned.ms <= 25.0
     check_files_answer_alike(pruned.tagger, tmp_path / "some")
     curves = measure_curves(pruned.tagger, windows, cost=cost, n_fisher=40, n_losses=20)
     further = prune(pruned.tagger, curves, budget_ms=12.0)
     assert further.ms <= 12.0
-    assert all(a <= b for layers in zip(further.shape, pruned.shape, strict=True) for a, b in zip(*layers, strict=True))
+    before, after = (dict(zip(read_origins(one.tagger.network), one.shape, strict=True)) for one in (pruned, further))
+    assert all(a <= b for place in after for a, b in zip(after[place], before[place], strict=True))
     check_files_answer_alike(nothing, tmp_path / "none")
-    emptied = measure_curves(nothing, windows, cost=cost, n_fisher=40, n_losses=20)
-    assert [[option.units for option in curve] for curve in emptied] == [[()]] * len(emptied)
+    assert measure_curves(nothing, windows, cost=cost, n_fisher=40, n_losses=20) == []
 
 
 def check_files_answer_alike(tagger: Tagger, folder: Path) -> None:

@@ -7,6 +7,7 @@ from millis.measuring.layers import LayerTable, Timed, check_table, halves_of, l
 
 TOKENS = (8, 16, 32)
 REST = (1.0, 1.5, 2.5)
+NORMS = (0.1, 0.12, 0.2)
 WHOLE = (12, 1536)
 
 
@@ -16,7 +17,8 @@ def half_ms(kind: str, units: int) -> np.ndarray:
 
 def network_ms(shape: list[tuple[int, int]], *, scale: float = 1.0, extra_ms: float = 0.0) -> tuple[float, ...]:
     halves = sum(half_ms("heads", heads) + half_ms("channels", channels) for heads, channels in shape)
-    return tuple(float(ms) for ms in np.array(REST) + extra_ms + scale * halves)
+    gone_ms = (6 - len(shape)) * np.array(NORMS)
+    return tuple(float(ms) for ms in np.array(REST) - gone_ms + extra_ms + scale * halves)
 
 
 @pytest.fixture
@@ -24,7 +26,7 @@ def table() -> LayerTable:
     heads = [(n, network_ms([(n, 0)] * 6)) for n in (2, 6, 12)]
     channels = [(n, network_ms([(0, n)] * 6)) for n in (64, 512, 1536)]
     return LayerTable(
-        runtime="fake-int8", n_layers=6, tokens=TOKENS, rest_ms=REST, extra_ms=(0.0,) * 3, scale=(1.0,) * 3,
+        runtime="fake-int8", n_layers=6, tokens=TOKENS, rest_ms=REST, norms_ms=NORMS, extra_ms=(0.0,) * 3, scale=(1.0,) * 3,
         heads=halves_of(heads, rest_ms=REST, n_layers=6, whole_bytes=590_000),
         channels=halves_of(channels, rest_ms=REST, n_layers=6, whole_bytes=1_180_000),
     )  # fmt: skip
@@ -40,7 +42,7 @@ def test_the_time_of_a_shape_it_never_saw_is_the_sum_of_its_parts(table: LayerTa
 def test_the_cost_of_halves_adds_up_to_the_mean_time_over_the_texts(table: LayerTable) -> None:
     shape, lengths = [(12, 1536), (3, 200)], [8, 8, 16, 32, 20]
     cost = table.cost(lengths)
-    layers_ms = sum(cost("heads", heads) + cost("channels", channels) for heads, channels in shape)
+    layers_ms = sum(cost("heads", heads) + cost("channels", channels) + cost("norms", 1) for heads, channels in shape)
     wanted = np.mean([table.predict_ms(shape, tokens=tokens) for tokens in lengths])
     assert layers_ms + table.rest_mean_ms(lengths) == pytest.approx(wanted)
     assert table.cost([999])("heads", 12) == pytest.approx(half_ms("heads", 12)[-1]), "longer texts are cut there"

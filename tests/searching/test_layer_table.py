@@ -19,6 +19,9 @@ def test_a_table_is_measured_once_and_checked_on_ten_shapes(tmp_path: Path, monk
     assert len({check.shape for check in table.checks}) == 10
     assert table.heads.units == (0, 1, 2)
     assert table.channels.units[-1] == 128
+    assert len(table.norms_ms) == 2
+    assert all(0 <= ms < rest / 2 for ms, rest in zip(table.norms_ms, table.rest_ms, strict=True))
+    assert table.predict_ms([(2, 128)], tokens=64) < table.predict_ms([(2, 128)] * 2, tokens=64)
     whole, half = [(2, 128)] * 2, [(1, 64)] * 2
     assert table.predict_ms(whole, tokens=16) < table.predict_ms(whole, tokens=64)
     assert table.predict_ms([(0, 0)] * 2, tokens=64) <= table.predict_ms(half, tokens=64)

@@ -29,6 +29,8 @@ class BackendSettings:
         cache: folder for compiled models, or None to compile anew each time.
         table: file of the word embeddings where it stands outside the model's folder; only for a backend that looks
             rows up itself (openvino).
+        packed_from: share of zeros from which a matrix is kept without them, where the backend can (openvino on a
+            processor with AMX); None keeps every matrix as it is.
     """
 
     device: str = "cpu"
@@ -37,6 +39,7 @@ class BackendSettings:
     buckets: tuple[int, ...] | None = None
     cache: Path | None = None
     table: Path | None = None
+    packed_from: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse settings that no backend could mean."""

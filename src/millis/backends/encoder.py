@@ -2,7 +2,8 @@
 
 A pruned encoder is the ordinary transformers network with smaller matrices: fewer heads in a layer's attention, fewer
 channels inside its feed-forward. Its config.json says how many under `millis_layers`, [[heads, channels], ...]; a
-folder without that key has its full shape. A part that kept nothing leaves its bias behind. `millis_rows` there says
+folder without that key has its full shape. A part that kept nothing leaves its bias behind; a layer that is gone leaves
+nothing, and `millis_kept` says which of the base's layers the others are. `millis_rows` there says
 that its head speaks of the whole text, `millis_across` that it says which token it is, `millis_pooled` that it has
 no head and answers its own hidden state.
 
@@ -18,8 +19,10 @@ from typing import Any, NamedTuple
 import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForTokenClassification
+from transformers.activations import ACT2FN
 
 KEY = "millis_layers"
+KEPT = "millis_kept"
 ROWS = "millis_rows"
 ACROSS = "millis_across"
 POOLED = "millis_pooled"
@@ -135,15 +138,43 @@ class _NoHeads(torch.nn.Module):
 
 def find_parts(network: Any) -> list[Part]:
     """List the halves of every layer, in order: heads and channels of the first layer, of the second, ..."""
-    body = network.base_model
     is_distilbert = network.config.model_type == "distilbert"
-    layers = body.transformer.layer if is_distilbert else body.encoder.layer
+    layers = layers_of(network)
     head_size = network.config.hidden_size // network.config.num_attention_heads
     return [
         Part(layer, kind, unit=head_size if kind == "heads" else 1, is_distilbert=is_distilbert)
         for layer in layers
         for kind in ("heads", "channels")
     ]
+
+
+def keep_layers(network: Any, kept: Sequence[int]) -> None:
+    """Keep these of a network's layers, counted from 0, and drop the others whole: their norms go too."""
+    place, origins = _place_of_layers(network), read_origins(network)
+    place.layer = torch.nn.ModuleList(place.layer[i] for i in kept)
+    network.config.num_hidden_layers = len(kept)
+    setattr(network.config, KEPT, [origins[i] for i in kept])
+
+
+def read_origins(network: Any) -> tuple[int, ...]:
+    """Give which of the base's layers a network's are, counted from 0."""
+    return tuple(getattr(network.config, KEPT, None) or range(network.config.num_hidden_layers))
+
+
+def set_activation(network: Any, name: str) -> None:
+    """Give every feed-forward another activation, by the library's name; for weights that are trained afterwards."""
+    is_distilbert = network.config.model_type == "distilbert"
+    setattr(network.config, "activation" if is_distilbert else "hidden_act", name)
+    for layer in layers_of(network):
+        if is_distilbert:
+            layer.ffn.activation = ACT2FN[name]
+        else:
+            layer.intermediate.intermediate_act_fn = ACT2FN[name]
+
+
+def read_activation(config: Any) -> str:
+    """Give the activation inside the feed-forwards of a network with this configuration."""
+    return str(config.activation if config.model_type == "distilbert" else config.hidden_act)
 
 
 def read_shape(network: Any) -> tuple[LayerShape, ...]:
@@ -209,6 +240,17 @@ def read_out(logits: torch.Tensor, mask: torch.Tensor, *, config: Any) -> torch.
     weights = mask.to(logits.dtype).unsqueeze(-1)
     mean = (logits * weights).sum(1) / weights.sum(1)
     return mean.unflatten(1, (rows, -1))
+
+
+def layers_of(network: Any) -> Sequence[torch.nn.Module]:
+    """List a network's layers, in order."""
+    return list(_place_of_layers(network).layer)
+
+
+def _place_of_layers(network: Any) -> Any:
+    """Give the module whose `layer` lists a network's layers."""
+    body = network.base_model
+    return body.transformer if network.config.model_type == "distilbert" else body.encoder
 
 
 def _as_linear(module: torch.nn.Module) -> torch.nn.Linear:

@@ -67,6 +67,8 @@ class OpenVinoBackend:
                 "NUM_STREAMS": settings.streams,
                 "INFERENCE_PRECISION_HINT": "f32",
             }
+            if settings.packed_from is not None:
+                properties["CPU_SPARSE_WEIGHTS_DECOMPRESSION_RATE"] = settings.packed_from
         if settings.cache is not None:
             properties["CACHE_DIR"] = _make_cache(settings.cache)
         self._compiled: dict[int | None, Any] = {}

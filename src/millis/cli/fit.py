@@ -88,6 +88,15 @@ def command(
     dimensions: Annotated[
         str | None, typer.Option(help="embedding: sizes that vectors can be cut to, like 256,128.")
     ] = None,
+    layers: Annotated[
+        str | None, typer.Option(help="Layers of the base that pruned rungs may keep, like 0,2,5; chosen when missing.")
+    ] = None,
+    activation: Annotated[
+        str, typer.Option(help="In pruned rungs: own, relu, or auto (relu where a layer is faster for it).")
+    ] = "own",
+    sparse: Annotated[
+        float | None, typer.Option(help="Time the network with this share of zeros too, like 0.8; tell what they save.")
+    ] = None,
     epochs: Annotated[
         int | None, typer.Option(help="Passes over train, at most; 0 takes the base as it is (embedding).")
     ] = None,
@@ -128,7 +137,9 @@ def command(
         augment=tuple(augment.split(",")) if augment else (),
         prove_for_ms=read_duration_ms(prove_for, name="prove-for", unit="s"),
         multi_label=multi_label, out_of_scope=out_of_scope, balance=balance, pooling=pooling,
-        dimensions=_read_sizes(dimensions),
+        dimensions=_read_numbers("dimensions", dimensions, least=1),
+        layers=_read_numbers("layers", layers, least=0) if layers is not None else None, activation=activation,
+        sparse=sparse,
         reading=ReadSettings(
             layout=layout, scheme=scheme, ends=ends, overlaps=overlaps, blanks=blanks, strays=strays,
             text_column=text_column, label_column=label_column, separator=separator,
@@ -177,8 +188,8 @@ def _tell(given: Mapping[str, Any]) -> None:
     )
 
 
-def _read_sizes(given: str | None) -> tuple[int, ...]:
+def _read_numbers(name: str, given: str | None, *, least: int) -> tuple[int, ...]:
     parts = [part.strip() for part in given.split(",")] if given else []
-    if not all(part.isdecimal() and int(part) for part in parts):
-        raise InvalidValue(f"dimensions cannot be {given!r}: give whole numbers above 0, like 256,128.")
+    if not all(part.isdecimal() and int(part) >= least for part in parts):
+        raise InvalidValue(f"{name} cannot be {given!r}: give whole numbers from {least} on, with commas between.")
     return tuple(map(int, parts))

@@ -1,7 +1,7 @@
-"""What every way of pruning does to halves of layers: silence their units, see what goes in, fit again what stays.
+"""What every way of pruning does to layers' halves: silence their units, see what goes in, fit again what stays.
 
     make_batches, predict_labels, measure_divergence   how far a model's labels are from another's
-    masked                                             units silent, or halfway so, while a block runs
+    masked, skipped                                    units silent, or halfway so, or a layer, while a block runs
     measure_products, refit, remove                    units gone, and their work put on those that stay
 
 Border: does as it is told; which units go is decided by the passes.
@@ -10,6 +10,7 @@ Source: Kwon et al. 2022, arXiv:2204.09656 (masks fitted by least squares; here 
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -66,6 +67,20 @@ def masked(parts: Sequence[Part], masks: Sequence[torch.Tensor]) -> Iterator[Non
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def skipped(layer: torch.nn.Module) -> Iterator[None]:
+    """Have a layer give what it is given, while the block runs."""
+
+    def pass_by(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...], out: Any) -> Any:
+        return (inputs[0], *out[1:]) if isinstance(out, tuple) else inputs[0]
+
+    handle = layer.register_forward_hook(pass_by)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def measure_products(model: Tagger, parts: Sequence[Part], batches: Sequence[Batch]) -> list[torch.Tensor]:

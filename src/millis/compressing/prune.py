@@ -1,7 +1,8 @@
-"""Structured pruning by a budget in milliseconds: which heads and channels stay, so that least is lost in the time.
+"""Structured pruning by a budget in milliseconds: which heads, channels and layers stay, so that least is lost in it.
 
     measure_importance   how much the loss would feel each head and channel, by Fisher information
-    measure_curves       what each half of a layer loses at each size it could have, in nats per token, measured
+    measure_curves       what each half of a layer loses at each size it could have, and what the network loses without
+                         the layer, in nats per token, measured
     choose               the sizes that lose least within the milliseconds: exact, by dynamic programming
     prune                all three, then the tensors really become smaller
 
@@ -14,6 +15,7 @@ programming over a table of measured times). We differ in measuring each part's 
 """
 
 import copy
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -22,7 +24,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from millis.backends.encoder import LayerShape, Part, find_parts, read_shape, record_shape
+from millis.backends.encoder import LayerShape, Part, find_parts, keep_layers, layers_of, read_shape, record_shape
 from millis.compressing.halves import (
     columns_of,
     make_batches,
@@ -32,6 +34,7 @@ from millis.compressing.halves import (
     predict_labels,
     refit,
     remove,
+    skipped,
     spread,
 )
 from millis.errors import InvalidValue
@@ -41,7 +44,7 @@ from millis.telemetry.progress import bar
 from millis.training.batches import Batch
 
 Cost = Callable[[str, int], float]
-"""cost(kind, units): milliseconds of half a layer that has so many heads or channels."""
+"""cost(kind, units): milliseconds of half a layer that has so many heads or channels; of one layer's norms."""
 
 _SHARES = (0, 1 / 24, 1 / 12, 1 / 8, 1 / 6, 1 / 4, 1 / 3, 1 / 2, 2 / 3, 1)
 """Sizes of a feed-forward that are tried, as shares of the whole: near the whole nothing is lost, so few."""
@@ -97,11 +100,45 @@ class Pruned:
     loss: float
 
 
-Curves = Sequence[Sequence[Option]]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerCurves:
+    """What one layer loses at each size it could have, everything else left whole.
+
+    Args:
+        heads, channels: from nothing kept to everything.
+        norms_ms: time of the layer's norms, whatever its halves keep.
+        loss_without: of the network when the whole layer is gone, as `Option.loss`.
+    """
+
+    heads: Sequence[Option]
+    channels: Sequence[Option]
+    norms_ms: float
+    loss_without: float
+
+    def ways(self) -> list["_Way"]:
+        """List every pair of sizes, and the layer's absence, which takes no time."""
+        halves = itertools.product(self.heads, self.channels)
+        sized = [
+            _Way(halves=pair, loss=pair[0].loss + pair[1].loss, ms=self.norms_ms + pair[0].ms + pair[1].ms)
+            for pair in halves
+        ]
+        return [_Way(halves=None, loss=self.loss_without, ms=0.0), *sized]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Way:
+    """What may become of a layer: sizes of its halves, or nothing."""
+
+    halves: tuple[Option, Option] | None
+    loss: float
+    ms: float
+
+
+Curves = Sequence[LayerCurves]
 
 
 def prune(tagger: Tagger, curves: Curves, *, budget_ms: float) -> Pruned:
-    """Give a copy of a tagger with the sizes that lose least within the budget.
+    """Give a copy of a tagger with the layers and the sizes that lose least within the budget.
 
     Args:
         curves: what `measure_curves` gave for this tagger.
@@ -109,9 +146,13 @@ def prune(tagger: Tagger, curves: Curves, *, budget_ms: float) -> Pruned:
     Raises:
         InvalidValue: the budget is below what the smallest sizes take.
     """
-    chosen = choose(curves, budget_ms=budget_ms)
+    chosen = choose([layer.ways() for layer in curves], budget_ms=budget_ms)
+    kept = [(i, way.halves) for i, way in enumerate(chosen) if way.halves]
     smaller = copy.deepcopy(tagger)
-    for part, option in zip(find_parts(smaller.network), chosen, strict=True):
+    if len(kept) < len(curves):
+        keep_layers(smaller.network, [i for i, _ in kept])
+    options = [option for _, halves in kept for option in halves]
+    for part, option in zip(find_parts(smaller.network), options, strict=True):
         remove(part, kept=option.units, weight=option.weight)
     record_shape(smaller.network)
     return Pruned(
@@ -169,22 +210,30 @@ def measure_curves(
             n_losses the losses.
         cost: times of the sizes.
     Returns:
-        a curve per half, in the order of `find_parts`, from nothing kept to everything.
-    Cost: some 150 runs of n_losses windows for six layers.
+        curves layer by layer.
+    Cost: some 160 runs of n_losses windows for six layers.
     """
     model = copy.deepcopy(tagger).eval()
     parts = find_parts(model.network)
+    if not parts:
+        return []
     fitted = spread(windows, n_fisher)
     importance = measure_importance(model, fitted, seed=seed)
     products = measure_products(model, parts, make_batches(model, fitted))
     judged = make_batches(model, spread(windows, n_losses))
     wanted = predict_labels(model, judged)
-    curves = []
+    curves, without = [], []
     with bar("pruning curves", total=len(parts)) as advance:
         for done, (part, felt, product) in enumerate(zip(parts, importance, products, strict=True), 1):
             curves.append(_measure_curve(model, part, felt, product, cost=cost, judged=judged, wanted=wanted))
             advance(done, "")
-    return curves
+    for layer in layers_of(model.network):
+        with skipped(layer):
+            without.append(measure_divergence(model, judged, wanted))
+    return [
+        LayerCurves(heads=heads, channels=channels, norms_ms=cost("norms", 1), loss_without=loss)
+        for heads, channels, loss in zip(curves[::2], curves[1::2], without, strict=True)
+    ]
 
 
 def measure_importance(tagger: Tagger, windows: Sequence[Window], *, seed: int = 7) -> list[NDArray[np.float64]]:

@@ -1,8 +1,8 @@
 """How long an encoder of any shape takes in one runtime on one machine, from the times of its parts.
 
-A network is the rest (embeddings, norms, head, the call) and halves of layers. Its time is that of the rest and of
-all halves, but for a residual that whole networks taught, since fusion is not additive: for each length some ms on top
-of the rest, and a scale of the halves.
+A network is the rest (embeddings, head, the call), the norms of its layers, and halves of layers. Its time is that of
+these together, but for a residual that whole networks taught, since fusion is not additive: for each length some ms on
+top of the rest, and a scale of the halves.
 
 Border: arithmetic on times; who builds and times the networks is searching/layers.py's matter.
 Limits: one thread in an inference, back to back; what a cold request pays on top is in a rung's own table.
@@ -55,6 +55,7 @@ class LayerTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         n_layers: of the whole network.
         tokens: the token counts measured, ascending.
         rest_ms: of a network whose layers have kept nothing, by token count.
+        norms_ms: of a layer that kept nothing, by token count: a part of the rest, gone with the layer.
         heads, channels: the two halves of a layer.
         extra_ms, scale: the residual by token count: on top of the rest, and of the halves' times.
         checks: networks that taught it nothing, predicted and measured.
@@ -64,6 +65,7 @@ class LayerTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     n_layers: int
     tokens: tuple[int, ...]
     rest_ms: tuple[float, ...]
+    norms_ms: tuple[float, ...]
     heads: HalfTimes
     channels: HalfTimes
     extra_ms: tuple[float, ...]
@@ -71,18 +73,23 @@ class LayerTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     checks: tuple[Check, ...] = ()
 
     def predict_ms(self, shape: Shape, *, tokens: int) -> float:
-        """Predict the time of a network of this shape at a token count."""
-        ms = self._fixed() + self._sum_halves(shape) * np.array(self.scale)
+        """Predict the time of a network of this shape at a token count; layers that are gone are not in it."""
+        gone_ms = (self.n_layers - len(shape)) * np.array(self.norms_ms)
+        ms = self._fixed() - gone_ms + self._sum_halves(shape) * np.array(self.scale)
         return float(np.interp(tokens, self.tokens, ms))
 
     def cost(self, lengths: Sequence[int]) -> Callable[[str, int], float]:
-        """Give a function of kind and units: mean ms of half a layer over texts of these token counts."""
-        mean = self._weights(lengths) * np.array(self.scale)
-        return lambda kind, units: float(self._half(kind, units) @ mean)
+        """Give a function of kind and units: mean ms of half a layer over texts of these token counts.
+
+        Of the kind "norms" a layer has one.
+        """
+        weights = self._weights(lengths)
+        norms_ms, mean = float(np.array(self.norms_ms) @ weights), weights * np.array(self.scale)
+        return lambda kind, units: units * norms_ms if kind == "norms" else float(self._half(kind, units) @ mean)
 
     def rest_mean_ms(self, lengths: Sequence[int]) -> float:
         """Give the mean ms, over texts of these token counts, that no pruning takes away."""
-        return float(self._fixed() @ self._weights(lengths))
+        return float((self._fixed() - self.n_layers * np.array(self.norms_ms)) @ self._weights(lengths))
 
     def count_bytes(self, shape: Shape) -> int:
         """Count the bytes of weights that a request through these layers touches."""
@@ -98,7 +105,7 @@ class LayerTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     def _sum_halves(self, shape: Shape) -> NDArray[np.float64]:
         halves = [self._half("heads", heads) + self._half("channels", channels) for heads, channels in shape]
-        return np.asarray(np.sum(halves, axis=0), np.float64)
+        return np.asarray(np.sum(halves, axis=0) if halves else np.zeros(len(self.tokens)), np.float64)
 
     def _half(self, kind: str, units: int) -> NDArray[np.float64]:
         times = {"heads": self.heads, "channels": self.channels}[kind]

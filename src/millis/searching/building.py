@@ -21,7 +21,7 @@ from millis.bundles.manifest import Step
 from millis.compiling.comparing import compare, loaded, require_exact, run_all
 from millis.compiling.onnx import export_embeddings, export_ids, load_for_export
 from millis.compiling.openvino import convert_onnx
-from millis.compressing.quantize import quantize_onnx, quantize_openvino
+from millis.compressing.quantize import Floor, quantize_onnx, quantize_openvino
 from millis.cores import n_cores
 from millis.data.examples import Example
 from millis.data.splits import Splits
@@ -39,7 +39,7 @@ from millis.training.settings import TrainSettings
 from millis.training.static import distil_static
 from millis.training.steps import torch_state
 
-_CALIBRATION = 200
+CALIBRATION = 200
 _COMPARED = 100
 _STATIC_BATCH, _STATIC_STEPS, _STATIC_EPOCHS = 128, 700, (4, 30)
 """Of static vectors: they cost little beside the network that teaches them, whose runs are cheaper in large batches."""
@@ -182,21 +182,17 @@ def _quantize(variant: Variant, *, folder: Path, case: Artifact, reference: Path
     """Quantise the backend's own fp32 files, layers going back while dev loses too much."""
     source = build_artifact(replace(variant, precision="fp32"), case=case, reference=reference)
     began = time.monotonic()
-    examples = case.splits.dev
+    windows = windows_of(case, case.splits.train, n=CALIBRATION)
+
     def loss(candidate: Path) -> float:
         with loaded(variant.backend, candidate) as backend:
-            return case.dev - _score(case, examples, backend).value
+            return case.dev - score_backend(case, case.splits.dev, backend).value
 
+    floor = None if case.max_drop is None else Floor(loss=loss, max_drop=case.max_drop, windows=windows)
     if variant.backend == "openvino":
-        choices = quantize_openvino(
-            source.folder,
-            folder,
-            calibration=windows_of(case, case.splits.train, n=_CALIBRATION),
-            loss=loss,
-            max_drop=case.max_drop,
-        )
+        choices = quantize_openvino(source.folder, folder, calibration=windows, floor=floor)
     else:
-        choices = quantize_onnx(source.folder, folder, loss=loss, max_drop=case.max_drop)
+        choices = quantize_onnx(source.folder, folder, floor=floor)
     step = _compare(f"{variant.backend} fp32 to int8", variant, folder, case=case, reference=reference, began=began)
     return Built(folder=folder, steps=(*source.steps, step), choices=choices)
 
@@ -249,7 +245,8 @@ def windows_of(case: Artifact, examples: Sequence[Example], *, n: int) -> list[N
     return [window.ids for example in examples[::step][:n] for window in case.task.encode(example.text)]
 
 
-def _score(case: Artifact, examples: Sequence[Example], backend: Backend) -> Score:
+def score_backend(case: Artifact, examples: Sequence[Example], backend: Backend) -> Score:
+    """Score what a loaded backend answers."""
     answers = []
     for example in examples:
         windows = case.task.encode(example.text)

@@ -23,6 +23,7 @@ from millis.data.splits import Splits, make_splits
 from millis.errors import InvalidData, InvalidValue
 from millis.measuring.fingerprint import fingerprint
 from millis.models.bases import check_vocabulary, find_base, longest_input, pooling_of, width_of
+from millis.models.work import read_work
 from millis.searching.ledger import Ledger
 from millis.searching.teacher import Teacher, find_teacher
 from millis.tasks import Task, tasks
@@ -42,6 +43,9 @@ _N_BUCKETS = 8
 _N_FINE_BUCKETS, _SURPRISE = 10, 0.1
 """Of pruned networks, whose compiled copies are small: more lengths, also where train has few (WNUT-17's test has 100
 tokens at p99, where eight lengths chosen by train have nothing between 72 and 128)."""
+
+ACTIVATIONS = ("own", "relu", "auto")
+
 _OF_BASE: dict[str, Callable[[Path], Any]] = {"width": width_of, "pooling": pooling_of}
 """What a task may want to know of its base."""
 
@@ -73,6 +77,9 @@ class FitSettings:
             that it helps.
         pooling: for embedding, "mean" or "cls"; None takes the base's own.
         dimensions: for embedding, sizes that vectors can be cut to, beside the base's.
+        layers: of the base's, counted from 0, that pruned rungs may keep; None leaves the choice to the search.
+        activation: in pruned rungs' feed-forwards: own, relu, or auto, which is relu where a layer is faster for it.
+        sparse: time the network with this share of zeros beside itself, above 0 and below 1, and tell.
     Raises:
         InvalidValue: a value that cannot be; the message names those that can.
     """
@@ -103,6 +110,9 @@ class FitSettings:
     teacher: Path | None = None
     pooling: str | None = None
     dimensions: tuple[int, ...] = ()
+    layers: tuple[int, ...] | None = None
+    activation: str = "own"
+    sparse: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("base", "out", "train", "dev", "test"):
@@ -137,11 +147,21 @@ class FitSettings:
         if self.augment and kind.data == "matches":
             raise InvalidValue("augment alters texts one by one, and these name one another: leave it out.")
         check_ways(self.augment)
+        _check_layers(self.layers)
+        if self.activation not in ACTIVATIONS:
+            raise InvalidValue(f"activation cannot be {self.activation!r}: choose one of {', '.join(ACTIVATIONS)}.")
         self.training()  # checks epochs, seed and adapt
+        if self.sparse is not None and not 0 < self.sparse < 1:
+            raise InvalidValue(f"sparse cannot be {self.sparse:g}: give a share above 0 and below 1, like 0.8.")
         left = METHODS[self.adapt].note
         if self.teacher is not None and left is not None:
             raise InvalidValue(
                 f"a teacher teaches a plain network, and adapt {self.adapt} leaves {left} in it: leave one of them out."
+            )
+        if left is not None and (self.layers is not None or self.activation != "own" or self.sparse is not None):
+            raise InvalidValue(
+                f"layers, activation and sparse are for plain networks, and adapt {self.adapt} leaves {left}, which"
+                " pruning cannot cut: leave one of them out."
             )
 
     def asked(self) -> dict[str, Any]:
@@ -217,6 +237,8 @@ def check_place(out: Path) -> None:
 def prepare(contract: Contract, settings: FitSettings, *, began: float) -> Case:
     """Read and check the data, choose windows and buckets, open the ledger."""
     check_place(settings.out)
+    if settings.sparse is not None and contract.device != "cpu":
+        raise InvalidValue(f"sparse is measured on cpu, the contract says {contract.device}: leave one of them out.")
     for file in (settings.corpus, settings.unlabelled, settings.domain_text):
         if file is not None and not file.is_file():
             raise InvalidData(f"{file} is no file: give a UTF-8 file with a text on each line.")
@@ -230,6 +252,9 @@ def prepare(contract: Contract, settings: FitSettings, *, began: float) -> Case:
         splits = replace(splits, train=(*splits.train, *copies))
     base = find_base(settings.base)
     check_adaptable(base, adapt=settings.adapt)
+    n_layers = read_work(base).layers
+    if settings.layers is not None and settings.layers[-1] >= n_layers:
+        raise InvalidValue(f"layers cannot have {settings.layers[-1]} in them: this base has 0 to {n_layers - 1}.")
     laid = lay_out(base, splits, settings=settings)
     task = laid.task
     notes = (*read_notes, *splits.notes, *report.warnings, *task.notes(splits.test))
@@ -241,6 +266,7 @@ def prepare(contract: Contract, settings: FitSettings, *, began: float) -> Case:
         hash_file(base / TOKENIZER), settings.base, settings.seed, settings.epochs, settings.tune, contract.max_drop,
         contract.floor, contract.device, settings.trim_vocabulary, settings.adapt,
         *(hash_file(file) if file else None for file in (settings.corpus, settings.unlabelled, settings.domain_text)),
+        settings.layers, settings.activation, settings.sparse,
         settings.augment, settings.task, settings.asked(), settings.balance, teacher and teacher.digest,
         [[example.record() for example in part] for part in splits.parts().values()],
         msgspec.to_builtins(fingerprint()),
@@ -312,6 +338,14 @@ def read_splits(settings: FitSettings) -> tuple[Splits, tuple[str, ...]]:
 
     train, dev, test = read(settings.train), read(settings.dev), read(settings.test)
     return make_splits(train or (), dev=dev, test=test, seed=settings.seed), tuple(notes)
+
+
+def _check_layers(layers: tuple[int, ...] | None) -> None:
+    if layers is not None and (not layers or list(layers) != sorted(set(layers)) or layers[0] < 0):
+        raise InvalidValue(
+            f"layers cannot be {', '.join(map(str, layers)) or 'none'}: give whole numbers from 0 on, ascending, each"
+            " once, like 0,2,5."
+        )
 
 
 def _is_utf8(path: str) -> bool:

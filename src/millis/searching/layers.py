@@ -6,6 +6,7 @@ Border: builds and times; the arithmetic is measuring/layers.py's. A table is ke
 fingerprint, the runtime and the sizes of the base.
 """
 
+import copy
 import hashlib
 import io
 import tempfile
@@ -21,7 +22,8 @@ import torch
 from transformers import AutoConfig, AutoModelForTokenClassification
 
 from millis.backends import Backend, BackendSettings, backends
-from millis.backends.encoder import LayerShape, Part, find_parts, shrink
+from millis.backends.encoder import LayerShape, Part, find_parts, keep_layers, read_activation, shrink
+from millis.bundles import Choice
 from millis.bundles.cache import cache_root
 from millis.compiling.onnx import export_embeddings, export_ids
 from millis.compiling.openvino import convert_onnx
@@ -35,27 +37,32 @@ from millis.telemetry.progress import bar, say
 
 RUNTIMES = ("openvino-int8", "onnxruntime-int8", "openvino-fp32", "onnxruntime-fp32")
 
-_VERSION = 3
+_VERSION = 4
 _N_TEACHING, _N_CHECKING = 5, 10
 _LEAST_CHANNELS = 16  # a few cost nearly as much as many: half the time of 64 is calls
 _ROWS = 64  # of the embedding table: looking one up costs the same in any
 _ROUNDS, _WARM = 24, 4
+_PAYS = 0.02
+"""Of a layer's time: what another activation must save, since a network has to learn to live with it."""
 
 
-def find_table(folder: Path, *, runtime: str, tokens: Sequence[int], is_static: bool) -> LayerTable:
+def find_table(
+    folder: Path, *, runtime: str, tokens: Sequence[int], is_static: bool, activation: str | None = None
+) -> LayerTable:
     """Give the layer table of a tagger's base in a runtime on this machine, measured now where it never was.
 
     Args:
         folder: the tagger, in Hugging Face layout; only its sizes count.
         tokens: token counts to measure at, ascending.
         is_static: compile for each token count, as a rung with buckets is.
+        activation: inside the feed-forwards, None for the base's own.
     Raises:
         InvalidValue: a runtime that there is no way to build for.
     Cost: two minutes for six layers on two cores; nothing when it is found.
     """
     if runtime not in RUNTIMES:
         raise InvalidValue(f"no layer table can be measured for {runtime!r}: choose one of {', '.join(RUNTIMES)}.")
-    config = _read_config(folder)
+    config = _read_config(folder, activation=activation)
     told = [_VERSION, fingerprint().digest, runtime, list(tokens), is_static, _sizes_of_base(config)]
     digest = hashlib.sha256(msgspec.json.encode(told)).hexdigest()[:24]
     file = cache_root() / "layers" / f"{digest}.json"
@@ -71,8 +78,44 @@ def find_table(folder: Path, *, runtime: str, tokens: Sequence[int], is_static: 
     return table
 
 
-def _read_config(folder: Path) -> Any:
+def choose_activation(
+    asked: str, folder: Path, *, runtime: str, tokens: Sequence[int], is_static: bool, lengths: Sequence[int]
+) -> tuple[str | None, Choice]:
+    """Time one layer of a base with its own activation and with ReLU, and give what to use, None for its own.
+
+    Args:
+        asked: relu, or auto: ReLU only where the layer is faster by a fiftieth.
+        lengths: token counts of the texts, whose mean time counts.
+    """
+    config = _read_config(folder)
+    own, names = read_activation(config), (read_activation(config), "relu")
+    config.num_hidden_layers = 1
+    whole = [LayerShape(parts[0].n_units, parts[1].n_units) for parts in [find_parts(_draw(config))]]
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
+        loaded = []
+        for place, (shape, name) in enumerate([([], own), *((whole, name) for name in names)]):
+            made = Path(scratch) / str(place)
+            _build(_read_config(folder, activation=name), shape, runtime=runtime, folder=made)
+            loaded.append(stack.enter_context(_loaded(made, runtime, tuple(tokens) if is_static else None)))
+        times = np.array(time_in_turns(loaded, tokens))
+    own_ms, relu_ms = (
+        float(np.interp(lengths, tokens, row - times[0]).mean()) for row in times[1:]
+    )
+    pays = relu_ms < (1 - _PAYS) * own_ms
+    is_relu = own != "relu" and (asked == "relu" or pays)
+    choice = Choice(
+        what="activation", choice="relu" if is_relu else f"the base's own, {own}",
+        reason=f"a layer in {runtime} takes {own_ms:.4f} ms with {own} and {relu_ms:.4f} with relu, mean over the texts"
+        f" of train: relu {'pays' if pays else 'saves nothing that counts'}"
+        + (", and was asked for" if asked == "relu" else ""),
+    )  # fmt: skip
+    return ("relu" if is_relu else None), choice
+
+
+def _read_config(folder: Path, *, activation: str | None = None) -> Any:
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    if activation is not None:
+        setattr(config, "activation" if config.model_type == "distilbert" else "hidden_act", activation)
     config.vocab_size = max(_ROWS, (config.pad_token_id or 0) + 1)
     return config
 
@@ -92,7 +135,7 @@ def _measure(config: Any, *, runtime: str, tokens: tuple[int, ...], is_static: b
     uniform = [LayerShape(size, 0) for size in heads] + [LayerShape(0, size) for size in channels]
     teaching = [(whole,) * n_layers, *_random_shapes(whole, n_layers=n_layers, n=_N_TEACHING, seed=1)]
     checking = _random_shapes(whole, n_layers=n_layers, n=_N_CHECKING, seed=2)
-    shapes = [(LayerShape(0, 0),) * n_layers, *((shape,) * n_layers for shape in uniform), *teaching, *checking]
+    shapes = [(), (LayerShape(0, 0),) * n_layers, *((shape,) * n_layers for shape in uniform), *teaching, *checking]
     say(f"measuring the layers of this base in {runtime}: {len(shapes)} networks")
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
         loaded: list[Backend] = []
@@ -102,8 +145,8 @@ def _measure(config: Any, *, runtime: str, tokens: tuple[int, ...], is_static: b
                 _build(config, shape, runtime=runtime, folder=folder)
                 loaded.append(stack.enter_context(_loaded(folder, runtime, tokens if is_static else None)))
                 advance(done, "")
-        times = iter(_time_all(loaded, tokens))
-    rest_ms = next(times)
+        times = iter(time_in_turns(loaded, tokens))
+    bare_ms, rest_ms = next(times), next(times)
     halves = [
         halves_of(
             [(size, next(times)) for size in sizes], rest_ms=rest_ms, n_layers=n_layers, whole_bytes=_count_bytes(part)
@@ -111,7 +154,9 @@ def _measure(config: Any, *, runtime: str, tokens: tuple[int, ...], is_static: b
         for sizes, part in zip((heads, channels), parts[:2], strict=True)
     ]
     table = LayerTable(
-        runtime=runtime, n_layers=n_layers, tokens=tokens, rest_ms=rest_ms, heads=halves[0], channels=halves[1],
+        runtime=runtime, n_layers=n_layers, tokens=tokens, rest_ms=rest_ms,
+        norms_ms=tuple(max(ms - bare, 0.0) / n_layers for ms, bare in zip(rest_ms, bare_ms, strict=True)),
+        heads=halves[0], channels=halves[1],
         extra_ms=(0.0,) * len(tokens), scale=(1.0,) * len(tokens),
     )  # fmt: skip
     table = learn_residual(table, [Timed(shape, next(times)) for shape in teaching])
@@ -124,11 +169,11 @@ def _thin_out(sizes: Sequence[int]) -> list[int]:
 
 
 def _draw(config: Any) -> Any:
-    """Make a network with random weights."""
+    """Make a network with random weights, and a configuration of its own."""
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
         return AutoModelForTokenClassification.from_config(
-            config, attn_implementation="eager", dtype=torch.float32
+            copy.deepcopy(config), attn_implementation="eager", dtype=torch.float32
         ).eval()
 
 
@@ -150,8 +195,9 @@ def _random_shapes(
 
 
 def _build(config: Any, shape: Sequence[LayerShape], *, runtime: str, folder: Path) -> None:
-    """Make a network of this shape as a rung is made."""
+    """Make a network of this shape, with as many of the base's layers, as a rung is made."""
     network = _draw(config)
+    keep_layers(network, range(len(shape)))
     shrink(network, shape)
     build_to_time(Tagger(network), runtime=runtime, folder=folder)
 
@@ -189,7 +235,7 @@ def _loaded(folder: Path, runtime: str, buckets: tuple[int, ...] | None) -> Iter
         backend.close()
 
 
-def _time_all(loaded: Sequence[Backend], tokens: Sequence[int]) -> list[tuple[float, ...]]:
+def time_in_turns(loaded: Sequence[Backend], tokens: Sequence[int]) -> list[tuple[float, ...]]:
     """Give the median ms of each network at each token count; all take turns, so the machine's drift hits all."""
     ones = [np.ones((1, length), np.int64) for length in tokens]
     batches = [{"input_ids": one, "attention_mask": one} for one in ones]

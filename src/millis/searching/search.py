@@ -21,6 +21,7 @@ from millis.searching.trying import Candidate, artifact_case, build_pruned, buil
 from millis.searching.tuning import tune
 from millis.searching.unlabelled import learn_reference
 from millis.searching.vocabulary import trim_reference
+from millis.searching.zeros import tell_zeros
 from millis.telemetry.progress import say
 from millis.training.methods import METHODS
 from millis.units import write_ms
@@ -53,6 +54,9 @@ def search(case: Case) -> Bundle:
     case = _note_graft(case)
     found = _Search(case, reference)
     found.try_whole()
+    if settings.sparse is not None:
+        line = tell_zeros(case, reference, share=settings.sparse)
+        case = replace(case, notes=(*case.notes, line))
     found.try_pruned()
     found.fill_ladder()
     bundle = save_ladder(case, found.proven, found.tried)
@@ -150,7 +154,8 @@ class _Search:
             self._kinds = self._fastest_kinds()
             self._pruner = make_pruner(
                 artifact_case(self._case, self._reference), self._reference, runtime=self._kinds[0].runtime,
-                buckets=self._case.fine_buckets, lengths=self._case.lengths,
+                buckets=self._case.fine_buckets, lengths=self._case.lengths, layers=self._case.settings.layers,
+                activation=self._case.settings.activation,
             )  # fmt: skip
         return self._pruner
 

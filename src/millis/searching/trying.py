@@ -136,7 +136,7 @@ def _build_one(
     built = build_artifact(variant, case=artifact, reference=source)
     built = replace(built, steps=(*reference.steps, *([pruning.step] if pruning else []), *built.steps))
     if pruning:
-        built = replace(built, choices=(pruning.choice, *built.choices))
+        built = replace(built, choices=(*pruning.choices, *built.choices))
     rung, quality = _measure_rung(case, variant, built, quality=like.quality if like else None)
     if variant.backend != STATIC.backend:
         rung = _count_work(rung, source)

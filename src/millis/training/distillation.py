@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from millis.backends.encoder import Part, find_parts, read_out, read_shape
+from millis.backends.encoder import KEPT, Part, find_parts, read_out, read_shape
 from millis.models.taggers import Tagger
 from millis.tasks.task import IGNORED, Window
 from millis.telemetry.progress import bar
@@ -163,12 +163,18 @@ class Noise:
 
 
 def _pair_layers(tagger: Tagger, teacher: Tagger) -> list[tuple[int, int]]:
-    """List the layers whose hidden states are compared, ours and the teacher's, spread evenly over the teacher's.
+    """List the layers whose hidden states are compared, ours and the teacher's.
 
-    A layer that kept nothing has none of its own to learn, and the one before it is to give what comes after.
+    Where some of the teacher's are gone, one that stayed is to give what the teacher has before our next one; else ours
+    are spread evenly over the teacher's. A layer that kept nothing has none of its own to learn, and the one before it
+    is to give what comes after.
     """
     shape, n_taught = read_shape(tagger.network), len(read_shape(teacher.network))
     layers = [i for i in range(len(shape)) if i + 1 == len(shape) or any(shape[i + 1])]
+    origins = getattr(tagger.config, KEPT, None)
+    if origins is not None:
+        ends = [*(origin - 1 for origin in origins[1:]), n_taught - 1]
+        return [(i, ends[i]) for i in layers]
     return [(i, max((i + 1) * n_taught // len(shape), 1) - 1) for i in layers]
 
 

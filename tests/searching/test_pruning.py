@@ -1,0 +1,128 @@
+"""Pruned networks keep the layers and the activation that they are asked for, and tell what became of each layer."""
+
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from fitting import make_base, make_sentences
+from making import write_conll
+from millis.backends.encoder import read_activation, read_origins
+from millis.cli.app import app
+from millis.contract import Contract
+from millis.measuring.layers import LayerTable, halves_of
+from millis.models.taggers import build_tagger, load_tagger, save_tagger
+from millis.searching import layers
+from millis.searching.building import Reference, score_reference
+from millis.searching.case import Case, FitSettings, prepare
+from millis.searching.cutting import Change
+from millis.searching.layers import choose_activation
+from millis.searching.pruning import Pruner
+from millis.searching.trying import artifact_case
+from millis.searching.zeros import tell_zeros, word_zeros
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Case, Reference]:
+    folder = tmp_path_factory.mktemp("pruning")
+    files = {
+        part: write_conll(folder / f"{part}.conll", make_sentences(n, seed=seed))
+        for part, n, seed in (("train", 60, 1), ("dev", 20, 2), ("test", 20, 3))
+    }
+    base = make_base(folder / "base")
+    settings = FitSettings(base=str(base), out=folder / "names.millis", **files)
+    case = prepare(Contract(p99="1 s", rate=50, max_drop=5.0), settings, began=0.0)
+    tagger = build_tagger(base, head=case.task.head, seed=0).eval()
+    save_tagger(tagger, folder / "reference", tokenizer_file=case.tokenizer_file)
+    return case, score_reference(folder / "reference", task=case.task, splits=case.splits)
+
+
+def make_pruner(prepared: tuple[Case, Reference], change: Change, *, runtime: str = "fake-int8") -> Pruner:
+    case, reference = prepared
+    rest, norms, halves = (0.5, 0.6), (0.05, 0.05), [(1, (0.7, 1.0)), (2, (0.9, 1.4))]
+    table = LayerTable(
+        runtime=runtime, n_layers=2, tokens=(8, 32), rest_ms=rest, norms_ms=norms, extra_ms=(0.0, 0.0), scale=(1.0, 1.0),
+        heads=halves_of(halves, rest_ms=rest, n_layers=2, whole_bytes=100),
+        channels=halves_of([(n * 64, ms) for n, ms in halves], rest_ms=rest, n_layers=2, whole_bytes=100),
+    )  # fmt: skip
+    return Pruner(artifact_case(case, reference), reference, table=table, lengths=case.lengths, change=change)
+
+
+def test_only_the_layers_asked_for_stay_and_those_are_distilled(prepared: tuple[Case, Reference]) -> None:
+    pruner = make_pruner(prepared, Change(layers=(1,), activation="relu"))
+    pruning = pruner.prune_to(70)
+    network = load_tagger(pruning.folder).network
+    assert read_origins(network) == (1,)
+    assert read_activation(network.config) == "relu"
+    gone, kept = pruning.layers
+    assert (gone.heads, gone.channels, gone.ms) == (0, 0, 0.0)
+    assert (kept.heads, kept.channels, kept.ms) == (2, 128, kept.whole_ms), "70 % are more than one layer takes"
+    assert pruning.choices[0].choice == "gone 2/128"
+    assert "distilled" in pruning.step.step
+    assert pruner.prune_to(70) == pruning, "found again"
+    assert dict(pruning.predicted)[8] == pytest.approx(0.5 - 0.05 + 0.4)
+
+
+def test_without_a_wish_the_activation_stays(prepared: tuple[Case, Reference]) -> None:
+    pruning = make_pruner(prepared, Change(), runtime="other-int8").prune_to(60)
+    network = load_tagger(pruning.folder).network
+    assert read_activation(network.config) == "gelu"
+    assert len(pruning.layers) == 2
+    assert len(pruning.choices) == 1
+
+
+@pytest.mark.parametrize(("own", "relu", "asked", "chosen"), [
+    (0.30, 0.20, "auto", "relu"), (0.300, 0.299, "auto", None), (0.30, 0.31, "relu", "relu"),
+])  # fmt: skip
+def test_relu_is_taken_where_a_layer_is_faster_for_it(
+    own: float, relu: float, asked: str, chosen: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layers, "time_in_turns", lambda loaded, tokens: [(ms,) * len(tokens) for ms in (0.1, 0.1 + own, 0.1 + relu)])
+    found, choice = choose_activation(
+        asked, make_base(tmp_path / "base"), runtime="onnxruntime-int8", tokens=(8, 16), is_static=False, lengths=[8, 16, 12]
+    )
+    assert found == chosen
+    assert f"{own:.4f} ms with gelu and {relu:.4f} with relu" in choice.reason
+    assert ("saves nothing" in choice.reason) == (relu > 0.98 * own)
+
+
+@pytest.mark.parametrize(("flags", "said"), [
+    (("--layers", "1,0"), "layers cannot be 1, 0"),
+    (("--layers", "0,7"), "this base has 0 to 1"),
+    (("--layers", "a"), "layers cannot be 'a'"),
+    (("--activation", "tanh"), "choose one of own, relu, auto"),
+    (("--sparse", "1.5"), "give a share above 0 and below 1"),
+    (("--sparse", "0.5", "--device", "cuda"), "sparse is measured on cpu"),
+    (("--adapt", "adapter", "--activation", "relu"), "which pruning cannot cut"),
+])  # fmt: skip
+def test_what_cannot_be_kept_is_refused(flags: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    base = make_base(tmp_path / "base")
+    train = write_conll(tmp_path / "train.conll", make_sentences(30, seed=1))
+    done = CliRunner().invoke(
+        app, ["fit", "--train", str(train), "--base", str(base), "-o", str(tmp_path / "x.millis"), "--p99", "1 s", *flags]
+    )
+    assert done.exit_code != 0
+    assert said in " ".join((done.output + str(done.exception)).split())
+    assert not (tmp_path / "x.millis").exists()
+
+
+def test_zeros_are_timed_beside_none_and_told(prepared: tuple[Case, Reference]) -> None:
+    case, reference = prepared
+    line = tell_zeros(case, reference, share=0.75)
+    assert line.startswith("75 % zeros in the layers' matrices (NNCF, by magnitude): ")
+    times = [float(ms) for ms in re.findall(r"([\d.]+) ms", line)]
+    assert len(times) == 3
+    assert all(0 < ms < 100 for ms in times)
+    assert "no rung is made of it" in line
+    assert not (case.folder / "zeros").exists(), "nothing is left behind"
+    assert tell_zeros(case, reference, share=0.75) == line, "found again"
+
+
+def test_where_zeros_pay_it_is_said_and_where_not_too() -> None:
+    pays = word_zeros(0.9, dense_ms=1.0, plain_ms=1.0, packed_ms=0.8, quality="F1 10.00 on dev, of 40.00")
+    assert "they save 20 % here" in pays
+    assert "F1 10.00 on dev, of 40.00, untrained" in pays
+    assert "save nothing that counts" in word_zeros(0.9, dense_ms=1.0, plain_ms=0.99, packed_ms=1.2, quality="")
