@@ -145,7 +145,7 @@ def sum_up(runs: list[LoadResult]) -> dict[str, Any]:
 @contextmanager
 def keep_warm(bundle: Bundle) -> Iterator[str]:
     """Serve a bundle with --keep-warm while the block runs, and give its address."""
-    with Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0, keep_warm=True)) as server:
+    with Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0, keep_warm=True, workers=1, threads=0)) as server:
         url = f"{server.url}/v1/ner"
         for _ in range(50):
             httpx.post(url, json={"input": "warm"})
