@@ -107,7 +107,7 @@ def test_streams_and_completions_are_held_too(client: openai.OpenAI) -> None:
     text = "".join(chunk.choices[0].delta.content for chunk in ask(client, PERSON, stream=True, seed=4))
     assert set(json.loads(text)) == {"name", "age"}
     answer = client.completions.create(
-        model="tiny", prompt="hello", max_tokens=100, temperature=2, extra_body={"response_format": held(PERSON)}
+        model="tiny", prompt="hello", max_tokens=400, temperature=2, seed=4, extra_body={"response_format": held(PERSON)}
     )
     assert set(json.loads(answer.choices[0].text)) == {"name", "age"}
 

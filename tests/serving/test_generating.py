@@ -16,6 +16,9 @@ from millis.serving.generating import Part, Talker
 from millis.tasks.chat import Stops, end_of_sentence
 from speaking import make_echo_bundle
 
+SLACK_NS = 100_000_000
+"""A machine that does other work wakes late."""
+
 
 class _Slow(FakeGenerator):
     """Lets as many steps through as it is told."""
@@ -74,7 +77,7 @@ def test_deadline_ends_an_answer_after_its_last_whole_sentence(tmp_path: Path) -
         generator.gate.release(len("It works. And th"))
         deadline_ns = perf_counter_ns() + 300_000_000
         parts = [part async for part in _say(talker, "It works. And then more comes.", deadline_ns=deadline_ns)]
-        assert perf_counter_ns() < deadline_ns
+        assert perf_counter_ns() < deadline_ns + SLACK_NS
         assert parts[0].text == "It works."
         assert parts[-1].ending == "deadline"
         assert "".join(part.text for part in parts) == "It works."
@@ -164,7 +167,7 @@ def test_deadline_holds_for_who_waits_too_and_the_slot_is_not_lost(tmp_path: Pat
         with pytest.raises(InvalidRequest, match="before the first piece") as caught:
             await anext(_say(talker, "two", deadline_ns=deadline_ns))
         assert (caught.value.status, caught.value.slug) == (504, "deadline-passed")
-        assert perf_counter_ns() < deadline_ns
+        assert perf_counter_ns() < deadline_ns + SLACK_NS
         generator.gate.release(100)
         assert (await begun).text == "o"
         await first.aclose()

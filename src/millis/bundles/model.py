@@ -4,6 +4,7 @@ Border: the one place where task and backend meet; the server and Python users r
 Limits: a Model is for one thread at a time; `share` gives another thread its own over the same weights.
 """
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,9 @@ from millis.bundles.manifest import Rung
 from millis.errors import InvalidBundle, InvalidValue
 from millis.tasks import Task, tasks
 from millis.tasks.tokenization import Tokenizer
+
+_N_LATELY = 4
+"""Windows of which the lengths are kept warm."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,8 @@ class Model:
         self._padded = {
             bucket: (np.zeros((1, bucket), np.int64), np.zeros((1, bucket), np.int64)) for bucket in rung.buckets or ()
         }
+        self._lately: deque[int] = deque(maxlen=_N_LATELY)
+        self._n_idle = 0
 
     @overload
     def __call__(self, text: list[Any]) -> list[dict[str, Any]]: ...
@@ -93,6 +99,11 @@ class Model:
             whole: NDArray[np.float32] = self._backend.run(batch)["logits"][0]
             return whole
         bucket = self.bucket_of(n)
+        self._lately.append(bucket)
+        return self._run_in(bucket, ids)
+
+    def _run_in(self, bucket: int, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        n = len(ids)
         padded, mask = self._padded[bucket]
         padded[0, :n], padded[0, n:] = ids, 0
         mask[0, :n], mask[0, n:] = 1, 0
@@ -127,6 +138,16 @@ class Model:
                 times[len(ids)] = min(times.get(len(ids), np.inf), (perf_counter_ns() - began) / 1e6)
             self.answer(self.task.example)
         return sorted(times.items())
+
+    def keep_warm(self) -> None:
+        """Run the example or, in turn, a bucket of the last windows: each has code and weights of its own."""
+        self._n_idle += 1
+        turn = self._n_idle % (len(self._lately) + 1)
+        if not turn:
+            self.answer(self.task.example)
+            return
+        bucket = self._lately[turn - 1]
+        self._run_in(bucket, np.full(min(bucket, self.task.max_tokens), 1, np.int64))
 
     def lengths_to_warm(self) -> list[NDArray[np.int64]]:
         """Give windows of ids, one for every bucket, or two lengths where any runs."""

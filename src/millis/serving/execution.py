@@ -92,8 +92,7 @@ class LoopExecutor:
             return
         self._clock.block()
         self._n_idle += 1
-        model = self._ladders[self._n_idle % len(self._ladders)].models[0]
-        model.answer(model.task.example)
+        self._ladders[self._n_idle % len(self._ladders)].models[0].keep_warm()
         asyncio.get_running_loop().call_soon(self._clock.unblock)
 
     def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
