@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import httpx
 import numpy as np
 import openvino as ov
 import pytest
@@ -17,6 +18,8 @@ from millis.compressing.rounding import cut_windows
 from millis.contract import Contract
 from millis.errors import InvalidBase, InvalidValue
 from millis.models.speakers import load_speaker
+from millis.serving.settings import ServeSettings
+from millis.serving.supervisor import Supervisor
 from speaking import END, TEMPLATE, make_byte_tokenizer, make_speaker
 
 pytestmark = pytest.mark.slow
@@ -124,6 +127,32 @@ def test_trimming_wants_the_flag_and_the_corpus(tmp_path: Path) -> None:
         done = CliRunner().invoke(app, ["pack", "nothing", "-o", str(tmp_path / "x.millis"), *more])
         assert done.exit_code != 0
         assert said in f"{done.output}{done.exception}"
+
+
+def test_a_system_message_in_the_bundle_is_what_a_client_would_send(tmp_path: Path) -> None:
+    base, said = make_speaker(tmp_path / "tiny"), "Answer in a word, and say nothing else."
+    (tmp_path / "system.txt").write_text(said)
+    asked = ["pack", str(base), "-o", str(tmp_path / "terse.millis"), "--rungs", "fp32", "--system"]
+    done = CliRunner().invoke(app, [*asked, str(tmp_path / "system.txt")])
+    assert done.exit_code == 0, done.output
+    assert "prompts begin with the same" in done.output
+    messages = [{"role": "user", "content": "tide?"}]
+    with Supervisor(ServeSettings(bundles=(str(tmp_path / "terse.millis"),), port=0)) as server:
+        bare, sent, other = (
+            httpx.post(
+                f"{server.url}/v1/chat/completions", json={"messages": one, "max_tokens": 8, "temperature": 0}, timeout=20
+            ).json()
+            for one in (messages, [{"role": "system", "content": said}, *messages], [{"role": "system", "content": "Sing."}, *messages])
+        )
+    assert bare["choices"] == sent["choices"]
+    assert bare["usage"] == sent["usage"]
+    assert other["usage"]["prompt_tokens"] == bare["usage"]["prompt_tokens"] - len(said) + len("Sing.")
+    for given, says in ((" ", "system message is empty"), ("missing.txt", "missing.txt cannot be read"), ("long " * 60, "cut it")):
+        refused = CliRunner().invoke(app, [*asked, given])
+        assert says in f"{refused.output}{refused.exception}"
+    bare_base = make_speaker(tmp_path / "bare", template=None)
+    with pytest.raises(InvalidValue, match="cannot be given a system message"):
+        pack(str(bare_base), tmp_path / "no.millis", contract=CONTRACT, rungs=("fp32",), system=said)
 
 
 def _make_merging(folder: Path) -> Path:

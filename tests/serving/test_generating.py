@@ -33,8 +33,8 @@ class _Slow(FakeGenerator):
         super()._step(answers)
 
 
-def _talk(folder: Path, generator: FakeGenerator, *, streams: int = 4) -> Talker:
-    talker = Talker(make_echo_bundle(folder), generator, streams=streams)
+def _talk(folder: Path, generator: FakeGenerator, *, streams: int = 4, **more: str) -> Talker:
+    talker = Talker(make_echo_bundle(folder, **more), generator, streams=streams)
     generator.load(folder, settings=GeneratorSettings())
     return talker
 
@@ -146,12 +146,28 @@ def test_answers_beyond_the_streams_wait_and_too_many_are_refused(tmp_path: Path
             await asyncio.sleep(0)
         assert len(generator._open) + len(generator._new) <= 1
         with pytest.raises(InvalidRequest, match="ask again") as caught:
-            talker.admit(n_prompt=1, n_answers=67, left_ns=float("inf"))
+            talker.admit([1], n_answers=67, left_ns=float("inf"))
         assert caught.value.status == 503
         generator.gate.release(100)
         assert await both == ["one", "two"]
 
     _run(work, talker, generator)
+
+
+def test_what_is_kept_read_of_a_prompt_is_not_predicted(tmp_path: Path) -> None:
+    generator = FakeGenerator()
+    talker = _talk(tmp_path, generator, system="Answer in a word. " * 6)
+    mine, other = (
+        talker.chat.encode_messages([*system, {"role": "user", "content": "tide?"}])
+        for system in ((), ({"role": "system", "content": "Answer in two words. " * 6},))
+    )
+    assert 0 <= len(mine) - talker.count_unread(mine) - 32 * 3 < 32  # whole blocks of it
+    assert talker.count_unread(other) == len(other)
+    talker.forecast.observe(n_prompt=1, first_ns=1e6, step_ns=None)
+    talker.admit(mine, n_answers=1, left_ns=6e6 + 1e6 * (len(mine) - 96))
+    with pytest.raises(InvalidRequest, match=f"reading {len(other)} tokens"):
+        talker.admit(other, n_answers=1, left_ns=6e6 + 1e6 * (len(mine) - 96))
+    talker.close()
 
 
 def test_deadline_holds_for_who_waits_too_and_the_slot_is_not_lost(tmp_path: Path) -> None:

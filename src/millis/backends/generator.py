@@ -12,6 +12,9 @@ from millis.errors import InvalidRequest
 
 Ending = Literal["stop", "length", "failed"]
 
+BLOCK_TOKENS = 32
+"""What is kept of prompts is kept in whole blocks of so many."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GeneratorSettings:
@@ -22,6 +25,7 @@ class GeneratorSettings:
         streams: answers at once; the memory for keys and values is for so many whole contexts, and no more is taken.
         pieces: the bytes that each id spells, in which grammars are read, b"" for special ones; None for no grammars.
         end_id: the piece that ends an answer.
+        prefix: ids that most prompts begin with, of which the whole blocks stay read.
     """
 
     threads: int = 1
@@ -29,6 +33,7 @@ class GeneratorSettings:
     streams: int = 4
     pieces: tuple[bytes, ...] | None = None
     end_id: int = 0
+    prefix: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

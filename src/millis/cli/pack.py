@@ -23,6 +23,10 @@ def command(
     instruction: Annotated[
         str | None, typer.Option(help="What is asked of each text (translate, summarise), with {text} in it.")
     ] = None,
+    system: Annotated[
+        str | None,
+        typer.Option(help="What stands before messages without a system message: a text, or a file's name."),
+    ] = None,
     trim_vocabulary: Annotated[
         bool, typer.Option("--trim-vocabulary", help="Take out the pieces that --corpus does not use.")
     ] = False,
@@ -37,7 +41,7 @@ def command(
     """Compile a language model into a bundle that `millis serve` answers with; nothing is trained."""
     from millis.compressing.packing import pack
     from millis.contract import Contract
-    from millis.data.plain import read_plain
+    from millis.data.plain import read_plain, read_text
     from millis.errors import InvalidValue
     from millis.units import write_bytes
 
@@ -49,7 +53,8 @@ def command(
     bundle = pack(
         base, out, contract=Contract(p99=p99, rate=rate, per_token=per_token),
         rungs=[one.strip() for one in rungs.split(",")], context=context, threads=threads, task=task,
-        instruction=instruction, corpus=None if corpus is None else read_plain(corpus),
+        instruction=instruction, system=None if system is None else read_text(system),
+        corpus=None if corpus is None else read_plain(corpus),
         round_by=None if round_by is None else read_plain(round_by),
     )  # fmt: skip
     lines = [f"wrote {out}: {', '.join(rung.name for rung in bundle.manifest.rungs)}, {bundle.manifest.rung} serves"]
@@ -60,8 +65,8 @@ def command(
             f"  {rung.name}  {write_bytes(last.n_bytes)}; logits differ by up to {last.max_abs:.3g}, the likeliest"
             f" piece is the source's in {100 * last.agreement:.1f} % of places"
         )
-    trimmed = [one for one in bundle.manifest.choices if one.what == "vocabulary"]
-    lines += [f"  {one.what}: {one.choice} ({one.reason})" for one in trimmed]
+    told = [one for one in bundle.manifest.choices if one.what in ("vocabulary", "system message")]
+    lines += [f"  {one.what}: {one.choice} ({one.reason})" for one in told]
     write_result(
         {"bundle": str(out), "rungs": [rung.name for rung in bundle.manifest.rungs]}, lines=lines, is_json=as_json
     )

@@ -20,14 +20,15 @@ from millis.compiling.comparing import Difference, compare, require_exact
 from millis.compressing.rounding import cut_windows, round_weights
 from millis.compressing.vocabulary import Trimmed, trim_speaker
 from millis.contract import Contract
-from millis.errors import InvalidValue
+from millis.errors import InvalidRequest, InvalidValue
 from millis.models.speakers import Speaker, load_speaker
-from millis.tasks.chat import TEMPLATE
+from millis.tasks.chat import TEMPLATE, Chat
 from millis.tasks.instructing import CHAT, SPEAKING, USUAL_INSTRUCTIONS, check_instruction
 from millis.telemetry.progress import say
 from millis.units import write_bytes
 
 RUNGS = ("int8", "int4", "fp32")
+_SPEECH = (TOKENIZER, TEMPLATE)
 _N_FIRST, _N_PROBE = 24, 32
 _TEXT = (
     "The tide comes in twice a day. In a small harbour the boats rise with it, and the children count the steps that"
@@ -38,7 +39,8 @@ _TEXT = (
 def pack(
     base: str | Speaker, out: str | Path, *, contract: Contract, rungs: Sequence[str] = ("int8", "int4"),
     context: int = 2048, threads: int = 1, task: str = CHAT, instruction: str | None = None,
-    corpus: Sequence[str] | None = None, round_by: Sequence[str] | None = None, name: str | None = None,
+    system: str | None = None, corpus: Sequence[str] | None = None, round_by: Sequence[str] | None = None,
+    name: str | None = None,
 ) -> Bundle:  # fmt: skip
     """Compile a causal language model into a bundle; the first of the rungs serves.
 
@@ -49,16 +51,18 @@ def pack(
         threads: of the engine.
         task: "chat", "translate" or "summarise".
         instruction: what is asked of each text, with {text} in its place; the usual one when missing.
+        system: what stands before messages that bring no system message; it is read once, when a server loads.
         corpus: texts whose pieces stay; what neither they nor the chat template use is taken out. None leaves all.
         round_by: texts by which four-bit weights are rounded, where that loses less than without.
         name: of the base; its file name when missing.
     Raises:
-        InvalidValue: a rung that there is not, a context that the model has not, or a corpus without texts.
+        InvalidValue: a rung that there is not, a context that the model has not, a corpus without texts, or a system
+            message that the template refuses or the context has no room for.
         InvalidBase: the base cannot be used.
         RunFailed: the conversion changed the model, or the disk is full.
     """
     _check(rungs, corpus=corpus, round_by=round_by)
-    further = _instruct(task, instruction)
+    further = _instruct(task, instruction) | _add_system(system)
     speaker = base if isinstance(base, Speaker) else load_speaker(base)
     known_as = name or (Path(base).name if isinstance(base, str) else "a loaded model")
     if not context >= 1:
@@ -70,14 +74,21 @@ def pack(
         speaker, trimmed = trim_speaker(speaker, texts=[*corpus, *further.values()])  # an instruction is read too
         choices.append(_note_trimming(trimmed, n_texts=len(corpus)))
     windows = () if round_by is None else cut_windows(speaker.tokenizer, round_by)
-    say(f"converting {known_as}")
-    ids = _probe(speaker.tokenizer, n_pieces=speaker.model.config.vocab_size)
-    want = run_source(speaker.model, ids)
-    began = time.perf_counter()
-    made = convert_causal(speaker.model)
-    exact = compare([want], [run_stateful(made, ids, n_first=_N_FIRST)])
-    require_exact(exact, step="conversion to OpenVINO")
+    settings = {
+        "context": fits, "stop_ids": list(speaker.stop_ids), "begin": speaker.begin, "end": speaker.end, **further,
+    }  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="millis-pack-") as scratch:
+        _write_speech(speaker, Path(scratch))
+        n_fixed = _count_fixed(Chat(Path(scratch), settings=settings))
+        if system is not None:
+            choices.append(_note_fixed(n_fixed))
+        say(f"converting {known_as}")
+        ids = _probe(speaker.tokenizer, n_pieces=speaker.model.config.vocab_size)
+        want = run_source(speaker.model, ids)
+        began = time.perf_counter()
+        made = convert_causal(speaker.model)
+        exact = compare([want], [run_stateful(made, ids, n_first=_N_FIRST)])
+        require_exact(exact, step="conversion to OpenVINO")
         config = speaker.model.config.to_json_string()
         source = Path(scratch) / "fp32"
         save_causal(made, source, config=config)
@@ -90,12 +101,7 @@ def pack(
             for rung in rungs
         ]
         parts: dict[str, Path | bytes] = {f"rungs/{rung.name}": Path(scratch) / rung.name for rung in written}
-        parts[TOKENIZER] = speaker.tokenizer.encode()
-        if speaker.template is not None:
-            parts[TEMPLATE] = speaker.template.encode()
-        settings = {
-            "context": fits, "stop_ids": list(speaker.stop_ids), "begin": speaker.begin, "end": speaker.end, **further,
-        }  # fmt: skip
+        parts |= {name: Path(scratch) / name for name in _SPEECH if (Path(scratch) / name).is_file()}
         place = Path(out)
         manifest = Manifest(
             format=FORMAT, name=place.stem, task=task, labels=(), task_settings=settings, rungs=tuple(written),
@@ -124,6 +130,39 @@ def _instruct(task: str, instruction: str | None) -> dict[str, str]:
     if task == CHAT:
         return {}
     return {"instruction": check_instruction(USUAL_INSTRUCTIONS[task] if instruction is None else instruction)}
+
+
+def _add_system(system: str | None) -> dict[str, str]:
+    if system is not None and not system.strip():
+        raise InvalidValue("the system message is empty: give a text, or leave it out.")
+    return {} if system is None else {"system": system}
+
+
+def _write_speech(speaker: Speaker, folder: Path) -> None:
+    """Write what Chat reads."""
+    (folder / TOKENIZER).write_text(speaker.tokenizer, "utf-8")
+    if speaker.template is not None:
+        (folder / TEMPLATE).write_text(speaker.template, "utf-8")
+
+
+def _count_fixed(chat: Chat) -> int:
+    """Count the tokens that every prompt begins with."""
+    try:
+        n = len(chat.list_fixed())
+    except InvalidRequest as error:
+        raise InvalidValue(
+            "the base cannot be given a system message: its chat template refuses one, or it has none. Leave it out."
+        ) from error
+    if n >= chat.context:
+        raise InvalidValue(f"what every prompt begins with has {n:,} of {chat.context:,} tokens: cut it.")
+    return n
+
+
+def _note_fixed(n_fixed: int) -> Choice:
+    return Choice(
+        what="system message", choice=f"prompts begin with the same {n_fixed:,} tokens",
+        reason="they are read when a server loads, and stay read",
+    )  # fmt: skip
 
 
 def _note_trimming(trimmed: Trimmed, *, n_texts: int) -> Choice:

@@ -1,6 +1,6 @@
-"""Texts without labels, one a line.
+"""Texts without labels: one a line of a file, or a single one, given itself or as a file.
 
-Border: a file to its lines.
+Border: files and words of a command line to texts.
 """
 
 from pathlib import Path
@@ -19,3 +19,19 @@ def read_plain(file: Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidData(f"{file} cannot be read ({error}): give a UTF-8 file with a text on each line.") from error
     return [line for line in lines if line.strip()]
+
+
+def read_text(given: str) -> str:
+    """Give a text as it stands, or what is in the file that a single word names.
+
+    Raises:
+        InvalidData: a single word that names no file, or a file that is not UTF-8.
+    """
+    if len(given.split()) != 1:
+        return given
+    try:
+        return Path(given).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidData(
+            f"{given} cannot be read ({error}): give the name of a UTF-8 file, or a text of several words."
+        ) from error

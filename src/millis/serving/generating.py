@@ -14,7 +14,7 @@ from time import perf_counter_ns
 from typing import Any
 
 from millis.backends import generators
-from millis.backends.generator import Generator, GeneratorSettings, Sampling, Step
+from millis.backends.generator import BLOCK_TOKENS, Generator, GeneratorSettings, Sampling, Step
 from millis.bundles import Bundle
 from millis.errors import InvalidRequest, RunFailed
 from millis.serving.executor import Executor
@@ -74,6 +74,7 @@ class Talker:
         n_answers: answers that are generated now, or wait.
         kept_ns: when it last gave a piece.
         forms: the grammars that its answers can be held to.
+        fixed: ids that prompts begin with, of which the generator keeps whole blocks read.
     """
 
     notes: tuple[str, ...] = ()
@@ -81,6 +82,8 @@ class Talker:
     def __init__(self, bundle: Bundle, generator: Generator, *, streams: int = STREAMS, number: int = 1) -> None:
         self.bundle = bundle
         self.chat = Chat(bundle.path, settings=bundle.manifest.task_settings)
+        self.fixed = self.chat.list_fixed()
+        self._kept = self.fixed[: len(self.fixed) // BLOCK_TOKENS * BLOCK_TOKENS]
         self.forecast = Forecast()
         self.number, self.header = number, b"%d" % number
         self.n_open = self.n_answers = 0
@@ -89,18 +92,24 @@ class Talker:
         self.forms = Forms(generator.accept)
         self._slots = asyncio.Semaphore(streams)
 
-    def admit(self, *, n_prompt: int, n_answers: int, left_ns: float) -> None:
+    def count_unread(self, ids: Sequence[int]) -> int:
+        """Count a prompt's tokens behind what the generator keeps read."""
+        n_kept = len(self._kept)
+        return len(ids) - (n_kept if n_kept < len(ids) and tuple(ids[:n_kept]) == self._kept else 0)
+
+    def admit(self, ids: Sequence[int], *, n_answers: int, left_ns: float) -> None:
         """Refuse what cannot be.
 
         Args:
+            ids: of the prompt; of the longest, where one request has several.
             left_ns: time until the deadline, infinite where there is none.
         Raises:
             InvalidRequest: 400 when the prompt fills the context; 503 when too many wait, or prefill alone is longer
                 than the deadline allows.
         """
-        if n_prompt >= self.chat.context:
+        if len(ids) >= self.chat.context:
             raise InvalidRequest(
-                f"the prompt has {n_prompt:,} tokens, and prompt and answer together may have {self.chat.context:,}:"
+                f"the prompt has {len(ids):,} tokens, and prompt and answer together may have {self.chat.context:,}:"
                 " send a shorter one.",
                 slug="context-length-exceeded",
             )
@@ -109,10 +118,11 @@ class Talker:
                 f"{self.n_answers} answers are being written or wait: ask again in a second.",
                 status=503, slug="too-busy", headers=((b"retry-after", b"1"),),
             )  # fmt: skip
-        needs_ns = self.forecast.first_ns(n_prompt) + self.forecast.step_ns + _MARGIN_NS
+        n_unread = self.count_unread(ids)
+        needs_ns = self.forecast.first_ns(n_unread) + self.forecast.step_ns + _MARGIN_NS
         if needs_ns > left_ns:
             raise InvalidRequest(
-                f"reading the prompt's {n_prompt:,} tokens is predicted to take {needs_ns / 1e6:.0f} ms, and"
+                f"reading {n_unread:,} tokens of the prompt is predicted to take {needs_ns / 1e6:.0f} ms, and"
                 f" {max(left_ns, 0) / 1e6:.0f} ms are left: allow more, or send a shorter one.",
                 status=503, slug="would-be-late", headers=((b"retry-after", b"1"),),
             )  # fmt: skip
@@ -134,7 +144,7 @@ class Talker:
         try:
             await self._take_slot(until_ns=deadline_ns - self.forecast.step_ns - _MARGIN_NS)
             try:
-                began = perf_counter_ns()
+                began, n_unread = perf_counter_ns(), self.count_unread(ids)
 
                 def emit(step: Step) -> None:
                     loop.call_soon_threadsafe(steps.put_nowait, step)
@@ -142,7 +152,7 @@ class Talker:
                 stream = self._generator.start(ids, sampling=sampling, emit=emit)
                 try:
                     async with aclosing(
-                        self._listen(steps, len(ids), began, stops, deadline_ns, has_form=sampling.grammar is not None)
+                        self._listen(steps, n_unread, began, stops, deadline_ns, has_form=sampling.grammar is not None)
                     ) as parts:
                         async for part in parts:
                             yield part
@@ -244,7 +254,7 @@ def load_talker(bundle: Bundle, *, streams: int = STREAMS, number: int = 1) -> T
         bundle.path / rung.folder,
         settings=GeneratorSettings(
             threads=rung.threads, context=talker.chat.context, streams=streams,
-            pieces=talker.chat.tokenizer.spell_all(), end_id=talker.chat.stop_ids[0],
+            pieces=talker.chat.tokenizer.spell_all(), end_id=talker.chat.stop_ids[0], prefix=talker.fixed,
         ),
     )
     asyncio.run(_warm(talker))

@@ -45,7 +45,7 @@ class OpenAi:
         ids = _encode(asked, talker)
         if asked.grammar is not None:
             await talker.forms.accept(asked.grammar)
-        talker.admit(n_prompt=len(ids), n_answers=asked.n, left_ns=deadline_ns - perf_counter_ns())
+        talker.admit(ids, n_answers=asked.n, left_ns=deadline_ns - perf_counter_ns())
         writer = _Writer(asked, talker, n_prompt=len(ids))
         if asked.is_stream:
             await reply.begin()

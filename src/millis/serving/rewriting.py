@@ -102,9 +102,9 @@ class Rewriting:
         """See Speech."""
         texts = [asked.input] if isinstance(asked.input, str) else asked.input
         prompts = [talker.chat.encode_text(text) for text in texts]
-        longest = max(map(len, prompts))
+        longest = max(prompts, key=len)
         talker.admit(
-            n_prompt=longest, n_answers=min(len(texts), STREAMS), left_ns=deadline_ns - perf_counter_ns()
+            longest, n_answers=min(len(texts), STREAMS), left_ns=deadline_ns - perf_counter_ns()
         )
         usage = _Usage(sum(map(len, prompts)), [_Grown() for _ in texts])
         answers = [

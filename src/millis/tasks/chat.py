@@ -16,6 +16,8 @@ from millis.tasks.tokenization import SpeakingTokenizer
 
 TEMPLATE = "chat_template.jinja"
 _MARK = "tide"
+_PROBES = (_MARK, "Ebbe", "潮", "7", "?")
+"""Texts that begin alike in nothing."""
 
 _SENTENCE_END = re.compile(r"[。！？][”’」』）]*|[.!?…]+[\"'”’)\]]*(?=\s)|\n")
 
@@ -30,6 +32,7 @@ class Chat:
         context: most tokens of prompt and answer together.
         stop_ids: pieces that end an answer.
         instruction: what is asked of a text, where the model is for one such task; else None.
+        system: what stands before messages that bring no system message; None for nothing.
     """
 
     def __init__(self, folder: Path, *, settings: Mapping[str, Any]) -> None:
@@ -38,6 +41,7 @@ class Chat:
             self.stop_ids = tuple(int(i) for i in settings["stop_ids"])
             self._begin, self._end = str(settings["begin"]), str(settings["end"])
             self.instruction = str(settings["instruction"]) if "instruction" in settings else None
+            self.system = str(settings["system"]) if "system" in settings else None
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidBundle(
                 f"{folder.name}: the task settings {sorted(settings)} are not those of chat: make the bundle anew."
@@ -66,7 +70,30 @@ class Chat:
         Raises:
             InvalidRequest: the model has no template, or its template refuses these messages.
         """
+        if self.system is not None and not (messages and messages[0]["role"] == "system"):
+            messages = [{"role": "system", "content": self.system}, *messages]
         return self.tokenizer.encode(self._render(messages, asks=True), has_frame=False)
+
+    def list_fixed(self) -> tuple[int, ...]:
+        """List the ids that prompts begin with, whatever is asked; none where texts are read as they stand.
+
+        Raises:
+            InvalidRequest: there is a system message, and the template refuses it, or there is no template.
+        """
+        try:
+            prompts = [
+                self.encode_messages([{"role": "user", "content": one}])
+                if self.instruction is None
+                else self.encode_text(one)
+                for one in _PROBES
+            ]
+        except InvalidRequest:
+            if self.system is not None:
+                raise
+            return ()
+        first = prompts[0]
+        n = next((i for i, ids in enumerate(zip(*prompts, strict=False)) if len(set(ids)) > 1), min(map(len, prompts)))
+        return tuple(first[:n])
 
     def end_of_answer(self) -> int:
         """Give the piece that an answer ends with: what the template puts behind it, if that stops the engine."""
