@@ -13,7 +13,7 @@ import pytest
 
 from millis.backends import generators, stepping
 from millis.backends.fake_generator import FakeGenerator
-from millis.backends.generator import GeneratorSettings, Sampling, Step
+from millis.backends.generator import GeneratorSettings, Lookup, Sampling, Step
 from millis.backends.spelling import write_spelling
 from millis.backends.stepping import OpenAnswer
 from millis.backends.trial import Trial
@@ -145,6 +145,28 @@ def test_grammars_that_never_come_again_are_forgotten(folder: Path, monkeypatch:
         assert bytes(step.id for step in _collect(one, [5], grammar=f'root ::= "{i}"', stop_ids=(257,))[:-1]) == b"%d" % i
     assert len(one._compiled) <= 3
     one.close()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_looking_up_takes_fewer_steps_and_holds_to_a_grammar(folder: Path, temperature: float) -> None:
+    from millis.backends.genai import GenAiGenerator
+
+    class Counting(GenAiGenerator):
+        n_steps = 0
+
+        def _step(self, answers: Any) -> None:
+            self.n_steps += 1
+            super()._step(answers)
+
+    one = Counting()
+    pieces = (*(bytes([i]) for i in range(256)), b"", b"")
+    lookup = Lookup(guesses=5, ngram=3)
+    one.load(folder, settings=GeneratorSettings(context=256, pieces=pieces, end_id=257, lookup=lookup))
+    said = b"the tide is in, the boats are out"
+    got = _collect(one, list(said + b"; "), max_tokens=60, grammar=f'root ::= "{said.decode()}"', stop_ids=(257,), temperature=temperature)
+    one.close()
+    assert bytes(step.id for step in got[:-1]) == said
+    assert one.n_steps < len(said) / 2
 
 
 def _first_ms(generator: Any, ids: list[int]) -> float:

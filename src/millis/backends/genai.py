@@ -52,7 +52,7 @@ class GenAiGenerator(Stepping):
     def load(self, folder: Path, *, settings: GeneratorSettings) -> None:
         """Read the model and take all the memory that keys and values will ever have."""
         self._folder, self._settings = folder, settings
-        n_kept = len(settings.prefix) // BLOCK_TOKENS
+        n_kept = len(settings.prefix) // BLOCK_TOKENS if settings.keeps_prefixes else 0
         self._prefix = settings.prefix[: n_kept * BLOCK_TOKENS]
         self._n_blocks = settings.streams * (settings.context // BLOCK_TOKENS + 2) + (n_kept + 2 if n_kept else 0)
         self._n_foreign = self._n_blocks  # nothing is read yet
@@ -87,13 +87,15 @@ class GenAiGenerator(Stepping):
     def _make(self) -> Any:
         settings = self._settings
         scheduler = genai.SchedulerConfig()
-        scheduler.enable_prefix_caching = True
+        scheduler.enable_prefix_caching = settings.keeps_prefixes
         scheduler.num_kv_blocks = self._n_blocks
         scheduler.max_num_seqs = settings.streams + bool(self._prefix)
         scheduler.max_num_batched_tokens = max(settings.context, 256)
-        properties = {"INFERENCE_NUM_THREADS": settings.threads, "PERFORMANCE_HINT": "LATENCY"}
+        properties: dict[str, Any] = {"INFERENCE_NUM_THREADS": settings.threads, "PERFORMANCE_HINT": "LATENCY"}
         if settings.threads == 1 and "amx_bf16" in cpu_flags():
             properties["INFERENCE_PRECISION_HINT"] = "f32"  # 2026.4's bf16 kernels for AMX divide by half the threads
+        if settings.lookup is not None:
+            properties["prompt_lookup"] = True
         if self._trial is None:
             return genai.ContinuousBatchingPipeline(self._folder, scheduler, "CPU", properties)
         tokenizer = genai.Tokenizer(self._spelling.name)
@@ -118,7 +120,11 @@ class GenAiGenerator(Stepping):
     def _ask(self, answer: OpenAnswer) -> None:
         ids = ov.Tensor(np.array([answer.ids], np.int64))
         self._n_asked += 1
-        self._handles[answer] = self._pipeline.add_request(self._n_asked, ids, _write_config(answer.sampling))
+        config = _write_config(answer.sampling)
+        if self._settings.lookup is not None:
+            config.num_assistant_tokens = self._settings.lookup.guesses
+            config.max_ngram_size = self._settings.lookup.ngram
+        self._handles[answer] = self._pipeline.add_request(self._n_asked, ids, config)
 
     def _touch_prefix(self, answer: OpenAnswer) -> None:
         """Read the prefix again before others have pushed it out: the engine forgets what was used longest ago."""

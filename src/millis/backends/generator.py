@@ -6,7 +6,10 @@ A generator has `name`, `load`, `start`, `accept`, `close`. Border: shapes only.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol
+
+import msgspec
+from msgspec import Meta
 
 from millis.errors import InvalidRequest
 
@@ -14,6 +17,18 @@ Ending = Literal["stop", "length", "failed"]
 
 BLOCK_TOKENS = 32
 """What is kept of prompts is kept in whole blocks of so many."""
+
+
+class Lookup(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Guess pieces by what stood behind the last ones before, and check several guesses in one step.
+
+    Args:
+        guesses: pieces at once.
+        ngram: of how many last pieces an earlier place is looked for, fewer where there is none.
+    """
+
+    guesses: Annotated[int, Meta(ge=1, le=64)]
+    ngram: Annotated[int, Meta(ge=1, le=64)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +40,9 @@ class GeneratorSettings:
         streams: answers at once; the memory for keys and values is for so many whole contexts, and no more is taken.
         pieces: the bytes that each id spells, in which grammars are read, b"" for special ones; None for no grammars.
         end_id: the piece that ends an answer.
-        prefix: ids that most prompts begin with, of which the whole blocks stay read.
+        keeps_prefixes: does a prompt that begins like an earlier one begin there?
+        prefix: ids that most prompts begin with, of which the whole blocks stay read where prefixes are kept.
+        lookup: None for one piece a step.
     """
 
     threads: int = 1
@@ -33,7 +50,9 @@ class GeneratorSettings:
     streams: int = 4
     pieces: tuple[bytes, ...] | None = None
     end_id: int = 0
+    keeps_prefixes: bool = True
     prefix: tuple[int, ...] = ()
+    lookup: Lookup | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from millis.backends.generator import Lookup
+
 FORMAT = 1
 
 Name = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f/\\]{1,200}$", description="printable, no slash")]
@@ -72,6 +74,40 @@ class LayerTime(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     whole_ms: float
 
 
+class Spread(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A median and what lies around it: quartiles of times, the 95 % interval of a median ratio."""
+
+    median: float
+    low: float
+    high: float
+
+
+class TrickTrial(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A setting of the engine, tried against what was best before it, prompt by prompt in turn.
+
+    Args:
+        against: the settings before.
+        n_equal: prompts with the same likeliest answer.
+        first_ms, first_ms_before: time to the first piece.
+        token_ms, token_ms_before: mean time of a later piece.
+        first_ratio, token_ratio: of the same prompt's times, with the trick over without it. Numbers are None where
+            too few prompts had them.
+    """
+
+    trick: str
+    against: str
+    n_prompts: int
+    n_equal: int
+    first_ms: Spread | None
+    first_ms_before: Spread | None
+    first_ratio: Spread | None
+    token_ms: Spread | None
+    token_ms_before: Spread | None
+    token_ratio: Spread | None
+    is_kept: bool
+    reason: str
+
+
 class FileEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A file of the bundle as it must be."""
 
@@ -87,6 +123,8 @@ class Rung(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         table: its file of word embeddings, which other rungs may share; None where they are in the model's own file.
         buckets: static token counts, or None for any length.
         quality: name, value, reference, drop, low, high in points (low and high bound the drop, 95 %).
+        keeps_prefixes, lookup: how its engine is built, where it speaks; see GeneratorSettings.
+        tricks: what was tried before that was decided.
         layers: what pruning left of each, none where nothing was pruned.
     """
 
@@ -98,6 +136,9 @@ class Rung(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     device: str = "cpu"
     threads: int = 1
     buckets: tuple[int, ...] | None = None
+    keeps_prefixes: bool = True
+    lookup: Lookup | None = None
+    tricks: tuple[TrickTrial, ...] = ()
     quality: dict[str, Any] = {}
     latency: tuple[LatencyRow, ...] = ()
     layers: tuple[LayerTime, ...] = ()

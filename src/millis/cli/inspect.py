@@ -7,6 +7,7 @@ import msgspec
 import typer
 
 from millis.bundles import Bundle, LatencyRow, Rung, open_bundle
+from millis.bundles.manifest import Spread
 from millis.cli.output import Json, write_result
 from millis.contract import Contract
 from millis.tasks import tasks
@@ -65,6 +66,20 @@ def _write_agreement(opened: Bundle, agreement: float) -> str:
     return f"agrees on {100 * agreement:.2f} % of {'tokens' if data == 'spans' else 'answers'}"
 
 
+def list_tricks(rung: Rung) -> list[str]:
+    """Say what was tried of the engine, one line each; nothing where nothing was tried."""
+    return [
+        f"{'kept' if one.is_kept else 'not kept'}  {one.trick}: {one.reason}; {one.n_equal} of {one.n_prompts} answers"
+        f" the same; first piece {_write_ms(one.first_ms_before)}, with it {_write_ms(one.first_ms)}; later ones"
+        f" {_write_ms(one.token_ms_before)}, with it {_write_ms(one.token_ms)} (against {one.against})"
+        for one in rung.tricks
+    ]
+
+
+def _write_ms(spread: Spread | None) -> str:
+    return "not timed" if spread is None else f"{spread.median:.1f} ms ({spread.low:.1f} to {spread.high:.1f})"
+
+
 def _write_work(row: LatencyRow) -> str:
     if row.operations is None or row.n_bytes is None:
         return ""
@@ -94,6 +109,7 @@ def _rung_lines(opened: Bundle, rung: Rung) -> list[str]:
         f"{'' if row.cold_ms is None else f'  after a gap {row.cold_ms:7.3f}'}{_write_work(row)}"
         for row in rung.latency
     ]
+    lines += [f"trick     {line}" for line in list_tricks(rung)]
     for step in rung.steps:
         difference = "" if step.agreement is None else f", {_write_agreement(opened, step.agreement)}"
         difference += "" if step.max_abs is None else f", logits within {step.max_abs:.3g}"

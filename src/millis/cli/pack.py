@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from millis.cli.inspect import list_tricks
 from millis.cli.output import Json, write_result
 
 
@@ -36,6 +37,10 @@ def command(
     round_by: Annotated[
         Path | None, typer.Option(help="Texts, one on each line, by which int4 is rounded, if that loses less.")
     ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help="Prompts as they will come, one on each line, on which each trick of the engine is tried."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Compile a language model into a bundle that `millis serve` answers with; nothing is trained."""
@@ -56,6 +61,7 @@ def command(
         instruction=instruction, system=None if system is None else read_text(system),
         corpus=None if corpus is None else read_plain(corpus),
         round_by=None if round_by is None else read_plain(round_by),
+        prompts=None if prompts is None else read_plain(prompts),
     )  # fmt: skip
     lines = [f"wrote {out}: {', '.join(rung.name for rung in bundle.manifest.rungs)}, {bundle.manifest.rung} serves"]
     for rung in bundle.manifest.rungs:
@@ -67,6 +73,8 @@ def command(
         )
     told = [one for one in bundle.manifest.choices if one.what in ("vocabulary", "system message")]
     lines += [f"  {one.what}: {one.choice} ({one.reason})" for one in told]
+    lines += [f"  {line}" for line in list_tricks(bundle.rung())]
     write_result(
-        {"bundle": str(out), "rungs": [rung.name for rung in bundle.manifest.rungs]}, lines=lines, is_json=as_json
-    )
+        {"bundle": str(out), "rungs": [rung.name for rung in bundle.manifest.rungs], "tricks": bundle.rung().tricks},
+        lines=lines, is_json=as_json,
+    )  # fmt: skip

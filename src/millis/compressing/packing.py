@@ -6,18 +6,21 @@ differences stand in the manifest: the conversion has to be exact, what rounding
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from millis.backends.generator import GeneratorSettings
 from millis.bundles import Bundle, Choice, Manifest, Rung, save_bundle
 from millis.bundles.bundle import TOKENIZER
 from millis.bundles.manifest import FORMAT, Step
 from millis.compiling.causal import convert_causal, run_source, run_stateful, save_causal
 from millis.compiling.comparing import Difference, compare, require_exact
 from millis.compressing.rounding import cut_windows, round_weights
+from millis.compressing.tricks import check_prompts, try_tricks
 from millis.compressing.vocabulary import Trimmed, trim_speaker
 from millis.contract import Contract
 from millis.errors import InvalidRequest, InvalidValue
@@ -28,6 +31,9 @@ from millis.telemetry.progress import say
 from millis.units import write_bytes
 
 RUNGS = ("int8", "int4", "fp32")
+Prompt = str | Sequence[Mapping[str, str]]
+"""A text, or messages with role and content."""
+
 _SPEECH = (TOKENIZER, TEMPLATE)
 _N_FIRST, _N_PROBE = 24, 32
 _TEXT = (
@@ -40,7 +46,7 @@ def pack(
     base: str | Speaker, out: str | Path, *, contract: Contract, rungs: Sequence[str] = ("int8", "int4"),
     context: int = 2048, threads: int = 1, task: str = CHAT, instruction: str | None = None,
     system: str | None = None, corpus: Sequence[str] | None = None, round_by: Sequence[str] | None = None,
-    name: str | None = None,
+    prompts: Sequence[Prompt] | None = None, name: str | None = None,
 ) -> Bundle:  # fmt: skip
     """Compile a causal language model into a bundle; the first of the rungs serves.
 
@@ -54,10 +60,11 @@ def pack(
         system: what stands before messages that bring no system message; it is read once, when a server loads.
         corpus: texts whose pieces stay; what neither they nor the chat template use is taken out. None leaves all.
         round_by: texts by which four-bit weights are rounded, where that loses less than without.
+        prompts: texts or messages as they will come, on which each trick of the engine is tried (tricks.py).
         name: of the base; its file name when missing.
     Raises:
         InvalidValue: a rung that there is not, a context that the model has not, a corpus without texts, or a system
-            message that the template refuses or the context has no room for.
+            message that the template refuses or the context has no room for; or too few prompts.
         InvalidBase: the base cannot be used.
         RunFailed: the conversion changed the model, or the disk is full.
     """
@@ -79,9 +86,13 @@ def pack(
     }  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="millis-pack-") as scratch:
         _write_speech(speaker, Path(scratch))
-        n_fixed = _count_fixed(Chat(Path(scratch), settings=settings))
+        chat = Chat(Path(scratch), settings=settings)
+        n_fixed = _count_fixed(chat)
+        asked = None if prompts is None else [_encode_prompt(one, chat) for one in prompts]
         if system is not None:
             choices.append(_note_fixed(n_fixed))
+        if asked is not None:
+            check_prompts(asked, context=fits)
         say(f"converting {known_as}")
         ids = _probe(speaker.tokenizer, n_pieces=speaker.model.config.vocab_size)
         want = run_source(speaker.model, ids)
@@ -100,6 +111,8 @@ def pack(
             )
             for rung in rungs
         ]
+        if asked is not None:
+            written[0] = _settle_engine(written[0], Path(scratch), chat=chat, prompts=asked)
         parts: dict[str, Path | bytes] = {f"rungs/{rung.name}": Path(scratch) / rung.name for rung in written}
         parts |= {name: Path(scratch) / name for name in _SPEECH if (Path(scratch) / name).is_file()}
         place = Path(out)
@@ -156,6 +169,26 @@ def _count_fixed(chat: Chat) -> int:
     if n >= chat.context:
         raise InvalidValue(f"what every prompt begins with has {n:,} of {chat.context:,} tokens: cut it.")
     return n
+
+
+def _encode_prompt(prompt: Prompt, chat: Chat) -> list[int]:
+    """Cut a prompt as a server does; a text to a model without chats stands as it is."""
+    if not isinstance(prompt, str):
+        return chat.encode_messages(prompt)
+    if chat.instruction is not None:
+        return chat.encode_text(prompt)
+    return chat.encode_messages([{"role": "user", "content": prompt}]) if chat.has_template else chat.encode(prompt)
+
+
+def _settle_engine(rung: Rung, folder: Path, *, chat: Chat, prompts: Sequence[Sequence[int]]) -> Rung:
+    """Give a rung the settings of the engine that its prompts are answered soonest with."""
+    asked = GeneratorSettings(threads=rung.threads, context=chat.context, prefix=chat.list_fixed())
+    settings, trials = try_tricks(
+        folder / rung.name, backend=rung.backend, prompts=prompts, settings=asked, stop_ids=chat.stop_ids
+    )
+    return msgspec.structs.replace(
+        rung, threads=settings.threads, keeps_prefixes=settings.keeps_prefixes, lookup=settings.lookup, tricks=trials
+    )
 
 
 def _note_fixed(n_fixed: int) -> Choice:

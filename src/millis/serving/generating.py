@@ -83,7 +83,8 @@ class Talker:
         self.bundle = bundle
         self.chat = Chat(bundle.path, settings=bundle.manifest.task_settings)
         self.fixed = self.chat.list_fixed()
-        self._kept = self.fixed[: len(self.fixed) // BLOCK_TOKENS * BLOCK_TOKENS]
+        n_kept = len(self.fixed) // BLOCK_TOKENS * BLOCK_TOKENS if bundle.rung().keeps_prefixes else 0
+        self._kept = self.fixed[:n_kept]
         self.forecast = Forecast()
         self.number, self.header = number, b"%d" % number
         self.n_open = self.n_answers = 0
@@ -211,6 +212,11 @@ class Talker:
                 yield Part(text=text[:cut], pieces=tuple(pieces))
                 text, pieces, is_said = text[cut:], [], True
 
+    def describe_engine(self) -> dict[str, Any]:
+        """Say how the engine is built."""
+        rung = self.bundle.rung()
+        return {"threads": rung.threads, "keeps_prefixes": rung.keeps_prefixes, "lookup": rung.lookup}
+
     def join(self, executor: Executor) -> None:
         """Nothing: a generator has threads of its own."""
 
@@ -255,6 +261,7 @@ def load_talker(bundle: Bundle, *, streams: int = STREAMS, number: int = 1) -> T
         settings=GeneratorSettings(
             threads=rung.threads, context=talker.chat.context, streams=streams,
             pieces=talker.chat.tokenizer.spell_all(), end_id=talker.chat.stop_ids[0], prefix=talker.fixed,
+            keeps_prefixes=rung.keeps_prefixes, lookup=rung.lookup,
         ),
     )
     asyncio.run(_warm(talker))
@@ -294,7 +301,7 @@ def list_talking(talkers: Sequence[Talker]) -> list[dict[str, Any]]:
             "task": one.bundle.manifest.task,
             "rung": one.bundle.manifest.rung, "rungs": [one.bundle.manifest.rung], "labels": [],
             "example": "What is a tide?", "context": one.chat.context, "contract": one.bundle.manifest.contract,
-            "version": one.number, "timed_here": None,
+            "version": one.number, "timed_here": None, "engine": one.describe_engine(),
         }
         for one in talkers
     ]  # fmt: skip

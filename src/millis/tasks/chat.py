@@ -32,6 +32,7 @@ class Chat:
         context: most tokens of prompt and answer together.
         stop_ids: pieces that end an answer.
         instruction: what is asked of a text, where the model is for one such task; else None.
+        has_template: does it know messages?
         system: what stands before messages that bring no system message; None for nothing.
     """
 
@@ -49,6 +50,7 @@ class Chat:
         self.tokenizer = SpeakingTokenizer(folder / "tokenizer.json")
         file = folder / TEMPLATE
         self._template = _compile(file.read_text("utf-8"), name=folder.name) if file.is_file() else None
+        self.has_template = self._template is not None
 
     def encode(self, text: str) -> list[int]:
         """Cut a prompt into ids, with the pieces that the tokenizer puts in front of every text."""
