@@ -37,6 +37,7 @@ def test_a_model_is_taught_to_translate_and_answers_better_than_its_base(tmp_pat
     seen = run_millis("inspect", out)
     assert seen.returncode == 0, seen.stderr
     assert "the base's: chrF" in seen.stdout
+    assert "kept  lookup of 5: " in seen.stdout
     proven = run_millis("prove", out, "--requests", "20", "--rate", "20/s")
     assert proven.returncode in (0, 3, 4), proven.stderr
     told = run_millis("evaluate", out, "--test", pairs, "--json")

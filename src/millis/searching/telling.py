@@ -2,7 +2,7 @@
 
     read, carve        dialogues; dev and test from train where there are none
     teach              full, lora or adalora, merged; the epoch with the least loss on dev
-    pack               as `millis pack` does, the base too, so that both answer through the same engine
+    pack               as `millis pack` does, the base too; the tricks of the engine are tried on dev
     score              the likeliest answers to test, and the base's
 
 Border: what a contract is kept by is measured by `millis prove` afterwards.
@@ -25,8 +25,9 @@ import numpy as np
 
 from millis.backends.generator import Sampling
 from millis.bundles import Bundle, Choice, save_bundle
+from millis.compressing.tricks import check_prompts
 from millis.contract import Contract
-from millis.data.dialogues import Dialogue, read_dialogues
+from millis.data.dialogues import Dialogue, Turn, read_dialogues
 from millis.data.splits import Splits, make_splits
 from millis.errors import InvalidData, InvalidValue
 from millis.searching.case import check_place
@@ -40,6 +41,7 @@ from millis.training.methods import check_speaking_method
 from millis.training.settings import TrainSettings
 
 if TYPE_CHECKING:
+    from millis.compressing.packing import Prompt
     from millis.training.speech import Taught
 
 MOST_SCORED, MOST_NEW = 200, 128
@@ -116,7 +118,7 @@ def tell(contract: Contract, settings: TellSettings) -> tuple[Bundle, dict[str, 
         before = _answer_all(bare, splits.test, name="the base")
         taught = teach(speaker.model, train, dev=dev, folder=run / "training", settings=settings.training)
         speaker.model.eval()
-        made = pack(speaker, folder / "taught.millis", **packed)
+        made = pack(speaker, folder / "taught.millis", **packed, prompts=_list_prompts(splits.dev, chat))
         after = _answer_all(made, splits.test, name="the model taught")
         asked: Sequence[Any] = splits.test[:MOST_SCORED]
         right = [one.answers for one in asked]
@@ -184,9 +186,21 @@ def _make_lessons(dialogues: Sequence[Any], chat: Chat, *, longest: int, name: s
 
 def encode_prompt(one: Dialogue, chat: Chat) -> list[int]:
     """Cut what is asked into ids, as a server does."""
-    if isinstance(one.text, str):
-        return chat.encode_text(one.text)
-    return chat.encode_messages([{"role": turn.role, "content": turn.content} for turn in one.text])
+    return chat.encode_text(one.text) if isinstance(one.text, str) else chat.encode_messages(_write_turns(one.text))
+
+
+def _write_turns(turns: Sequence[Turn]) -> list[dict[str, str]]:
+    return [{"role": turn.role, "content": turn.content} for turn in turns]
+
+
+def _list_prompts(dialogues: Sequence[Any], chat: Chat) -> list["Prompt"] | None:
+    """List what dialogues ask, to try the engine's tricks on; None where that is too little."""
+    try:
+        check_prompts([encode_prompt(one, chat) for one in dialogues], context=chat.context)
+    except InvalidValue as error:
+        say(f"the engine's tricks are not tried: {error}")
+        return None
+    return [one.text if isinstance(one.text, str) else _write_turns(one.text) for one in dialogues]
 
 
 def _answer_all(bundle: Bundle, test: Sequence[Any], *, name: str) -> list[str]:
