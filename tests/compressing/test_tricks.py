@@ -43,6 +43,14 @@ def test_what_saves_by_more_than_noise_and_changes_nothing_is_kept(
     assert says in trial.reason
 
 
+def test_a_faster_trick_that_changes_answers_is_kept_where_they_may_change() -> None:
+    pairs = [_pair(1.0, 0.5, ids=(1, 3))] * 8
+    trial = judge_trick("lookup of 5", pairs, against="2 threads", may_change=True)
+    assert trial.is_kept
+    assert "answers to 8 of 8 prompts change, as allowed" in trial.reason
+    assert not judge_trick("lookup of 5", [_pair(1.0, 1.0, ids=(1, 3))] * 8, against="2 threads", may_change=True).is_kept
+
+
 def test_a_median_is_bounded_by_what_stands_around_it() -> None:
     assert (bound_median([3, 1, 2, 6, 5, 4]).low, bound_median([3, 1, 2, 6, 5, 4]).high) == (1, 6)
     sixteen = bound_median(list(range(1, 17)))
@@ -74,6 +82,8 @@ def test_tricks_are_tried_on_the_prompts_and_the_server_runs_with_what_is_left(t
         "threads": rung.threads, "keeps_prefixes": rung.keeps_prefixes,
         "lookup": None if rung.lookup is None else {"guesses": rung.lookup.guesses, "ngram": rung.lookup.ngram},
     }  # fmt: skip
+    alone = CliRunner().invoke(app, [*asked, "--answers-may-change"])
+    assert "--answers-may-change came alone" in f"{alone.output}{alone.exception}"
     (tmp_path / "few.txt").write_text("one\ntwo")
     refused = CliRunner().invoke(app, [*asked, "--prompts", str(tmp_path / "few.txt")])
     assert "give 6 or more" in f"{refused.output}{refused.exception}"

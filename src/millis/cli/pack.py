@@ -41,6 +41,9 @@ def command(
         Path | None,
         typer.Option(help="Prompts as they will come, one on each line, on which each trick of the engine is tried."),
     ] = None,
+    answers_may_change: Annotated[
+        bool, typer.Option("--answers-may-change", help="Keep a faster trick that changes answers; with --prompts.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Compile a language model into a bundle that `millis serve` answers with; nothing is trained."""
@@ -55,13 +58,15 @@ def command(
             f"{'--trim-vocabulary' if trim_vocabulary else '--corpus'} came alone: give --trim-vocabulary together with"
             " --corpus FILE, or neither."
         )
+    if answers_may_change and prompts is None:
+        raise InvalidValue("--answers-may-change came alone: give --prompts FILE too, or leave it out.")
     bundle = pack(
         base, out, contract=Contract(p99=p99, rate=rate, per_token=per_token),
         rungs=[one.strip() for one in rungs.split(",")], context=context, threads=threads, task=task,
         instruction=instruction, system=None if system is None else read_text(system),
         corpus=None if corpus is None else read_plain(corpus),
         round_by=None if round_by is None else read_plain(round_by),
-        prompts=None if prompts is None else read_plain(prompts),
+        prompts=None if prompts is None else read_plain(prompts), may_change=answers_may_change,
     )  # fmt: skip
     lines = [f"wrote {out}: {', '.join(rung.name for rung in bundle.manifest.rungs)}, {bundle.manifest.rung} serves"]
     for rung in bundle.manifest.rungs:

@@ -46,7 +46,7 @@ def pack(
     base: str | Speaker, out: str | Path, *, contract: Contract, rungs: Sequence[str] = ("int8", "int4"),
     context: int = 2048, threads: int = 1, task: str = CHAT, instruction: str | None = None,
     system: str | None = None, corpus: Sequence[str] | None = None, round_by: Sequence[str] | None = None,
-    prompts: Sequence[Prompt] | None = None, name: str | None = None,
+    prompts: Sequence[Prompt] | None = None, may_change: bool = False, name: str | None = None,
 ) -> Bundle:  # fmt: skip
     """Compile a causal language model into a bundle; the first of the rungs serves.
 
@@ -61,6 +61,7 @@ def pack(
         corpus: texts whose pieces stay; what neither they nor the chat template use is taken out. None leaves all.
         round_by: texts by which four-bit weights are rounded, where that loses less than without.
         prompts: texts or messages as they will come, on which each trick of the engine is tried (tricks.py).
+        may_change: keep a trick that is faster even where it changes answers to them.
         name: of the base; its file name when missing.
     Raises:
         InvalidValue: a rung that there is not, a context that the model has not, a corpus without texts, or a system
@@ -112,7 +113,9 @@ def pack(
             for rung in rungs
         ]
         if asked is not None:
-            written[0] = _settle_engine(written[0], Path(scratch), chat=chat, prompts=asked)
+            written[0] = _settle_engine(
+                written[0], Path(scratch), chat=chat, prompts=asked, may_change=may_change
+            )
         parts: dict[str, Path | bytes] = {f"rungs/{rung.name}": Path(scratch) / rung.name for rung in written}
         parts |= {name: Path(scratch) / name for name in _SPEECH if (Path(scratch) / name).is_file()}
         place = Path(out)
@@ -180,11 +183,14 @@ def _encode_prompt(prompt: Prompt, chat: Chat) -> list[int]:
     return chat.encode_messages([{"role": "user", "content": prompt}]) if chat.has_template else chat.encode(prompt)
 
 
-def _settle_engine(rung: Rung, folder: Path, *, chat: Chat, prompts: Sequence[Sequence[int]]) -> Rung:
+def _settle_engine(
+    rung: Rung, folder: Path, *, chat: Chat, prompts: Sequence[Sequence[int]], may_change: bool
+) -> Rung:
     """Give a rung the settings of the engine that its prompts are answered soonest with."""
     asked = GeneratorSettings(threads=rung.threads, context=chat.context, prefix=chat.list_fixed())
     settings, trials = try_tricks(
-        folder / rung.name, backend=rung.backend, prompts=prompts, settings=asked, stop_ids=chat.stop_ids
+        folder / rung.name, backend=rung.backend, prompts=prompts, settings=asked, stop_ids=chat.stop_ids,
+        may_change=may_change,
     )
     return msgspec.structs.replace(
         rung, threads=settings.threads, keeps_prefixes=settings.keeps_prefixes, lookup=settings.lookup, tricks=trials

@@ -2,7 +2,7 @@
 
 Two engines, without and with the trick, answer the same prompts in turn, each prompt once: a prompt that an engine has
 seen costs it nothing. A trick is kept when the time to the first piece or the time of a later one is shorter by more
-than noise, the other no longer, and every likeliest answer is the same.
+than noise, the other no longer, and every likeliest answer is the same, or may change.
 Border: a compiled model and prompts in ids in, settings and numbers out.
 Limits: one answer at a time, so what a trick does to several at once is not seen; likeliest answers only.
 """
@@ -51,7 +51,7 @@ class Answer:
 
 def try_tricks(
     folder: Path, *, backend: str, prompts: Sequence[Sequence[int]], settings: GeneratorSettings,
-    stop_ids: tuple[int, ...],
+    stop_ids: tuple[int, ...], may_change: bool = False,
 ) -> tuple[GeneratorSettings, tuple[TrickTrial, ...]]:  # fmt: skip
     """Try each trick of the engine on prompts.
 
@@ -59,6 +59,7 @@ def try_tricks(
         folder: of the rung.
         prompts: in ids; up to MOST_PROMPTS are asked, evenly out of all that leave room for an answer.
         settings: as asked, to begin with.
+        may_change: keep what is faster even where it changes answers.
     Returns:
         the settings to serve with, and the numbers of each trial.
     Raises:
@@ -76,7 +77,7 @@ def try_tricks(
             continue
         with _load(backend, folder, settings) as before, _load(backend, folder, changed) as after:
             pairs = _answer_in_turn(before, after, prompts=chosen, stop_ids=stop_ids, name=name)
-        trial = judge_trick(name, pairs, against=describe(settings))
+        trial = judge_trick(name, pairs, against=describe(settings), may_change=may_change)
         say(f"{name}: {'kept' if trial.is_kept else 'not kept'}, {trial.reason}")
         trials.append(trial)
         if trial.is_kept:
@@ -155,7 +156,9 @@ def _answer(generator: Generator, ids: Sequence[int], *, stop_ids: tuple[int, ..
     )  # fmt: skip
 
 
-def judge_trick(name: str, pairs: Sequence[tuple[Answer, Answer | None]], *, against: str) -> TrickTrial:
+def judge_trick(
+    name: str, pairs: Sequence[tuple[Answer, Answer | None]], *, against: str, may_change: bool = False
+) -> TrickTrial:
     """Decide whether a trick is kept, by the answers without and with it."""
     whole = [(one, other) for one, other in pairs if other is not None]
     firsts = [(one.first_ms, other.first_ms) for one, other in whole]
@@ -163,7 +166,8 @@ def judge_trick(name: str, pairs: Sequence[tuple[Answer, Answer | None]], *, aga
     n_equal = sum(one.ids == other.ids for one, other in whole)
     first, token = _compare(firsts), _compare(tokens)
     is_kept, reason = _decide(
-        first and first[2], token and token[2], n_equal=n_equal, n_failed=len(pairs) - len(whole), n=len(pairs)
+        first and first[2], token and token[2], n_equal=n_equal, n_failed=len(pairs) - len(whole), n=len(pairs),
+        may_change=may_change,
     )
     return TrickTrial(
         trick=name, against=against, n_prompts=len(pairs), n_equal=n_equal,
@@ -203,7 +207,7 @@ def bound_median(values: Sequence[float]) -> Spread:
 
 
 def _decide(
-    first: Spread | None, token: Spread | None, *, n_equal: int, n_failed: int, n: int
+    first: Spread | None, token: Spread | None, *, n_equal: int, n_failed: int, n: int, may_change: bool
 ) -> tuple[bool, str]:
     if n_failed:
         return False, f"the engine failed on {n_failed} of {n} prompts"
@@ -215,7 +219,9 @@ def _decide(
         for name, ratio in named.items() if ratio is not None
     )  # fmt: skip
     if n_equal < n:
-        return False, f"answers to {n - n_equal} of {n} prompts change; {said}"
+        said = f"answers to {n - n_equal} of {n} prompts change{', as allowed' * may_change}; {said}"
+        if not may_change:
+            return False, said
     if lost:
         return False, f"slower: {said}"
     return bool(won), said if won else f"no more than noise: {said}"
