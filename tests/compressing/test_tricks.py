@@ -5,12 +5,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
+import msgspec
 import pytest
 from typer.testing import CliRunner
 
+from making import forge
+from millis.backends.generator import Lookup
 from millis.bundles import open_bundle
 from millis.cli.app import app
 from millis.compressing.tricks import Answer, bound_median, judge_trick
+from millis.serving.generating import load_talker
 from millis.serving.settings import ServeSettings
 from millis.serving.supervisor import Supervisor
 from speaking import make_speaker
@@ -82,6 +86,12 @@ def test_tricks_are_tried_on_the_prompts_and_the_server_runs_with_what_is_left(t
         "threads": rung.threads, "keeps_prefixes": rung.keeps_prefixes,
         "lookup": None if rung.lookup is None else {"guesses": rung.lookup.guesses, "ngram": rung.lookup.ngram},
     }  # fmt: skip
+    changed = msgspec.structs.replace(rung, lookup=Lookup(guesses=3, ngram=2), keeps_prefixes=False)
+    forge(open_bundle(tmp_path / "tiny.millis"), rungs=[msgspec.to_builtins(changed)])
+    talker = load_talker(open_bundle(tmp_path / "tiny.millis"))
+    talker.close()
+    built = talker._generator._settings  # type: ignore[attr-defined]
+    assert (built.lookup, built.keeps_prefixes) == (changed.lookup, False)
     alone = CliRunner().invoke(app, [*asked, "--answers-may-change"])
     assert "--answers-may-change came alone" in f"{alone.output}{alone.exception}"
     (tmp_path / "few.txt").write_text("one\ntwo")
