@@ -23,7 +23,6 @@ from millis.data.splits import Splits, make_splits
 from millis.errors import InvalidData, InvalidValue
 from millis.measuring.fingerprint import fingerprint
 from millis.models.bases import check_vocabulary, find_base, longest_input, pooling_of, width_of
-from millis.models.work import read_work
 from millis.searching.ledger import Ledger
 from millis.searching.teacher import Teacher, find_teacher
 from millis.tasks import Task, tasks
@@ -252,9 +251,7 @@ def prepare(contract: Contract, settings: FitSettings, *, began: float) -> Case:
         splits = replace(splits, train=(*splits.train, *copies))
     base = find_base(settings.base)
     check_adaptable(base, adapt=settings.adapt)
-    n_layers = read_work(base).layers
-    if settings.layers is not None and settings.layers[-1] >= n_layers:
-        raise InvalidValue(f"layers cannot have {settings.layers[-1]} in them: this base has 0 to {n_layers - 1}.")
+    _check_layers_of(base, settings.layers)
     laid = lay_out(base, splits, settings=settings)
     task = laid.task
     notes = (*read_notes, *splits.notes, *report.warnings, *task.notes(splits.test))
@@ -370,3 +367,13 @@ def _is_chinese(examples: Sequence[Example]) -> bool:
 
 def _join(example: Example) -> str:
     return " ".join(texts_of(example.text))
+
+
+def _check_layers_of(base: Path, layers: tuple[int, ...] | None) -> None:
+    if layers is None:
+        return
+    from millis.models.work import read_work  # loads torch, which a mistake in the data need not wait for
+
+    n_layers = read_work(base).layers
+    if layers[-1] >= n_layers:
+        raise InvalidValue(f"layers cannot have {layers[-1]} in them: this base has 0 to {n_layers - 1}.")
