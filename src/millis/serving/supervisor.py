@@ -24,7 +24,7 @@ import msgspec
 
 from millis.bundles import Bundle, open_bundle
 from millis.cores import n_cores, read_quota
-from millis.errors import InvalidBundle, InvalidValue, MillisError, RunFailed
+from millis.errors import InvalidBundle, InvalidValue, MillisError, MissingExtra, RunFailed
 from millis.security.certificates import make_context
 from millis.security.keys import KeyFile
 from millis.serving.directing import Director
@@ -40,6 +40,9 @@ _MAX_EARLY_DEATHS = 5
 _EARLY_S = 2.0
 _LOOK_S = 0.1
 _LONGEST_WAIT_S = 60.0
+_CAUSES: dict[str, type[MillisError]] = {one.slug: one for one in (InvalidBundle, InvalidValue, MissingExtra)}
+"""Of a worker that cannot start; whatever else it says, the start failed."""
+
 _WORKERS_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",
@@ -70,7 +73,8 @@ class Supervisor:
         InvalidBundle: a bundle cannot be opened, or two have one name.
         InvalidValue: --keep-warm where no core is left; the port is taken, or the host is not this machine's;
             the TLS certificate cannot be used.
-        RunFailed: a worker could not start; the message is the worker's own.
+        MissingExtra: a worker needs a library that is not installed.
+        RunFailed: a worker could not start otherwise; the message is the worker's own.
     """
 
     def __init__(self, settings: ServeSettings) -> None:
@@ -258,7 +262,7 @@ class Supervisor:
             forget_process(self._metrics, worker.process.pid)
         self._director.leave(worker.process.pid)
         if worker.failed is not None:
-            error: MillisError = (InvalidBundle if worker.failed.exit_code == 2 else RunFailed)(worker.failed.reason)
+            error = _CAUSES.get(worker.failed.slug, RunFailed)(worker.failed.reason)
             if is_starting or not any(one.is_ready for one in self._workers):
                 raise error
             self._failed_starts += 1

@@ -242,7 +242,7 @@ def main() -> int:
             metrics=Path(metrics),
         )
     except MillisError as error:
-        write_line(int(ready), Failed(exit_code=error.exit_code, reason=str(error)))
+        write_line(int(ready), Failed(slug=error.slug, reason=str(error)))
         return error.exit_code
     except FileNotFoundError:
         if Path(metrics).is_dir():
