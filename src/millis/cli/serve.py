@@ -45,6 +45,9 @@ def command(
     models_from: Annotated[
         list[Path] | None, typer.Option(help="Folder below which bundles may be loaded over HTTP; needs --keys.")
     ] = None,
+    state: Annotated[
+        Path | None, typer.Option(help="File that keeps what is served, for the next start to serve it; needs --keys.")
+    ] = None,
     log_format: Annotated[
         str, typer.Option(help="text, or json: a line of JSON for each event and each request, never its text.")
     ] = "text",
@@ -77,7 +80,8 @@ def command(
         tls_certificate=None if tls_certificate is None else str(tls_certificate),
         tls_key=None if tls_key is None else str(tls_key),
         log_format=log_format, traces=traces,  # type: ignore[arg-type]  # settings check it
-        models_from=tuple(map(str, models_from or ())), cache_bytes=read_bytes(cache, name="cache"),
+        models_from=tuple(map(str, models_from or ())), state=None if state is None else str(state),
+        cache_bytes=read_bytes(cache, name="cache"),
         limits=Limits(
             body_bytes=max_body_bytes, texts=max_texts, characters=max_characters, head_bytes=max_head_bytes,
             connections=max_connections,

@@ -28,9 +28,8 @@ from millis.errors import InvalidBundle, InvalidValue, MillisError, MissingExtra
 from millis.security.certificates import make_context
 from millis.security.keys import KeyFile
 from millis.serving.directing import Director
-from millis.serving.loading import make_version
 from millis.serving.messages import Failed, Lines, Ready, Said, Told, write_line
-from millis.serving.placement import Placed, Placement
+from millis.serving.remembering import StateFile, place
 from millis.serving.settings import ServeSettings, join_address, write_settings
 from millis.telemetry.logs import Log
 from millis.telemetry.metrics import forget_process
@@ -72,13 +71,18 @@ class Supervisor:
     Raises (on entry):
         InvalidBundle: a bundle cannot be opened, or two have one name.
         InvalidValue: --keep-warm where no core is left; the port is taken, or the host is not this machine's;
-            the TLS certificate cannot be used.
+            the TLS certificate cannot be used; --state names a file that is no such one.
         MissingExtra: a worker needs a library that is not installed.
         RunFailed: a worker could not start otherwise; the message is the worker's own.
     """
 
     def __init__(self, settings: ServeSettings) -> None:
-        self.bundles = _open_all(settings.bundles)
+        named = _open_all(settings.bundles)
+        self._state = None
+        if settings.state is not None:
+            self._state = StateFile(Path(settings.state), named=named, folders=settings.models_from)
+        recalled = self._state.recall() if self._state else place(named)
+        self.bundles = recalled.bundles
         self.n_workers = settings.workers or max(bundle.manifest.serving.workers for bundle in self.bundles)
         may_poll = _leaves_a_core(self.bundles, n_workers=self.n_workers, threads=settings.threads)
         if settings.keep_warm and not may_poll:
@@ -95,15 +99,13 @@ class Supervisor:
             make_context(settings.tls_certificate, settings.tls_key)
         changes: dict[str, Any] = {"workers": self.n_workers, "threads": threads}
         self.settings = msgspec.structs.replace(settings, **changes | ({} if may_poll else {"poll_ms": 0.0}))
-        versions = [
-            make_version(bundle, number=number) for number, bundle in enumerate(self.bundles, 1)
-        ]
         self._log = Log(settings.log_format)
+        for note in recalled.notes:
+            self._log.tell(note)
         self._director = Director(
-            Placement(models=tuple(Placed(name=one.name, serving=one) for one in versions)),
-            send=self._send,
-            tell=self._log.tell,
-        )
+            recalled.placement, send=self._send, tell=self._log.tell, n_versions=recalled.n_versions,
+            keep=self._state.keep if self._state else None,
+        )  # fmt: skip
         self.n_restarts = 0
         self._early_deaths = self._failed_starts = 0
         self._start_at: list[float] = []
@@ -153,6 +155,8 @@ class Supervisor:
                 self._hear(timeout_s=max(deadline - time.monotonic(), 0.0), is_starting=True)
                 if time.monotonic() > deadline:
                     raise RunFailed(f"the server was not ready after {_START_LIMIT_S:.0f} s: try fewer --workers.")
+            if self._state is not None:
+                self._state.keep(self._director.placement)
         except BaseException:
             self.stop()
             raise
