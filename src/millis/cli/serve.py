@@ -62,6 +62,10 @@ def command(
     max_characters: Annotated[int, typer.Option(help="Most characters in one request.")] = 50_000,
     max_head_bytes: Annotated[int, typer.Option(help="Largest head of a request: its line and headers.")] = 16_384,
     max_connections: Annotated[int, typer.Option(help="Most open connections of a worker.")] = 10_000,
+    max_messages_per_s: Annotated[float, typer.Option(help="Most messages a second on one /v1/live.")] = 30.0,
+    max_silent_s: Annotated[
+        float, typer.Option(help="Seconds after which a connection to /v1/live is closed on which nothing happens.")
+    ] = 300.0,
     as_json: Json = False,
 ) -> None:
     """Answer over HTTP until Ctrl-C or SIGTERM; what was taken is finished first.
@@ -84,7 +88,7 @@ def command(
         cache_bytes=read_bytes(cache, name="cache"),
         limits=Limits(
             body_bytes=max_body_bytes, texts=max_texts, characters=max_characters, head_bytes=max_head_bytes,
-            connections=max_connections,
+            connections=max_connections, messages_per_s=max_messages_per_s, silent_s=max_silent_s,
         ),
     )  # fmt: skip
     with Supervisor(settings) as server:
