@@ -15,7 +15,7 @@ from test_client import saying
 from websockets.sync.server import ServerConnection, serve
 
 import millis
-from making import make_certificate
+from making import make_certificate, make_fake_bundle
 from millis.errors import InvalidRequest, InvalidValue, RunFailed, TimedOut
 from millis.security.keys import KeyFile
 from millis.serving.settings import Limits, ServeSettings
@@ -48,6 +48,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     keys = KeyFile(folder / "keys.json")
     known = {name: keys.create(name=name, scopes=[scope])[0] for name, scope in (("all", "*"), ("chat", "chat"))}
     bundles = (
+        make_fake_bundle(folder),
         make_echo_bundle(folder, context=100_000),
         make_echo_bundle(folder, name="en-zh", task="translate", instruction="Into Chinese: {text}", context=100_000),
     )
@@ -86,6 +87,17 @@ def test_a_new_text_ends_the_answer_to_the_one_before(place: Place) -> None:
             assert await after.text() == "user\nInto Chinese: short"
             assert len(await typing) < 45_000
             assert before.end == {"finish_reason": "replaced"}
+
+    place.run(work)
+
+
+def test_what_is_found_in_a_text_comes_with_its_end(place: Place) -> None:
+    async def work(client: millis.AsyncClient) -> None:
+        async with client.live("ner", rung="fake") as live:
+            answer = await live.send("maria garcia")
+            assert await answer.text() == ""
+            assert answer.end is not None
+            assert answer.end["answer"]["results"] == (await client.ner("maria garcia")).results
 
     place.run(work)
 

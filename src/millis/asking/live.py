@@ -171,7 +171,8 @@ class Live:
             while True:
                 said = msgspec.json.decode(await self._socket.recv(), type=dict[str, Any])
                 number = said["id"]
-                if self._answers[number].take(said):
+                is_over = 0 < number <= self._n_sent and number not in self._answers  # replaced just as it ended
+                if not is_over and self._answers[number].take(said):
                     del self._answers[number]
         except ConnectionClosed as error:
             said_why = f" ({error.rcvd.code}: {error.rcvd.reason[:100]})" if error.rcvd is not None else ""
