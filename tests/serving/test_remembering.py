@@ -21,6 +21,7 @@ from making import forge, make_fake_bundle
 from millis.bundles import Bundle, open_bundle
 from millis.errors import InvalidBundle, InvalidValue
 from millis.serving.loading import make_version
+from millis.serving.remembering import StateFile
 from millis.serving.settings import ServeSettings
 from millis.serving.supervisor import Supervisor
 
@@ -37,6 +38,18 @@ class Remembering(Site):
     def name_bundles(self, *bundles: Path, **settings: Any) -> None:
         """Name others on the command line from the next start on."""
         self.settings = msgspec.structs.replace(self.settings, bundles=tuple(map(str, bundles)), **settings)
+
+    def state_file(self) -> StateFile:
+        return StateFile(self.file, named=[open_bundle(path) for path in self.settings.bundles], folders=self.settings.models_from)
+
+    def remember(self, *loaded: str, unloaded: str = "") -> None:
+        """Write what a server writes that loaded and unloaded these."""
+        file = self.state_file()
+        placement = file.recall().placement
+        for path in loaded:
+            version = make_version(open_bundle(self.folder / path), number=max(placement.versions()) + 1)
+            placement = placement.load(version, canary_percent=None, shadow_percent=None)
+        file.keep(placement.unload(unloaded) if unloaded else placement)
 
     def served(self) -> dict[str, str]:
         """Give the folder that each model is served from, in their order."""
@@ -73,12 +86,10 @@ def test_what_was_loaded_tried_promoted_and_unloaded_is_so_after_a_kill(tmp_path
         trial = site.state()["trial"]["number"]
         assert Counter(site.ask().headers["x-millis-version"] for _ in range(8)) == {"1": 6, str(trial): 2}
         assert site.http.post(f"{MODELS}/fake/promote").status_code == 200
-    with site.running():
-        assert (site.state()["serving"]["number"], site.state()["former"]["number"]) == (trial, 1)
-        assert site.state()["state"] == "taken over, not proven yet"
-        assert site.http.post(f"{MODELS}/fake/rollback").status_code == 200
-        assert site.load("second/fake.millis").status_code == 201
-        assert site.state()["trial"]["number"] > trial
+        assert site.http.delete(f"{MODELS}/places").status_code == 200
+    (placed,) = site.state_file().recall().placement.models
+    assert placed.former is not None
+    assert (placed.serving.number, placed.former.number) == (trial, 1)
 
 
 def test_a_bundle_that_is_gone_or_altered_is_told_and_the_rest_serves_until_it_is_back(
@@ -87,9 +98,7 @@ def test_a_bundle_that_is_gone_or_altered_is_told_and_the_rest_serves_until_it_i
     site = Remembering(tmp_path, make_fake_bundle(tmp_path))
     gone, altered = site.make("gone", name="gone"), site.make("altered", name="altered")
     site.make("newer", name="fake")
-    with site.running():
-        for path in ("gone/gone.millis", "altered/altered.millis", "newer/fake.millis"):
-            assert site.load(path).status_code == 201
+    site.remember("gone/gone.millis", "altered/altered.millis", "newer/fake.millis")
     gone.rename(tmp_path / "aside")
     shutil.copytree(altered, tmp_path / "kept")
     file = altered / "rungs/fake/fake.json"
@@ -104,12 +113,13 @@ def test_a_bundle_that_is_gone_or_altered_is_told_and_the_rest_serves_until_it_i
         assert site.state()["state"] == "serving"
         site.make("more", name="more")
         assert site.load("more/more.millis").status_code == 201  # the file is written without forgetting them
+        assert site.state("more")["serving"]["number"] > 4
     (tmp_path / "aside").rename(gone)
     shutil.rmtree(altered)
     shutil.copytree(tmp_path / "kept", altered)
-    with site.running():
-        assert site.served() == {"fake": tmp_path.name, "more": "more", "gone": "gone", "altered": "altered"}
-        assert "was served and is not" not in capfd.readouterr().err
+    recalled = site.state_file().recall()
+    assert [one.name for one in recalled.placement.models] == ["fake", "more", "gone", "altered"]
+    assert recalled.notes == ()
 
 
 def test_what_changed_on_the_command_line_since_wins_over_what_is_remembered(
@@ -118,9 +128,7 @@ def test_what_changed_on_the_command_line_since_wins_over_what_is_remembered(
     a, b, c = (make_fake_bundle(tmp_path / name, name=name) for name in "abc")
     site = Remembering(tmp_path, a, b, c)
     site.make("loaded", name="loaded")
-    with site.running():
-        assert site.load("loaded/loaded.millis").status_code == 201
-        assert site.http.delete(f"{MODELS}/c").status_code == 200
+    site.remember("loaded/loaded.millis", unloaded="c")
     forge(a, notes=("another",))
     mine = make_fake_bundle(tmp_path / "mine", name="loaded")
     site.name_bundles(a.path, c.path, mine.path)
@@ -130,11 +138,11 @@ def test_what_changed_on_the_command_line_since_wins_over_what_is_remembered(
         told = capfd.readouterr().err
         assert "loaded: the command line names" in told
         assert "b is served no longer" in told
-        assert site.load("loaded/loaded.millis", canary_percent=0).status_code == 201
+    site.remember("loaded/loaded.millis")
     site.name_bundles(a.path, c.path, mine.path, models_from=())
-    with site.running():
-        assert site.state("loaded")["trial"] is None
-        assert "not loaded from a folder that --models-from names" in capfd.readouterr().err
+    recalled = site.state_file().recall()
+    assert recalled.placement.find("loaded").trial is None
+    assert "not loaded from a folder that --models-from names" in recalled.notes[0]
 
 
 def test_a_change_that_cannot_be_written_is_made_and_told(tmp_path: Path) -> None:
@@ -151,12 +159,10 @@ def test_a_change_that_cannot_be_written_is_made_and_told(tmp_path: Path) -> Non
 
 def test_where_nothing_is_left_the_start_is_refused_and_the_file_stays(tmp_path: Path) -> None:
     site = Remembering(tmp_path, make_fake_bundle(tmp_path))
-    other = make_version(open_bundle(site.make("other", name="other")), number=2)
-    site.file.parent.mkdir()
-    state = {"format": 1, "named": [site.settings.bundles[0]], "models": [{"name": "other", "serving": msgspec.to_builtins(other)}]}
-    before = json.dumps(state).encode()
-    site.file.write_bytes(before)
-    shutil.rmtree(other.path)
+    other = site.make("other", name="other")
+    site.remember("other/other.millis", unloaded="fake")
+    before = site.file.read_bytes()
+    shutil.rmtree(other)
     with pytest.raises(InvalidBundle, match=r"nothing is left to serve.*other was served and is not"):
         Supervisor(site.settings)
     assert site.file.read_bytes() == before
