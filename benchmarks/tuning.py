@@ -18,7 +18,8 @@ from millis.bundles import open_bundle
 from millis.contract import Contract
 from millis.data.dialogues import read_dialogues
 from millis.data.splits import make_splits
-from millis.searching.telling import MOST_SCORED, TellSettings, tell
+from millis.searching.hearing import MOST_SCORED
+from millis.searching.telling import TellSettings, tell
 from millis.training.settings import TrainSettings
 
 DATA = ROOT.parent / "shared" / "data"

@@ -56,7 +56,7 @@ def command(
 
 def _score_spoken(opened: "Bundle", test: Path, *, as_json: bool) -> None:
     from millis.data.dialogues import read_dialogues
-    from millis.searching.telling import score_spoken
+    from millis.searching.hearing import score_spoken
 
     dialogues = read_dialogues(test, is_chat=opened.manifest.task == CHAT)
     score = score_spoken(opened, dialogues)

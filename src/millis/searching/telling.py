@@ -9,13 +9,10 @@ Border: what a contract is kept by is measured by `millis prove` afterwards.
 Limits: answers are scored on the first MOST_SCORED dialogues of test.
 """
 
-import asyncio
 import copy
 import dataclasses
 import tempfile
-import time
 from collections.abc import Sequence
-from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,26 +20,22 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from millis.backends.generator import Sampling
 from millis.bundles import Bundle, Choice, save_bundle
 from millis.contract import Contract
-from millis.data.dialogues import Dialogue, read_dialogues
+from millis.data.dialogues import read_dialogues
 from millis.data.splits import Splits, make_splits
 from millis.errors import InvalidData, InvalidValue
 from millis.searching.case import check_place
-from millis.serving.generating import Talker, load_talker
+from millis.searching.hearing import MOST_SCORED, answer_all, encode_prompt
 from millis.tasks.chat import Chat
 from millis.tasks.instructing import CHAT, SPEAKING, check_instruction
-from millis.tasks.task import Score
 from millis.tasks.wording import check_measures, score_rewritten
-from millis.telemetry.progress import bar, say
+from millis.telemetry.progress import say
 from millis.training.methods import check_speaking_method
 from millis.training.settings import TrainSettings
 
 if TYPE_CHECKING:
     from millis.training.speech import Taught
-
-MOST_SCORED, MOST_NEW = 200, 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,11 +106,11 @@ def tell(contract: Contract, settings: TellSettings) -> tuple[Bundle, dict[str, 
         longest = min(settings.longest, ROW_TOKENS, chat.context)
         train = _make_lessons(splits.train, chat, longest=longest, name="train")
         dev = _make_lessons(splits.dev, chat, longest=longest, name="dev")
-        before = _answer_all(bare, splits.test, name="the base")
+        before = answer_all(bare, splits.test, name="the base")
         taught = teach(speaker.model, train, dev=dev, folder=run / "training", settings=settings.training)
         speaker.model.eval()
         made = pack(speaker, folder / "taught.millis", **packed)
-        after = _answer_all(made, splits.test, name="the model taught")
+        after = answer_all(made, splits.test, name="the model taught")
         asked: Sequence[Any] = splits.test[:MOST_SCORED]
         right = [one.answers for one in asked]
         was, score = (score_rewritten(settings.task, answers, right) for answers in (before, after))
@@ -143,12 +136,6 @@ def _note(taught: "Taught", *, adapt: str) -> tuple[Choice, ...]:
         Choice(what="training", choice=spent, reason="; ".join(taught.reasons)),
         Choice(what="dev perplexity", choice=f"{after:.2f}", reason=f"the base's is {before:.2f}"),
     )
-
-
-def score_spoken(bundle: Bundle, test: Sequence[Dialogue]) -> Score:
-    """Score a bundle's likeliest answers to the first MOST_SCORED dialogues."""
-    answers = _answer_all(bundle, test, name=bundle.name)
-    return score_rewritten(bundle.manifest.task, answers, [one.answers for one in test[: len(answers)]])
 
 
 def _read(settings: TellSettings) -> Splits:
@@ -180,43 +167,3 @@ def _make_lessons(dialogues: Sequence[Any], chat: Chat, *, longest: int, name: s
     if not made:
         raise InvalidData(f"every dialogue of {name} is longer than {longest} tokens: give shorter ones.")
     return made
-
-
-def encode_prompt(one: Dialogue, chat: Chat) -> list[int]:
-    """Cut what is asked into ids, as a server does."""
-    if isinstance(one.text, str):
-        return chat.encode_text(one.text)
-    return chat.encode_messages([{"role": turn.role, "content": turn.content} for turn in one.text])
-
-
-def _answer_all(bundle: Bundle, test: Sequence[Any], *, name: str) -> list[str]:
-    """Let a bundle answer the first dialogues of test, as its server would; what does not fit gets none."""
-    talker = load_talker(bundle)
-    try:
-        return asyncio.run(_answer(talker, test[:MOST_SCORED], name=name))
-    finally:
-        talker.close()
-
-
-async def _answer(talker: Talker, test: Sequence[Dialogue], *, name: str) -> list[str]:
-    done = 0
-    with bar(f"answers of {name}", total=len(test)) as advance:
-
-        async def answer(one: Dialogue) -> str:
-            nonlocal done
-            ids = encode_prompt(one, talker.chat)
-            room = talker.chat.context - len(ids)
-            text = ""
-            if room > 0:
-                sampling = Sampling(max_tokens=min(MOST_NEW, room), stop_ids=talker.chat.stop_ids)
-                async with aclosing(talker.answer(ids, sampling=sampling, stops=())) as parts:
-                    async for part in parts:
-                        text += part.text
-            done += 1
-            advance(done, "")
-            return text.strip()
-
-        began = time.perf_counter()
-        answers = await asyncio.gather(*(answer(one) for one in test))
-        say(f"{name}: {len(test)} answers in {time.perf_counter() - began:.1f} s")
-        return answers
