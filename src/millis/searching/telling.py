@@ -89,7 +89,8 @@ def tell(contract: Contract, settings: TellSettings) -> tuple[Bundle, dict[str, 
     splits = _read(settings)
     from millis.compressing.packing import pack
     from millis.models.speakers import load_speaker
-    from millis.training.speech import ROW_TOKENS, teach
+    from millis.training.lessons import ROW_TOKENS
+    from millis.training.speech import teach
 
     speaker = load_speaker(settings.base)
     packed: dict[str, Any] = {
@@ -153,7 +154,7 @@ def _read(settings: TellSettings) -> Splits:
 
 
 def _make_lessons(dialogues: Sequence[Any], chat: Chat, *, longest: int, name: str) -> list[Any]:
-    from millis.training.speech import Lesson
+    from millis.training.lessons import Lesson
 
     made, end = [], chat.end_of_answer()
     for one in dialogues:
