@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import msgspec
 import torch
 
 from millis.errors import InvalidValue
@@ -23,8 +24,7 @@ _MEASURED_ROWS = 2
 """Rows of dialogues, some thousand tokens each, on which a layer's absence is measured."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
+class Kept(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Layers that stay.
 
     Args:

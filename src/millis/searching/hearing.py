@@ -1,4 +1,4 @@
-"""What a bundle that speaks answers, and how good that is: dialogues in, texts and a score out.
+"""What a bundle that speaks answers, how good that is, and how fast: dialogues in, a score and milliseconds out.
 
 Border: answers come through the engine, as a server gives them, without HTTP.
 Limits: answers are scored on the first MOST_SCORED dialogues.
@@ -8,23 +8,130 @@ import asyncio
 import time
 from collections.abc import Sequence
 from contextlib import aclosing
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from millis.backends.generator import Sampling
-from millis.bundles import Bundle
+from millis.bundles import Bundle, LatencyRow
 from millis.data.dialogues import Dialogue
+from millis.measuring.quality import bound_drop
 from millis.serving.generating import Talker, load_talker
 from millis.tasks.chat import Chat
 from millis.tasks.task import Score
 from millis.tasks.wording import score_rewritten
 from millis.telemetry.progress import bar, say
 
-MOST_SCORED, MOST_NEW = 200, 128
+if TYPE_CHECKING:
+    from millis.training.lessons import Lesson
+
+MOST_SCORED, MOST_NEW, MOST_TIMED = 200, 128, 24
 
 
-def score_spoken(bundle: Bundle, test: Sequence[Dialogue]) -> Score:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heard:
+    """What a rung was heard to say.
+
+    Args:
+        dev, test: scores; dev is None where it was not asked for.
+        first_ms, each_ms, request_ms: float64 (N,), one request at a time: to the first piece, mean of the later ones,
+            and the whole answer, which is made as long as the right one. each_ms leaves out answers of one piece.
+        prompt_tokens: median of the prompts timed.
+    """
+
+    dev: Score | None
+    test: Score
+    first_ms: NDArray[np.float64]
+    each_ms: NDArray[np.float64]
+    request_ms: NDArray[np.float64]
+    prompt_tokens: int
+
+    def latency(self) -> tuple[LatencyRow, ...]:
+        """Give the times as a rung keeps them: a later piece is an inference of one token, the first of a prompt."""
+        rows = [(1, self.each_ms), (self.prompt_tokens, self.first_ms)]
+        return tuple(_row(tokens, ms) for tokens, ms in rows if len(ms))
+
+    def quality(self, whole: "Heard") -> dict[str, Any]:
+        """Give the score on test, and what is lost of another one's, as a rung keeps it.
+
+        The interval is of the mean over texts, laid around what is lost of the score itself.
+        """
+        drop, low, high = bound_drop(whole.test, self.test)
+        shift = drop - (_mean(whole.test) - _mean(self.test))
+        return {
+            "name": self.test.name, "value": self.test.value, "reference": whole.test.value, "drop": drop,
+            "low": low + shift, "high": high + shift, "n": len(self.test.per_example),
+        }  # fmt: skip
+
+
+def hear(
+    bundle: Bundle, *, rung: str, timed: Sequence["Lesson"], test: Sequence[Any], dev: Sequence[Any] | None = None,
+) -> Heard:  # fmt: skip
+    """Time a rung on the first lessons, MOST_TIMED at most, then let it answer test, and dev where it is given."""
+    lessons, parts = timed[:MOST_TIMED], {"dev": dev or (), "test": test}
+    talker = load_talker(bundle, rung=rung)
+
+    async def ask() -> tuple[tuple[NDArray[np.float64], ...], dict[str, list[str]]]:
+        times = await _time(talker, lessons)
+        return times, {
+            name: await _answer(talker, part[:MOST_SCORED], name=f"{rung} to {name}")
+            for name, part in parts.items() if part
+        }  # fmt: skip
+
+    try:
+        (first_ms, each_ms, request_ms), answers = asyncio.run(ask())
+    finally:
+        talker.close()
+    scores = {
+        name: score_rewritten(bundle.manifest.task, said, [one.answers for one in parts[name][: len(said)]])
+        for name, said in answers.items()
+    }
+    return Heard(
+        dev=scores.get("dev"), test=scores["test"], first_ms=first_ms, each_ms=each_ms, request_ms=request_ms,
+        prompt_tokens=int(np.median([one.n_prompt for one in lessons])),
+    )  # fmt: skip
+
+
+def time_pieces(bundle: Bundle, *, rung: str, timed: Sequence["Lesson"]) -> float:
+    """Give the median time in ms of a later piece of an answer, over the first lessons, MOST_TIMED at most."""
+    talker = load_talker(bundle, rung=rung)
+    try:
+        return float(np.median(asyncio.run(_time(talker, timed[:MOST_TIMED]))[1]))
+    finally:
+        talker.close()
+
+
+async def _time(talker: Talker, lessons: Sequence["Lesson"]) -> tuple[NDArray[np.float64], ...]:
+    """Give times in ms of answers as long as the right ones: to the first piece, of each later one, of the whole."""
+    first_ms, each_ms, request_ms = [], [], []
+    for one in lessons:
+        sampling = Sampling(max_tokens=len(one.ids) - one.n_prompt)
+        began = time.perf_counter()
+        async with aclosing(talker.answer(one.ids[: one.n_prompt].tolist(), sampling=sampling, stops=())) as parts:
+            seen = [(time.perf_counter(), len(part.pieces)) async for part in parts]
+        first, last = seen[0][0], seen[-1][0]
+        n_later = sum(n for _, n in seen[1:])
+        first_ms.append(1000 * (first - began))
+        request_ms.append(1000 * (last - began))
+        if n_later:
+            each_ms.append(1000 * (last - first) / n_later)
+    return np.array(first_ms), np.array(each_ms), np.array(request_ms)
+
+
+def _row(tokens: int, ms: NDArray[np.float64]) -> LatencyRow:
+    p50, p99 = (round(float(np.percentile(ms, share)), 3) for share in (50, 99))
+    return LatencyRow(tokens=tokens, p50_ms=p50, p99_ms=p99, n=len(ms))
+
+
+def _mean(score: Score) -> float:
+    return float(100 * np.mean([right / whole for right, whole, _ in score.per_example]))
+
+
+def score_spoken(bundle: Bundle, test: Sequence[Dialogue], *, rung: str | None = None) -> Score:
     """Score a bundle's likeliest answers to the first MOST_SCORED dialogues."""
-    answers = answer_all(bundle, test, name=bundle.name)
+    answers = answer_all(bundle, test, name=bundle.name, rung=rung)
     return score_rewritten(bundle.manifest.task, answers, [one.answers for one in test[: len(answers)]])
 
 
@@ -35,9 +142,9 @@ def encode_prompt(one: Dialogue, chat: Chat) -> list[int]:
     return chat.encode_messages([{"role": turn.role, "content": turn.content} for turn in one.text])
 
 
-def answer_all(bundle: Bundle, test: Sequence[Any], *, name: str) -> list[str]:
+def answer_all(bundle: Bundle, test: Sequence[Any], *, name: str, rung: str | None = None) -> list[str]:
     """Let a bundle answer the first dialogues of test, as its server would; what does not fit gets none."""
-    talker = load_talker(bundle)
+    talker = load_talker(bundle, rung=rung)
     try:
         return asyncio.run(_answer(talker, test[:MOST_SCORED], name=name))
     finally:
