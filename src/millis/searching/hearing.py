@@ -18,7 +18,7 @@ from millis.backends.generator import Sampling
 from millis.bundles import Bundle, LatencyRow
 from millis.data.dialogues import Dialogue
 from millis.measuring.quality import bound_drop
-from millis.serving.generating import Talker, load_talker
+from millis.serving.generating import Forecast, Talker, load_talker
 from millis.tasks.chat import Chat
 from millis.tasks.task import Score
 from millis.tasks.wording import score_rewritten
@@ -107,16 +107,15 @@ async def _time(talker: Talker, lessons: Sequence["Lesson"]) -> tuple[NDArray[np
     """Give times in ms of answers as long as the right ones: to the first piece, of each later one, of the whole."""
     first_ms, each_ms, request_ms = [], [], []
     for one in lessons:
-        sampling = Sampling(max_tokens=len(one.ids) - one.n_prompt)
+        talker.forecast = Forecast()  # learns from this answer alone: it counts pieces, of which some spell no text yet
+        ids, sampling = one.ids[: one.n_prompt].tolist(), Sampling(max_tokens=len(one.ids) - one.n_prompt)
         began = time.perf_counter()
-        async with aclosing(talker.answer(one.ids[: one.n_prompt].tolist(), sampling=sampling, stops=())) as parts:
-            seen = [(time.perf_counter(), len(part.pieces)) async for part in parts]
-        first, last = seen[0][0], seen[-1][0]
-        n_later = sum(n for _, n in seen[1:])
-        first_ms.append(1000 * (first - began))
-        request_ms.append(1000 * (last - began))
-        if n_later:
-            each_ms.append(1000 * (last - first) / n_later)
+        async for _ in talker.answer(ids, sampling=sampling, stops=()):
+            pass
+        request_ms.append(1000 * (time.perf_counter() - began))
+        first_ms.append(talker.forecast.first_ns(one.n_prompt) / 1e6)
+        if sampling.max_tokens > 1:
+            each_ms.append(talker.forecast.step_ns / 1e6)
     return np.array(first_ms), np.array(each_ms), np.array(request_ms)
 
 

@@ -154,28 +154,44 @@ def choose_rung(ladder: Sequence[Packed], *, max_drop: float) -> tuple[Packed, s
 
 
 def _aim(taught: "Speaker", whole: Heard, *, course: Course) -> tuple[int, str]:
-    """Say how many layers the last rung keeps: half, or what the bound per token leaves by two timed depths."""
+    """Say how many layers the last rung keeps, and why; for a bound per token half of the layers are timed too."""
     n_layers = len(taught.model.model.layers)
-    half, bound_ms = max(n_layers // 2, 1), course.per_token_ms
-    if bound_ms is None:
+    half = max(n_layers // 2, 1)
+    if course.per_token_ms is None:
         return half, "evenly down to half, as no time per token is asked for"
     from millis.compressing.depth import keep_layers
     from millis.compressing.packing import pack
 
+    say(f"timing {half} of {n_layers} layers, whichever they are")
     shorter = pack(
         keep_layers(taught, range(half)), course.scratch / "half.millis", rungs=("int8",), **course.packed
     )
-    whole_ms, half_ms = float(np.median(whole.each_ms)), time_pieces(shorter, rung="int8", timed=course.dev)
+    return aim_layers(
+        n_layers, whole_ms=float(np.median(whole.each_ms)), bound_ms=course.per_token_ms,
+        half_ms=time_pieces(shorter, rung="int8", timed=course.dev),
+    )  # fmt: skip
+
+
+def aim_layers(n_layers: int, *, whole_ms: float, half_ms: float, bound_ms: float) -> tuple[int, str]:
+    """Say how many layers keep a bound on the time per token at ease, by a line through two depths; else half.
+
+    Args:
+        whole_ms, half_ms: time per token of all layers, and of half of them.
+    Returns:
+        a quarter of the layers at least, and the reason.
+    """
+    half = max(n_layers // 2, 1)
     layer_ms = (whole_ms - half_ms) / (n_layers - half)
     told = f"a token takes {whole_ms:.2f} ms, {half_ms:.2f} ms with {half} layers"
     if whole_ms <= AT_EASE * bound_ms:
         return half, f"{told}: within {AT_EASE:g} of the {bound_ms:g} ms asked, so evenly down to half"
-    if not layer_ms > 0:
-        return half, f"{told}: layers are not what takes it, so evenly down to half"
+    if layer_ms <= 0:
+        return half, f"{told}: it is not the layers that take it, so evenly down to half"
     fits = math.floor(half + (AT_EASE * bound_ms - half_ms) / layer_ms)
     least = max(math.ceil(_LEAST_SHARE * n_layers), 1)
-    last = min(max(fits, least), n_layers - 1)
-    return last, f"{told}: {last} layers are for {AT_EASE:g} of the {bound_ms:g} ms asked, {least} are the least"
+    if fits < least:
+        return least, f"{told}: {least} layers, the least there are, where {bound_ms:g} ms ask for fewer"
+    return min(fits, n_layers - 1), f"{told}: so many take {AT_EASE:g} of the {bound_ms:g} ms asked"
 
 
 def _choose(speaker: "Speaker", folder: Path, *, course: Course, n: int) -> "Kept":
