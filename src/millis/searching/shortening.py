@@ -154,11 +154,17 @@ def choose_rung(ladder: Sequence[Packed], *, max_drop: float) -> tuple[Packed, s
 
 
 def _aim(taught: "Speaker", whole: Heard, *, course: Course) -> tuple[int, str]:
-    """Say how many layers the last rung keeps, and why; for a bound per token half of the layers are timed too."""
+    """Say how many layers the last rung keeps, and why; for a bound per token half of the layers are timed too.
+
+    What was said is remembered: times are never quite the same, and a run that was killed shall go on as it began.
+    """
     n_layers = len(taught.model.model.layers)
-    half = max(n_layers // 2, 1)
-    if course.per_token_ms is None:
+    half, bound_ms = max(n_layers // 2, 1), course.per_token_ms
+    if bound_ms is None:
         return half, "evenly down to half, as no time per token is asked for"
+    file = course.run / f"aim-{bound_ms:g}ms.json"
+    if file.is_file():
+        return msgspec.json.decode(file.read_bytes(), type=tuple[int, str])
     from millis.compressing.depth import keep_layers
     from millis.compressing.packing import pack
 
@@ -166,10 +172,12 @@ def _aim(taught: "Speaker", whole: Heard, *, course: Course) -> tuple[int, str]:
     shorter = pack(
         keep_layers(taught, range(half)), course.scratch / "half.millis", rungs=("int8",), **course.packed
     )
-    return aim_layers(
-        n_layers, whole_ms=float(np.median(whole.each_ms)), bound_ms=course.per_token_ms,
+    aim = aim_layers(
+        n_layers, whole_ms=float(np.median(whole.each_ms)), bound_ms=bound_ms,
         half_ms=time_pieces(shorter, rung="int8", timed=course.dev),
     )  # fmt: skip
+    write_whole(file, lambda out: out.write(msgspec.json.encode(aim)))
+    return aim
 
 
 def aim_layers(n_layers: int, *, whole_ms: float, half_ms: float, bound_ms: float) -> tuple[int, str]:
