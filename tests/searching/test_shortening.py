@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from millis.bundles import Rung
-from millis.searching.hearing import Heard
+from millis.searching.hearing import Heard, Times
 from millis.searching.shortening import Packed, aim_layers, choose_rung, plan_layers
 from millis.tasks.wording import score_rewritten
+from speaking import make_echo_bundle
 
 
 def test_rungs_go_down_evenly_and_never_repeat() -> None:
@@ -36,19 +37,21 @@ def test_the_last_rung_has_the_layers_that_a_bound_per_token_leaves(whole_ms: fl
         assert half_ms + (last - 15) * layer_ms <= 0.67 * 40 + 1e-9
 
 
-def make_rung(name: str, *, answers: list[str], ms: float) -> Packed:
+def make_rung(folder: Path, name: str, *, answers: list[str], ms: float) -> Packed:
     right = [("tide",), ("boat",), ("rope",), ("sail",)]
     score, times = score_rewritten("summarise", answers, right), np.full(3, ms)
-    heard = Heard(dev=score, test=score, first_ms=times, each_ms=times, request_ms=times, prompt_tokens=4)
     rung = Rung(name=name, backend="genai", precision="int8", folder=f"rungs/{name}")
-    return Packed(rung=rung, folder=Path("nowhere"), heard=heard)
+    return Packed(
+        rung=rung, bundle=make_echo_bundle(folder), source="fake", heard=Heard(dev=score, test=score),
+        times=Times(first_ms=times, each_ms=times, request_ms=times, prompt_tokens=4),
+    )  # fmt: skip
 
 
-def test_the_fastest_rung_serves_whose_loss_is_within_the_floor() -> None:
+def test_the_fastest_rung_serves_whose_loss_is_within_the_floor(tmp_path: Path) -> None:
     ladder = [
-        make_rung("int8", answers=["tide", "boat", "rope", "sail"], ms=8.0),
-        make_rung("int8-3of4", answers=["tide", "boat", "rope", "x"], ms=6.0),
-        make_rung("int8-2of4", answers=["tide", "boat", "x", "x"], ms=4.0),
+        make_rung(tmp_path, "int8", answers=["tide", "boat", "rope", "sail"], ms=8.0),
+        make_rung(tmp_path, "int8-3of4", answers=["tide", "boat", "rope", "x"], ms=6.0),
+        make_rung(tmp_path, "int8-2of4", answers=["tide", "boat", "x", "x"], ms=4.0),
     ]
     assert choose_rung(ladder, max_drop=1.0)[0].rung.name == "int8"
     chosen, why = choose_rung(ladder, max_drop=25.0)
@@ -57,10 +60,11 @@ def test_the_fastest_rung_serves_whose_loss_is_within_the_floor() -> None:
     assert choose_rung(ladder, max_drop=50.0)[0].rung.name == "int8-2of4"
 
 
-def test_what_a_rung_loses_comes_with_an_interval_around_it() -> None:
-    whole = make_rung("int8", answers=["tide", "boat", "rope", "sail"], ms=8.0).heard
-    quality = make_rung("int8-2of4", answers=["tide", "boat", "x", "x"], ms=4.0).heard.quality(whole)
+def test_what_a_rung_loses_comes_with_an_interval_around_it(tmp_path: Path) -> None:
+    whole = make_rung(tmp_path, "int8", answers=["tide", "boat", "rope", "sail"], ms=8.0).heard
+    smaller = make_rung(tmp_path, "int8-2of4", answers=["tide", "boat", "x", "x"], ms=4.0)
+    quality = smaller.heard.quality(whole)
     assert (quality["name"], quality["value"], quality["reference"], quality["drop"], quality["n"]) == ("ROUGE-L", 50, 100, 50, 4)
     assert quality["low"] < 50 < quality["high"]
     assert whole.quality(whole)["drop"] == whole.quality(whole)["low"] == whole.quality(whole)["high"] == 0
-    assert [(row.tokens, row.p50_ms, row.n) for row in whole.latency()] == [(1, 8.0, 3), (4, 8.0, 3)]
+    assert [(row.tokens, row.p50_ms, row.n) for row in smaller.times.latency()] == [(1, 4.0, 3), (4, 4.0, 3)]

@@ -32,26 +32,10 @@ MOST_SCORED, MOST_NEW, MOST_TIMED = 200, 128, 24
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heard:
-    """What a rung was heard to say.
-
-    Args:
-        dev, test: scores; dev is None where it was not asked for.
-        first_ms, each_ms, request_ms: float64 (N,), one request at a time: to the first piece, mean of the later ones,
-            and the whole answer, which is made as long as the right one. each_ms leaves out answers of one piece.
-        prompt_tokens: median of the prompts timed.
-    """
+    """How good a rung's answers were; dev is None where it was not asked for."""
 
     dev: Score | None
     test: Score
-    first_ms: NDArray[np.float64]
-    each_ms: NDArray[np.float64]
-    request_ms: NDArray[np.float64]
-    prompt_tokens: int
-
-    def latency(self) -> tuple[LatencyRow, ...]:
-        """Give the times as a rung keeps them: a later piece is an inference of one token, the first of a prompt."""
-        rows = [(1, self.each_ms), (self.prompt_tokens, self.first_ms)]
-        return tuple(_row(tokens, ms) for tokens, ms in rows if len(ms))
 
     def quality(self, whole: "Heard") -> dict[str, Any]:
         """Give the score on test, and what is lost of another one's, as a rung keeps it.
@@ -66,57 +50,85 @@ class Heard:
         }  # fmt: skip
 
 
-def hear(
-    bundle: Bundle, *, rung: str, timed: Sequence["Lesson"], test: Sequence[Any], dev: Sequence[Any] | None = None,
-) -> Heard:  # fmt: skip
-    """Time a rung on the first lessons, MOST_TIMED at most, then let it answer test, and dev where it is given."""
-    lessons, parts = timed[:MOST_TIMED], {"dev": dev or (), "test": test}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Times:
+    """How long answers took, one request at a time, each as long as the right one.
+
+    Args:
+        first_ms, each_ms, request_ms: float64 (N,): to the first piece, mean of the later ones, and the whole answer.
+            each_ms leaves out answers of one piece.
+        prompt_tokens: median of the prompts.
+    """
+
+    first_ms: NDArray[np.float64]
+    each_ms: NDArray[np.float64]
+    request_ms: NDArray[np.float64]
+    prompt_tokens: int
+
+    def latency(self) -> tuple[LatencyRow, ...]:
+        """Give the times as a rung keeps them: a later piece is an inference of one token, the first of a prompt."""
+        rows = [(1, self.each_ms), (self.prompt_tokens, self.first_ms)]
+        return tuple(_row(tokens, ms) for tokens, ms in rows if len(ms))
+
+
+def hear(bundle: Bundle, *, rung: str, test: Sequence[Any], dev: Sequence[Any] | None = None) -> Heard:
+    """Let a rung answer test, and dev where it is given."""
+    parts = {"dev": dev or (), "test": test}
     talker = load_talker(bundle, rung=rung)
 
-    async def ask() -> tuple[tuple[NDArray[np.float64], ...], dict[str, list[str]]]:
-        times = await _time(talker, lessons)
-        return times, {
+    async def ask() -> dict[str, list[str]]:
+        return {
             name: await _answer(talker, part[:MOST_SCORED], name=f"{rung} to {name}")
             for name, part in parts.items() if part
         }  # fmt: skip
 
     try:
-        (first_ms, each_ms, request_ms), answers = asyncio.run(ask())
+        answers = asyncio.run(ask())
     finally:
         talker.close()
     scores = {
         name: score_rewritten(bundle.manifest.task, said, [one.answers for one in parts[name][: len(said)]])
         for name, said in answers.items()
     }
-    return Heard(
-        dev=scores.get("dev"), test=scores["test"], first_ms=first_ms, each_ms=each_ms, request_ms=request_ms,
-        prompt_tokens=int(np.median([one.n_prompt for one in lessons])),
-    )  # fmt: skip
+    return Heard(dev=scores.get("dev"), test=scores["test"])
 
 
-def time_pieces(bundle: Bundle, *, rung: str, timed: Sequence["Lesson"]) -> float:
-    """Give the median time in ms of a later piece of an answer, over the first lessons, MOST_TIMED at most."""
-    talker = load_talker(bundle, rung=rung)
+def time_together(rungs: Sequence[tuple[Bundle, str]], *, timed: Sequence["Lesson"]) -> list[Times]:
+    """Time rungs by turns on the first lessons, MOST_TIMED at most, so that a busy machine is busy for all of them.
+
+    Args:
+        rungs: a bundle and the name of a rung in it; all are in memory at once.
+    """
+    lessons = timed[:MOST_TIMED]
+    talkers: list[Talker] = []
     try:
-        return float(np.median(asyncio.run(_time(talker, timed[:MOST_TIMED]))[1]))
+        for bundle, rung in rungs:
+            talkers.append(load_talker(bundle, rung=rung))
+        return asyncio.run(_time(talkers, lessons))
     finally:
-        talker.close()
+        for talker in talkers:
+            talker.close()
 
 
-async def _time(talker: Talker, lessons: Sequence["Lesson"]) -> tuple[NDArray[np.float64], ...]:
-    """Give times in ms of answers as long as the right ones: to the first piece, of each later one, of the whole."""
-    first_ms, each_ms, request_ms = [], [], []
+async def _time(talkers: Sequence[Talker], lessons: Sequence["Lesson"]) -> list[Times]:
+    taken: list[list[tuple[float, float, float]]] = [[] for _ in talkers]
     for one in lessons:
-        talker.forecast = Forecast()  # learns from this answer alone: it counts pieces, of which some spell no text yet
         ids, sampling = one.ids[: one.n_prompt].tolist(), Sampling(max_tokens=len(one.ids) - one.n_prompt)
-        began = time.perf_counter()
-        async for _ in talker.answer(ids, sampling=sampling, stops=()):
-            pass
-        request_ms.append(1000 * (time.perf_counter() - began))
-        first_ms.append(talker.forecast.first_ns(one.n_prompt) / 1e6)
-        if sampling.max_tokens > 1:
-            each_ms.append(talker.forecast.step_ns / 1e6)
-    return np.array(first_ms), np.array(each_ms), np.array(request_ms)
+        for talker, mine in zip(talkers, taken, strict=True):
+            talker.forecast = Forecast()  # learns from this answer alone: it counts pieces, some of which spell no text
+            began = time.perf_counter()
+            async for _ in talker.answer(ids, sampling=sampling, stops=()):
+                pass
+            request_ms = 1000 * (time.perf_counter() - began)
+            mine.append((talker.forecast.first_ns(one.n_prompt) / 1e6, talker.forecast.step_ns / 1e6, request_ms))
+    n_prompt = int(np.median([one.n_prompt for one in lessons]))
+    found = []
+    for mine in taken:
+        first_ms, each_ms, request_ms = np.array(mine).T
+        found.append(
+            Times(first_ms=first_ms, each_ms=each_ms[each_ms > 0], request_ms=request_ms, prompt_tokens=n_prompt)
+        )
+    return found
 
 
 def _row(tokens: int, ms: NDArray[np.float64]) -> LatencyRow:

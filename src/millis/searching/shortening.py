@@ -7,7 +7,7 @@
 
 Each rung begins where the one before ended. The fastest whose loss on dev is within max_drop serves; test only tells.
 Border: a taught speaker and its dialogues in, rungs and their files out; telling.py writes the bundle.
-Limits: layers go whole, widths stay. Times are of one request at a time.
+Limits: layers go whole, widths stay. Times are of one request at a time, of rungs by turns.
 """
 
 import copy
@@ -24,7 +24,7 @@ import numpy as np
 from millis.bundles import Bundle, Choice, Rung
 from millis.models.files import write_whole
 from millis.searching.candidates import AT_EASE
-from millis.searching.hearing import Heard, hear, time_pieces
+from millis.searching.hearing import Heard, Times, hear, time_together
 from millis.telemetry.progress import say
 from millis.training.settings import TrainSettings
 
@@ -68,18 +68,30 @@ class Course:
     n_rungs: int
 
     def hear(self, bundle: Bundle, rung: str) -> Heard:
-        """Let a rung answer, and time it; dev is answered where there is something to choose."""
+        """Let a rung answer; dev is answered where there is something to choose."""
         dev = self.asked_dev if self.n_rungs > 1 else None
-        return hear(bundle, rung=rung, timed=self.dev, test=self.asked_test, dev=dev)
+        return hear(bundle, rung=rung, test=self.asked_test, dev=dev)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packed:
-    """A rung, and the folder of its files."""
+    """A rung, and where it comes from.
+
+    Args:
+        bundle, source: the bundle that was packed, and the name in it.
+        times: None before it was timed.
+    """
 
     rung: Rung
-    folder: Path
+    bundle: Bundle
+    source: str
     heard: Heard
+    times: Times | None = None
+
+    @property
+    def folder(self) -> Path:
+        """The folder of its files."""
+        return self.bundle.path / self.bundle.rung(self.source).folder
 
 
 def make_ladder(taught: "Speaker", *, course: Course) -> tuple[Bundle, list[Packed]]:
@@ -98,9 +110,9 @@ def make_ladder(taught: "Speaker", *, course: Course) -> tuple[Bundle, list[Pack
     copied = taught if course.n_rungs == 1 else _copy(taught)
     bundle = pack(copied, course.scratch / "taught.millis", rungs=("int8",), **course.packed)
     rung = bundle.rung()
-    heard = course.hear(bundle, rung.name)
-    whole = _keep(Packed(rung=rung, folder=bundle.path / rung.folder, heard=heard), name=rung.name, reference=heard)
-    return bundle, [whole, *(_shorten(taught, whole, course=course) if course.n_rungs > 1 else [])]
+    whole = Packed(rung=rung, bundle=bundle, source=rung.name, heard=course.hear(bundle, rung.name))
+    ladder = _time([whole, *(_shorten(taught, whole, course=course) if course.n_rungs > 1 else [])], course=course)
+    return bundle, [_record(one, reference=whole.heard) for one in ladder]
 
 
 def _shorten(taught: "Speaker", whole: Packed, *, course: Course) -> list[Packed]:
@@ -108,7 +120,7 @@ def _shorten(taught: "Speaker", whole: Packed, *, course: Course) -> list[Packed
     from millis.training.speech import teach
 
     n_layers = len(taught.model.model.layers)
-    last, reason = _aim(taught, whole.heard, course=course)
+    last, reason = _aim(taught, whole, course=course)
     counts = plan_layers(n_layers, last=last, n_rungs=course.n_rungs)
     say(f"smaller rungs of {', '.join(map(str, counts))} of {n_layers} layers: {reason}")
     settings = dataclasses.replace(course.training, epochs=_EPOCHS * course.training.epochs)
@@ -146,6 +158,8 @@ def choose_rung(ladder: Sequence[Packed], *, max_drop: float) -> tuple[Packed, s
     whole = ladder[0]
     within = _within(ladder, whole, max_drop=max_drop)
     chosen = min(within, key=_request_ms)
+    if chosen is whole:
+        return whole, f"no other that loses at most {max_drop:g} points of it on dev is faster"
     return chosen, (
         f"the fastest of {len(within)} that lose at most {max_drop:g} points of {whole.rung.name} on dev:"
         f" {_drop(chosen, whole):+.2f} lost, a request in {_request_ms(chosen):.1f} ms where it takes"
@@ -153,7 +167,7 @@ def choose_rung(ladder: Sequence[Packed], *, max_drop: float) -> tuple[Packed, s
     )
 
 
-def _aim(taught: "Speaker", whole: Heard, *, course: Course) -> tuple[int, str]:
+def _aim(taught: "Speaker", whole: Packed, *, course: Course) -> tuple[int, str]:
     """Say how many layers the last rung keeps, and why; for a bound per token half of the layers are timed too.
 
     What was said is remembered: times are never quite the same, and a run that was killed shall go on as it began.
@@ -172,10 +186,9 @@ def _aim(taught: "Speaker", whole: Heard, *, course: Course) -> tuple[int, str]:
     shorter = pack(
         keep_layers(taught, range(half)), course.scratch / "half.millis", rungs=("int8",), **course.packed
     )
-    aim = aim_layers(
-        n_layers, whole_ms=float(np.median(whole.each_ms)), bound_ms=bound_ms,
-        half_ms=time_pieces(shorter, rung="int8", timed=course.dev),
-    )  # fmt: skip
+    pair = [(whole.bundle, whole.source), (shorter, "int8")]
+    whole_ms, half_ms = (float(np.median(one.each_ms)) for one in time_together(pair, timed=course.dev))
+    aim = aim_layers(n_layers, whole_ms=whole_ms, half_ms=half_ms, bound_ms=bound_ms)
     write_whole(file, lambda out: out.write(msgspec.json.encode(aim)))
     return aim
 
@@ -223,10 +236,11 @@ def _pack(
     from millis.compressing.packing import pack
 
     bundle = pack(_copy(speaker), course.scratch / f"{name}.millis", rungs=("int8", "int4"), **course.packed)
-    found = [
-        Packed(rung=rung, folder=bundle.path / rung.folder, heard=course.hear(bundle, rung.name))
+    rungs = [
+        Packed(rung=rung, bundle=bundle, source=rung.name, heard=course.hear(bundle, rung.name))
         for rung in bundle.manifest.rungs
     ]
+    found = _time(rungs, course=course)
     within = _within(found, whole, max_drop=course.max_drop)
     chosen = min(within, key=_request_ms) if within else min(found, key=lambda one: _drop(one, whole))
     told = "; ".join(
@@ -234,7 +248,11 @@ def _pack(
     )
     say(f"{name}, on dev: {told}")
     choice = Choice(what="precision", choice=chosen.rung.name, reason=f"on dev: {told}")
-    return _keep(chosen, name=f"{chosen.rung.name}-{name}", reference=whole.heard, choices=(*choices, choice))
+    name = f"{chosen.source}-{name}"
+    rung = msgspec.structs.replace(
+        chosen.rung, name=name, folder=f"rungs/{name}", choices=(*chosen.rung.choices, *choices, choice)
+    )
+    return dataclasses.replace(chosen, rung=rung)
 
 
 def _copy(speaker: "Speaker") -> "Speaker":
@@ -242,16 +260,21 @@ def _copy(speaker: "Speaker") -> "Speaker":
     return dataclasses.replace(speaker, model=copy.deepcopy(speaker.model))
 
 
-def _keep(one: Packed, *, name: str, reference: Heard, choices: tuple[Choice, ...] = ()) -> Packed:
-    """Write what was heard of a rung into it."""
+def _time(ladder: Sequence[Packed], *, course: Course) -> list[Packed]:
+    times = time_together([(one.bundle, one.source) for one in ladder], timed=course.dev)
+    return [dataclasses.replace(one, times=found) for one, found in zip(ladder, times, strict=True)]
+
+
+def _record(one: Packed, *, reference: Heard) -> Packed:
+    """Write what was heard and timed into the rung."""
+    assert one.times is not None
     took = Choice(
         what="time of a request", choice=f"{_request_ms(one):.1f} ms",
-        reason=f"median of {len(one.heard.request_ms)} of dev, one at a time, answers as long as the right ones",
+        reason=f"median of {len(one.times.request_ms)} of dev, one at a time, answers as long as the right ones",
     )  # fmt: skip
     rung = msgspec.structs.replace(
-        one.rung, name=name, folder=f"rungs/{name}", quality=one.heard.quality(reference), latency=one.heard.latency(),
-        choices=(*one.rung.choices, *choices, took),
-    )  # fmt: skip
+        one.rung, quality=one.heard.quality(reference), latency=one.times.latency(), choices=(*one.rung.choices, took)
+    )
     return dataclasses.replace(one, rung=rung)
 
 
@@ -261,7 +284,7 @@ def _within(ladder: Sequence[Packed], whole: Packed, *, max_drop: float) -> list
 
 def _drop(one: Packed, whole: Packed) -> float:
     """Give the points that a rung loses on dev."""
-    if one is whole:
+    if one.heard is whole.heard:
         return 0.0
     assert one.heard.dev is not None
     assert whole.heard.dev is not None
@@ -269,4 +292,5 @@ def _drop(one: Packed, whole: Packed) -> float:
 
 
 def _request_ms(one: Packed) -> float:
-    return float(np.median(one.heard.request_ms))
+    assert one.times is not None
+    return float(np.median(one.times.request_ms))
