@@ -29,6 +29,7 @@ from millis.bundles.cache import cache_root
 from millis.contract import Contract
 from millis.cores import n_cores
 from millis.data.checks import check
+from millis.data.examples import Example
 from millis.data.splits import Splits
 from millis.errors import InvalidBase, InvalidValue, RunFailed
 from millis.measuring.fingerprint import fingerprint
@@ -268,8 +269,8 @@ def _time(
     """
     head = laid.task.head
     inputs = [
-        _VERSION, fingerprint().digest, _hash_base(base), len(head.outputs), head.rows, head.is_across,
-        laid.buckets, laid.task.max_tokens,
+        _VERSION, fingerprint().digest, _hash_base(base), len(head.outputs), head[1:], laid.buckets,
+        laid.task.max_tokens,
     ]  # fmt: skip
     predict = _predictor(laid, question)
 
@@ -315,7 +316,7 @@ def _try(one: Measured, question: Question, *, epochs: int) -> Measured:
     settings, splits = question.settings, question.splits
     chance = random.Random(settings.seed)  # noqa: S311 - which texts, not a secret
     train_part, dev_part = (
-        chance.sample(part, min(most, len(part)))
+        _draw(part, most=most, chance=chance)
         for part, most in ((splits.train, _MOST_TRIED), (splits.dev, _MOST_JUDGED))
     )
     base = find_base(one.name)
@@ -340,6 +341,18 @@ def _try(one: Measured, question: Question, *, epochs: int) -> Measured:
         _remember(key, score)
         shutil.rmtree(folder, ignore_errors=True)
     return replace(one, dev=round(score, 2))
+
+
+def _draw(part: Sequence[Example], *, most: int, chance: random.Random) -> list[Example]:
+    """Draw examples, up to so many beside the first group; those of one group together, a query finds no others."""
+    groups: dict[str, list[Example]] = {}
+    for example in part:
+        groups.setdefault(example.group, []).append(example)
+    drawn: list[Example] = []
+    for group in chance.sample(list(groups.values()), len(groups)):
+        if not drawn or len(drawn) + len(group) <= most:
+            drawn += group
+    return drawn
 
 
 def _hash_base(base: Path) -> list[str]:
