@@ -36,7 +36,8 @@ from millis.measuring.fingerprint import fingerprint
 from millis.models.bases import count_parameters, find_base, weights_files
 from millis.models.work import read_work
 from millis.searching.candidates import AT_EASE, SHARES, Variant, predict_percentile_ms, propose, shapes_for
-from millis.searching.case import FitSettings, LaidOut, lay_out, read_splits
+from millis.searching.case import FitSettings, read_splits
+from millis.searching.layout import LaidOut, lay_out
 from millis.telemetry.progress import Advance, bar, say
 
 _VERSION = 1
@@ -196,7 +197,7 @@ def _measure(name: str, question: Question, *, step: Callable[[int], None]) -> M
     """Time a base, or say why it cannot be used."""
     try:
         base = find_base(name)
-        laid = lay_out(base, question.splits, settings=question.settings)
+        laid = lay_out(base, question.splits, task=question.settings.task, asked=question.settings.asked())
         work = read_work(base)
         rows, variant, rest = _time(base, laid, question, step=step)
     except (InvalidBase, InvalidValue, RunFailed) as error:
@@ -329,7 +330,7 @@ def _try(one: Measured, question: Question, *, epochs: int) -> Measured:
 
         say(f"{one.name}: {epochs} epochs on {len(train_part):,} texts, judged on {len(dev_part):,}")
         folder = cache_root() / "advice" / key
-        laid = lay_out(base, splits, settings=settings)
+        laid = lay_out(base, splits, task=settings.task, asked=settings.asked())
         try:
             result = train(
                 base, task=laid.task, train=train_part, dev=dev_part, folder=folder, settings=training,

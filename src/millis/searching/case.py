@@ -5,7 +5,7 @@ Border: reads and checks; builds and measures nothing.
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -16,38 +16,23 @@ from millis.bundles.bundle import MANIFEST, TOKENIZER, hash_file
 from millis.bundles.manifest import Name
 from millis.contract import Contract
 from millis.data.checks import check
-from millis.data.examples import Example, readings_of, texts_of
-from millis.data.lengths import LengthHistogram, choose_buckets
+from millis.data.examples import Example
 from millis.data.readers import ReadSettings, read_labelled
 from millis.data.splits import Splits, make_splits
 from millis.errors import InvalidData, InvalidValue
 from millis.measuring.fingerprint import fingerprint
-from millis.models.bases import check_vocabulary, find_base, longest_input, pooling_of, width_of
+from millis.models.bases import find_base
 from millis.models.work import read_work
+from millis.searching.layout import lay_out
 from millis.searching.ledger import Ledger
 from millis.searching.teacher import Teacher, find_teacher
 from millis.tasks import Task, tasks
-from millis.tasks.tokenization import Tokenizer
 from millis.telemetry.progress import say
 from millis.training.augmentation import augment, check_ways
 from millis.training.methods import METHODS, check_adaptable
 from millis.training.settings import TrainSettings
 
-SHORTEST_WINDOW, LONGEST_WINDOW = 128, 256
-"""Between them lies the longest window: two short windows cost more than a long one, and texts to come may be longer
-than those of train (WNUT-17: 67 tokens at p99.9 of train, 100 at p99 of test)."""
-
-OVERLAP = 32
-_N_BUCKETS = 8
-
-_N_FINE_BUCKETS, _SURPRISE = 10, 0.1
-"""Of pruned networks, whose compiled copies are small: more lengths, also where train has few (WNUT-17's test has 100
-tokens at p99, where eight lengths chosen by train have nothing between 72 and 128)."""
-
 ACTIVATIONS = ("own", "relu", "auto")
-
-_OF_BASE: dict[str, Callable[[Path], Any]] = {"width": width_of, "pooling": pooling_of}
-"""What a task may want to know of its base."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,7 +240,7 @@ def prepare(contract: Contract, settings: FitSettings, *, began: float) -> Case:
     n_layers = read_work(base).layers
     if settings.layers is not None and settings.layers[-1] >= n_layers:
         raise InvalidValue(f"layers cannot have {settings.layers[-1]} in them: this base has 0 to {n_layers - 1}.")
-    laid = lay_out(base, splits, settings=settings)
+    laid = lay_out(base, splits, task=settings.task, asked=settings.asked())
     task = laid.task
     notes = (*read_notes, *splits.notes, *report.warnings, *task.notes(splits.test))
     folder = settings.out.with_name(settings.out.name.removesuffix(".millis") + ".run")
@@ -276,52 +261,6 @@ def prepare(contract: Contract, settings: FitSettings, *, began: float) -> Case:
         lengths=laid.lengths, buckets=laid.buckets, fine_buckets=laid.fine_buckets,
         folder=folder, ledger=Ledger(folder, inputs=inputs), began=began, notes=notes,
         teacher=teacher,
-    )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LaidOut:
-    """What a base makes of the data: the task in its pieces, and how long texts are in them.
-
-    Args:
-        lengths: tokens of each text of train, no longer than a window.
-        buckets, fine_buckets: static lengths for the whole network, and for pruned ones.
-        pieces: of a text of train, in the mean.
-        unknown: share of them that stand for what has no piece.
-    """
-
-    task: Task
-    lengths: tuple[int, ...]
-    buckets: tuple[int, ...]
-    fine_buckets: tuple[int, ...]
-    pieces: float
-    unknown: float
-
-
-def lay_out(base: Path, splits: Splits, *, settings: FitSettings) -> LaidOut:
-    """Choose windows and buckets for a base that `find_base` gave, by the texts of train."""
-    tokenizer = Tokenizer(base / TOKENIZER)
-    check_vocabulary(base, n_pieces=tokenizer.n_vocabulary)
-    kind, unknown = tasks[settings.task], tokenizer.unknown
-    lengths, n_unknown = [], 0
-    n_pieces = 0
-    for reading in (reading for example in splits.train for reading in readings_of(example.text)):
-        texts = [tokenizer.encode(text).ids for text in reading]
-        lengths.append(sum(map(len, texts)) + tokenizer.n_special(len(texts)))
-        n_pieces += sum(map(len, texts))
-        n_unknown += sum(ids.count(unknown) for ids in texts) if unknown is not None else 0
-    longest = _longest_window(lengths, limit=longest_input(base))
-    windowed = tuple(min(length, longest) for length in lengths)
-    asked = settings.asked()
-    facts = {name: find(base) for name, find in _OF_BASE.items() if name in kind.asked and name not in asked}
-    task: Task = kind.learn(
-        tokenizer, splits.train, max_tokens=longest, overlap=OVERLAP, example=kind.shown[_is_chinese(splits.train)],
-        **facts, **asked,
-    )  # fmt: skip
-    return LaidOut(
-        task=task, lengths=windowed, buckets=choose_buckets(windowed, count=_N_BUCKETS, maximum=longest),
-        fine_buckets=choose_buckets(windowed, count=_N_FINE_BUCKETS, maximum=longest, surprise=_SURPRISE),
-        pieces=n_pieces / len(lengths), unknown=n_unknown / max(n_pieces, 1),
     )  # fmt: skip
 
 
@@ -354,19 +293,3 @@ def _is_utf8(path: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _longest_window(lengths: Sequence[int], *, limit: int) -> int:
-    """Take in 99.9 % of the texts whole, within reason: a multiple of 8, and what the base takes."""
-    reach = LengthHistogram.from_lengths(lengths).percentile(99.9)
-    return min(max(-(-reach // 8) * 8, SHORTEST_WINDOW), LONGEST_WINDOW, limit)
-
-
-def _is_chinese(examples: Sequence[Example]) -> bool:
-    """Say whether most of what is asked has Chinese characters in it."""
-    n = sum(any("\u4e00" <= character <= "\u9fff" for character in _join(example)) for example in examples)
-    return 2 * n > len(examples)
-
-
-def _join(example: Example) -> str:
-    return " ".join(texts_of(example.text))
