@@ -13,6 +13,8 @@ from millis.cli.reading import (
     LabelColumn,
     Layout,
     Overlaps,
+    PassagePrefix,
+    QueryPrefix,
     Scheme,
     Separator,
     Strays,
@@ -45,6 +47,8 @@ def command(
     out_of_scope: Annotated[str | None, typer.Option(help="As for fit.")] = None,
     pooling: Annotated[str | None, typer.Option(help="As for fit.")] = None,
     dimensions: Annotated[str | None, typer.Option(help="As for fit.")] = None,
+    query_prefix: QueryPrefix = None,
+    passage_prefix: PassagePrefix = None,
     seed: Annotated[int, typer.Option(help="As for fit.")] = 7,
     layout: Layout = "auto",
     scheme: Scheme = "auto",
@@ -71,6 +75,7 @@ def command(
     settings = FitSettings(
         base=base[0], out=_OUT, train=train, dev=dev, test=test, task=task, seed=seed, multi_label=multi_label,
         out_of_scope=out_of_scope, pooling=pooling, dimensions=read_numbers("dimensions", dimensions, least=1),
+        query_prefix=query_prefix, passage_prefix=passage_prefix,
         reading=ReadSettings(
             layout=layout, scheme=scheme, ends=ends, overlaps=overlaps, blanks=blanks, strays=strays,
             text_column=text_column, label_column=label_column, separator=separator,
@@ -83,6 +88,7 @@ def command(
     options: dict[str, Any] = {
         "task": task, "train": train, "dev": dev, "test": test, "base": first.name, **bounds, "rate": rate,
         "out-of-scope": out_of_scope, "pooling": pooling, "dimensions": dimensions,
+        "query-prefix": query_prefix, "passage-prefix": passage_prefix,
         "seed": seed if seed != 7 else None, "separator": separator,
         "text-column": text_column, "label-column": label_column,
         **{name: value for name, value, usual in (

@@ -13,6 +13,8 @@ from millis.cli.reading import (
     LabelColumn,
     Layout,
     Overlaps,
+    PassagePrefix,
+    QueryPrefix,
     Scheme,
     Separator,
     Strays,
@@ -99,6 +101,8 @@ def command(
     dimensions: Annotated[
         str | None, typer.Option(help="embedding: sizes that vectors can be cut to, like 256,128.")
     ] = None,
+    query_prefix: QueryPrefix = None,
+    passage_prefix: PassagePrefix = None,
     layers: Annotated[
         str | None, typer.Option(help="Layers of the base that pruned rungs may keep, like 0,2,5; chosen when missing.")
     ] = None,
@@ -148,7 +152,8 @@ def command(
         augment=tuple(augment.split(",")) if augment else (),
         prove_for_ms=read_duration_ms(prove_for, name="prove-for", unit="s"),
         multi_label=multi_label, out_of_scope=out_of_scope, balance=balance, pooling=pooling,
-        dimensions=read_numbers("dimensions", dimensions, least=1),
+        dimensions=read_numbers("dimensions", dimensions, least=1), query_prefix=query_prefix,
+        passage_prefix=passage_prefix,
         layers=read_numbers("layers", layers, least=0) if layers is not None else None, activation=activation,
         sparse=sparse,
         reading=ReadSettings(

@@ -20,6 +20,10 @@ Strays = Annotated[str, typer.Option(help="Questions whose answer does not stand
 TextColumn = Annotated[str | None, typer.Option(help="Column or key of the text, by name or number.")]
 LabelColumn = Annotated[str | None, typer.Option(help="Column or key of the label, by name or number.")]
 Separator = Annotated[str | None, typer.Option(help="Between the labels of a text that may have several.")]
+QueryPrefix = Annotated[
+    str | None, typer.Option(help="embedding: text before each query, as the base was trained with, like 'query: '.")
+]
+PassagePrefix = Annotated[str | None, typer.Option(help="embedding: text before each passage, like 'passage: '.")]
 
 
 def read_numbers(name: str, given: str | None, *, least: int) -> tuple[int, ...]:

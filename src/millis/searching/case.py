@@ -4,6 +4,7 @@ Border: reads and checks; builds and measures nothing.
 """
 
 import os
+import shlex
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -22,6 +23,7 @@ from millis.data.splits import Splits, make_splits
 from millis.errors import InvalidData, InvalidValue
 from millis.measuring.fingerprint import fingerprint
 from millis.models.bases import find_base
+from millis.models.prefixes import find_prefixes
 from millis.models.work import read_work
 from millis.searching.layout import lay_out
 from millis.searching.ledger import Ledger
@@ -62,6 +64,8 @@ class FitSettings:
             that it helps.
         pooling: for embedding, "mean" or "cls"; None takes the base's own.
         dimensions: for embedding, sizes that vectors can be cut to, beside the base's.
+        query_prefix, passage_prefix: for embedding, text before each query and before each passage, as the base was
+            trained with; None says nothing of it, and means none.
         layers: of the base's, counted from 0, that pruned rungs may keep; None leaves the choice to the search.
         activation: in pruned rungs' feed-forwards: own, relu, or auto, which is relu where a layer is faster for it.
         sparse: time the network with this share of zeros beside itself, above 0 and below 1, and tell.
@@ -95,6 +99,8 @@ class FitSettings:
     teacher: Path | None = None
     pooling: str | None = None
     dimensions: tuple[int, ...] = ()
+    query_prefix: str | None = None
+    passage_prefix: str | None = None
     layers: tuple[int, ...] | None = None
     activation: str = "own"
     sparse: float | None = None
@@ -109,6 +115,9 @@ class FitSettings:
             raise InvalidValue(
                 f"out cannot be {str(self.out)!r}: give a name of 1 to 200 printable characters, like NAME.millis."
             ) from error
+        for name in ("query_prefix", "passage_prefix"):
+            if not isinstance(getattr(self, name), str | None):
+                raise InvalidValue(f"{name} cannot be {getattr(self, name)!r}: give the text before each, or None.")
         kind = tasks[self.task]
         unknown = sorted(self.asked().keys() - kind.asked)
         if unknown:
@@ -153,6 +162,7 @@ class FitSettings:
         """Give what is asked of the task itself."""
         given: dict[str, Any] = {"multi_label": self.multi_label, "out_of_scope": self.out_of_scope}
         given |= {"pooling": self.pooling, "dimensions": self.dimensions}
+        given |= {"query_prefix": self.query_prefix, "passage_prefix": self.passage_prefix}
         return {name: value for name, value in given.items() if value}
 
     def training(self) -> TrainSettings:
@@ -240,9 +250,12 @@ def prepare(contract: Contract, settings: FitSettings, *, began: float) -> Case:
     n_layers = read_work(base).layers
     if settings.layers is not None and settings.layers[-1] >= n_layers:
         raise InvalidValue(f"layers cannot have {settings.layers[-1]} in them: this base has 0 to {n_layers - 1}.")
+    warning = _warn_of_prefixes(base, settings=settings)
+    if warning:
+        say(warning)
     laid = lay_out(base, splits, task=settings.task, asked=settings.asked())
     task = laid.task
-    notes = (*read_notes, *splits.notes, *report.warnings, *task.notes(splits.test))
+    notes = (*read_notes, *splits.notes, *report.warnings, *([warning] if warning else []), *task.notes(splits.test))
     folder = settings.out.with_name(settings.out.name.removesuffix(".millis") + ".run")
     teacher = None
     if settings.teacher is not None:
@@ -262,6 +275,19 @@ def prepare(contract: Contract, settings: FitSettings, *, began: float) -> Case:
         folder=folder, ledger=Ledger(folder, inputs=inputs), began=began, notes=notes,
         teacher=teacher,
     )  # fmt: skip
+
+
+def _warn_of_prefixes(base: Path, *, settings: FitSettings) -> str | None:
+    """Say that a base wants prefixes, where it seems so and nobody said whether there are any."""
+    is_told = settings.query_prefix is not None or settings.passage_prefix is not None
+    found = find_prefixes(base, name=settings.base) if "query_prefix" in tasks[settings.task].asked else None
+    if is_told or found is None:
+        return None
+    flags = " ".join(f"--{name}-prefix {shlex.quote(text)}" for name, text in found._asdict().items())
+    return (
+        f"base {settings.base} seems to be trained with prefixes, and finds less without them: give {flags}, or"
+        " --query-prefix '' if it was not"
+    )
 
 
 def read_splits(settings: FitSettings) -> tuple[Splits, tuple[str, ...]]:

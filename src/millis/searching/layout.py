@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from millis.bundles.bundle import TOKENIZER
-from millis.data.examples import Example, readings_of, texts_of
+from millis.data.examples import Example, options_of, readings_of, texts_of
 from millis.data.lengths import LengthHistogram, choose_buckets
 from millis.data.splits import Splits
 from millis.models.bases import check_vocabulary, longest_input, pooling_of, width_of
@@ -62,8 +62,13 @@ def lay_out(base: Path, splits: Splits, *, task: str, asked: Mapping[str, Any]) 
     kind, unknown = tasks[task], tokenizer.unknown
     lengths, n_unknown = [], 0
     n_pieces = 0
-    for reading in (reading for example in splits.train for reading in readings_of(example.text)):
-        texts = [tokenizer.encode(text).ids for text in reading]
+    prefixes = {name: str(asked.get(f"{name}_prefix", "")) for name in ("query", "passage")}
+    readings = [
+        (prefixes.get(options_of(example).get("input_type", ""), ""), *reading)
+        for example in splits.train for reading in readings_of(example.text)
+    ]  # fmt: skip
+    for prefix, first, *others in readings:
+        texts = [tokenizer.encode(text).ids for text in (prefix + first, *others)]
         lengths.append(sum(map(len, texts)) + tokenizer.n_special(len(texts)))
         n_pieces += sum(map(len, texts))
         n_unknown += sum(ids.count(unknown) for ids in texts) if unknown is not None else 0

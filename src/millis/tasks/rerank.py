@@ -105,7 +105,9 @@ class RerankTask:
     def calibrate(self, examples: Sequence[RankExample], outputs: Any) -> None:
         """Fit nothing: scores are compared with one another."""
 
-    def encode(self, text: Ranking, *, example: RankExample | None = None) -> tuple[Window, ...]:
+    def encode(
+        self, text: Ranking, *, example: RankExample | None = None, options: Mapping[str, Any] = NO_OPTIONS
+    ) -> tuple[Window, ...]:
         """Make a window of the query and each document; with an example, it carries whether it fits, int64 (1,)."""
         tokenizer = self._tokenizer
         asked = tokenizer.encode(text.query).ids[: self._room // 2]
