@@ -115,6 +115,11 @@ def width_of(folder: Path) -> int:
     return int(config.get("hidden_size") or config["dim"])
 
 
+def has_two_types(folder: Path) -> bool:
+    """Say whether a base was made to be told which of two texts a token is of."""
+    return _read_json(folder / "config.json").get("type_vocab_size") == 2
+
+
 def pooling_of(folder: Path) -> str:
     """Give how a base's hidden states are pooled to a vector: as 1_Pooling/config.json says, else by their mean.
 

@@ -19,7 +19,7 @@ from millis.backends.static import save_static
 from millis.bundles import Choice
 from millis.bundles.manifest import Step
 from millis.compiling.comparing import compare, loaded, require_exact, run_all
-from millis.compiling.onnx import export_embeddings, export_ids, load_for_export
+from millis.compiling.onnx import export_embeddings, export_ids, load_for_export, second_of
 from millis.compiling.openvino import convert_onnx
 from millis.compressing.quantize import Floor, quantize_onnx, quantize_openvino
 from millis.cores import n_cores
@@ -172,7 +172,7 @@ def _export(variant: Variant, *, folder: Path, case: Artifact, reference: Path) 
     else:
         draft = case.folder / "artifacts" / "embeddings.onnx"
         table = export_embeddings(tagger, draft)
-        convert_onnx(draft, folder, table=table.numpy())
+        convert_onnx(draft, folder, table=table.numpy(), second=second_of(tagger))
         draft.unlink()
     step = _compare(f"torch to {variant.backend}", variant, folder, case=case, reference=reference, began=began)
     return Built(folder=folder, steps=(step,))

@@ -22,7 +22,7 @@ from millis.data.readers import ReadSettings, read_labelled
 from millis.data.splits import Splits, make_splits
 from millis.errors import InvalidData, InvalidValue
 from millis.measuring.fingerprint import fingerprint
-from millis.models.bases import find_base
+from millis.models.bases import find_base, has_two_types
 from millis.models.prefixes import find_prefixes
 from millis.models.work import read_work
 from millis.searching.layout import lay_out
@@ -255,7 +255,11 @@ def prepare(contract: Contract, settings: FitSettings, *, began: float) -> Case:
         say(warning)
     laid = lay_out(base, splits, task=settings.task, asked=settings.asked())
     task = laid.task
-    notes = (*read_notes, *splits.notes, *report.warnings, *([warning] if warning else []), *task.notes(splits.test))
+    told = [warning] if warning else []
+    if task.head.separator is not None and has_two_types(base):
+        told.append("the base has two token types: the two texts of a window are told apart by them")
+        say(told[-1])
+    notes = (*read_notes, *splits.notes, *report.warnings, *told, *task.notes(splits.test))
     folder = settings.out.with_name(settings.out.name.removesuffix(".millis") + ".run")
     teacher = None
     if settings.teacher is not None:

@@ -90,7 +90,7 @@ class QaTask:
         may_have_none: bool = True,
     ) -> None:
         self.labels = tuple(labels)
-        self.head = Head(self.labels, is_across=True)
+        self.head = Head(self.labels, is_across=True, separator=tokenizer.separator)
         self.example = example if isinstance(example, Question) else msgspec.convert(example, type=Question)
         self.max_tokens = max_tokens
         self.n_pieces = tokenizer.n_vocabulary

@@ -59,7 +59,7 @@ class RerankTask:
         example: Ranking | dict[str, Any] = shown[0],
     ) -> None:
         self.labels = tuple(labels)
-        self.head = Head(self.labels, rows=1)
+        self.head = Head(self.labels, rows=1, separator=tokenizer.separator)
         self.example = example if isinstance(example, Ranking) else msgspec.convert(example, type=Ranking)
         self.max_tokens = max_tokens
         self.n_pieces = tokenizer.n_vocabulary

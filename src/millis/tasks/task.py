@@ -28,12 +28,15 @@ class Head(NamedTuple):
         rows: R; None for one row per token. With rows the outputs are R groups of C each, else C is their number.
         is_across: each output is a row, whose columns are the window's tokens: which token it is.
         pooled: "mean" or "cls" where there is no head: the base's own hidden state, pooled so, is the answer.
+        separator: where windows hold two texts, id of the token behind which the second stands: a base with two token
+            types tells them apart by it.
     """
 
     outputs: tuple[str, ...]
     rows: int | None = None
     is_across: bool = False
     pooled: str | None = None
+    separator: int | None = None
 
     def shape(self, n_tokens: int) -> tuple[int, int]:
         """Give (R, C) for a window of so many tokens."""
