@@ -12,7 +12,7 @@ import torch
 import millis
 from making import make_tokenizer
 from millis.backends import BackendSettings
-from millis.backends.encoder import SECOND
+from millis.backends.encoder import SECOND, LayerShape, shrink
 from millis.backends.segments import FILE, read_second
 from millis.bundles import Manifest, Rung, save_bundle
 from millis.compiling.comparing import compare, loaded, run_all
@@ -151,6 +151,20 @@ def test_training_on_few_rows_sees_the_same_types(tmp_path: Path) -> None:
     with rows.whole():
         assert getattr(tagger.config, SECOND) == own
     assert getattr(tagger.config, SECOND) != own
+
+
+def test_a_pruned_network_knows_them_too(tmp_path: Path) -> None:
+    folder, task = make(tmp_path)
+    tagger = load_tagger(folder)
+    shrink(tagger.network, [LayerShape(1, 20), LayerShape(2, 0)])
+    save_tagger(tagger, tmp_path / "pruned", tokenizer_file=folder / "tokenizer.json")
+    ids = ids_of(task, "rerank")
+    types = [[0] * 4 + [1] * (len(one) - 4) for one in ids]
+    wanted = [run_library(tagger.eval(), *pair).mean(0, keepdims=True) for pair in zip(ids, types, strict=True)]
+    for name, files in export(tmp_path, tmp_path / "pruned").items():
+        with loaded(name, files) as backend:
+            got = run_all(backend, ids, head=task.head)
+        assert all(np.allclose(*pair, atol=1e-4) for pair in zip(got, wanted, strict=True)), name
 
 
 def test_a_student_sees_the_same_types(tmp_path: Path) -> None:
