@@ -7,7 +7,20 @@ from typing import Annotated, Any
 import typer
 
 from millis.cli.output import Json, write_result
-from millis.cli.reading import Blanks, Ends, LabelColumn, Layout, Overlaps, Scheme, Separator, Strays, TextColumn
+from millis.cli.reading import (
+    Blanks,
+    Ends,
+    LabelColumn,
+    Layout,
+    Overlaps,
+    PassagePrefix,
+    QueryPrefix,
+    Scheme,
+    Separator,
+    Strays,
+    TextColumn,
+    read_numbers,
+)
 from millis.contract import Contract
 from millis.errors import InvalidValue
 from millis.tasks.instructing import SPEAKING
@@ -91,6 +104,8 @@ def command(
     dimensions: Annotated[
         str | None, typer.Option(help="embedding: sizes that vectors can be cut to, like 256,128.")
     ] = None,
+    query_prefix: QueryPrefix = None,
+    passage_prefix: PassagePrefix = None,
     layers: Annotated[
         str | None, typer.Option(help="Layers of the base that pruned rungs may keep, like 0,2,5; chosen when missing.")
     ] = None,
@@ -140,8 +155,9 @@ def command(
         augment=tuple(augment.split(",")) if augment else (),
         prove_for_ms=read_duration_ms(prove_for, name="prove-for", unit="s"),
         multi_label=multi_label, out_of_scope=out_of_scope, balance=balance, pooling=pooling,
-        dimensions=_read_numbers("dimensions", dimensions, least=1),
-        layers=_read_numbers("layers", layers, least=0) if layers is not None else None, activation=activation,
+        dimensions=read_numbers("dimensions", dimensions, least=1), query_prefix=query_prefix,
+        passage_prefix=passage_prefix,
+        layers=read_numbers("layers", layers, least=0) if layers is not None else None, activation=activation,
         sparse=sparse,
         reading=ReadSettings(
             layout=layout, scheme=scheme, ends=ends, overlaps=overlaps, blanks=blanks, strays=strays,
@@ -195,10 +211,3 @@ def _tell(given: Mapping[str, Any]) -> None:
         ],
         is_json=given["as_json"],
     )
-
-
-def _read_numbers(name: str, given: str | None, *, least: int) -> tuple[int, ...]:
-    parts = [part.strip() for part in given.split(",")] if given else []
-    if not all(part.isdecimal() and int(part) >= least for part in parts):
-        raise InvalidValue(f"{name} cannot be {given!r}: give whole numbers from {least} on, with commas between.")
-    return tuple(map(int, parts))
