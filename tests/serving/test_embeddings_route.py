@@ -15,7 +15,7 @@ import pytest
 import millis
 from fitting import run_millis
 from making import forge, make_fake_bundle
-from millis.errors import InvalidBundle, InvalidValue, MillisError
+from millis.errors import InvalidBundle, InvalidValue
 from millis.retrieving import add_passages, build_index
 from millis.retrieving.passages import Passage
 from millis.serving.settings import ServeSettings

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import toy
 from safetensors.torch import load_file, save_file
 
+import toy
 from backends.tiny import draw_windows
 from millis.backends.grafts import KEY, is_of_graft
 from millis.compiling.comparing import compare, loaded, run_all
