@@ -3,6 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+# Two files of tests at a time, whole fits from the first minute on.
+TWO := -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help venv demo test fast lint bench soak browser clean
 
@@ -22,10 +24,10 @@ demo: $(STAMP)  ## Run the whole loop on the data in the box; KEEP=1 leaves the 
 	$(BIN)/millis demo $(if $(KEEP),--keep)
 
 test: $(STAMP) browser lint  ## Lint, types, floors, then every test.
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TWO)
 
 fast: $(STAMP)  ## The tests that need no training, compiling or browser.
-	$(BIN)/python -m pytest -m "not slow and not browser"
+	$(BIN)/python -m pytest $(TWO) -m "not slow and not browser"
 
 lint: $(STAMP)  ## ruff, strict mypy, import floors.
 	$(BIN)/ruff check src tests benchmarks

@@ -79,7 +79,7 @@ def adapt_one(method: str, *, options: Any) -> dict[str, Any]:
     texts = [example.text for example in parts["test"]]
     fp32 = task.score(parts["test"], predict(load_tagger(result.best), task=task, texts=texts))
     table = export_embeddings(load_for_export(result.best), folder / "embeddings.onnx")
-    convert_onnx(folder / "embeddings.onnx", folder / "fp32", table=table.numpy())
+    convert_onnx(folder / "embeddings.onnx", folder / "fp32", table=table.numpy(), second=None)
     windows = [window.ids for example in parts["train"][:N_CALIBRATION] for window in task.encode(example.text)]
     quantize_openvino(folder / "fp32", folder / "int8", calibration=windows)
     with loaded("openvino", folder / "int8") as backend:

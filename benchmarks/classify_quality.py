@@ -122,7 +122,7 @@ def train_ours(base: Path, parts: Parts, *, options: Any) -> dict[str, float]:
 def score_int8(tagger: Path, parts: Parts, *, task: Any, folder: Path) -> Score:
     """Quantise a tagger as a fit does, and score it on test, compiled."""
     table = export_embeddings(load_for_export(tagger), folder / "embeddings.onnx")
-    convert_onnx(folder / "embeddings.onnx", folder / "fp32", table=table.numpy())
+    convert_onnx(folder / "embeddings.onnx", folder / "fp32", table=table.numpy(), second=None)
     step = max(len(parts.train) // 200, 1)
     calibration = [task.encode(example.text)[0].ids for example in parts.train[::step][:200]]
     quantize_openvino(folder / "fp32", folder / "int8", calibration=calibration)

@@ -98,7 +98,7 @@ def main() -> None:
         )
         seconds = time.monotonic() - began
         table = export_embeddings(load_for_export(reference.folder), folder / "model.onnx")
-        convert_onnx(folder / "model.onnx", folder / "fp32", table=table.numpy())
+        convert_onnx(folder / "model.onnx", folder / "fp32", table=table.numpy(), second=None)
         calibration = [task.encode(one.text)[0].ids for one in splits.train[:: max(len(splits.train) // N_CALIBRATION, 1)]]
         quantize_openvino(folder / "fp32", folder / "int8", calibration=calibration[:N_CALIBRATION])
         found, vectors = {}, {}

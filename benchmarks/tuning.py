@@ -1,7 +1,7 @@
 """A small language model taught one task: its answers on test before and after, through the same engine at eight bits.
 
     python benchmarks/tuning.py MODEL.gguf --set scitldr [--limit 400] [--epochs 2] [--adapt full]
-    python benchmarks/tuning.py MODEL.gguf --set tatoeba [--limit 4000]
+    python benchmarks/tuning.py MODEL.gguf --set tatoeba [--limit 4000] [--rungs 3 --max-drop 2]
 
 SciTLDR: one-sentence summaries of papers (ROUGE-L). Tatoeba: English to Chinese (chrF), split by the English side.
 Border: reads ../shared/data; keeps one JSON line in benchmarks/results/tuning.jsonl.
@@ -18,7 +18,8 @@ from millis.bundles import open_bundle
 from millis.contract import Contract
 from millis.data.dialogues import read_dialogues
 from millis.data.splits import make_splits
-from millis.searching.telling import MOST_SCORED, TellSettings, tell
+from millis.searching.hearing import MOST_SCORED
+from millis.searching.telling import TellSettings, tell
 from millis.training.settings import TrainSettings
 
 DATA = ROOT.parent / "shared" / "data"
@@ -47,6 +48,8 @@ def main() -> None:
     parser.add_argument("--scored", type=int, default=MOST_SCORED)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--adapt", default="full")
+    parser.add_argument("--rungs", type=int, default=1, help="of the ladder; layers go in the smaller ones")
+    parser.add_argument("--max-drop", type=float, default=1.0, help="points that the rung that serves may lose on dev")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--brief", action="store_true", help="a try: nothing is kept")
     asked = parser.parse_args()
@@ -59,14 +62,21 @@ def main() -> None:
             file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows[part][: most[part]]), "utf-8")
         out = Path(scratch) / "taught.millis"
         training = TrainSettings(epochs=asked.epochs, adapt=asked.adapt, seed=asked.seed)
-        _, quality = tell(Contract(p99="500 ms", rate=2), TellSettings(
-            base=asked.model, out=out, task=task, instruction=instruction, training=training, **files,
+        _, quality = tell(Contract(p99="500 ms", rate=2, max_drop=asked.max_drop), TellSettings(
+            base=asked.model, out=out, task=task, instruction=instruction, training=training, rungs=asked.rungs, **files,
         ))  # fmt: skip
         made = open_bundle(out).manifest
     told = {choice.what: (choice.choice, choice.reason) for choice in made.choices}
+    rungs = {
+        one.name: {
+            "quality": one.quality, "latency": [(row.tokens, row.p50_ms, row.p99_ms) for row in one.latency],
+            "told": {choice.what: (choice.choice, choice.reason) for choice in one.choices},
+        }
+        for one in made.rungs
+    }  # fmt: skip
     result = {
         "set": asked.set, "model": Path(asked.model).name, "rows": most, "epochs": asked.epochs, "adapt": asked.adapt,
-        "seed": asked.seed, "quality": quality, "told": told,
+        "seed": asked.seed, "quality": quality, "told": told, "rungs": rungs,
     }  # fmt: skip
     print(json.dumps(result if asked.brief else keep("tuning", result), ensure_ascii=False))
 

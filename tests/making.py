@@ -13,8 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
+import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
+from millis import cores
 from millis.backends import Batching
 from millis.backends.fake import write_fake
 from millis.bundles import Bundle, LatencyRow, Manifest, Rung, ServingShape, save_bundle
@@ -157,6 +159,18 @@ def watched(server: Supervisor) -> Iterator[Supervisor]:
     finally:
         stop.set()
         watching.join()
+
+
+def make_control_groups(folder: Path, monkeypatch: pytest.MonkeyPatch, *, version: int) -> Path:
+    """Let this process stand in the control group of a service, as Linux shows it; give the group's folder."""
+    root = folder / "cgroup"
+    service = (root if version == 2 else root / "cpu") / "system.slice/millis.service"
+    service.mkdir(parents=True)
+    controllers = "0:" if version == 2 else "4:memory:/x\n1:cpu,cpuacct"
+    (folder / "own").write_text(f"{controllers}:/system.slice/millis.service\n")
+    monkeypatch.setattr(cores, "_CGROUP", root)
+    monkeypatch.setattr(cores, "_OWN_CGROUPS", folder / "own")
+    return service
 
 
 def body(text: object) -> bytes:

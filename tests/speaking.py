@@ -29,7 +29,7 @@ def make_byte_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def make_speaker(folder: Path, *, family: str = "llama", template: str | None = TEMPLATE) -> Path:
+def make_speaker(folder: Path, *, family: str = "llama", template: str | None = TEMPLATE, n_layers: int = 2) -> Path:
     """Write a tiny model with random weights."""
     import torch
     from transformers import (
@@ -52,7 +52,7 @@ def make_speaker(folder: Path, *, family: str = "llama", template: str | None = 
     more = {"sliding_window": 64, "head_dim": 16, "query_pre_attn_scalar": 16} if family == "gemma3_text" else {}
     made = model(
         config(
-            vocab_size=258, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+            vocab_size=258, hidden_size=64, intermediate_size=128, num_hidden_layers=n_layers, num_attention_heads=4,
             num_key_value_heads=2, max_position_embeddings=256, eos_token_id=END, bos_token_id=START,
             initializer_range=0.3, **more,
         )

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
+_OWN_CGROUPS = Path("/proc/self/cgroup")
 
 
 def n_cores() -> int:
@@ -29,10 +30,25 @@ def cpu_flags() -> set[str]:
 
 
 def read_quota() -> float | None:
-    """Read the time limit of a container (cgroup v2 or v1), in cores; None without one."""
-    words = _read(_CGROUP / "cpu.max").split()
+    """Read the time limit of a container or a service (cgroup v2 or v1), in cores; None without one."""
+    return min(filter(None, map(_quota_of, cgroup_folders())), default=None)
+
+
+def cgroup_folders() -> list[Path]:
+    """Give the folders of the control groups that ration this process's time, its own first, of each version."""
+    folders = []
+    for line in _read(_OWN_CGROUPS).splitlines():
+        _, controllers, path = line.split(":", 2)
+        if not controllers or "cpu" in controllers.split(","):  # version 2 names none
+            own = (_CGROUP / "cpu" if controllers else _CGROUP) / path.lstrip("/")
+            folders += [own, *(one for one in own.parents if one.is_relative_to(_CGROUP))]
+    return list(dict.fromkeys(folders))
+
+
+def _quota_of(folder: Path) -> float | None:
+    words = _read(folder / "cpu.max").split()
     if not words:
-        words = [_read(_CGROUP / "cpu" / f"cpu.cfs_{name}_us") for name in ("quota", "period")]
+        words = [_read(folder / f"cpu.cfs_{name}_us") for name in ("quota", "period")]
     try:
         quota, period = (int(word) for word in words)
     except ValueError:  # no such file, or "max"

@@ -39,12 +39,12 @@ def write_tagger(folder: Path, *, seed: int = 1) -> Path:
 
 def write_backend_files(folder: Path, *, tagger: Path) -> dict[str, Path]:
     """Write a tagger's fp32 files for every backend: a folder by the backend's name."""
-    from millis.compiling.onnx import export_embeddings, export_ids, load_for_export
+    from millis.compiling.onnx import export_embeddings, export_ids, load_for_export, second_of
     from millis.compiling.openvino import convert_onnx
 
     loaded = load_for_export(tagger)
     table = export_embeddings(loaded, folder / "embeddings.onnx")
-    convert_onnx(folder / "embeddings.onnx", folder / "openvino", table=table.numpy())
+    convert_onnx(folder / "embeddings.onnx", folder / "openvino", table=table.numpy(), second=second_of(loaded))
     export_ids(loaded, folder / "onnxruntime" / "model.onnx")
     write_fake(folder / "fake", labels=len(LABELS))
     save_static(folder / "static", draw_static())

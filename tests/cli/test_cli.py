@@ -54,6 +54,8 @@ def test_every_command_is_in_the_docs_and_has_help() -> None:
     [
         (["inspect", "nowhere.millis"], "does not exist"),
         (["serve", "nowhere.millis"], "does not exist"),
+        (["serve", "nowhere.millis", "--max-messages-per-s", "0"], "messages_per_s cannot be 0.0"),
+        (["serve", "nowhere.millis", "--max-silent-s", "4000"], "silent_s cannot be 4000.0"),
         (["prove", "nowhere.millis"], "does not exist"),
         (["ask", "nowhere.millis", "hi"], "does not exist"),
         (["ask", "http://127.0.0.1:9", "hi"], "does not answer"),

@@ -70,6 +70,6 @@ def test_a_full_disk_is_said_in_a_sentence(n_bytes: int, files: dict[str, Path],
         export_ids(tagger, tmp_path / "ids" / "model.onnx")
     table = export_embeddings(tagger, tmp_path / "draft.onnx").numpy()
     with room_for(n_bytes), pytest.raises(RunFailed, match=r"cannot be written to ir.*MB are free on that disk"):
-        convert_onnx(tmp_path / "draft.onnx", tmp_path / "ir", table=table)
+        convert_onnx(tmp_path / "draft.onnx", tmp_path / "ir", table=table, second=None)
     assert not (tmp_path / "ids" / "model.onnx").exists()
     assert not (tmp_path / "ir").exists()

@@ -174,7 +174,7 @@ def check_files_answer_alike(tagger: Tagger, folder: Path) -> None:
     assert read_shape(again.network) == read_shape(tagger.network)
     torch.testing.assert_close(run(again), run(tagger), atol=1e-6, rtol=1e-6)
     table = export_embeddings(load_for_export(folder / "torch"), folder / "embeddings.onnx")
-    convert_onnx(folder / "embeddings.onnx", folder / "openvino", table=table.numpy())
+    convert_onnx(folder / "embeddings.onnx", folder / "openvino", table=table.numpy(), second=None)
     export_ids(load_for_export(folder / "torch"), folder / "onnxruntime" / "model.onnx")
     quantize_openvino(folder / "openvino", folder / "int8", calibration=draw_windows(20, seed=5))
     ids = draw_windows(30, seed=9)

@@ -7,11 +7,13 @@ import socket
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import msgspec
 import pytest
 
-from millis.cores import n_cores
+from making import make_control_groups
+from millis.cores import n_cores, read_quota
 from millis.measuring.fingerprint import Fingerprint, fingerprint
 
 
@@ -77,6 +79,26 @@ def test_it_tells_no_host_user_or_path() -> None:
     assert len(host) < 4 or host not in text
     assert len(getpass.getuser()) < 5 or getpass.getuser() not in text
     assert os.getcwd() not in text
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_the_tightest_quota_around_this_process_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, groups: int) -> None:
+    service = make_control_groups(tmp_path, monkeypatch, version=groups)
+    assert read_quota() is None
+
+    def ration(folder: Path, quota: str) -> None:
+        if groups == 2:
+            (folder / "cpu.max").write_text(f"{quota.replace('-1', 'max')} 100000\n")
+        else:
+            (folder / "cpu.cfs_quota_us").write_text(f"{quota}\n")
+            (folder / "cpu.cfs_period_us").write_text("100000\n")
+
+    ration(service, "-1")
+    assert read_quota() is None
+    ration(service, "150000")
+    assert read_quota() == 1.5
+    ration(service.parent, "80000")
+    assert fingerprint().quota_cores == 0.8
 
 
 def test_taking_it_imports_no_runtime() -> None:

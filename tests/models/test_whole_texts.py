@@ -80,7 +80,7 @@ def test_every_runtime_answers_alike(tmp_path: Path, kind: str, is_pruned: bool)
         wanted = run_all(backend, ids, head=head)
     assert np.abs(wanted[0] - run(tagger, ids[0])[0].numpy()).max() < 1e-5
     table = export_embeddings(load_for_export(tmp_path / "torch"), tmp_path / "embeddings.onnx")
-    convert_onnx(tmp_path / "embeddings.onnx", tmp_path / "openvino", table=table.numpy())
+    convert_onnx(tmp_path / "embeddings.onnx", tmp_path / "openvino", table=table.numpy(), second=None)
     export_ids(load_for_export(tmp_path / "torch"), tmp_path / "onnxruntime" / "model.onnx")
     for name in ("openvino", "onnxruntime"):
         with loaded(name, tmp_path / name) as backend:

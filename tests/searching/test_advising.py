@@ -4,6 +4,7 @@ import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -12,7 +13,7 @@ from fitting import make_base, make_sentences, run_millis
 from making import make_tokenizer, write_conll
 from millis.bundles import LatencyRow
 from millis.contract import Contract
-from millis.searching import timing
+from millis.searching import advising, timing
 from millis.searching.advising import advise
 from millis.searching.candidates import Variant
 from millis.searching.case import FitSettings
@@ -180,3 +181,72 @@ def test_a_call_that_was_stopped_goes_on(folder: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(FakeUntrained, "most_calls", 1_000)
     advise(settings, bases=[str(folder / "narrow")])
     assert FakeUntrained.calls == 5  # three runtimes, two threads, no layers: each once
+
+
+@pytest.fixture(scope="module")
+def pairs(folder: Path) -> Path:
+    """Questions, and queries with texts that fit and texts that do not, each of one length: one bucket."""
+    words = "maria wrote from lisbon about her order".split()
+    chance = random.Random(2)
+    texts = [" ".join(chance.sample(words, 7)) for _ in range(80)]
+    asked = [{"question": "who wrote", "context": text, "answer": "maria"} for text in texts]
+    (folder / "qa.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
+    found = [{"query": text, "positive": text[::-1], "negative": f"hello {text[::-1]}"} for text in texts]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("task", "data", "further"),
+    [("qa", "qa", {}), ("rerank", "pairs", {}), ("embedding", "pairs", {"pooling": "cls", "dimensions": (16, 8)})],
+)
+def test_an_untried_base_is_timed_for_every_task(
+    pairs: Path, task: str, data: str, further: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = FitSettings(base="", out=Path("model"), train=pairs / f"{data}.jsonl", task=task, **further)
+    (one,) = advise(settings, bases=[str(pairs / "narrow")], contract=Contract(p99="1 s"))
+    assert (one.problem, one.share, one.dev) == (None, 100, None)
+    assert 0 < one.median_ms <= one.long_ms
+    assert one.rest_ms > 0
+    monkeypatch.setattr(timing, "UntrainedBase", None)
+    assert advise(settings, bases=[str(pairs / "narrow")], contract=Contract(p99="1 s")) == [one]
+
+
+@pytest.mark.usefixtures("told")
+def test_times_of_another_head_are_not_taken_for_this_ones(pairs: Path) -> None:
+    for pooling in ("mean", "cls", "mean"):
+        settings = FitSettings(
+            base="", out=Path("model"), train=pairs / "pairs.jsonl", task="embedding", pooling=pooling
+        )
+        advise(settings, bases=[str(pairs / "narrow")])
+    assert FakeUntrained.calls == 10  # each of the two once
+
+
+def test_bases_are_tried_on_whole_groups(pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(advising, "_MOST_TRIED", 20)
+    monkeypatch.setattr(advising, "_MOST_JUDGED", 3)
+    seen: list[Sequence[Any]] = []
+
+    def note(*_: object, train: Sequence[Any], dev: Sequence[Any], **__: object) -> Any:
+        seen.extend((train, dev))
+        return SimpleNamespace(dev_score=SimpleNamespace(value=50.0))
+
+    monkeypatch.setattr(loop, "train", note)
+    settings = FitSettings(base="", out=Path("model"), train=pairs / "pairs.jsonl", task="embedding")
+    monkeypatch.setattr(timing, "UntrainedBase", FakeUntrained)
+    (one,) = advise(settings, bases=[str(pairs / "narrow")], try_epochs=1)
+    assert one.dev == 50
+    for part, most in zip(seen, (20, 3), strict=True):
+        texts = {example.text for example in part}
+        assert any(example.positives for example in part)
+        assert all(text in texts for example in part for text in example.positives)
+        assert len(part) <= most
+
+
+def test_the_fit_for_vectors_is_named_as_it_was_asked(pairs: Path) -> None:
+    done = run_millis(
+        "advise", "--task", "embedding", "--train", pairs / "pairs.jsonl", "--base", pairs / "narrow",
+        "--p99", "1 s", "--pooling", "cls", "--dimensions", "16,8",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "--pooling cls --dimensions 16,8" in done.stdout.splitlines()[-1]

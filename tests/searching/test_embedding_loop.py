@@ -11,6 +11,7 @@ import millis
 from fitting import FILLERS, make_base, run_millis
 from millis.models.prediction import predict
 from millis.models.taggers import load_tagger
+from millis.searching.case import Case, FitSettings, prepare
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +35,7 @@ def test_a_base_as_it_is_goes_through_the_loop_and_is_searched(tmp_path: Path) -
     done = run_millis(
         "fit", "--task", "embedding", *files, "--base", make_base(tmp_path / "base"), "--p99", "500 ms", "--rate", "250", "--prove-for", "2 s",
         "--max-drop", "20", "--rungs", "1", "--epochs", "0", "--pooling", "cls", "--dimensions", "32,16",
-        "-o", tmp_path / "emb.millis", "--json",
+        "--query-prefix", "who wrote ", "--passage-prefix", "x ", "-o", tmp_path / "emb.millis", "--json",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     document = json.loads(done.stdout)
@@ -42,14 +43,39 @@ def test_a_base_as_it_is_goes_through_the_loop_and_is_searched(tmp_path: Path) -
     assert {"queries", "queries, 32 dimensions", "queries, 16 dimensions"} <= document["quality"]["by_label"].keys()
     settings = millis.open_bundle(tmp_path / "emb.millis").manifest.task_settings
     assert (settings["pooling"], settings["dimensions"], settings["is_normalised"]) == ("cls", [64, 32, 16], True)
+    assert (settings["query_prefix"], settings["passage_prefix"]) == ("who wrote ", "x ")
     model = millis.load(tmp_path / "emb.run" / "drafts" / "openvino-fp32.millis")
     texts = ["hello world", "maria wrote from lisbon about her order"]
-    reference = predict(load_tagger(tmp_path / "emb.run" / "training" / "base"), task=model.task, texts=texts)
-    for got, want in zip(model(texts), reference, strict=True):
-        assert np.allclose(got["embedding"], want["embedding"], atol=1e-4)
+    tagger = load_tagger(tmp_path / "emb.run" / "training" / "base")
+    for input_type in ("query", "passage"):
+        options = [{"input_type": input_type}] * 2
+        reference = predict(tagger, task=model.task, texts=texts, options=options)
+        for got, want in zip(model(texts, input_type=input_type), reference, strict=True):
+            assert np.allclose(got["embedding"], want["embedding"], atol=1e-4)
     evaluated = run_millis("evaluate", tmp_path / "emb.millis", "--test", tmp_path / "test.jsonl")
     assert "60 queries over 120 passages" in evaluated.stdout, evaluated.stderr
     assert "mean cosine" in run_millis("inspect", tmp_path / "emb.millis").stdout
+
+
+def test_a_base_that_looks_like_e5_is_fitted_with_a_warning_unless_prefixes_are_said(tmp_path: Path) -> None:
+    train = Path(write_pairs(tmp_path / "train.jsonl", 60, seed=1))
+    prompted = make_base(tmp_path / "prompted")
+    (prompted / "config_sentence_transformers.json").write_text(json.dumps({"prompts": {"query": "ask: ", "document": ""}}))
+
+    def find(base: Path, **said: str) -> Case:
+        settings = FitSettings(base=str(base), out=tmp_path / "o.millis", train=train, task="embedding", **said)
+        return prepare(millis.Contract(p99="1 s"), settings, began=0.0)
+
+    e5 = make_base(tmp_path / "multilingual-e5-tiny")
+    warned = find(e5)
+    assert any("give --query-prefix 'query: ' --passage-prefix 'passage: '" in note for note in warned.notes)
+    assert any("--query-prefix 'ask: ' --passage-prefix ''" in note for note in find(prompted).notes)
+    told = find(e5, query_prefix="who wrote ", passage_prefix="x ")
+    assert not any("prefix" in note for note in told.notes)
+    assert sum(told.lengths) == sum(warned.lengths) + sum(2 if one.positives else 1 for one in told.splits.train)
+    for plain in (find(e5, query_prefix=""), find(make_base(tmp_path / "base5"))):
+        assert not any("prefix" in note for note in plain.notes)
+        assert plain.lengths == warned.lengths
 
 
 @pytest.mark.parametrize(

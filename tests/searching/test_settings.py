@@ -35,6 +35,8 @@ def fit(folder: Path, **settings: object) -> None:
         ({"adapt": "poetry"}, "full, lora, adalora, ia3, adapter, prefix, prompt"),
         ({"adapt": ["lora"]}, "full, lora"),
         ({"task": "poetry"}, "poetry"),
+        ({"query_prefix": "query: "}, "task ner has no setting query_prefix"),
+        ({"task": "embedding", "passage_prefix": 3}, "passage_prefix cannot be 3: give the text"),
         ({"teacher": "t", "adapt": "prefix"}, "a teacher teaches a plain network, and adapt prefix"),
         ({"speed": "high"}, "layout"),
         ({"reading": None}, "layout"),

@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from fitting import run_millis
+from millis.bundles import open_bundle
 from millis.data.dialogues import read_dialogues
 from millis.errors import InvalidData, InvalidValue
 from millis.searching.telling import TellSettings
@@ -21,16 +22,27 @@ WORDS = ("tide", "harbour", "boat", "rope", "sail", "quay", "gull", "net")
 
 
 @pytest.mark.slow
-def test_a_model_is_taught_to_translate_and_answers_better_than_its_base(tmp_path: Path) -> None:
+def test_a_model_is_taught_to_translate_with_a_smaller_rung_and_answers_better_than_its_base(tmp_path: Path) -> None:
     pairs = tmp_path / "pairs.tsv"
     pairs.write_text("".join(f"{one} {other}\t好\tnobody\n" for one in WORDS for other in WORDS if one != other), "utf-8")
-    out = tmp_path / "zh.millis"
-    flags = ("--task", "translate", "--base", make_speaker(tmp_path / "base"), "--train", pairs, "-o", out)
-    done = run_millis("fit", *flags, "--instruction", "{text}", "--epochs", "12", "--json")
+    few, out = tmp_path / "few.tsv", tmp_path / "zh.millis"
+    few.write_text("".join(pairs.read_text("utf-8").splitlines(keepends=True)[::7]), "utf-8")
+    flags = ("--task", "translate", "--base", make_speaker(tmp_path / "base", n_layers=4), "--train", pairs, "--dev", pairs, "--test", few, "-o", out)
+    ladder = ("--rungs", "2", "--max-drop", "0", "--per-token", "900 ms")
+    done = run_millis("fit", *flags, *ladder, "--instruction", "{text}", "--epochs", "12", "--json")
     assert done.returncode == 0, done.stderr[-2000:]
     quality = json.loads(done.stdout)["quality"]
     assert quality["name"] == "chrF"
     assert quality["value"] > 90 > quality["base"]
+    manifest = open_bundle(out).manifest
+    whole, smaller = manifest.rungs
+    assert (whole.name, smaller.name[5:]) == ("int8", "2of4")
+    assert [json.loads((out / one.folder / "config.json").read_text())["num_hidden_layers"] for one in manifest.rungs] == [4, 2]
+    assert quality["rung"] == manifest.rung in (whole.name, smaller.name)
+    assert whole.quality["drop"] == 0
+    assert smaller.quality["reference"] == whole.quality["value"] == quality["whole"]
+    assert all(row.p50_ms > 0 for one in manifest.rungs for row in one.latency)
+    assert [one.latency[0].tokens for one in manifest.rungs] == [1, 1]
     with Supervisor(ServeSettings(bundles=(str(out),), port=0)) as server:
         answer = httpx.post(f"{server.url}/v1/translate", json={"input": "boat sail"}, timeout=20).json()
     assert answer["results"] == [{"text": "好", "finish_reason": "stop"}]
@@ -38,13 +50,19 @@ def test_a_model_is_taught_to_translate_and_answers_better_than_its_base(tmp_pat
     assert seen.returncode == 0, seen.stderr
     assert "the base's: chrF" in seen.stdout
     assert "kept  lookup of 5: " in seen.stdout
+    assert "layers: 2 of 4" in seen.stdout
     proven = run_millis("prove", out, "--requests", "20", "--rate", "20/s")
     assert proven.returncode in (0, 3, 4), proven.stderr
-    told = run_millis("evaluate", out, "--test", pairs, "--json")
+    told = run_millis("evaluate", out, "--test", pairs, "--rung", whole.name, "--json")
     assert json.loads(told.stdout)["value"] > 90, told.stderr
+    unknown = run_millis("evaluate", out, "--test", pairs, "--rung", "fp32")
+    assert f"has no rung 'fp32': choose one of int8, {smaller.name}" in unknown.stderr
     refused = run_millis("fit", *flags, "--max-drop", "2", "--pooling", "cls", "--teacher", "x")
     assert refused.returncode == 2
     assert "--max-drop, --pooling, --teacher came, which means nothing for translate" in refused.stderr
+    deep = run_millis("fit", *flags, "--rungs", "5")
+    assert deep.returncode == 2
+    assert "5 rungs cannot be made of 4 layers" in deep.stderr
 
 
 def test_dialogues_are_read_from_lines_and_tables(tmp_path: Path) -> None:
@@ -96,6 +114,7 @@ def test_texts_are_scored_by_the_nearest_that_is_right() -> None:
         ({"training": TrainSettings(adapt="prefix")}, "choose one of full, lora, adalora"),
         ({"out": Path("there")}, "exists and is not a bundle"),
         ({"out": Path("there/file/deep/x.millis")}, "cannot stand below .*file, which is a file"),
+        ({"rungs": 0}, "a ladder has 1 or more"),
         ({"task": "sing"}, "choose one of chat, translate, summarise"),
         ({"task": "chat", "instruction": "{text}"}, "leave it out"),
         ({"instruction": "no place"}, "0 places"),

@@ -162,6 +162,23 @@ def test_a_version_that_broke_its_promise_gives_way_whether_it_took_over_or_not(
         assert "broke its contract" in workers.events[-1]
 
 
+def test_what_was_on_its_way_before_a_restart_is_judged_from_zero() -> None:
+    before = Workers(1)
+    before.ask(0, what="load", version=version())
+    before.follow()
+    before.director.hear(0, Seen(version=2, is_trial=True, n=460, n_missed=0))
+    workers = Workers(1)
+    workers.director = Director(
+        before.director.placement, send=lambda worker, told: workers.told.append((worker, told)), tell=lambda line, **_: None, n_versions=7
+    )
+    workers.director.hear(0, Ready(revision=before.director.placement.revision))
+    assert judged(workers, lambda: [Seen(version=2, is_trial=True, n=20, n_missed=0)]).trial is not None
+    assert judged(workers, lambda: [Seen(version=2, is_trial=True, n=464, n_missed=0)]).serving.number == 2
+    workers.ask(0, what="load", version=version("places", path="/models/other"))
+    workers.follow()
+    assert workers.director.placement.find("places").serving.number == 8
+
+
 def test_a_shadow_alone_never_takes_over() -> None:
     workers = Workers(1)
     workers.ask(0, what="load", version=version(), shadow_percent=20.0)

@@ -14,8 +14,8 @@ import pytest
 
 import millis
 from fitting import run_millis
-from making import make_fake_bundle
-from millis.errors import InvalidBundle, InvalidValue, MillisError
+from making import forge, make_fake_bundle
+from millis.errors import InvalidBundle, InvalidValue
 from millis.retrieving import add_passages, build_index
 from millis.retrieving.passages import Passage
 from millis.serving.settings import ServeSettings
@@ -65,6 +65,34 @@ def test_openais_client_reads_the_vectors_in_both_encodings(client: openai.OpenA
             assert np.allclose(vector, want["embedding"], atol=1e-7)
         assert answer.usage.prompt_tokens == sum(one["tokens"] for one in wanted)
         assert answer.model == "emb"
+
+
+def test_prefixes_stand_before_queries_and_passages_wherever_they_come(folder: Path, tmp_path: Path) -> None:
+    plain = millis.load(folder / "emb.millis")
+    bundle = make_fake_bundle(tmp_path, name="e5", task="embedding", buckets=(8, 32))
+    forge(bundle, task_settings={**bundle.manifest.task_settings, "query_prefix": "hello ", "passage_prefix": "world "})
+    model = millis.load(bundle.path)
+    build_index(tmp_path / "e5.index", passages=PASSAGES, model=bundle.path)
+    settings = ServeSettings(bundles=(str(bundle.path),), indexes=(str(tmp_path / "e5.index"),), port=0)
+    with Supervisor(settings) as server:
+        for input_type, before in (("query", "hello "), ("passage", "world ")):
+            (wanted,) = plain([before + "refund x"])
+            assert model("refund x", input_type=input_type) == wanted
+            for route in ("embeddings", "embedding"):
+                asked = {"input": "refund x", "input_type": input_type}
+                answer = httpx.post(f"{server.url}/v1/{route}", json=asked).json()
+                assert answer["data" if route == "embeddings" else "results"][0]["embedding"] == wanted["embedding"]
+        assert model("refund x") == plain("hello refund x"), "what says nothing is a query"
+        found = httpx.post(f"{server.url}/v1/search", json={"query": "x", "top_k": 2}).json()["results"]
+        query = plain("hello x")["embedding"]
+        cosines = {one.id: np.dot(query, plain("world " + one.text)["embedding"]) for one in PASSAGES}
+        assert {one["id"]: one["cosine"] for one in found} == pytest.approx(cosines, abs=2e-3)
+        wrong = httpx.post(f"{server.url}/v1/embeddings", json={"input": "x", "input_type": "title"})
+        assert (wrong.status_code, "input_type" in wrong.json()["error"]["message"]) == (422, True)
+    with pytest.raises(InvalidValue, match="input_type cannot be 'title'"):
+        model("x", input_type="title")
+    with pytest.raises(InvalidValue, match="this task has no option 'kind': it has dimensions, input_type"):
+        model("x", kind="query")
 
 
 def test_a_vector_is_cut_to_the_size_asked_for(client: openai.OpenAI) -> None:
@@ -190,7 +218,7 @@ def test_an_index_of_another_model_is_refused_when_the_server_starts(folder: Pat
     with pytest.raises(InvalidBundle, match=r"index faq\.index was built by model emb, and none of those served here \(other\)"):
         Supervisor(settings).__enter__()
     twice = (str(folder / "faq.index"),) * 2
-    with pytest.raises((InvalidValue, MillisError), match="two indexes are named faq"):
+    with pytest.raises(InvalidValue, match="two indexes are named faq"):
         Supervisor(ServeSettings(bundles=(str(folder / "emb.millis"),), indexes=twice, port=0)).__enter__()
 
 

@@ -13,7 +13,7 @@ from threading import Thread
 import httpx
 import pytest
 
-from making import make_fake_bundle
+from making import make_control_groups, make_fake_bundle
 from millis.errors import InvalidValue
 from millis.security.keys import KeyFile
 from millis.serving.settings import ServeSettings
@@ -94,18 +94,32 @@ def test_the_slowest_answers_of_all_workers_are_listed_with_their_stages(tmp_pat
 
 
 def test_a_pause_of_the_collector_is_found_in_the_request_that_it_held_up() -> None:
-    jitter = Jitter()
+    watching = Jitter()
     try:
         before = time.perf_counter_ns()
         kept = [[[]] for _ in range(200_000)]
         gc.collect()
         after = time.perf_counter_ns()
         assert len(kept) == 200_000
-        assert 0 < jitter.attribute(before, after)["gc"] <= (after - before) / 1e6
-        assert "gc" not in jitter.attribute(after, after + 1)
-        assert jitter.gc_ns > 0
+        assert 0 < watching.attribute(before, after)["gc"] <= (after - before) / 1e6
+        assert "gc" not in watching.attribute(after, after + 1)
+        assert watching.gc_ns > 0
     finally:
-        jitter.close()
+        watching.close()
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_what_a_quota_took_is_found_wherever_the_service_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int) -> None:
+    service = make_control_groups(tmp_path, monkeypatch, version=version)
+    stat = service / "cpu.stat"
+    stat.write_text("nr_throttled 1\nthrottled_usec 5000\n" if version == 2 else "nr_throttled 1\nthrottled_time 5000000\n")
+    watching = Jitter()
+    try:
+        began = time.perf_counter_ns()
+        stat.write_text(stat.read_text().replace("5000", "25000"))
+        assert watching.attribute(began, time.perf_counter_ns())["throttle"] == 20
+    finally:
+        watching.close()
 
 
 def test_only_the_slowest_are_kept_and_the_old_are_forgotten(tmp_path: Path) -> None:

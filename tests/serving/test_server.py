@@ -19,7 +19,7 @@ import pytest
 import millis
 from making import ask_raw, body, make_fake_bundle
 from millis.cores import n_cores, read_quota
-from millis.errors import InvalidBundle, InvalidValue
+from millis.errors import InvalidBundle, InvalidValue, MissingExtra
 from millis.security.keys import KeyFile
 from millis.serving.loading import make_version
 from millis.serving.placement import Placed, Placement
@@ -294,6 +294,15 @@ def test_what_cannot_be_served_is_refused_before_a_port_is_taken(tmp_path: Path)
     (bundle.path / "tokenizer.json").write_text("{}")
     with pytest.raises(InvalidBundle, match=r"tokenizer\.json"):
         Supervisor(ServeSettings(bundles=(same,)))
+
+
+def test_a_library_that_a_worker_misses_is_named_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "absent").mkdir()
+    (tmp_path / "absent/grpc.py").write_text("raise ImportError('grpc is not installed')")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "absent"), os.environ.get("PYTHONPATH", "")]))
+    settings = ServeSettings(bundles=(str(make_fake_bundle(tmp_path).path),), port=0, grpc_port=0)
+    with pytest.raises(MissingExtra, match=r"pip install 'millis\[grpc\]'"), Supervisor(settings):
+        pass
 
 
 def test_limits_are_the_operators_to_set(tmp_path: Path) -> None:

@@ -61,9 +61,38 @@ def test_settings_make_the_task_again(tokenizer: Tokenizer) -> None:
     assert task.with_tokenizer(tokenizer).settings == task.settings
 
 
+def test_a_prefix_says_what_a_text_serves_as(tokenizer: Tokenizer) -> None:
+    plain = make_task(tokenizer)
+    task = make_task(tokenizer, query_prefix="who wrote ", passage_prefix="x ")
+
+    def read(text: str, **options: object) -> list[int]:
+        return task.encode(text, **options)[0].ids.tolist()
+
+    query, passage = (plain.encode(text)[0].ids.tolist() for text in ("who wrote hello", "x hello"))
+    assert read("hello") == read("hello", options={"input_type": "query"}) == query
+    assert read("hello", options={"input_type": "passage"}) == passage
+    assert read("hello", example=MatchExample(text="hello", positives=("y",))) == query
+    assert read("hello", example=MatchExample(text="hello", is_passage=True)) == passage
+    both = MatchExample(text="hello", positives=("y",), is_passage=True)
+    assert read("hello", example=both) == query
+    assert task.notes([both])[0].startswith("1 texts of test are query and passage both")
+    assert make_task(tokenizer, query_prefix="x ", passage_prefix="x ").notes([both]) == ()
+    assert tasks["embedding"](tokenizer, **task.settings).settings == task.settings
+
+
+def test_every_window_of_a_long_text_begins_with_the_prefix_which_weighs_nothing(tokenizer: Tokenizer) -> None:
+    task = make_task(tokenizer, query_prefix="who wrote ")
+    windows = task.encode("hello " * 20)
+    heads = {tuple(window.ids[:3].tolist()) for window in windows}
+    assert heads == {tuple(make_task(tokenizer).encode("who wrote")[0].ids[:3].tolist())}
+    assert [len(window.ids) for window in windows] == [16, 16]
+    assert [window.places for window in windows] == [12, 12]
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
+        ({"passage_prefix": "x " * 10}, "passage_prefix has 10 pieces, and windows of 16 tokens that share 4 have room for 9"),
         ({"pooling": "max"}, "pooling cannot be 'max': choose one of mean, cls"),
         ({"dimensions": [5]}, "dimensions cannot be 5: the base's vectors have 4"),
         ({"dimensions": [0]}, "dimensions cannot be 0"),

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import toy
 from safetensors.torch import load_file, save_file
 
+import toy
 from backends.tiny import draw_windows
 from millis.backends.grafts import KEY, is_of_graft
 from millis.compiling.comparing import compare, loaded, run_all
@@ -49,7 +49,7 @@ def compile_all(tagger: Path, folder: Path) -> dict[str, Path]:
     model = load_for_export(tagger)
     export_ids(model, folder / "onnxruntime" / "model.onnx")
     table = export_embeddings(model, folder / "embeddings.onnx")
-    convert_onnx(folder / "embeddings.onnx", folder / "openvino", table=table.numpy())
+    convert_onnx(folder / "embeddings.onnx", folder / "openvino", table=table.numpy(), second=None)
     return {"torch": tagger, "onnxruntime": folder / "onnxruntime", "openvino": folder / "openvino"}
 
 

@@ -12,9 +12,10 @@ from millis.errors import InvalidValue
 from millis.models.speakers import load_speaker
 from millis.training import speech
 from millis.training.checkpoints import save_checkpoint
+from millis.training.lessons import ROW_TOKENS, Lesson, pack_rows, row_loss
 from millis.training.methods import SPEAKING_METHODS
 from millis.training.settings import TrainSettings
-from millis.training.speech import ROW_TOKENS, Lesson, pack_rows, row_loss, teach
+from millis.training.speech import teach
 from speaking import make_speaker
 
 pytestmark = pytest.mark.slow
@@ -41,6 +42,23 @@ def test_a_row_is_as_its_dialogues_alone_and_only_answers_count(model: Any) -> N
     answer = torch.from_numpy(lessons[0].ids[4:])
     plain = torch.nn.functional.cross_entropy(logits[3:-1], answer, reduction="sum")
     assert float(alone[0]) == pytest.approx(float(plain), rel=1e-4)
+
+
+def test_what_a_teacher_says_counts_as_much_as_what_is_right(model: Any, tmp_path: Path) -> None:
+    teacher = load_speaker(str(make_speaker(tmp_path / "teacher"))).model
+    for weights in teacher.parameters():
+        weights.data.mul_(0.9)
+    lessons = draw(4)
+    with torch.no_grad():
+        total, _ = row_loss(model, lessons, teacher=teacher)
+        plain, _ = row_loss(model, lessons)
+        distance = 0.0
+        for one in lessons:
+            said, wanted = (who(torch.from_numpy(one.ids)[None]).logits[0, 3:-1].softmax(-1) for who in (model, teacher))
+            distance += float((wanted * (wanted.log() - said.log())).sum())
+        same, _ = row_loss(model, lessons, teacher=model)
+    assert float(total) == pytest.approx((float(plain) + distance) / 2, rel=1e-4)
+    assert float(same) == pytest.approx(float(plain) / 2, rel=1e-5)
 
 
 def test_rows_hold_each_dialogue_once_and_no_more_than_their_room() -> None:
@@ -73,6 +91,8 @@ def test_a_run_that_ended_early_goes_on_to_the_same_weights(adapt: str, tmp_path
     (tmp_path / "parted/best.pt").unlink()
     anew = load_speaker(base).model
     assert teach(anew, draw(300), dev=draw(20), folder=tmp_path / "parted", settings=settings).perplexity == taught.perplexity
+    with pytest.raises(InvalidValue, match=r"holds another run.*teacher"):
+        teach(load_speaker(base).model, draw(300), dev=draw(20), folder=tmp_path / "parted", settings=settings, teacher=whole)
     with pytest.raises(InvalidValue, match="holds another run"):
         teach(load_speaker(base).model, draw(30), dev=draw(20), folder=tmp_path / "parted", settings=settings)
 

@@ -4,6 +4,7 @@
     wire           requests as bytes, answers from bytes, problems as errors
     client         Client: sockets that block
     async_client   AsyncClient: sockets of asyncio
+    live           Live: a WebSocket for texts that still change
 
 Border: knows HTTP and the shapes of answers; no model, no server, nothing heavy.
 """

@@ -8,10 +8,13 @@ import contextlib
 import ssl
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from millis.asking.conversation import Conversation, Lost, Questions, Send
+from millis.asking.conversation import Conversation, Lost, Questions, Send, check_deadline
 from millis.asking.wire import Answer, Asked, Reply
+
+if TYPE_CHECKING:
+    from millis.asking.live import Live
 
 T = TypeVar("T")
 
@@ -84,6 +87,33 @@ class AsyncClient:
     async def summarise(self, text: str | Sequence[str], **named: Any) -> Answer:
         """See Client.summarise."""
         return await self.ask("summarise", text, **named)
+
+    def live(
+        self, task: str, *, model: str | None = None, deadline_ms: float | None = None, **options: Any
+    ) -> "Live":
+        """Open a connection for texts that still change: /v1/live; the newest takes the place of the one before.
+
+        Usage:
+            async with client.live("translate") as live:
+                await live.send("Good mor")
+                answer = await live.send("Good morning")
+                async for delta in answer:
+                    print(delta, end="")
+
+        Args:
+            deadline_ms: of each text, told to the server, which ends the answer then.
+            options: what a message may say beside it, like max_tokens.
+        Raises:
+            InvalidValue: a deadline that cannot be.
+        """
+        from millis.asking.live import Live  # websockets, which no other question needs
+
+        check_deadline(deadline_ms)
+        said = {"task": task, "model": model, "deadline_ms": deadline_ms, **options}
+        return Live(
+            self._address, url=self._questions.url, key=self._questions.key, timeout_ms=self._questions.timeout_ms,
+            context=self._context, usual={name: value for name, value in said.items() if value is not None},
+        )  # fmt: skip
 
     async def versions(self) -> list[dict[str, Any]]:
         """See Client.versions."""

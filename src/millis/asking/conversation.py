@@ -90,25 +90,25 @@ class Questions:
                 f" {MOST_MS:.0f} ms, and 0 to 100."
             )
         self.url, self.address = url, read_address(url)
-        self._key, self._timeout_ms, self._retries = read_key(key), timeout_ms, retries
+        self.key, self.timeout_ms, self._retries = read_key(key), timeout_ms, retries
 
     def ask(
         self, task: str, text: Asked | Sequence[Asked], *, model: str | None = None, rung: str | None = None,
         fallback: bool = True, deadline_ms: float | None = None, **options: Any,
     ) -> Conversation[Answer]:  # fmt: skip
         """See `Client.ask`."""
-        _check_deadline(deadline_ms)
+        check_deadline(deadline_ms)
         document = write_document(text, model=model, rung=rung, fallback=fallback, options=options)
-        question = write_question(self.address, write_path(task), key=self._key, document=document)
+        question = write_question(self.address, write_path(task), key=self.key, document=document)
         return self._converse(question, read=read_answer, deadline_ms=deadline_ms)
 
     def search(
         self, query: str, *, index: str | None = None, deadline_ms: float | None = None, **options: Any
     ) -> Conversation[Answer]:
         """See `Client.search`."""
-        _check_deadline(deadline_ms)
+        check_deadline(deadline_ms)
         document = {"query": query, **options} | ({} if index is None else {"index": index})
-        question = write_question(self.address, write_path("search"), key=self._key, document=document)
+        question = write_question(self.address, write_path("search"), key=self.key, document=document)
         return self._converse(question, read=read_found, deadline_ms=deadline_ms)
 
     def models(self) -> Conversation[list[dict[str, Any]]]:
@@ -134,14 +134,14 @@ class Questions:
             if value is not None and not 0 <= value <= 100:  # JSON has no way to say NaN but null
                 raise InvalidValue(f"{share} cannot be {value}: give 0 to 100.")
         document = {"path": path, **{name: value for name, value in chosen.items() if value is not None}}
-        return self._change(write_question(self.address, _ADMIN, key=self._key, document=document))
+        return self._change(write_question(self.address, _ADMIN, key=self.key, document=document))
 
     def change_model(self, name: str, what: str) -> Conversation[list[dict[str, Any]]]:
         """See `Client.unload_model`, `Client.promote_model`, `Client.roll_back_model`."""
         path = f"{_ADMIN}/{quote(name, safe='')}"
         if what == "unload":
-            return self._change(write_question(self.address, path, key=self._key, method="DELETE"))
-        return self._change(write_question(self.address, f"{path}/{what}", key=self._key, method="POST"))
+            return self._change(write_question(self.address, path, key=self.key, method="DELETE"))
+        return self._change(write_question(self.address, f"{path}/{what}", key=self.key, method="POST"))
 
     def _change(self, question: Question) -> Conversation[list[dict[str, Any]]]:
         """Wait as long as loading may take, and ask once: a change that was refused is not asked for again."""
@@ -149,12 +149,12 @@ class Questions:
         return self._read(reply, read_list)
 
     def _get(self, path: str, *, read: Callable[[Reply], T]) -> Conversation[T]:
-        return self._converse(write_question(self.address, path, key=self._key), read=read, deadline_ms=None)
+        return self._converse(write_question(self.address, path, key=self.key), read=read, deadline_ms=None)
 
     def _converse(
         self, question: Question, *, read: Callable[[Reply], T], deadline_ms: float | None
     ) -> Conversation[T]:
-        allowed_ms = self._timeout_ms if deadline_ms is None else deadline_ms
+        allowed_ms = self.timeout_ms if deadline_ms is None else deadline_ms
         reply = yield from converse(
             question, url=self.url, allowed_ms=allowed_ms, retries=self._retries, tells=deadline_ms is not None
         )
@@ -169,7 +169,12 @@ class Questions:
             ) from error
 
 
-def _check_deadline(deadline_ms: float | None) -> None:
+def check_deadline(deadline_ms: float | None) -> None:
+    """Refuse what cannot be a deadline.
+
+    Raises:
+        InvalidValue: it is not above 0 and up to an hour.
+    """
     if deadline_ms is not None and not 0 < deadline_ms <= MOST_MS:
         raise InvalidValue(f"the deadline cannot be {deadline_ms} ms: give more than 0 and up to {MOST_MS:.0f}.")
 
@@ -213,7 +218,7 @@ def converse(
 def _judge(came: Reply | Lost | None, *, url: str, n_again: int, allowed_ms: float) -> tuple[MillisError, float | None]:
     """Make an error of what came, and say after how many seconds to ask again, if at all."""
     if isinstance(came, Reply):
-        refused = read_error(came, url=url)
+        refused = read_error(came.body, status=came.status, url=url)
         return refused, read_wait_s(came, refused) if came.status in (429, 503) else None
     if came is Lost.LATE:
         return _late(url, allowed_ms), None

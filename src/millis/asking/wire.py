@@ -200,12 +200,7 @@ def write_question(
     Raises:
         InvalidValue: the document cannot be JSON.
     """
-    try:
-        body = b"" if document is None else msgspec.json.encode(document)
-    except (TypeError, ValueError, RecursionError) as error:  # a lone surrogate, an object of no JSON type
-        raise InvalidValue(
-            "a text or an option cannot be written as JSON: give strings that are valid Unicode, numbers, lists."
-        ) from error
+    body = b"" if document is None else write_json(document)
     lines = [
         f"{method or ('GET' if document is None else 'POST')} {address.prefix}{path} HTTP/1.1",
         f"host: {address.authority}",
@@ -216,6 +211,20 @@ def write_question(
         "",
     ]
     return Question("\r\n".join(lines), body)
+
+
+def write_json(document: Mapping[str, Any]) -> bytes:
+    """Write a document as JSON.
+
+    Raises:
+        InvalidValue: it cannot be.
+    """
+    try:
+        return msgspec.json.encode(document)
+    except (TypeError, ValueError, RecursionError) as error:  # a lone surrogate, an object of no JSON type
+        raise InvalidValue(
+            "a text or an option cannot be written as JSON: give strings that are valid Unicode, numbers, lists."
+        ) from error
 
 
 def read_answer(reply: Reply) -> Answer:
@@ -271,11 +280,10 @@ def read_times(header: str) -> dict[str, float]:
     return times_ms
 
 
-def read_error(reply: Reply, *, url: str) -> MillisError:
+def read_error(body: bytes, *, status: int, url: str) -> MillisError:
     """Make an error of a problem: InvalidRequest with the server's sentence, slug, status and further members."""
-    status = reply.status
     try:
-        problem = msgspec.json.decode(reply.body, type=_Problem)
+        problem = msgspec.json.decode(body, type=_Problem)
     except (ValueError, RecursionError):  # msgspec's errors and bytes that are not UTF-8 are such
         return RunFailed(
             f"{url} answers {status} and gives no reason, so it is no millis server; correct the address."

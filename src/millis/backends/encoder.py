@@ -5,7 +5,8 @@ channels inside its feed-forward. Its config.json says how many under `millis_la
 folder without that key has its full shape. A part that kept nothing leaves its bias behind; a layer that is gone leaves
 nothing, and `millis_kept` says which of the base's layers the others are. `millis_rows` there says
 that its head speaks of the whole text, `millis_across` that it says which token it is, `millis_pooled` that it has
-no head and answers its own hidden state.
+no head and answers its own hidden state. `millis_second_token_id` is the separator behind which a second text begins,
+for a network whose base has two token types.
 
 Border: shapes and modules; which heads and channels go is decided in compressing. Stands beside the torch
 backend, which loads such folders, below models, which builds them. Importing it imports torch.
@@ -26,6 +27,7 @@ KEPT = "millis_kept"
 ROWS = "millis_rows"
 ACROSS = "millis_across"
 POOLED = "millis_pooled"
+SECOND = "millis_second_token_id"  # trimming a vocabulary renumbers whatever ends so
 
 _NOT_THERE = -1e4
 """The logit of a token that is padding: far below all others, and within half precision."""
@@ -240,6 +242,23 @@ def read_out(logits: torch.Tensor, mask: torch.Tensor, *, config: Any) -> torch.
     weights = mask.to(logits.dtype).unsqueeze(-1)
     mean = (logits * weights).sum(1) / weights.sum(1)
     return mean.unflatten(1, (rows, -1))
+
+
+def find_types(ids: torch.Tensor, *, config: Any) -> dict[str, torch.Tensor]:
+    """Give token types, int64 (B, T), by the name of the network's argument; nothing where it tells no texts apart.
+
+    They are read from the ids, so whoever runs a network needs to know of no more than these: 0 up to the first
+    separator, 1 behind it.
+
+    Args:
+        ids: int64 (B, T).
+        config: `millis_second_token_id` in it is the separator.
+    """
+    separator = getattr(config, SECOND, None)
+    if separator is None:
+        return {}
+    is_separator = (ids == separator).long()
+    return {"token_type_ids": (is_separator.cumsum(1) > is_separator).long()}
 
 
 def layers_of(network: Any) -> Sequence[torch.nn.Module]:

@@ -2,8 +2,8 @@
 
 The graph begins behind the word embeddings; their rows are looked up here, from one memory-mapped table that all
 lengths and all workers share. With the table inside, eight lengths of MiniLM-L6 int8 held 930 MB.
-Border: reads model.xml, model.bin, and embeddings.npy beside them or where settings say; the one file on the serving
-path that imports openvino.
+Border: reads model.xml, model.bin, second.npz where there is one (segments.py), and embeddings.npy beside them or where
+settings say; the one file on the serving path that imports openvino.
 Limits: only the CPU device is tested; gpu, npu and auto are passed on by name.
 """
 
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from millis.backends.backend import BackendSettings, Batch, Batching
+from millis.backends.segments import read_second
 from millis.errors import InvalidBundle, InvalidValue, RunFailed
 
 # Importing openvino imports its model converter, which unasked tells its maker's analytics that it was imported; nncf
@@ -75,6 +76,7 @@ class OpenVinoBackend:
         self._requests = threading.local()
         try:
             self._table = np.load(settings.table or folder / EMBEDDINGS, mmap_mode="r", allow_pickle=False)
+            self._second = read_second(folder)
             model = core.read_model(folder / FILE)
             self._has_mask = len(model.inputs) > 1  # without any head nothing asks for it
             for bucket in settings.buckets or (None,):  # not side by side: it changes the process's locale meanwhile
@@ -83,7 +85,7 @@ class OpenVinoBackend:
                     shapes = {"inputs_embeds": [1, bucket, self._table.shape[1]], "attention_mask": [1, bucket]}
                     shaped.reshape({one.any_name: shapes[one.any_name] for one in model.inputs})
                 self._compiled[bucket] = core.compile_model(shaped, device, properties)
-        except (RuntimeError, OSError, ValueError, EOFError) as error:
+        except (RuntimeError, OSError, ValueError, KeyError, EOFError) as error:
             raise InvalidBundle(
                 f"{FILE}, model.bin or {EMBEDDINGS} cannot be loaded by OpenVINO: missing, truncated, altered, or"
                 " not its format. Make the bundle anew."
@@ -96,6 +98,8 @@ class OpenVinoBackend:
         bucket = None if None in self._compiled else ids.shape[1]
         request = self._request(bucket)
         embedded = self._table[ids].astype(np.float32, copy=False)
+        if self._second is not None:
+            self._second.add(embedded, ids)
         if bucket is None or len(ids) == 1:
             return {"logits": self._infer(request, embedded, mask)}
         rows = [self._infer(request, embedded[i : i + 1], mask[i : i + 1]) for i in range(len(ids))]

@@ -13,7 +13,7 @@ from transformers import AutoModelForTokenClassification
 from transformers.utils import logging as transformers_logging
 
 from millis.backends.backend import BackendSettings, Batch, Batching
-from millis.backends.encoder import read_out, take_head_off
+from millis.backends.encoder import find_types, read_out, take_head_off
 from millis.backends.grafts import load_changed
 from millis.errors import InvalidBundle, InvalidValue
 
@@ -55,7 +55,8 @@ class TorchBackend:
         """Run one batch without gradients."""
         with torch.inference_mode():
             tensors = {name: torch.from_numpy(array).to(self._device) for name, array in batch.items()}
-            logits = self._model(**tensors).logits
+            types = find_types(tensors["input_ids"], config=self._model.config)
+            logits = self._model(**tensors, **types).logits
             logits = read_out(logits, tensors["attention_mask"], config=self._model.config)
         return {"logits": logits.float().cpu().numpy()}
 

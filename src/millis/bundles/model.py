@@ -5,7 +5,7 @@ Limits: a Model is for one thread at a time; `share` gives another thread its ow
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter_ns
@@ -21,6 +21,7 @@ from millis.bundles.cache import compiled_cache
 from millis.bundles.manifest import Rung
 from millis.errors import InvalidBundle, InvalidValue
 from millis.tasks import Task, tasks
+from millis.tasks.task import NO_OPTIONS
 from millis.tasks.tokenization import Tokenizer
 
 _N_LATELY = 4
@@ -45,6 +46,7 @@ class Model:
         model = millis.load("people.millis")
         model("EU rejects German call")          # {"entities": [...]}
         model(["one text", "another"])           # a list of the same
+        model("one text", top_k=3)               # what its task lets a request choose
     """
 
     def __init__(self, task: Task, backend: Backend, *, rung: Rung, name: str) -> None:
@@ -60,29 +62,36 @@ class Model:
         self._n_idle = 0
 
     @overload
-    def __call__(self, text: list[Any]) -> list[dict[str, Any]]: ...
+    def __call__(self, text: list[Any], **options: Any) -> list[dict[str, Any]]: ...
     @overload
-    def __call__(self, text: Any) -> dict[str, Any]: ...
-    def __call__(self, text: Any) -> dict[str, Any] | list[dict[str, Any]]:
+    def __call__(self, text: Any, **options: Any) -> dict[str, Any]: ...
+    def __call__(self, text: Any, **options: Any) -> dict[str, Any] | list[dict[str, Any]]:
         """Answer one text, or each of a list; or what else the task is asked about, as itself or as a dict.
 
+        Args:
+            options: what the task lets a request choose.
         Raises:
-            InvalidValue: not text, or text that no UTF-8 can carry.
+            InvalidValue: not text, text that no UTF-8 can carry, or a choice that there is not.
         """
+        chosen = _read_options(options, known=self.task.options) if options else NO_OPTIONS
         if isinstance(text, list):
-            return [self.answer(one).result for one in text]
-        return self.answer(text).result
+            return [self.answer(one, options=chosen).result for one in text]
+        return self.answer(text, options=chosen).result
 
-    def answer(self, text: Any) -> Answer:
-        """Answer one text, or what else the task is asked about, and account for the time."""
+    def answer(self, text: Any, *, options: Mapping[str, Any] = NO_OPTIONS) -> Answer:
+        """Answer one text, or what else the task is asked about, and account for the time.
+
+        Args:
+            options: of the task's, as a request's are once they are read.
+        """
         if not isinstance(text, self.task.asks):
             text = _read_asked(text, self.task.asks)
         began = perf_counter_ns()
-        windows = self.task.encode(text)
+        windows = self.task.encode(text, options=options)
         encoded = perf_counter_ns()
         logits = [self.run(window.ids) for window in windows]
         ran = perf_counter_ns()
-        result = self.task.decode(text, windows, logits)
+        result = self.task.decode(text, windows, logits, options)
         decoded = perf_counter_ns()
         n_tokens = sum(len(window.ids) for window in windows)
         return Answer(result, encoded - began, ran - encoded, decoded - ran, n_tokens)
@@ -172,6 +181,18 @@ def _read_asked(given: Any, asks: Any) -> Any:
     except msgspec.ValidationError as error:
         parts = ", ".join(asks.__struct_fields__)
         raise InvalidValue(f"a model for this task takes {parts} ({error}): give a dict of them, or a list.") from error
+
+
+def _read_options(given: Mapping[str, Any], *, known: Mapping[str, tuple[Any, Any]]) -> dict[str, Any]:
+    """Check what was chosen, by name the task's options."""
+    for name, value in given.items():
+        if name not in known:
+            raise InvalidValue(f"this task has no option {name!r}: it has {', '.join(known) or 'none'}.")
+        try:
+            msgspec.convert(value, type=known[name][0])
+        except msgspec.ValidationError as error:
+            raise InvalidValue(f"{name} cannot be {value!r} ({error}): give another value.") from error
+    return dict(given)
 
 
 def load(path: str | Path | Bundle, *, rung: str | None = None, streams: int = 1, cache: Path | None = None) -> Model:

@@ -7,7 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from millis.cli.output import Json, write_result
-from millis.cli.reading import Blanks, Ends, LabelColumn, Layout, Overlaps, Scheme, Separator, Strays, TextColumn
+from millis.cli.reading import (
+    Blanks,
+    Ends,
+    LabelColumn,
+    Layout,
+    Overlaps,
+    PassagePrefix,
+    QueryPrefix,
+    Scheme,
+    Separator,
+    Strays,
+    TextColumn,
+    read_numbers,
+)
 from millis.contract import Contract
 from millis.units import read_rate_per_s
 
@@ -22,7 +35,7 @@ def command(
     base: Annotated[list[str], typer.Option(help="A base as for fit; repeat it.")],
     dev: Annotated[Path | None, typer.Option(help="As for fit.")] = None,
     test: Annotated[Path | None, typer.Option(help="As for fit.")] = None,
-    task: Annotated[str, typer.Option(help="What the model is for: ner or classify.")] = "ner",
+    task: Annotated[str, typer.Option(help="What the model is for: ner, classify, qa, rerank, embedding.")] = "ner",
     p50: Annotated[str | None, typer.Option(help="Bound on the median, like '2 ms'.")] = None,
     p95: Annotated[str | None, typer.Option(help="Bound on p95.")] = None,
     p99: Annotated[str | None, typer.Option(help="Bound on p99, like '5 ms'.")] = None,
@@ -32,6 +45,10 @@ def command(
     ] = 0,
     multi_label: Annotated[bool, typer.Option("--multi-label", help="As for fit.")] = False,
     out_of_scope: Annotated[str | None, typer.Option(help="As for fit.")] = None,
+    pooling: Annotated[str | None, typer.Option(help="As for fit.")] = None,
+    dimensions: Annotated[str | None, typer.Option(help="As for fit.")] = None,
+    query_prefix: QueryPrefix = None,
+    passage_prefix: PassagePrefix = None,
     seed: Annotated[int, typer.Option(help="As for fit.")] = 7,
     layout: Layout = "auto",
     scheme: Scheme = "auto",
@@ -57,7 +74,8 @@ def command(
     contract = Contract(p50=p50, p95=p95, p99=p99, rate=rate) if has_bound else None
     settings = FitSettings(
         base=base[0], out=_OUT, train=train, dev=dev, test=test, task=task, seed=seed, multi_label=multi_label,
-        out_of_scope=out_of_scope,
+        out_of_scope=out_of_scope, pooling=pooling, dimensions=read_numbers("dimensions", dimensions, least=1),
+        query_prefix=query_prefix, passage_prefix=passage_prefix,
         reading=ReadSettings(
             layout=layout, scheme=scheme, ends=ends, overlaps=overlaps, blanks=blanks, strays=strays,
             text_column=text_column, label_column=label_column, separator=separator,
@@ -69,7 +87,9 @@ def command(
     bounds = {"p50": p50, "p95": p95, "p99": p99} if has_bound else {"p99": f"{first.easy_bound_ms} ms"}
     options: dict[str, Any] = {
         "task": task, "train": train, "dev": dev, "test": test, "base": first.name, **bounds, "rate": rate,
-        "out-of-scope": out_of_scope, "seed": seed if seed != 7 else None, "separator": separator,
+        "out-of-scope": out_of_scope, "pooling": pooling, "dimensions": dimensions,
+        "query-prefix": query_prefix, "passage-prefix": passage_prefix,
+        "seed": seed if seed != 7 else None, "separator": separator,
         "text-column": text_column, "label-column": label_column,
         **{name: value for name, value, usual in (
             ("layout", layout, "auto"), ("scheme", scheme, "auto"), ("ends", ends, "exclusive"),

@@ -37,7 +37,7 @@ def command(
 
     opened = open_bundle(bundle)
     if opened.manifest.task in SPEAKING:
-        _score_spoken(opened, test, as_json=as_json)
+        _score_spoken(opened, test, rung=rung, as_json=as_json)
         return
     settings = ReadSettings(
         layout=layout, scheme=scheme, ends=ends, overlaps=overlaps, blanks=blanks, strays=strays,
@@ -54,12 +54,12 @@ def command(
     )
 
 
-def _score_spoken(opened: "Bundle", test: Path, *, as_json: bool) -> None:
+def _score_spoken(opened: "Bundle", test: Path, *, rung: str | None, as_json: bool) -> None:
     from millis.data.dialogues import read_dialogues
-    from millis.searching.telling import score_spoken
+    from millis.searching.hearing import score_spoken
 
     dialogues = read_dialogues(test, is_chat=opened.manifest.task == CHAT)
-    score = score_spoken(opened, dialogues)
+    score = score_spoken(opened, dialogues, rung=rung)
     write_result(
         {"name": score.name, "value": score.value, "examples": len(dialogues)}, lines=[score.report], is_json=as_json
     )

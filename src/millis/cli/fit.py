@@ -7,7 +7,20 @@ from typing import Annotated, Any
 import typer
 
 from millis.cli.output import Json, write_result
-from millis.cli.reading import Blanks, Ends, LabelColumn, Layout, Overlaps, Scheme, Separator, Strays, TextColumn
+from millis.cli.reading import (
+    Blanks,
+    Ends,
+    LabelColumn,
+    Layout,
+    Overlaps,
+    PassagePrefix,
+    QueryPrefix,
+    Scheme,
+    Separator,
+    Strays,
+    TextColumn,
+    read_numbers,
+)
 from millis.contract import Contract
 from millis.errors import InvalidValue
 from millis.tasks.instructing import SPEAKING
@@ -15,7 +28,7 @@ from millis.units import read_duration_ms
 
 _SPEAKING_ONLY = frozenset({"instruction", "per_token"})
 _SPEAKING_TOO = _SPEAKING_ONLY | {
-    "train", "base", "out", "dev", "test", "task", "p99", "rate", "adapt", "epochs", "seed", "track", "as_json"
+    "train", "base", "out", "dev", "test", "task", "p99", "rate", "rungs", "adapt", "epochs", "seed", "track", "as_json"
 }  # fmt: skip
 """Flags of models that speak; the others mean nothing for them."""
 
@@ -51,7 +64,10 @@ def command(
     device: Annotated[str, typer.Option(help="cpu, or what a backend knows (untested: cuda, gpu, npu).")] = "cpu",
     memory_mb: Annotated[float | None, typer.Option(help="Bound on memory of all workers, MB.")] = None,
     within: Annotated[str | None, typer.Option(help="Stop trying after so long, like 30m.")] = None,
-    rungs: Annotated[int, typer.Option(help="Of the ladder; 1 ends when the contract is kept.")] = 3,
+    rungs: Annotated[
+        int | None,
+        typer.Option(help="Of the ladder: 3, or 1 of what speaks; 1 ends when the contract is kept."),
+    ] = None,
     tune: Annotated[int, typer.Option(help="Trainings to try with other settings; the best on dev is taken.")] = 0,
     trim_vocabulary: Annotated[
         bool, typer.Option("--trim-vocabulary", help="Keep the pieces that train uses, and single characters.")
@@ -88,6 +104,8 @@ def command(
     dimensions: Annotated[
         str | None, typer.Option(help="embedding: sizes that vectors can be cut to, like 256,128.")
     ] = None,
+    query_prefix: QueryPrefix = None,
+    passage_prefix: PassagePrefix = None,
     layers: Annotated[
         str | None, typer.Option(help="Layers of the base that pruned rungs may keep, like 0,2,5; chosen when missing.")
     ] = None,
@@ -122,7 +140,7 @@ def command(
     from millis.searching.fitting import run_fit
 
     if task in SPEAKING:
-        _refuse_all_but(_SPEAKING_TOO, context)
+        _refuse_all_but(_SPEAKING_TOO | ({"max_drop"} if (rungs or 1) > 1 else set()), context)
         _tell(context.params)
         return
     _refuse_all_but(set(context.params) - _SPEAKING_ONLY, context)
@@ -131,14 +149,15 @@ def command(
         memory_mb=memory_mb,
     )  # fmt: skip
     settings = FitSettings(
-        base=base, out=out, train=train, dev=dev, test=test, task=task, epochs=epochs, seed=seed, rungs=rungs,
-        tune=tune, adapt=adapt, unlabelled=unlabelled, domain_text=domain_text, teacher=teacher,
-        trim_vocabulary=trim_vocabulary, corpus=corpus, track=track,
+        base=base, out=out, train=train, dev=dev, test=test, task=task, epochs=epochs, seed=seed,
+        rungs=3 if rungs is None else rungs, tune=tune, adapt=adapt, unlabelled=unlabelled, domain_text=domain_text,
+        teacher=teacher, trim_vocabulary=trim_vocabulary, corpus=corpus, track=track,
         augment=tuple(augment.split(",")) if augment else (),
         prove_for_ms=read_duration_ms(prove_for, name="prove-for", unit="s"),
         multi_label=multi_label, out_of_scope=out_of_scope, balance=balance, pooling=pooling,
-        dimensions=_read_numbers("dimensions", dimensions, least=1),
-        layers=_read_numbers("layers", layers, least=0) if layers is not None else None, activation=activation,
+        dimensions=read_numbers("dimensions", dimensions, least=1), query_prefix=query_prefix,
+        passage_prefix=passage_prefix,
+        layers=read_numbers("layers", layers, least=0) if layers is not None else None, activation=activation,
         sparse=sparse,
         reading=ReadSettings(
             layout=layout, scheme=scheme, ends=ends, overlaps=overlaps, blanks=blanks, strays=strays,
@@ -172,24 +191,23 @@ def _tell(given: Mapping[str, Any]) -> None:
     epochs = 3 if given["epochs"] is None else given["epochs"]
     training = TrainSettings(epochs=epochs, seed=given["seed"], adapt=given["adapt"], tracker=given["track"])
     files: dict[str, Any] = {name: given[name] and Path(given[name]) for name in ("out", "train", "dev", "test")}
+    rungs = 1 if given["rungs"] is None else given["rungs"]
     bundle, quality = tell(
-        Contract(p99=given["p99"] or "500 ms", rate=given["rate"] or "2/s", per_token=given["per_token"]),
-        TellSettings(
-            base=given["base"], task=given["task"], instruction=given["instruction"], training=training, **files
+        Contract(
+            p99=given["p99"] or "500 ms", rate=given["rate"] or "2/s", per_token=given["per_token"],
+            max_drop=given["max_drop"] if rungs > 1 else None,
         ),
-    )
+        TellSettings(
+            base=given["base"], task=given["task"], instruction=given["instruction"], training=training, rungs=rungs,
+            **files,
+        ),
+    )  # fmt: skip
     write_result(
         {"bundle": str(bundle.path), "contract": bundle.manifest.contract, "quality": quality},
         lines=[
             f"bundle {bundle.path}: {quality['name']} {quality['value']:.2f} on test, the base {quality['base']:.2f}",
+            *([f"{quality['rung']} serves; the whole model {quality['whole']:.2f}"] if rungs > 1 else []),
             f"next: millis prove {bundle.path}, then millis serve {bundle.path}",
         ],
         is_json=given["as_json"],
     )
-
-
-def _read_numbers(name: str, given: str | None, *, least: int) -> tuple[int, ...]:
-    parts = [part.strip() for part in given.split(",")] if given else []
-    if not all(part.isdecimal() and int(part) >= least for part in parts):
-        raise InvalidValue(f"{name} cannot be {given!r}: give whole numbers from {least} on, with commas between.")
-    return tuple(map(int, parts))

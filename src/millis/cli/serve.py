@@ -45,6 +45,9 @@ def command(
     models_from: Annotated[
         list[Path] | None, typer.Option(help="Folder below which bundles may be loaded over HTTP; needs --keys.")
     ] = None,
+    state: Annotated[
+        Path | None, typer.Option(help="File that keeps what is served, for the next start to serve it; needs --keys.")
+    ] = None,
     log_format: Annotated[
         str, typer.Option(help="text, or json: a line of JSON for each event and each request, never its text.")
     ] = "text",
@@ -59,6 +62,10 @@ def command(
     max_characters: Annotated[int, typer.Option(help="Most characters in one request.")] = 50_000,
     max_head_bytes: Annotated[int, typer.Option(help="Largest head of a request: its line and headers.")] = 16_384,
     max_connections: Annotated[int, typer.Option(help="Most open connections of a worker.")] = 10_000,
+    max_messages_per_s: Annotated[float, typer.Option(help="Most messages a second on one /v1/live.")] = 30.0,
+    max_silent_s: Annotated[
+        float, typer.Option(help="Seconds after which a connection to /v1/live is closed on which nothing happens.")
+    ] = 300.0,
     as_json: Json = False,
 ) -> None:
     """Answer over HTTP until Ctrl-C or SIGTERM; what was taken is finished first.
@@ -77,10 +84,11 @@ def command(
         tls_certificate=None if tls_certificate is None else str(tls_certificate),
         tls_key=None if tls_key is None else str(tls_key),
         log_format=log_format, traces=traces,  # type: ignore[arg-type]  # settings check it
-        models_from=tuple(map(str, models_from or ())), cache_bytes=read_bytes(cache, name="cache"),
+        models_from=tuple(map(str, models_from or ())), state=None if state is None else str(state),
+        cache_bytes=read_bytes(cache, name="cache"),
         limits=Limits(
             body_bytes=max_body_bytes, texts=max_texts, characters=max_characters, head_bytes=max_head_bytes,
-            connections=max_connections,
+            connections=max_connections, messages_per_s=max_messages_per_s, silent_s=max_silent_s,
         ),
     )  # fmt: skip
     with Supervisor(settings) as server:

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from millis.backends.encoder import read_out
+from millis.backends.encoder import SECOND, read_out
+from millis.backends.segments import Second
 from millis.compiling.writing import writing
 from millis.models.taggers import Tagger, load_tagger
 
@@ -19,7 +20,7 @@ _OPSET = 17
 
 
 class _OfEmbeddings(torch.nn.Module):
-    """The same network behind its word embeddings."""
+    """The same network behind its word embeddings, every token of the first type."""
 
     def __init__(self, tagger: Tagger) -> None:
         super().__init__()
@@ -55,6 +56,15 @@ def export_embeddings(tagger: Tagger, file: Path) -> torch.Tensor:
         answer=_free_axes(tagger),
     )  # fmt: skip
     return table
+
+
+def second_of(tagger: Tagger) -> Second | None:
+    """Give what a second text's embeddings have more, which stays outside of a graph of embeddings; None without."""
+    separator = getattr(tagger.config, SECOND, None)
+    if separator is None:
+        return None
+    first, second = tagger.network.base_model.embeddings.token_type_embeddings.weight.detach().numpy()
+    return Second(int(separator), second - first)
 
 
 def _free_axes(tagger: Tagger) -> dict[int, str]:

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from millis.backends.openvino import EMBEDDINGS, FILE
+from millis.backends.segments import read_second
 from millis.bundles import Choice
 from millis.compiling.writing import writing
 from millis.compressing.sensitivity import Ease, Harm, rank_layers
@@ -64,11 +65,15 @@ def quantize_openvino(
 
     logging.getLogger("nncf").setLevel(logging.ERROR)
     table = np.load(source / EMBEDDINGS, mmap_mode="r")
+    second = read_second(source)
     names = [one.any_name for one in ov.Core().read_model(source / FILE).inputs]
 
     def batch(ids: NDArray[np.int64]) -> dict[str, Any]:
         mask = np.ones((1, len(ids)), np.int64)
-        given = {"inputs_embeds": table[ids][None].astype(np.float32), "attention_mask": mask}
+        embedded = table[ids][None].astype(np.float32)
+        if second is not None:
+            second.add(embedded, ids[None])
+        given = {"inputs_embeds": embedded, "attention_mask": mask}
         return {name: given[name] for name in names}
 
     def make(kept: Sequence[str] = (), *, is_folded: bool = True) -> Any:
@@ -88,6 +93,8 @@ def quantize_openvino(
             out.mkdir()
             ov.save_model(quantized, out / FILE, compress_to_fp16=False)
             np.save(out / EMBEDDINGS, table.astype(np.float16))
+            if second is not None:
+                second.write(out)
 
     def rank(windows: Sequence[NDArray[np.int64]]) -> list[Harm]:
         layers, ease = _ease_openvino(make(is_folded=False))

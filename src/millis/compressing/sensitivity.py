@@ -6,6 +6,7 @@ Limits: back to back, on one thread, at one length; what layers do to each other
 order must be followed is for a floor to say.
 """
 
+import shutil
 import tempfile
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from millis.backends import Backend, BackendSettings
 from millis.backends.openvino import EMBEDDINGS
+from millis.backends.segments import FILE as SECOND
 from millis.compiling.comparing import loaded
 from millis.telemetry.progress import bar
 
@@ -85,6 +87,8 @@ def rank_layers(
         loaded(backend, source, settings=settings) as floats,
         bar("layers in eight bits", total=len(layers)) as advance,
     ):
+        if (source / SECOND).is_file():
+            shutil.copy(source / SECOND, scratch)
         for done, name in enumerate(layers, 1):
             ease([one for one in layers if one != name], Path(scratch))
             with loaded(backend, Path(scratch), settings=settings) as harmed:

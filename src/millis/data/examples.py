@@ -40,6 +40,13 @@ def readings_of(asked: Asked) -> tuple[tuple[str, ...], ...]:
     return tuple((texts[0], document) for document in texts[1:]) if isinstance(asked, Ranking) else (texts,)
 
 
+def options_of(example: "Example") -> dict[str, Any]:
+    """Give what a request chooses that asks an example: of texts that are to fit one another, what it serves as."""
+    if not isinstance(example, MatchExample):
+        return {}
+    return {"input_type": "query" if example.positives else "passage"}
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Span:
     """A labelled piece of text: characters start (inclusive) to end (exclusive)."""

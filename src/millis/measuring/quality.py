@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from millis.bundles import Model
-from millis.data.examples import Example
+from millis.data.examples import Example, options_of
 from millis.tasks import Score
 from millis.telemetry.progress import bar
 
@@ -20,7 +20,7 @@ def measure_quality(model: Model, examples: Sequence[Example], *, name: str) -> 
     answers = []
     with bar(name, total=len(examples)) as advance:
         for i, example in enumerate(examples, 1):
-            answers.append(model.answer(example.text).result)
+            answers.append(model.answer(example.text, options=options_of(example)).result)
             advance(i, "")
     return model.task.score(examples, answers)
 

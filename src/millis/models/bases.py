@@ -17,6 +17,7 @@ from typing import Any
 
 from millis.bundles.cache import cache_root
 from millis.errors import InvalidBase, MissingExtra
+from millis.models.prefixes import PROMPTS
 from millis.telemetry.progress import say
 
 MODEL_TYPES = ("bert", "distilbert", "electra", "roberta", "xlm-roberta")
@@ -35,6 +36,7 @@ _HUB_FILES = (
     "merges.txt",
     "*.model",
     "special_tokens_map.json",
+    PROMPTS,
     "1_Pooling/config.json",
     "2_Dense/config.json",
 )
@@ -111,6 +113,11 @@ def width_of(folder: Path) -> int:
     """Give the width of a base's hidden states."""
     config = _read_json(folder / "config.json")
     return int(config.get("hidden_size") or config["dim"])
+
+
+def has_two_types(folder: Path) -> bool:
+    """Say whether a base was made to be told which of two texts a token is of."""
+    return _read_json(folder / "config.json").get("type_vocab_size") == 2
 
 
 def pooling_of(folder: Path) -> str:
@@ -275,7 +282,7 @@ def _with_tokenizer(folder: Path) -> Path:
     twin = cache_root() / "bases" / f"{folder.name}-{key}"
     shutil.rmtree(twin, ignore_errors=True)
     twin.mkdir(parents=True)
-    for file in (folder / "config.json", folder / _INDEX, *weights_files(folder)):
+    for file in (folder / "config.json", folder / PROMPTS, folder / _INDEX, *weights_files(folder)):
         if file.is_file():
             (twin / file.name).symlink_to(file.resolve())
     for part in ("1_Pooling", "2_Dense"):

@@ -3,7 +3,7 @@
 Border: a tagger and a task to answers; no training, no other backend.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -11,32 +11,46 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from millis.data.examples import Example, options_of
 from millis.models.taggers import Tagger
-from millis.tasks.task import Head, Task, Window
+from millis.tasks.task import NO_OPTIONS, Head, Task, Window
 from millis.telemetry.progress import bar
 
 
 def predict(
-    model: Tagger, *, task: Task, texts: Sequence[str], batch_tokens: int = 2048, name: str | None = None
-) -> list[dict[str, Any]]:
+    model: Tagger, *, task: Task, texts: Sequence[Any], options: Sequence[Mapping[str, Any]] | None = None,
+    batch_tokens: int = 2048, name: str | None = None,
+) -> list[dict[str, Any]]:  # fmt: skip
     """Answer each text, in order.
 
     Args:
+        options: what is chosen of each, as `Task.options`; None chooses nothing.
         batch_tokens: how many tokens, padding counted, run together; windows of like length do.
         name: of the bar that shows how far it is; none is shown without.
     Cost: all logits are held until the end, 4 * K bytes a token.
     """
+    chosen = options or [NO_OPTIONS] * len(texts)
+    outputs = run_windows(model, task=task, texts=texts, options=chosen, batch_tokens=batch_tokens, name=name)
     return [
-        task.decode(text, *outputs) for text, outputs in zip(texts, run_windows(model, task=task, texts=texts,
-        batch_tokens=batch_tokens, name=name), strict=True)
-    ]  # fmt: skip
+        task.decode(text, *of_text, choice) for text, of_text, choice in zip(texts, outputs, chosen, strict=True)
+    ]
+
+
+def predict_examples(
+    model: Tagger, *, task: Task, examples: Sequence[Example], name: str | None = None
+) -> list[dict[str, Any]]:
+    """Answer each example as it is to be asked, in order; the rest is as in `predict`."""
+    texts, options = [one.text for one in examples], [options_of(one) for one in examples]
+    return predict(model, task=task, texts=texts, options=options, name=name)
 
 
 def run_windows(
-    model: Tagger, *, task: Task, texts: Sequence[str], batch_tokens: int = 2048, name: str | None = None
-) -> list[tuple[tuple[Window, ...], list[NDArray[np.float32]]]]:
+    model: Tagger, *, task: Task, texts: Sequence[Any], options: Sequence[Mapping[str, Any]] | None = None,
+    batch_tokens: int = 2048, name: str | None = None,
+) -> list[tuple[tuple[Window, ...], list[NDArray[np.float32]]]]:  # fmt: skip
     """Give the windows of each text, in order, and their logits (R, C); arguments and cost are those of `predict`."""
-    by_text = [task.encode(text) for text in texts]
+    chosen = options or [NO_OPTIONS] * len(texts)
+    by_text = [task.encode(text, options=choice) for text, choice in zip(texts, chosen, strict=True)]
     windows = [window.ids for of_text in by_text for window in of_text]
     flat = iter(answer_windows(model, windows, head=task.head, batch_tokens=batch_tokens, name=name))
     return [(of_text, [next(flat) for _ in of_text]) for of_text in by_text]

@@ -16,7 +16,7 @@ from safetensors.torch import save as _to_safetensors
 from transformers import AutoConfig, AutoModelForTokenClassification
 from transformers.utils import logging as transformers_logging
 
-from millis.backends.encoder import ACROSS, POOLED, ROWS, read_out, take_head_off
+from millis.backends.encoder import ACROSS, POOLED, ROWS, SECOND, find_types, read_out, take_head_off
 from millis.backends.grafts import load_changed
 from millis.errors import InvalidBase
 from millis.models.files import write_whole
@@ -73,7 +73,8 @@ class Tagger(torch.nn.Module):
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Give logits (B, R, C) for ids and mask, int64 (B, T)."""
-        logits: torch.Tensor = self.network(input_ids=input_ids, attention_mask=attention_mask).logits
+        types = find_types(input_ids, config=self.config)
+        logits: torch.Tensor = self.network(input_ids=input_ids, attention_mask=attention_mask, **types).logits
         return read_out(logits, attention_mask, config=self.config)
 
 
@@ -145,7 +146,9 @@ def _configure(base: Path, head: Head) -> Any:
     setattr(config, _ATTENTION_DROPOUT.get(config.model_type, "attention_probs_dropout_prob"), 0.0)
     config.id2label = dict(enumerate(head.outputs))
     config.label2id = {label: i for i, label in enumerate(head.outputs)}
-    for name, value in ((ROWS, head.rows), (ACROSS, head.is_across or None), (POOLED, head.pooled)):
+    second = head.separator if getattr(config, "type_vocab_size", 0) == 2 else None
+    found = ((ROWS, head.rows), (ACROSS, head.is_across or None), (POOLED, head.pooled), (SECOND, second))
+    for name, value in found:
         if value is not None or hasattr(config, name):  # a base may have been trained with another head, or without
             setattr(config, name, value)
     return config

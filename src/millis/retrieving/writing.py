@@ -37,6 +37,7 @@ from millis.retrieving.storing import (
 from millis.telemetry.progress import bar
 
 _TASK = "embedding"
+_PASSAGE = {"input_type": "passage"}
 _MUCH_LARGER = 4
 _AT_ONCE = 64
 
@@ -144,7 +145,7 @@ def _embed(bundle: Bundle, texts: Sequence[str]) -> NDArray[np.float16]:
     def work(lane: int) -> Iterator[None]:
         for start in range(lane * _AT_ONCE, len(texts), len(lanes) * _AT_ONCE):
             for place in range(start, min(start + _AT_ONCE, len(texts))):
-                vectors[place] = lanes[lane].answer(texts[place]).result["embedding"]
+                vectors[place] = lanes[lane].answer(texts[place], options=_PASSAGE).result["embedding"]
             yield
 
     done = [0] * len(lanes)

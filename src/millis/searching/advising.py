@@ -29,13 +29,15 @@ from millis.bundles.cache import cache_root
 from millis.contract import Contract
 from millis.cores import n_cores
 from millis.data.checks import check
+from millis.data.examples import Example
 from millis.data.splits import Splits
 from millis.errors import InvalidBase, InvalidValue, RunFailed
 from millis.measuring.fingerprint import fingerprint
 from millis.models.bases import count_parameters, find_base, weights_files
 from millis.models.work import read_work
 from millis.searching.candidates import AT_EASE, SHARES, Variant, predict_percentile_ms, propose, shapes_for
-from millis.searching.case import FitSettings, LaidOut, lay_out, read_splits
+from millis.searching.case import FitSettings, read_splits
+from millis.searching.layout import LaidOut, lay_out
 from millis.telemetry.progress import Advance, bar, say
 
 _VERSION = 1
@@ -195,7 +197,7 @@ def _measure(name: str, question: Question, *, step: Callable[[int], None]) -> M
     """Time a base, or say why it cannot be used."""
     try:
         base = find_base(name)
-        laid = lay_out(base, question.splits, settings=question.settings)
+        laid = lay_out(base, question.splits, task=question.settings.task, asked=question.settings.asked())
         work = read_work(base)
         rows, variant, rest = _time(base, laid, question, step=step)
     except (InvalidBase, InvalidValue, RunFailed) as error:
@@ -268,8 +270,8 @@ def _time(
     """
     head = laid.task.head
     inputs = [
-        _VERSION, fingerprint().digest, _hash_base(base), len(head.outputs), head.rows, head.is_across,
-        laid.buckets, laid.task.max_tokens,
+        _VERSION, fingerprint().digest, _hash_base(base), len(head.outputs), head[1:], laid.buckets,
+        laid.task.max_tokens,
     ]  # fmt: skip
     predict = _predictor(laid, question)
 
@@ -315,7 +317,7 @@ def _try(one: Measured, question: Question, *, epochs: int) -> Measured:
     settings, splits = question.settings, question.splits
     chance = random.Random(settings.seed)  # noqa: S311 - which texts, not a secret
     train_part, dev_part = (
-        chance.sample(part, min(most, len(part)))
+        _draw(part, most=most, chance=chance)
         for part, most in ((splits.train, _MOST_TRIED), (splits.dev, _MOST_JUDGED))
     )
     base = find_base(one.name)
@@ -328,7 +330,7 @@ def _try(one: Measured, question: Question, *, epochs: int) -> Measured:
 
         say(f"{one.name}: {epochs} epochs on {len(train_part):,} texts, judged on {len(dev_part):,}")
         folder = cache_root() / "advice" / key
-        laid = lay_out(base, splits, settings=settings)
+        laid = lay_out(base, splits, task=settings.task, asked=settings.asked())
         try:
             result = train(
                 base, task=laid.task, train=train_part, dev=dev_part, folder=folder, settings=training,
@@ -340,6 +342,18 @@ def _try(one: Measured, question: Question, *, epochs: int) -> Measured:
         _remember(key, score)
         shutil.rmtree(folder, ignore_errors=True)
     return replace(one, dev=round(score, 2))
+
+
+def _draw(part: Sequence[Example], *, most: int, chance: random.Random) -> list[Example]:
+    """Draw examples, up to so many beside the first group; those of one group together, a query finds no others."""
+    groups: dict[str, list[Example]] = {}
+    for example in part:
+        groups.setdefault(example.group, []).append(example)
+    drawn: list[Example] = []
+    for group in chance.sample(list(groups.values()), len(groups)):
+        if not drawn or len(drawn) + len(group) <= most:
+            drawn += group
+    return drawn
 
 
 def _hash_base(base: Path) -> list[str]:

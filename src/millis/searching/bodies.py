@@ -5,12 +5,13 @@ Border: a bundle keeps how long its texts were, never the texts; so a stranger c
 
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
 from millis.bundles import Bundle
 from millis.bundles.bundle import TOKENIZER
-from millis.data.examples import Asked, Question, Ranking
+from millis.data.examples import Asked, Example, Question, Ranking, options_of
 from millis.errors import InvalidValue
 from millis.tasks import tasks
 from millis.tasks.tokenization import SpeakingTokenizer, Tokenizer
@@ -23,9 +24,17 @@ _QUESTION_TOKENS, _DOCUMENTS = 12, 20
 
 def bodies_of_texts(texts: Sequence[Asked], *, seed: int = 7) -> tuple[bytes, ...]:
     """Make a body of each text, in an order fixed by the seed."""
-    shuffled = list(texts)
-    random.Random(seed).shuffle(shuffled)  # noqa: S311 - an order, not a secret
-    return tuple(msgspec.json.encode({"input": text}) for text in shuffled)
+    return _shuffle([{"input": text} for text in texts], seed=seed)
+
+
+def bodies_of_examples(examples: Sequence[Example], *, seed: int = 7) -> tuple[bytes, ...]:
+    """Make a body that asks each example, in an order fixed by the seed."""
+    return _shuffle([{"input": one.text, **options_of(one)} for one in examples], seed=seed)
+
+
+def _shuffle(documents: list[dict[str, Any]], *, seed: int) -> tuple[bytes, ...]:
+    random.Random(seed).shuffle(documents)  # noqa: S311 - an order, not a secret
+    return tuple(msgspec.json.encode(document) for document in documents)
 
 
 def bodies_of_lengths(bundle: Bundle, *, n: int = 1_000, seed: int = 7) -> tuple[bytes, ...]:
@@ -37,13 +46,14 @@ def bodies_of_lengths(bundle: Bundle, *, n: int = 1_000, seed: int = 7) -> tuple
         raise InvalidValue(f"{bundle.name} does not say how long its texts were: give bodies to send (--bodies FILE).")
     tokens, counts = zip(*bundle.manifest.lengths, strict=True)
     asks = tasks[bundle.manifest.task].asks
+    n_prefix = len(tokenizer.encode(str(bundle.manifest.task_settings.get("query_prefix", ""))).ids)
 
     def draw(n_words: int) -> str:
         return " ".join(chance.choices(words, k=max(n_words, 1)))
 
     def make_up(n_tokens: int) -> Asked:
         if asks is str:
-            return draw(n_tokens - tokenizer.n_special(1))
+            return draw(n_tokens - tokenizer.n_special(1) - n_prefix)
         n_words = n_tokens - tokenizer.n_special(2)
         n_asked = min(_QUESTION_TOKENS, n_words // 2)
         if asks is Question:

@@ -19,21 +19,21 @@ from millis.backends.static import save_static
 from millis.bundles import Choice
 from millis.bundles.manifest import Step
 from millis.compiling.comparing import compare, loaded, require_exact, run_all
-from millis.compiling.onnx import export_embeddings, export_ids, load_for_export
+from millis.compiling.onnx import export_embeddings, export_ids, load_for_export, second_of
 from millis.compiling.openvino import convert_onnx
 from millis.compressing.quantize import Floor, quantize_onnx, quantize_openvino
 from millis.cores import n_cores
 from millis.data.examples import Example
 from millis.data.splits import Splits
 from millis.errors import RunFailed
-from millis.models.prediction import predict
+from millis.models.prediction import predict_examples
 from millis.models.taggers import build_tagger, load_tagger, save_tagger
 from millis.searching.candidates import Variant
 from millis.searching.ledger import Ledger
 from millis.tasks import Score, Task
 from millis.tasks.tokenization import Tokenizer
 from millis.telemetry.progress import say
-from millis.training.batches import encode_examples
+from millis.training.batches import encode_asked, encode_examples
 from millis.training.loop import train
 from millis.training.settings import TrainSettings
 from millis.training.static import distil_static
@@ -129,7 +129,7 @@ def score_reference(folder: Path, *, task: Task, splits: Splits) -> Reference:
     model = load_tagger(folder)
     with torch_state(0):
         dev, test = (
-            task.score(part, predict(model, task=task, texts=[one.text for one in part], name="reference's answers"))
+            task.score(part, predict_examples(model, task=task, examples=part, name="reference's answers"))
             for part in (splits.dev, splits.test)
         )
     return Reference(folder=folder, dev=dev, test=test)
@@ -172,7 +172,7 @@ def _export(variant: Variant, *, folder: Path, case: Artifact, reference: Path) 
     else:
         draft = case.folder / "artifacts" / "embeddings.onnx"
         table = export_embeddings(tagger, draft)
-        convert_onnx(draft, folder, table=table.numpy())
+        convert_onnx(draft, folder, table=table.numpy(), second=second_of(tagger))
         draft.unlink()
     step = _compare(f"torch to {variant.backend}", variant, folder, case=case, reference=reference, began=began)
     return Built(folder=folder, steps=(step,))
@@ -242,14 +242,14 @@ def _compare(name: str, variant: Variant, folder: Path, *, case: Artifact, refer
 def windows_of(case: Artifact, examples: Sequence[Example], *, n: int) -> list[NDArray[np.int64]]:
     """Give windows of up to n examples, spread over the file."""
     step = max(len(examples) // n, 1)
-    return [window.ids for example in examples[::step][:n] for window in case.task.encode(example.text)]
+    return [window.ids for one in examples[::step][:n] for window in encode_asked(case.task, one)]
 
 
 def score_backend(case: Artifact, examples: Sequence[Example], backend: Backend) -> Score:
     """Score what a loaded backend answers."""
     answers = []
     for example in examples:
-        windows = case.task.encode(example.text)
+        windows = encode_asked(case.task, example)
         logits = run_all(backend, [window.ids for window in windows], head=case.task.head)
         answers.append(case.task.decode(example.text, windows, logits))
     return case.task.score(examples, answers)

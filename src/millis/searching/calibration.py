@@ -13,7 +13,7 @@ import msgspec
 import torch
 
 from millis.bundles.manifest import Step
-from millis.models.prediction import predict, run_windows
+from millis.models.prediction import predict_examples, run_windows
 from millis.models.taggers import load_tagger, save_tagger
 from millis.searching.building import Reference
 from millis.searching.case import Case
@@ -61,7 +61,7 @@ def _score(case: Case) -> tuple[Score, Score]:
     tagger = load_tagger(case.folder / "calibrated")
     with torch_state(0):
         dev, test = (
-            case.task.score(part, predict(tagger, task=case.task, texts=[example.text for example in part]))
+            case.task.score(part, predict_examples(tagger, task=case.task, examples=part))
             for part in (case.splits.dev, case.splits.test)
         )
     return dev, test

@@ -4,8 +4,9 @@ Border: reads and checks; builds and measures nothing.
 """
 
 import os
+import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -16,38 +17,23 @@ from millis.bundles.bundle import MANIFEST, TOKENIZER, hash_file
 from millis.bundles.manifest import Name
 from millis.contract import Contract
 from millis.data.checks import check
-from millis.data.examples import Example, readings_of, texts_of
-from millis.data.lengths import LengthHistogram, choose_buckets
+from millis.data.examples import Example
 from millis.data.readers import ReadSettings, read_labelled
 from millis.data.splits import Splits, make_splits
 from millis.errors import InvalidData, InvalidValue
 from millis.measuring.fingerprint import fingerprint
-from millis.models.bases import check_vocabulary, find_base, longest_input, pooling_of, width_of
-from millis.models.work import read_work
+from millis.models.bases import find_base, has_two_types
+from millis.models.prefixes import find_prefixes
+from millis.searching.layout import lay_out
 from millis.searching.ledger import Ledger
 from millis.searching.teacher import Teacher, find_teacher
 from millis.tasks import Task, tasks
-from millis.tasks.tokenization import Tokenizer
 from millis.telemetry.progress import say
 from millis.training.augmentation import augment, check_ways
 from millis.training.methods import METHODS, check_adaptable
 from millis.training.settings import TrainSettings
 
-SHORTEST_WINDOW, LONGEST_WINDOW = 128, 256
-"""Between them lies the longest window: two short windows cost more than a long one, and texts to come may be longer
-than those of train (WNUT-17: 67 tokens at p99.9 of train, 100 at p99 of test)."""
-
-OVERLAP = 32
-_N_BUCKETS = 8
-
-_N_FINE_BUCKETS, _SURPRISE = 10, 0.1
-"""Of pruned networks, whose compiled copies are small: more lengths, also where train has few (WNUT-17's test has 100
-tokens at p99, where eight lengths chosen by train have nothing between 72 and 128)."""
-
 ACTIVATIONS = ("own", "relu", "auto")
-
-_OF_BASE: dict[str, Callable[[Path], Any]] = {"width": width_of, "pooling": pooling_of}
-"""What a task may want to know of its base."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +63,8 @@ class FitSettings:
             that it helps.
         pooling: for embedding, "mean" or "cls"; None takes the base's own.
         dimensions: for embedding, sizes that vectors can be cut to, beside the base's.
+        query_prefix, passage_prefix: for embedding, text before each query and before each passage, as the base was
+            trained with; None says nothing of it, and means none.
         layers: of the base's, counted from 0, that pruned rungs may keep; None leaves the choice to the search.
         activation: in pruned rungs' feed-forwards: own, relu, or auto, which is relu where a layer is faster for it.
         sparse: time the network with this share of zeros beside itself, above 0 and below 1, and tell.
@@ -110,6 +98,8 @@ class FitSettings:
     teacher: Path | None = None
     pooling: str | None = None
     dimensions: tuple[int, ...] = ()
+    query_prefix: str | None = None
+    passage_prefix: str | None = None
     layers: tuple[int, ...] | None = None
     activation: str = "own"
     sparse: float | None = None
@@ -124,6 +114,9 @@ class FitSettings:
             raise InvalidValue(
                 f"out cannot be {str(self.out)!r}: give a name of 1 to 200 printable characters, like NAME.millis."
             ) from error
+        for name in ("query_prefix", "passage_prefix"):
+            if not isinstance(getattr(self, name), str | None):
+                raise InvalidValue(f"{name} cannot be {getattr(self, name)!r}: give the text before each, or None.")
         kind = tasks[self.task]
         unknown = sorted(self.asked().keys() - kind.asked)
         if unknown:
@@ -168,6 +161,7 @@ class FitSettings:
         """Give what is asked of the task itself."""
         given: dict[str, Any] = {"multi_label": self.multi_label, "out_of_scope": self.out_of_scope}
         given |= {"pooling": self.pooling, "dimensions": self.dimensions}
+        given |= {"query_prefix": self.query_prefix, "passage_prefix": self.passage_prefix}
         return {name: value for name, value in given.items() if value}
 
     def training(self) -> TrainSettings:
@@ -252,12 +246,17 @@ def prepare(contract: Contract, settings: FitSettings, *, began: float) -> Case:
         splits = replace(splits, train=(*splits.train, *copies))
     base = find_base(settings.base)
     check_adaptable(base, adapt=settings.adapt)
-    n_layers = read_work(base).layers
-    if settings.layers is not None and settings.layers[-1] >= n_layers:
-        raise InvalidValue(f"layers cannot have {settings.layers[-1]} in them: this base has 0 to {n_layers - 1}.")
-    laid = lay_out(base, splits, settings=settings)
+    _check_layers_of(base, settings.layers)
+    warning = _warn_of_prefixes(base, settings=settings)
+    if warning:
+        say(warning)
+    laid = lay_out(base, splits, task=settings.task, asked=settings.asked())
     task = laid.task
-    notes = (*read_notes, *splits.notes, *report.warnings, *task.notes(splits.test))
+    told = [warning] if warning else []
+    if task.head.separator is not None and has_two_types(base):
+        told.append("the base has two token types: the two texts of a window are told apart by them")
+        say(told[-1])
+    notes = (*read_notes, *splits.notes, *report.warnings, *told, *task.notes(splits.test))
     folder = settings.out.with_name(settings.out.name.removesuffix(".millis") + ".run")
     teacher = None
     if settings.teacher is not None:
@@ -279,50 +278,17 @@ def prepare(contract: Contract, settings: FitSettings, *, began: float) -> Case:
     )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LaidOut:
-    """What a base makes of the data: the task in its pieces, and how long texts are in them.
-
-    Args:
-        lengths: tokens of each text of train, no longer than a window.
-        buckets, fine_buckets: static lengths for the whole network, and for pruned ones.
-        pieces: of a text of train, in the mean.
-        unknown: share of them that stand for what has no piece.
-    """
-
-    task: Task
-    lengths: tuple[int, ...]
-    buckets: tuple[int, ...]
-    fine_buckets: tuple[int, ...]
-    pieces: float
-    unknown: float
-
-
-def lay_out(base: Path, splits: Splits, *, settings: FitSettings) -> LaidOut:
-    """Choose windows and buckets for a base that `find_base` gave, by the texts of train."""
-    tokenizer = Tokenizer(base / TOKENIZER)
-    check_vocabulary(base, n_pieces=tokenizer.n_vocabulary)
-    kind, unknown = tasks[settings.task], tokenizer.unknown
-    lengths, n_unknown = [], 0
-    n_pieces = 0
-    for reading in (reading for example in splits.train for reading in readings_of(example.text)):
-        texts = [tokenizer.encode(text).ids for text in reading]
-        lengths.append(sum(map(len, texts)) + tokenizer.n_special(len(texts)))
-        n_pieces += sum(map(len, texts))
-        n_unknown += sum(ids.count(unknown) for ids in texts) if unknown is not None else 0
-    longest = _longest_window(lengths, limit=longest_input(base))
-    windowed = tuple(min(length, longest) for length in lengths)
-    asked = settings.asked()
-    facts = {name: find(base) for name, find in _OF_BASE.items() if name in kind.asked and name not in asked}
-    task: Task = kind.learn(
-        tokenizer, splits.train, max_tokens=longest, overlap=OVERLAP, example=kind.shown[_is_chinese(splits.train)],
-        **facts, **asked,
-    )  # fmt: skip
-    return LaidOut(
-        task=task, lengths=windowed, buckets=choose_buckets(windowed, count=_N_BUCKETS, maximum=longest),
-        fine_buckets=choose_buckets(windowed, count=_N_FINE_BUCKETS, maximum=longest, surprise=_SURPRISE),
-        pieces=n_pieces / len(lengths), unknown=n_unknown / max(n_pieces, 1),
-    )  # fmt: skip
+def _warn_of_prefixes(base: Path, *, settings: FitSettings) -> str | None:
+    """Say that a base wants prefixes, where it seems so and nobody said whether there are any."""
+    is_told = settings.query_prefix is not None or settings.passage_prefix is not None
+    found = find_prefixes(base, name=settings.base) if "query_prefix" in tasks[settings.task].asked else None
+    if is_told or found is None:
+        return None
+    flags = " ".join(f"--{name}-prefix {shlex.quote(text)}" for name, text in found._asdict().items())
+    return (
+        f"base {settings.base} seems to be trained with prefixes, and finds less without them: give {flags}, or"
+        " --query-prefix '' if it was not"
+    )
 
 
 def read_splits(settings: FitSettings) -> tuple[Splits, tuple[str, ...]]:
@@ -356,17 +322,11 @@ def _is_utf8(path: str) -> bool:
     return True
 
 
-def _longest_window(lengths: Sequence[int], *, limit: int) -> int:
-    """Take in 99.9 % of the texts whole, within reason: a multiple of 8, and what the base takes."""
-    reach = LengthHistogram.from_lengths(lengths).percentile(99.9)
-    return min(max(-(-reach // 8) * 8, SHORTEST_WINDOW), LONGEST_WINDOW, limit)
+def _check_layers_of(base: Path, layers: tuple[int, ...] | None) -> None:
+    if layers is None:
+        return
+    from millis.models.work import read_work  # loads torch, which a mistake in the data need not wait for
 
-
-def _is_chinese(examples: Sequence[Example]) -> bool:
-    """Say whether most of what is asked has Chinese characters in it."""
-    n = sum(any("\u4e00" <= character <= "\u9fff" for character in _join(example)) for example in examples)
-    return 2 * n > len(examples)
-
-
-def _join(example: Example) -> str:
-    return " ".join(texts_of(example.text))
+    n_layers = read_work(base).layers
+    if layers[-1] >= n_layers:
+        raise InvalidValue(f"layers cannot have {layers[-1]} in them: this base has 0 to {n_layers - 1}.")

@@ -16,12 +16,14 @@ from millis.bundles.profile import FILE as PROFILE
 from millis.bundles.profile import Profile
 from millis.contract import Verdict
 from millis.measuring.quality import bound_drop, measure_quality
-from millis.searching.bodies import bodies_of_texts
+from millis.searching.bodies import bodies_of_examples
 from millis.searching.building import Reference
-from millis.searching.case import OVERLAP, Case
+from millis.searching.case import Case
+from millis.searching.layout import OVERLAP
 from millis.searching.proving import Served, judge_served, make_certificate, measure_served, plan_proof, write_proof
 from millis.searching.trying import Candidate, make_manifest, parts_of, save_draft
 from millis.telemetry.progress import say
+from millis.training.batches import encode_asked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +60,7 @@ def prove_candidate(case: Case, candidate: Candidate, *, reference: Reference) -
     """Score a candidate on test and measure it under the contract; once more where nothing was measured."""
     rung = _score(case, candidate, reference=reference)
     draft = save_draft(case, rung, candidate.built, shape=candidate.shape)
-    bodies = bodies_of_texts([example.text for example in case.splits.test], seed=case.settings.seed)
+    bodies = bodies_of_examples(case.splits.test, seed=case.settings.seed)
     n_requests = plan_proof(case.contract, for_ms=case.settings.prove_for_ms)
     for is_last in (False, True):
         served = measure_served(
@@ -116,7 +118,7 @@ def save_ladder(case: Case, proven: Sequence[Proven], tried: Sequence[Candidate]
 def _profile(case: Case) -> Profile:
     """Say what ordinary requests look like, so that a server sees when they change."""
     train, dev = (
-        [window.ids for example in part for window in case.task.encode(example.text)]
+        [window.ids for example in part for window in encode_asked(case.task, example)]
         for part in (case.splits.train, case.splits.dev)
     )
     return Profile.learn(train, dev, n_pieces=case.task.n_pieces)

@@ -18,7 +18,7 @@ from millis.compiling.comparing import compare, loaded, run_all
 from millis.compressing.prune import Cost, Curves, Pruned, measure_curves, prune
 from millis.cores import n_cores
 from millis.measuring.quality import bound_drop
-from millis.models.prediction import predict
+from millis.models.prediction import predict_examples
 from millis.models.taggers import Tagger, load_tagger, save_tagger
 from millis.searching.building import Artifact, Reference, windows_of
 from millis.telemetry.progress import say
@@ -131,7 +131,7 @@ class Maker:
         case = self._case
         save_tagger(tagger, folder, tokenizer_file=case.tokenizer_file)
         with torch_state(0):
-            answers = predict(tagger, task=case.task, texts=[example.text for example in case.splits.dev])
+            answers = predict_examples(tagger, task=case.task, examples=case.splits.dev)
         with loaded("torch", folder, settings=BackendSettings(threads=n_cores())) as backend:
             difference = compare(self._wanted, run_all(backend, self._ids, head=case.task.head), head=case.task.head)
         drop, _, worst = bound_drop(self._reference.dev, case.task.score(case.splits.dev, answers))

@@ -25,7 +25,7 @@ from millis.backends import Backend, BackendSettings, backends
 from millis.backends.encoder import LayerShape, Part, find_parts, keep_layers, read_activation, shrink
 from millis.bundles import Choice
 from millis.bundles.cache import cache_root
-from millis.compiling.onnx import export_embeddings, export_ids
+from millis.compiling.onnx import export_embeddings, export_ids, second_of
 from millis.compiling.openvino import convert_onnx
 from millis.compressing.prune import sizes_of
 from millis.compressing.quantize import quantize_onnx, quantize_openvino
@@ -215,7 +215,7 @@ def build_to_time(tagger: Tagger, *, runtime: str, folder: Path) -> None:
         if backend == "openvino":
             embedded = plain / "embedded.onnx"
             table = export_embeddings(tagger, embedded)
-            convert_onnx(embedded, plain, table=table.numpy())
+            convert_onnx(embedded, plain, table=table.numpy(), second=second_of(tagger))
             if precision == "int8":
                 quantize_openvino(plain, folder / "int8", calibration=[np.full(16, 1 + i) for i in range(2)])
         else:

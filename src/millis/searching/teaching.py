@@ -23,7 +23,7 @@ from millis.searching.teacher import Teacher
 from millis.tasks import Window
 from millis.tasks.task import Head
 from millis.telemetry.progress import bar, say
-from millis.training.batches import encode_examples
+from millis.training.batches import encode_asked, encode_examples
 from millis.training.distillation import distil, distil_answers
 from millis.training.settings import TrainSettings
 from millis.training.steps import torch_state
@@ -81,7 +81,7 @@ def _ask(teacher: Teacher, *, case: Case) -> tuple[list[Window], list[Logits]]:
     if teacher.has_same_pieces:
         asked = [window for of_text in mine for window in of_text]
         return windows, _run(teacher, asked, head=head)
-    theirs = [teacher.task.encode(example.text) for example in examples]
+    theirs = [encode_asked(teacher.task, example) for example in examples]
     said = iter(_run(teacher, [window for of_text in theirs for window in of_text], head=head))
     answers: list[Logits] = []
     for of_text, of_student in zip(theirs, mine, strict=True):

@@ -3,19 +3,18 @@
     read, carve        dialogues; dev and test from train where there are none
     teach              full, lora or adalora, merged; the epoch with the least loss on dev
     pack               as `millis pack` does, the base too; the tricks of the engine are tried on dev
+    shorten            smaller rungs, where more than one is asked for
     score              the likeliest answers to test, and the base's
 
 Border: what a contract is kept by is measured by `millis prove` afterwards.
 Limits: answers are scored on the first MOST_SCORED dialogues of test.
 """
 
-import asyncio
 import copy
 import dataclasses
+import math
 import tempfile
-import time
 from collections.abc import Sequence
-from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,28 +22,25 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from millis.backends.generator import Sampling
 from millis.bundles import Bundle, Choice, save_bundle
 from millis.compressing.tricks import check_prompts
 from millis.contract import Contract
-from millis.data.dialogues import Dialogue, Turn, read_dialogues
+from millis.data.dialogues import read_dialogues
 from millis.data.splits import Splits, make_splits
 from millis.errors import InvalidData, InvalidValue
 from millis.searching.case import check_place
-from millis.serving.generating import Talker, load_talker
+from millis.searching.hearing import MOST_SCORED, answer_all, ask, encode_prompt
+from millis.searching.shortening import Course, choose_rung, make_ladder
 from millis.tasks.chat import Chat
 from millis.tasks.instructing import CHAT, SPEAKING, check_instruction
-from millis.tasks.task import Score
 from millis.tasks.wording import check_measures, score_rewritten
-from millis.telemetry.progress import bar, say
+from millis.telemetry.progress import say
 from millis.training.methods import check_speaking_method
 from millis.training.settings import TrainSettings
 
 if TYPE_CHECKING:
     from millis.compressing.packing import Prompt
     from millis.training.speech import Taught
-
-MOST_SCORED, MOST_NEW = 200, 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +51,7 @@ class TellSettings:
         base: folder in Hugging Face layout, or a .gguf file.
         task: "chat", "translate" or "summarise".
         instruction: what is asked of each text, with {text} in its place; the usual one when missing.
+        rungs: how many the ladder shall have; with more than one, layers go (searching/shortening.py).
         longest: tokens of prompt and answer; a longer dialogue is left out, and counted.
         training: as for every model.
     Raises:
@@ -69,6 +66,7 @@ class TellSettings:
     test: Path | None = None
     task: str = CHAT
     instruction: str | None = None
+    rungs: int = 1
     longest: int = 512
     context: int = 2048
     threads: int = 2
@@ -81,6 +79,8 @@ class TellSettings:
             raise InvalidValue("an instruction came for chat, whose dialogues say what to do: leave it out.")
         if self.instruction is not None:
             check_instruction(self.instruction)
+        if not (isinstance(self.rungs, int) and self.rungs >= 1):
+            raise InvalidValue(f"rungs cannot be {self.rungs!r}: a ladder has 1 or more.")
         check_speaking_method(self.training.adapt)
         check_place(self.out)
         check_measures(self.task)
@@ -90,7 +90,8 @@ def tell(contract: Contract, settings: TellSettings) -> tuple[Bundle, dict[str, 
     """Teach a model that speaks, and pack it; its quality and its base's stand in the bundle.
 
     Returns:
-        the bundle, and how good its answers to test are: name, value, and the base's value.
+        the bundle, and how good its answers to test are: name, value, the values of the base and of the whole model
+        taught, and the rung that serves.
     Raises:
         InvalidData, InvalidBase, InvalidValue: the input cannot be used; nothing was written.
         Interrupted: Ctrl-C; the same command goes on after the last finished epoch.
@@ -98,43 +99,62 @@ def tell(contract: Contract, settings: TellSettings) -> tuple[Bundle, dict[str, 
     splits = _read(settings)
     from millis.compressing.packing import pack
     from millis.models.speakers import load_speaker
-    from millis.training.speech import ROW_TOKENS, teach
+    from millis.training.lessons import ROW_TOKENS
+    from millis.training.speech import teach
 
     speaker = load_speaker(settings.base)
+    n_layers = len(speaker.model.model.layers)
+    if settings.rungs > n_layers:
+        raise InvalidValue(f"{settings.rungs} rungs cannot be made of {n_layers} layers: ask for {n_layers} at most.")
     packed: dict[str, Any] = {
-        "contract": contract, "name": Path(settings.base).name, "rungs": ("int8",), "context": settings.context,
+        "contract": contract, "name": Path(settings.base).name, "context": settings.context,
         "threads": settings.threads, "task": settings.task, "instruction": settings.instruction,
     }  # fmt: skip
     run = settings.out.with_name(settings.out.name.removesuffix(".millis") + ".run")
     with tempfile.TemporaryDirectory(prefix="millis-fit-") as scratch:
         folder = Path(scratch)
         untaught = dataclasses.replace(speaker, model=copy.deepcopy(speaker.model))  # converting may leave its marks
-        bare = pack(untaught, folder / "base.millis", **packed)
+        bare = pack(untaught, folder / "base.millis", rungs=("int8",), **packed)
         del untaught
         chat = Chat(bare.path, settings=bare.manifest.task_settings)
         longest = min(settings.longest, ROW_TOKENS, chat.context)
         train = _make_lessons(splits.train, chat, longest=longest, name="train")
         dev = _make_lessons(splits.dev, chat, longest=longest, name="dev")
-        before = _answer_all(bare, splits.test, name="the base")
+        before = answer_all(bare, splits.test, name="the base")
         taught = teach(speaker.model, train, dev=dev, folder=run / "training", settings=settings.training)
         speaker.model.eval()
-        made = pack(speaker, folder / "taught.millis", **packed, prompts=_list_prompts(splits.dev, chat))
-        after = _answer_all(made, splits.test, name="the model taught")
+        course = Course(
+            per_token_ms=contract.per_token_ms, max_drop=math.inf if contract.max_drop is None else contract.max_drop,
+            scratch=folder, run=run / "training", packed=packed, prompts=_list_prompts(splits.dev, chat),
+            train=train, dev=dev, asked_dev=splits.dev,
+            asked_test=splits.test, training=settings.training, n_rungs=settings.rungs,
+        )  # fmt: skip
+        made, ladder = make_ladder(speaker, course=course)
+        serving, why = choose_rung(ladder, max_drop=course.max_drop)
+        say(f"{serving.rung.name} serves: {why}")
         asked: Sequence[Any] = splits.test[:MOST_SCORED]
         right = [one.answers for one in asked]
-        was, score = (score_rewritten(settings.task, answers, right) for answers in (before, after))
+        was, score = score_rewritten(settings.task, before, right), ladder[0].heard.test
         say(f"on {len(right)} of test: the base {was.report}")
         say(f"on {len(right)} of test: taught {score.report}")
-        quality = {"name": score.name, "value": score.value, "base": was.value}
+        quality = {
+            "name": score.name, "value": serving.heard.test.value, "base": was.value, "whole": score.value,
+            "rung": serving.rung.name,
+        }  # fmt: skip
         choices = (
             *made.manifest.choices,
             *_note(taught, adapt=settings.training.adapt),
             Choice(what="answers to test", choice=score.report, reason=f"the base's: {was.report}; {len(right)} texts"),
+            *([Choice(what="rung", choice=serving.rung.name, reason=why)] if settings.rungs > 1 else []),
         )
         manifest = msgspec.structs.replace(
             made.manifest, name=settings.out.stem, choices=choices, notes=(*made.manifest.notes, *splits.notes),
+            rungs=tuple(one.rung for one in ladder), rung=serving.rung.name,
         )  # fmt: skip
-        parts: dict[str, Path | bytes] = {name: made.path / name for name in made.manifest.files}
+        parts: dict[str, Path | bytes] = {
+            name: made.path / name for name in made.manifest.files if not name.startswith("rungs/")
+        }
+        parts |= {one.rung.folder: one.folder for one in ladder}
         return save_bundle(settings.out, manifest=manifest, parts=parts), quality
 
 
@@ -145,12 +165,6 @@ def _note(taught: "Taught", *, adapt: str) -> tuple[Choice, ...]:
         Choice(what="training", choice=spent, reason="; ".join(taught.reasons)),
         Choice(what="dev perplexity", choice=f"{after:.2f}", reason=f"the base's is {before:.2f}"),
     )
-
-
-def score_spoken(bundle: Bundle, test: Sequence[Dialogue]) -> Score:
-    """Score a bundle's likeliest answers to the first MOST_SCORED dialogues."""
-    answers = _answer_all(bundle, test, name=bundle.name)
-    return score_rewritten(bundle.manifest.task, answers, [one.answers for one in test[: len(answers)]])
 
 
 def _read(settings: TellSettings) -> Splits:
@@ -168,7 +182,7 @@ def _read(settings: TellSettings) -> Splits:
 
 
 def _make_lessons(dialogues: Sequence[Any], chat: Chat, *, longest: int, name: str) -> list[Any]:
-    from millis.training.speech import Lesson
+    from millis.training.lessons import Lesson
 
     made, end = [], chat.end_of_answer()
     for one in dialogues:
@@ -184,15 +198,6 @@ def _make_lessons(dialogues: Sequence[Any], chat: Chat, *, longest: int, name: s
     return made
 
 
-def encode_prompt(one: Dialogue, chat: Chat) -> list[int]:
-    """Cut what is asked into ids, as a server does."""
-    return chat.encode_text(one.text) if isinstance(one.text, str) else chat.encode_messages(_write_turns(one.text))
-
-
-def _write_turns(turns: Sequence[Turn]) -> list[dict[str, str]]:
-    return [{"role": turn.role, "content": turn.content} for turn in turns]
-
-
 def _list_prompts(dialogues: Sequence[Any], chat: Chat) -> list["Prompt"] | None:
     """List what dialogues ask, to try the engine's tricks on; None where that is too little."""
     try:
@@ -200,37 +205,4 @@ def _list_prompts(dialogues: Sequence[Any], chat: Chat) -> list["Prompt"] | None
     except InvalidValue as error:
         say(f"the engine's tricks are not tried: {error}")
         return None
-    return [one.text if isinstance(one.text, str) else _write_turns(one.text) for one in dialogues]
-
-
-def _answer_all(bundle: Bundle, test: Sequence[Any], *, name: str) -> list[str]:
-    """Let a bundle answer the first dialogues of test, as its server would; what does not fit gets none."""
-    talker = load_talker(bundle)
-    try:
-        return asyncio.run(_answer(talker, test[:MOST_SCORED], name=name))
-    finally:
-        talker.close()
-
-
-async def _answer(talker: Talker, test: Sequence[Dialogue], *, name: str) -> list[str]:
-    done = 0
-    with bar(f"answers of {name}", total=len(test)) as advance:
-
-        async def answer(one: Dialogue) -> str:
-            nonlocal done
-            ids = encode_prompt(one, talker.chat)
-            room = talker.chat.context - len(ids)
-            text = ""
-            if room > 0:
-                sampling = Sampling(max_tokens=min(MOST_NEW, room), stop_ids=talker.chat.stop_ids)
-                async with aclosing(talker.answer(ids, sampling=sampling, stops=())) as parts:
-                    async for part in parts:
-                        text += part.text
-            done += 1
-            advance(done, "")
-            return text.strip()
-
-        began = time.perf_counter()
-        answers = await asyncio.gather(*(answer(one) for one in test))
-        say(f"{name}: {len(test)} answers in {time.perf_counter() - began:.1f} s")
-        return answers
+    return [ask(one) for one in dialogues]

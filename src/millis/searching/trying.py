@@ -22,7 +22,7 @@ from millis.measuring.fingerprint import fingerprint
 from millis.measuring.quality import measure_quality
 from millis.measuring.table import measure_table
 from millis.models.work import read_work
-from millis.searching.bodies import bodies_of_texts
+from millis.searching.bodies import bodies_of_examples
 from millis.searching.building import Artifact, Built, Reference, build_artifact
 from millis.searching.candidates import STATIC, Variant, mean_ms, predict_percentile_ms, propose, shapes_for
 from millis.searching.case import Case
@@ -217,7 +217,7 @@ def probe(case: Case, fresh: Sequence[Candidate], *, known: Sequence[Candidate] 
 
     Candidates that keep the quality on dev come by their time over HTTP, then those only predicted, then the rest.
     """
-    bodies = bodies_of_texts([example.text for example in case.splits.dev], seed=case.settings.seed)
+    bodies = bodies_of_examples(case.splits.dev, seed=case.settings.seed)
     likely = sorted(fresh, key=lambda one: (not one.keeps_quality(case.contract), one.predicted_ms))
     likeliest = {one.rung.name: one for one in reversed(likely)}  # of each rung's layouts; tables know no crowded cache
     seen: dict[str, Candidate] = {one.name: one for one in (*known, *fresh)}

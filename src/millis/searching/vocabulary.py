@@ -17,7 +17,7 @@ from millis.bundles.manifest import Step
 from millis.compressing.vocabulary import trim_vocabulary
 from millis.data.examples import texts_of
 from millis.data.plain import read_plain
-from millis.models.prediction import predict
+from millis.models.prediction import predict_examples
 from millis.models.taggers import load_tagger
 from millis.searching.building import Reference
 from millis.searching.case import Case
@@ -52,12 +52,13 @@ def trim_reference(case: Case, reference: Reference) -> tuple[Case, Reference]:
 def _trim(case: Case, reference: Reference, folder: Path) -> dict[str, Any]:
     began = time.monotonic()
     texts = [text for example in case.splits.train for text in texts_of(example.text)]
+    texts += [prefix for prefix in (case.settings.query_prefix, case.settings.passage_prefix) if prefix]
     if case.settings.corpus is not None:
         texts += read_plain(case.settings.corpus)
     trimmed = trim_vocabulary(reference.folder, folder, texts=texts)
     task = case.task.with_tokenizer(Tokenizer(folder / TOKENIZER))
     with torch_state(0):
-        answers = predict(load_tagger(folder), task=task, texts=[example.text for example in case.splits.dev])
+        answers = predict_examples(load_tagger(folder), task=task, examples=case.splits.dev)
     return {
         "step": Step(
             step=f"vocabulary trimmed from {trimmed.pieces_before:,} to {trimmed.pieces_after:,} pieces",

@@ -13,7 +13,7 @@ import numpy as np
 
 from millis.backends import BackendSettings
 from millis.compiling.comparing import loaded
-from millis.compiling.onnx import export_embeddings, load_for_export
+from millis.compiling.onnx import export_embeddings, load_for_export, second_of
 from millis.compiling.openvino import convert_onnx
 from millis.compressing.quantize import quantize_openvino
 from millis.compressing.sparse import zero_weights
@@ -49,7 +49,7 @@ def _measure(case: Case, reference: Reference, *, share: float) -> str:
     folder.mkdir(parents=True)
     sparse = zero_weights(load_for_export(reference.folder), share=share)
     table = export_embeddings(sparse, folder / "embedded.onnx")
-    convert_onnx(folder / "embedded.onnx", folder / "fp32", table=table.numpy())
+    convert_onnx(folder / "embedded.onnx", folder / "fp32", table=table.numpy(), second=second_of(sparse))
     windows = windows_of(artifact, case.splits.train, n=CALIBRATION)
     quantize_openvino(folder / "fp32", folder / "int8", calibration=windows)
     variant = Variant(backend="openvino", precision="int8", is_bucketed=True)

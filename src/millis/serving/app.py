@@ -19,7 +19,9 @@ from millis.serving.embeddings import EMBEDDING, EMBEDDINGS, Embeddings
 from millis.serving.executor import Executor
 from millis.serving.gate import ON, Gate
 from millis.serving.generating import Talker
+from millis.serving.live import PATH as LIVE
 from millis.serving.live import Live
+from millis.serving.live_tasks import Typed
 from millis.serving.observing import Observer
 from millis.serving.oip import OpenInference
 from millis.serving.oip_routes import list_oip_routes, oip_paths
@@ -114,6 +116,7 @@ class App:
         others.router.redirect_slashes = False  # it would send clients wherever their Host header says
         self._routes, self._others = routes, others
         self._live.talkers = tuple(talkers)
+        self._live.routes = {task: self.make_route(LIVE, models, Typed(task)) for task, models in by_task.items()}
 
     def make_route(self, path: str, models: Mapping[str, Served], language: Language) -> TaskRoute:
         """Make a route that runs one of these models."""

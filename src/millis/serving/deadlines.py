@@ -12,7 +12,7 @@ from millis.errors import InvalidRequest
 MOST_MS = 3_600_000.0
 
 _UNITS_MS = {"H": 3_600_000.0, "M": 60_000.0, "S": 1000.0, "m": 1.0, "u": 1e-3, "n": 1e-6}
-_NAMES = (b"x-deadline-ms", b"grpc-timeout")
+NAMES = (b"x-deadline-ms", b"grpc-timeout")
 
 
 def read_deadline(
@@ -26,7 +26,7 @@ def read_deadline(
     Raises:
         InvalidRequest: not a number of milliseconds above 0 and up to an hour, or said twice.
     """
-    said = [(name, value) for name, value in headers if name in _NAMES]
+    said = [(name, value) for name, value in headers if name in NAMES]
     if len(said) + (within_ms is not None) > 1:
         raise _refuse("is said more than once", "say it once")
     if said:
@@ -36,7 +36,7 @@ def read_deadline(
 
 def _read(name: bytes, value: bytes) -> float:
     try:
-        ms = float(value) if name == _NAMES[0] else _read_grpc(value.decode("ascii"))
+        ms = float(value) if name == NAMES[0] else _read_grpc(value.decode("ascii"))
     except (ValueError, KeyError, IndexError) as error:
         advice = "give milliseconds, or digits and H, M, S, m, u or n"
         raise _refuse(f"in {name.decode()} cannot be read", advice) from error

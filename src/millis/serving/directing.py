@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from millis.errors import InvalidRequest
+from millis.errors import InvalidRequest, RunFailed
 from millis.serving.messages import Answered, Asked, Follow, Followed, Prepare, Prepared, Ready, Said, Seen, State, Told
 from millis.serving.placement import Judging, Placement, Version
 
@@ -56,19 +56,23 @@ class Director:
         placement: in the beginning.
         send: tells a worker (by process id) something.
         tell: says to people what happened.
+        n_versions: numbered so far; None where it is those of the placement.
+        keep: remembers what is served from now on; raises RunFailed where it cannot.
     """
 
     def __init__(
-        self, placement: Placement, *, send: Callable[[int, Told], None], tell: Callable[..., None]
-    ) -> None:
+        self, placement: Placement, *, send: Callable[[int, Told], None], tell: Callable[..., None],
+        n_versions: int | None = None, keep: Callable[[Placement], None] | None = None,
+    ) -> None:  # fmt: skip
         self.placement = placement
-        self._send, self._tell = send, tell
+        self._send, self._tell, self._keep = send, tell, keep
         self._workers: dict[int, int] = {}  # by process id, the revision it serves
-        self._n_versions = max(placement.versions(), default=0)
+        self._n_versions = max(placement.versions()) if n_versions is None else n_versions
         self._change: _Change | None = None
         self._asked: list[tuple[int, Asked]] = []
         self._judged: dict[str, _Judged] = {}
         self._history: dict[str, list[str]] = {}
+        self._judge_what_is_new()
 
     def hear(self, worker: int, said: Said) -> None:
         """Take what a worker says."""
@@ -188,11 +192,20 @@ class Director:
         """Every worker has it: from here on it is what is served, whoever ends meanwhile."""
         self.placement = change.wanted
         self._note(change.name, change.why)
+        if self._keep is not None:
+            try:
+                self._keep(self.placement)
+            except RunFailed as error:
+                self._note(change.name, str(error))
         change.to_follow = set(self._workers)
         for worker in self._workers:
             self._send(worker, Follow(placement=change.wanted))
+        self._judge_what_is_new()
+
+    def _judge_what_is_new(self) -> None:
+        """Judge each version that is to prove itself, from zero where it was not judged so before."""
         before, self._judged = self._judged, {}
-        for one in change.wanted.models:
+        for one in self.placement.models:
             if one.judged is not None:
                 known, is_trial = before.get(one.name), one.trial is not None
                 is_same = known is not None and (known.version, known.is_trial) == (one.judged, is_trial)

@@ -31,6 +31,7 @@ class EmbeddingsRequest(msgspec.Struct, forbid_unknown_fields=True):
         model: name of a bundle; None is the first that serves embeddings.
         encoding_format: numbers, or bytes in base64, which are shorter and exact.
         dimensions: size to cut vectors to, one of the model's; its own when missing.
+        input_type: what the texts serve as, for models with a prefix for each.
         user: not looked at.
         rung, fallback: as in every request; vectors of two rungs are near each other, not the same, so another rung
             than the usual one answers only where the client says that it may.
@@ -40,6 +41,7 @@ class EmbeddingsRequest(msgspec.Struct, forbid_unknown_fields=True):
     model: str | None = None
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Annotated[int, Meta(ge=1, le=100_000)] | None = None
+    input_type: Literal["query", "passage"] = "query"
     user: str | None = None
     rung: str | None = None
     fallback: bool = False
@@ -78,8 +80,9 @@ class Embeddings:
         if not all(isinstance(one, str) for one in texts):
             raise InvalidRequest("input is no text and no list of texts: send one.", status=422, slug="wrong-shape")
         request: TaskRequest = self._kind(
-            input=asked.input, model=asked.model, dimensions=asked.dimensions, rung=asked.rung, fallback=asked.fallback
-        )
+            input=asked.input, model=asked.model, dimensions=asked.dimensions, input_type=asked.input_type,
+            rung=asked.rung, fallback=asked.fallback,
+        )  # fmt: skip
         check_request(request, limits=limits)
         return request, None, asked.encoding_format
 

@@ -220,7 +220,7 @@ def _prepare(job: Job, queue: Queue) -> None:
         over_ns = queue.foresee(job.deadline_ns, least_ns=job.ladder.forecast.least_ns(fastest), now_ns=began)
         if over_ns > 0:
             raise refuse(job, slug="would-be-late", over_ns=over_ns, predicted_ns=job.deadline_ns + over_ns)
-    job.encoded = [job.ladder.task.encode(text) for text in job.texts]
+    job.encoded = [job.ladder.task.encode(text, options=job.options) for text in job.texts]
     now = perf_counter_ns()
     job.tokenize_ns = now - began
     job.needs_ns = job.predict_ns(fastest)

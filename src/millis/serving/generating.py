@@ -251,17 +251,17 @@ async def _next(steps: "asyncio.Queue[Step]", *, until_ns: float) -> Step | None
         return None
 
 
-def load_talker(bundle: Bundle, *, streams: int = STREAMS, number: int = 1) -> Talker:
-    """Load the rung of a chat bundle that serves, and warm it."""
-    rung = bundle.rung()
-    generator: Generator = generators[rung.backend]()
+def load_talker(bundle: Bundle, *, rung: str | None = None, streams: int = STREAMS, number: int = 1) -> Talker:
+    """Load a rung of a chat bundle, the one that serves when None is named, and warm it."""
+    chosen = bundle.rung(rung)
+    generator: Generator = generators[chosen.backend]()
     talker = Talker(bundle, generator, streams=streams, number=number)
     generator.load(
-        bundle.path / rung.folder,
+        bundle.path / chosen.folder,
         settings=GeneratorSettings(
-            threads=rung.threads, context=talker.chat.context, streams=streams,
+            threads=chosen.threads, context=talker.chat.context, streams=streams,
             pieces=talker.chat.tokenizer.spell_all(), end_id=talker.chat.stop_ids[0], prefix=talker.fixed,
-            keeps_prefixes=rung.keeps_prefixes, lookup=rung.lookup,
+            keeps_prefixes=chosen.keeps_prefixes, lookup=chosen.lookup,
         ),
     )
     asyncio.run(_warm(talker))

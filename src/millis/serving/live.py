@@ -2,17 +2,19 @@
 
 A message is {"input", "task", ...}; answers are {"id", "delta"} and at last {"id", "done": true, ...}. Work for a text
 that was replaced stops before the engine's next step. Every message passes the gate as a request does.
-Border: messages in and out; what is generated comes from generating.py, frames are live_protocol.py's.
+Border: messages in and out; what is generated comes from generating.py, what is found in a text from the routes that
+HTTP has (live_tasks.py), frames are live_protocol.py's.
 Limits: one answer grows at a time on a connection; the likeliest one.
 """
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 from http import HTTPStatus
 from time import perf_counter_ns
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -23,6 +25,7 @@ from millis.security.rates import Bucket
 from millis.serving.deadlines import MOST_MS
 from millis.serving.gate import Gate
 from millis.serving.generating import Talker
+from millis.serving.live_tasks import find
 from millis.serving.observing import Observer
 from millis.serving.problems import MEDIA_TYPE, list_headers, write_problem
 from millis.serving.replies import Scope, Send, request_id
@@ -31,6 +34,9 @@ from millis.serving.served import no_such_model
 from millis.serving.settings import Limits
 from millis.serving.talking import Counted
 from millis.tasks.instructing import CHAT
+
+if TYPE_CHECKING:
+    from millis.serving.answering import TaskRoute
 
 PATH = "/v1/live"
 PROTOCOL, KEY_PROTOCOL = "millis", "key."
@@ -58,8 +64,12 @@ class LiveMessage(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     deadline_ms: Annotated[float, Meta(gt=0, le=MOST_MS)] | None = None
 
 
-class _Named(msgspec.Struct):
+class _Peek(msgspec.Struct):
+    """What is read of a message before anything else; nothing of one that cannot be read so far."""
+
     id: str | int | None = None
+    task: Any = None
+    input: Any = None
 
 
 _DECODER = msgspec.json.Decoder(LiveMessage)
@@ -69,12 +79,13 @@ class Live:
     """Answers connections.
 
     Attributes:
-        talkers: what is served; a message is answered by those that are there when it comes.
+        talkers, routes: what is served, the latter by task; a message is answered by those there when it comes.
     """
 
     def __init__(self, *, gate: Gate, limits: Limits, observer: Observer) -> None:
         self.gate, self.limits, self.observer = gate, limits, observer
         self.talkers: Sequence[Talker] = ()
+        self.routes: Mapping[str, TaskRoute] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a connection until its client goes: ASGI."""
@@ -118,9 +129,9 @@ class Live:
         return able[message.model]
 
     def _let_in(self, scope: Scope) -> None:
-        if scope["path"] != PATH or not self.talkers:
+        if scope["path"] != PATH:
             raise InvalidRequest(
-                f"there is nothing to connect to at {scope['path'][:100]!r}: {PATH} is there where a model speaks.",
+                f"there is nothing to connect to at {scope['path'][:100]!r}: {PATH} is what takes a WebSocket.",
                 status=404, slug="unknown-route",
             )  # fmt: skip
         headers = dict(scope["headers"])
@@ -170,27 +181,37 @@ class _Connection:
 
     async def _take(self, body: bytes) -> None:
         scope = {**self._scope, "millis.read_ns": perf_counter_ns()}
+        peek = _peek(body)
+        route = self._live.routes.get(peek.task) if isinstance(peek.task, str) else None
         try:
-            message, talker = self._read(body, scope=scope)
+            self._wait_for_turn()
+            if route is None:
+                message, talker = self._read(body, scope=scope)
+                answer = self._write(message, talker, scope=scope)
+            else:
+                say, note = partial(self._say, peek.id), partial(self._note, scope, 499)
+                answer = find(route, body if peek.input != "" else None, scope=scope, say=say, note=note)
         except MillisError as error:
             self._note(scope, error.status, slug=error.slug)
-            await self._say_wrong(_read_id(body), error)
+            await self._say_wrong(peek.id, error)
             return
         if await self.stop():
             await self._say(self._id, {"done": True, "finish_reason": "replaced"})
-        self._id = message.id
-        self._answer = asyncio.create_task(self._write(message, talker, scope=scope))
+        self._id = peek.id
+        self._answer = asyncio.create_task(answer)
 
-    def _read(self, body: bytes, *, scope: Scope) -> tuple[LiveMessage, Talker]:
+    def _wait_for_turn(self) -> None:
         wait_s = self._bucket.take()
         if wait_s:
             raise InvalidRequest(
                 f"a connection may send {self._live.limits.messages_per_s:g} messages a second: send the next in"
                 f" {1000 * wait_s:.0f} ms.", status=429, slug="too-often",
             )  # fmt: skip
+
+    def _read(self, body: bytes, *, scope: Scope) -> tuple[LiveMessage, Talker]:
         self._live.gate.check(scope)
         message = read_json(
-            body, decoder=_DECODER, shape='{"input": TEXT, "task": "translate", "summarise" or "chat"}',
+            body, decoder=_DECODER, shape='{"input": TEXT, "task": "translate", "summarise", "chat" or another}',
             known=", ".join(LiveMessage.__struct_fields__),
         )  # fmt: skip
         if message.input:
@@ -277,13 +298,11 @@ def _find_key(protocols: Sequence[str]) -> list[tuple[bytes, bytes]]:
     ]
 
 
-def _read_id(body: bytes) -> str | int | None:
-    """Find the id of a message that cannot be read otherwise."""
+def _peek(body: bytes) -> _Peek:
     try:
-        found = msgspec.json.decode(body, type=_Named).id
+        return msgspec.json.decode(body, type=_Peek)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-    return found
+        return _Peek()
 
 
 async def _refuse(send: Send, error: MillisError) -> None:

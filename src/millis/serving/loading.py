@@ -38,14 +38,8 @@ def load_version(version: Version, *, threads: int, has_fallback: bool, n_worker
     Raises:
         InvalidBundle: a file is not as the manifest says, or the folder holds another bundle by now.
     """
-    bundle = open_bundle(version.path)
-    if bundle.manifest.seal != version.seal:
-        raise InvalidBundle(
-            f"{bundle.path.name} is another bundle than the version {version.number} of {version.name} that is served:"
-            " put the new one into a folder of its own and load it from there."
-        )
-    named = dataclasses.replace(bundle, manifest=msgspec.structs.replace(bundle.manifest, name=version.name))
-    if bundle.manifest.task in SPEAKING:
+    named = open_version(version)
+    if named.manifest.task in SPEAKING:
         return load_talker(named, number=version.number)
     models = load_ladder(named, streams=max(threads, 1), has_fallback=has_fallback)
     warm_ns = [[(n, 1e6 * ms) for n, ms in model.warm()] for model in models]
@@ -64,6 +58,21 @@ def load_version(version: Version, *, threads: int, has_fallback: bool, n_worker
         rungs = [msgspec.structs.replace(rung, latency=()) for rung in rungs]
     ladder = Ladder(version.name, models, Forecast(rungs, warm_ns=warm_ns))
     return Served(named, ladder, number=version.number, notes=notes, found=found)
+
+
+def open_version(version: Version) -> Bundle:
+    """Open a version's bundle, under the name that requests call it.
+
+    Raises:
+        InvalidBundle: as open_bundle, or the folder holds another bundle by now.
+    """
+    bundle = open_bundle(version.path)
+    if bundle.manifest.seal != version.seal:
+        raise InvalidBundle(
+            f"{bundle.path.name} is another bundle than the version {version.number} of {version.name} that is served:"
+            " put the new one into a folder of its own and load it from there."
+        )
+    return dataclasses.replace(bundle, manifest=msgspec.structs.replace(bundle.manifest, name=version.name))
 
 
 def make_version(bundle: Bundle, *, number: int = 0, name: str | None = None) -> Version:

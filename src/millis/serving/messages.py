@@ -22,9 +22,9 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """A worker could not start."""
+    """A worker could not start; slug is that of the error."""
 
-    exit_code: int
+    slug: str
     reason: str
 
 

@@ -55,8 +55,8 @@ class Placed(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     serving: Version
     trial: Version | None = None
-    canary_percent: float = 0.0
-    shadow_percent: float = 0.0
+    canary_percent: Share = 0.0
+    shadow_percent: Share = 0.0
     former: Version | None = None
 
     @property

@@ -4,7 +4,7 @@ Border: no model and no event loop but for reading the body; the Open Inference 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from functools import partial
 from typing import Annotated, Any, Protocol, TypeVar, cast
 
@@ -113,22 +113,22 @@ class Reader(Protocol):
         """Read a request; see `read_request`."""
 
 
-def request_type(task: str, kind: type[Task]) -> type[TaskRequest]:
-    """Make the type of a task's requests: those of all tasks, and what this one lets a request choose."""
+def request_type(task: str, kind: type[Task], *, more: Sequence[Any] = ()) -> type[TaskRequest]:
+    """Make the type of a task's requests: those of all tasks, what this one lets a request choose, and more fields."""
     asks: Any = kind.asks
     fields: list[tuple[str, Any] | tuple[str, Any, Any]] = [("input", asks | list[asks])]
     if asks is not str:
         parts = [(part.name, part.type | UnsetType, UNSET) for part in msgspec.structs.fields(asks)]
         fields = [("input", asks | list[asks] | UnsetType, UNSET), *parts]
-    fields += [(name, type_, usual) for name, (type_, usual) in kind.options.items()]
+    fields += [*((name, type_, usual) for name, (type_, usual) in kind.options.items()), *more]
     name = f"{task.capitalize()}Request"
     made: Any = msgspec.defstruct(name, fields, bases=(TaskRequest,), forbid_unknown_fields=True, kw_only=True)
     return cast("type[TaskRequest]", made)
 
 
-def make_reader(task: str, kind: type[Task]) -> Reader:
-    """Make the function that reads a task's requests."""
-    made = request_type(task, kind)
+def make_reader(task: str, kind: type[Task], *, more: Sequence[Any] = ()) -> Reader:
+    """Make the function that reads a task's requests; they may have more fields than they have over HTTP."""
+    made = request_type(task, kind, more=more)
     return partial(
         read_request, decoder=msgspec.json.Decoder(made), known=", ".join(made.__struct_fields__), asks=kind.asks
     )

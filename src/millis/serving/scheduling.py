@@ -115,7 +115,7 @@ class Job:
             much as a late answer would: the forecast's margin counts in full only behind a crowd, and not at all while
             nobody is ahead; who is too long for the usual deadline has none, and runs behind all that have.
         places: of the rungs that it allows, in its ladder.
-        options: what it chose of the task's decoding.
+        options: what it chose of the task's encoding and decoding.
     Attributes:
         rung: the place of the rung that answers, None until its turn comes.
         margin_ns: how much sooner than its deadline it had to be predicted to end when it was admitted.

@@ -71,6 +71,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         tls_certificate, tls_key: PEM files; with them the server speaks https. Changed files are taken up at once.
         audit: folder of the audit log.
         models_from: folders below which bundles may be loaded while the server runs.
+        state: file in which what is served is kept, to be served again after a restart.
         log_format: "json" writes a line for each request too.
         traces: address of an OTLP receiver over HTTP; None makes no traces.
         cache_bytes: of answers that are kept for texts that come again, all workers together; 0 keeps none.
@@ -93,6 +94,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     tls_certificate: str | None = None
     tls_key: str | None = None
     models_from: tuple[str, ...] = ()
+    state: str | None = None
     log_format: LogFormat = "text"
     traces: str | None = None
     cache_bytes: int = 0
@@ -111,6 +113,11 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             raise InvalidValue(
                 "--models-from lets models be loaded by whoever has a key of the scope admin: name with --keys a file"
                 " that `millis keys create --scope admin` wrote."
+            )
+        if self.state is not None and self.keys is None:
+            raise InvalidValue(
+                "--state remembers what whoever has a key of the scope admin changed: name with --keys a file that"
+                " `millis keys create --scope admin` wrote."
             )
         for port in (self.port, self.grpc_port or 0):
             if not 0 <= port <= 65535:

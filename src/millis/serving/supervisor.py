@@ -24,13 +24,12 @@ import msgspec
 
 from millis.bundles import Bundle, open_bundle
 from millis.cores import n_cores, read_quota
-from millis.errors import InvalidBundle, InvalidValue, MillisError, RunFailed
+from millis.errors import InvalidBundle, InvalidValue, MillisError, MissingExtra, RunFailed
 from millis.security.certificates import make_context
 from millis.security.keys import KeyFile
 from millis.serving.directing import Director
-from millis.serving.loading import make_version
 from millis.serving.messages import Failed, Lines, Ready, Said, Told, write_line
-from millis.serving.placement import Placed, Placement
+from millis.serving.remembering import StateFile, place
 from millis.serving.settings import ServeSettings, join_address, write_settings
 from millis.telemetry.logs import Log
 from millis.telemetry.metrics import forget_process
@@ -40,6 +39,9 @@ _MAX_EARLY_DEATHS = 5
 _EARLY_S = 2.0
 _LOOK_S = 0.1
 _LONGEST_WAIT_S = 60.0
+_CAUSES: dict[str, type[MillisError]] = {one.slug: one for one in (InvalidBundle, InvalidValue, MissingExtra)}
+"""Of a worker that cannot start; whatever else it says, the start failed."""
+
 _WORKERS_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",
@@ -69,12 +71,18 @@ class Supervisor:
     Raises (on entry):
         InvalidBundle: a bundle cannot be opened, or two have one name.
         InvalidValue: --keep-warm where no core is left; the port is taken, or the host is not this machine's;
-            the TLS certificate cannot be used.
-        RunFailed: a worker could not start; the message is the worker's own.
+            the TLS certificate cannot be used; --state names a file that is no such one.
+        MissingExtra: a worker needs a library that is not installed.
+        RunFailed: a worker could not start otherwise; the message is the worker's own.
     """
 
     def __init__(self, settings: ServeSettings) -> None:
-        self.bundles = _open_all(settings.bundles)
+        named = _open_all(settings.bundles)
+        self._state = None
+        if settings.state is not None:
+            self._state = StateFile(Path(settings.state), named=named, folders=settings.models_from)
+        recalled = self._state.recall() if self._state else place(named)
+        self.bundles = recalled.bundles
         self.n_workers = settings.workers or max(bundle.manifest.serving.workers for bundle in self.bundles)
         may_poll = _leaves_a_core(self.bundles, n_workers=self.n_workers, threads=settings.threads)
         if settings.keep_warm and not may_poll:
@@ -91,15 +99,13 @@ class Supervisor:
             make_context(settings.tls_certificate, settings.tls_key)
         changes: dict[str, Any] = {"workers": self.n_workers, "threads": threads}
         self.settings = msgspec.structs.replace(settings, **changes | ({} if may_poll else {"poll_ms": 0.0}))
-        versions = [
-            make_version(bundle, number=number) for number, bundle in enumerate(self.bundles, 1)
-        ]
         self._log = Log(settings.log_format)
+        for note in recalled.notes:
+            self._log.tell(note)
         self._director = Director(
-            Placement(models=tuple(Placed(name=one.name, serving=one) for one in versions)),
-            send=self._send,
-            tell=self._log.tell,
-        )
+            recalled.placement, send=self._send, tell=self._log.tell, n_versions=recalled.n_versions,
+            keep=self._state.keep if self._state else None,
+        )  # fmt: skip
         self.n_restarts = 0
         self._early_deaths = self._failed_starts = 0
         self._start_at: list[float] = []
@@ -149,6 +155,8 @@ class Supervisor:
                 self._hear(timeout_s=max(deadline - time.monotonic(), 0.0), is_starting=True)
                 if time.monotonic() > deadline:
                     raise RunFailed(f"the server was not ready after {_START_LIMIT_S:.0f} s: try fewer --workers.")
+            if self._state is not None:
+                self._state.keep(self._director.placement)
         except BaseException:
             self.stop()
             raise
@@ -258,7 +266,7 @@ class Supervisor:
             forget_process(self._metrics, worker.process.pid)
         self._director.leave(worker.process.pid)
         if worker.failed is not None:
-            error: MillisError = (InvalidBundle if worker.failed.exit_code == 2 else RunFailed)(worker.failed.reason)
+            error = _CAUSES.get(worker.failed.slug, RunFailed)(worker.failed.reason)
             if is_starting or not any(one.is_ready for one in self._workers):
                 raise error
             self._failed_starts += 1

@@ -22,7 +22,6 @@ import msgspec
 import uvicorn
 import uvloop
 
-from millis.bundles import open_bundle
 from millis.errors import MillisError, MissingExtra
 from millis.security.audit import AuditLog
 from millis.security.certificates import Certificates
@@ -38,7 +37,7 @@ from millis.serving.following import Follower
 from millis.serving.gate import Gate
 from millis.serving.generating import Talker
 from millis.serving.live_protocol import LiveProtocol
-from millis.serving.loading import load_version
+from millis.serving.loading import load_version, open_version
 from millis.serving.memory import separate_large_blocks, settle_memory
 from millis.serving.messages import Failed, Ready, write_line
 from millis.serving.observing import Observer
@@ -191,7 +190,7 @@ def _make_port(
 def _open_search(settings: ServeSettings, placement: Placement) -> "Search":
     from millis.serving.search import open_search  # the vectors' library is an extra
 
-    return open_search(settings.indexes, bundles=[open_bundle(one.serving.path) for one in placement.models])
+    return open_search(settings.indexes, bundles=[open_version(one.serving) for one in placement.models])
 
 
 def _fit(limits: Limits, *, n_ports: int) -> Limits:
@@ -242,7 +241,7 @@ def main() -> int:
             metrics=Path(metrics),
         )
     except MillisError as error:
-        write_line(int(ready), Failed(exit_code=error.exit_code, reason=str(error)))
+        write_line(int(ready), Failed(slug=error.slug, reason=str(error)))
         return error.exit_code
     except FileNotFoundError:
         if Path(metrics).is_dir():

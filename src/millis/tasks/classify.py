@@ -161,7 +161,9 @@ class ClassifyTask:
         """Say nothing: whatever label an example has can be answered."""
         return ()
 
-    def encode(self, text: str, *, example: LabelExample | None = None) -> tuple[Window, ...]:
+    def encode(
+        self, text: str, *, example: LabelExample | None = None, options: Mapping[str, Any] = NO_OPTIONS
+    ) -> tuple[Window, ...]:
         """Cut a text into windows, at least one; with an example, windows carry its targets, int64 (R,)."""
         targets = self._targets(example) if example else None
         return cut_whole(

@@ -2,22 +2,23 @@
 
 The network's answer is its own hidden state, pooled over the tokens; no head stands behind it. Vectors are cut to the
 size that a request asks for, one of those the model is made for, and brought to length 1. A text longer than a window
-is read in several, whose vectors are averaged by length.
+is read in several, whose vectors are averaged by length. Where a base was trained so, a prefix stands before each text
+and says what it serves as: what is searched with, or what is found.
 
 How good vectors are is judged by what they find: each query of the examples searches all their passages.
 Border: knows tokens and vectors, no model library and no HTTP.
 Source: mean pooling as in Reimers & Gurevych 2019, arXiv:1908.10084; sizes as in Kusupati et al. 2022,
-arXiv:2205.13147.
+arXiv:2205.13147; prefixes as in Wang et al. 2022, arXiv:2212.03533 (E5).
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from millis.data.examples import MatchExample
+from millis.data.examples import MatchExample, options_of
 from millis.errors import InvalidData, InvalidValue
 from millis.tasks.finding import score_finding
 from millis.tasks.task import NO_OPTIONS, Calibration, Head, Score, Window, cut_whole, lay_windows
@@ -42,8 +43,9 @@ class EmbeddingTask:
         max_tokens: longest window, special tokens included; longer texts are read in several.
         overlap: tokens that neighbouring windows share.
         example: a text to warm up on.
+        query_prefix, passage_prefix: text before each query, and before each passage; a text that is both is a query.
     Raises:
-        InvalidValue: a pooling or a size that cannot be.
+        InvalidValue: a pooling, a size or a prefix that cannot be.
     """
 
     data: ClassVar[str] = "matches"
@@ -52,14 +54,15 @@ class EmbeddingTask:
         "Where is my order? It should have come on Monday.",
         "我的订单到哪里了？本来星期一就该送到的。",
     )
-    asked: ClassVar[frozenset[str]] = frozenset({"dimensions", "pooling", "width"})
+    asked: ClassVar[frozenset[str]] = frozenset({"dimensions", "passage_prefix", "pooling", "query_prefix", "width"})
     may_stop_early: ClassVar[bool] = False
     options: ClassVar[dict[str, tuple[Any, Any]]] = {
         "dimensions": (
             Annotated[int, Meta(ge=1, le=100_000, description="size to cut vectors to; the model's own when missing")]
             | None,
             None,
-        )
+        ),
+        "input_type": (Literal["query", "passage"], "query"),
     }
 
     def __init__(
@@ -74,6 +77,8 @@ class EmbeddingTask:
         max_tokens: int = 256,
         overlap: int = 32,
         example: str = shown[0],
+        query_prefix: str = "",
+        passage_prefix: str = "",
     ) -> None:
         if pooling not in POOLINGS:
             raise InvalidValue(f"pooling cannot be {pooling!r}: choose one of {', '.join(POOLINGS)}.")
@@ -90,6 +95,14 @@ class EmbeddingTask:
         self._tokenizer = tokenizer
         self._overlap = overlap
         self._room = lay_windows(max_tokens, overlap=overlap, tokenizer=tokenizer)
+        self._prefixes = {"query": query_prefix, "passage": passage_prefix}
+        for name, prefix in self._prefixes.items():
+            n_pieces = len(tokenizer.encode(prefix).ids)
+            if n_pieces >= self._room - overlap:
+                raise InvalidValue(
+                    f"{name}_prefix has {n_pieces} pieces, and windows of {max_tokens} tokens that share {overlap} have"
+                    f" room for {self._room - overlap - 1} beside text: give a shorter one."
+                )
 
     @classmethod
     def learn(cls, tokenizer: Tokenizer, examples: Sequence[MatchExample], **settings: Any) -> "EmbeddingTask":
@@ -116,7 +129,7 @@ class EmbeddingTask:
         return {
             "width": self._width, "pooling": self._pooling, "dimensions": self.dimensions,
             "is_normalised": self._is_normalised, "max_tokens": self.max_tokens, "overlap": self._overlap,
-            "example": self.example,
+            "example": self.example, **{f"{name}_prefix": prefix for name, prefix in self._prefixes.items()},
         }  # fmt: skip
 
     def with_tokenizer(self, tokenizer: Tokenizer) -> "EmbeddingTask":
@@ -124,15 +137,29 @@ class EmbeddingTask:
         return EmbeddingTask(tokenizer, **self.settings)
 
     def notes(self, examples: Sequence[MatchExample]) -> tuple[str, ...]:
-        """Say nothing: every text has a vector."""
-        return ()
-
-    def encode(self, text: str, *, example: MatchExample | None = None) -> tuple[Window, ...]:
-        """Cut a text into windows, at least one; with an example into the first alone, which is what training reads."""
-        targets = None if example is None else np.array([_COUNTS], np.int64)
-        windows = cut_whole(
-            text, tokenizer=self._tokenizer, room=self._room, overlap=self._overlap, targets=targets
+        """Count the texts that are a query and a passage, where these have different prefixes."""
+        n = sum(bool(example.positives) and example.is_passage for example in examples)
+        if not n or self._prefixes["query"] == self._prefixes["passage"]:
+            return ()
+        return (
+            f"{n} texts of test are query and passage both, and are read as queries: where that is meant, give both the"
+            " same prefix",
         )
+
+    def encode(
+        self, text: str, *, example: MatchExample | None = None, options: Mapping[str, Any] = NO_OPTIONS
+    ) -> tuple[Window, ...]:
+        """Cut a text into windows, at least one; with an example into the first alone, which is what training reads.
+
+        Args:
+            options: input_type, "query" or "passage": what the text serves as; an example says it itself.
+        """
+        targets = None if example is None else np.array([_COUNTS], np.int64)
+        input_type = (options if example is None else options_of(example)).get("input_type", "query")
+        windows = cut_whole(
+            text, tokenizer=self._tokenizer, room=self._room, overlap=self._overlap, targets=targets,
+            prefix=self._prefixes[input_type],
+        )  # fmt: skip
         return windows if example is None else windows[:1]
 
     def decode(

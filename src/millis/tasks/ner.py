@@ -114,7 +114,9 @@ class NerTask:
     def calibrate(self, examples: Sequence[SpanExample], outputs: Any) -> None:
         """Fit nothing: scores of entities are the network's own."""
 
-    def encode(self, text: str, *, example: SpanExample | None = None) -> tuple[Window, ...]:
+    def encode(
+        self, text: str, *, example: SpanExample | None = None, options: Mapping[str, Any] = NO_OPTIONS
+    ) -> tuple[Window, ...]:
         """Cut a text into windows; with an example, windows carry its targets.
 
         Returns:

@@ -90,7 +90,7 @@ class QaTask:
         may_have_none: bool = True,
     ) -> None:
         self.labels = tuple(labels)
-        self.head = Head(self.labels, is_across=True)
+        self.head = Head(self.labels, is_across=True, separator=tokenizer.separator)
         self.example = example if isinstance(example, Question) else msgspec.convert(example, type=Question)
         self.max_tokens = max_tokens
         self.n_pieces = tokenizer.n_vocabulary
@@ -141,7 +141,9 @@ class QaTask:
     def calibrate(self, examples: Sequence[AnswerExample], outputs: Any) -> None:
         """Fit nothing: scores of answers are the network's own."""
 
-    def encode(self, text: Question, *, example: AnswerExample | None = None) -> tuple[Window, ...]:
+    def encode(
+        self, text: Question, *, example: AnswerExample | None = None, options: Mapping[str, Any] = NO_OPTIONS
+    ) -> tuple[Window, ...]:
         """Cut question and context into windows; with an example, windows carry where it begins and ends, int64 (2,).
 
         Returns:

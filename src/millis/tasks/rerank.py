@@ -59,7 +59,7 @@ class RerankTask:
         example: Ranking | dict[str, Any] = shown[0],
     ) -> None:
         self.labels = tuple(labels)
-        self.head = Head(self.labels, rows=1)
+        self.head = Head(self.labels, rows=1, separator=tokenizer.separator)
         self.example = example if isinstance(example, Ranking) else msgspec.convert(example, type=Ranking)
         self.max_tokens = max_tokens
         self.n_pieces = tokenizer.n_vocabulary
@@ -105,7 +105,9 @@ class RerankTask:
     def calibrate(self, examples: Sequence[RankExample], outputs: Any) -> None:
         """Fit nothing: scores are compared with one another."""
 
-    def encode(self, text: Ranking, *, example: RankExample | None = None) -> tuple[Window, ...]:
+    def encode(
+        self, text: Ranking, *, example: RankExample | None = None, options: Mapping[str, Any] = NO_OPTIONS
+    ) -> tuple[Window, ...]:
         """Make a window of the query and each document; with an example, it carries whether it fits, int64 (1,)."""
         tokenizer = self._tokenizer
         asked = tokenizer.encode(text.query).ids[: self._room // 2]

@@ -28,12 +28,15 @@ class Head(NamedTuple):
         rows: R; None for one row per token. With rows the outputs are R groups of C each, else C is their number.
         is_across: each output is a row, whose columns are the window's tokens: which token it is.
         pooled: "mean" or "cls" where there is no head: the base's own hidden state, pooled so, is the answer.
+        separator: where windows hold two texts, id of the token behind which the second stands: a base with two token
+            types tells them apart by it.
     """
 
     outputs: tuple[str, ...]
     rows: int | None = None
     is_across: bool = False
     pooled: str | None = None
+    separator: int | None = None
 
     def shape(self, n_tokens: int) -> tuple[int, int]:
         """Give (R, C) for a window of so many tokens."""
@@ -106,7 +109,7 @@ class Task(Protocol):
     """Whether what the first windows say is an answer, where time is short."""
 
     options: ClassVar[dict[str, tuple[Any, Any]]]
-    """What a request may choose of `decode`: by name its type and what it is when it is not chosen."""
+    """What a request may choose of `encode` and `decode`: by name its type and what it is when it is not chosen."""
 
     example: Any
     """What to warm up on and to show."""
@@ -123,7 +126,9 @@ class Task(Protocol):
     n_pieces: int
     """Size of the tokenizer's vocabulary; ids are below it."""
 
-    def encode(self, text: Any, *, example: Any | None = None) -> tuple[Window, ...]:
+    def encode(
+        self, text: Any, *, example: Any | None = None, options: Mapping[str, Any] = NO_OPTIONS
+    ) -> tuple[Window, ...]:
         """Cut what is asked into windows a model can take; with an example, windows carry targets."""
 
     def decode(
@@ -192,20 +197,25 @@ def lay_windows(max_tokens: int, *, overlap: int, tokenizer: Tokenizer) -> int:
 
 
 def cut_whole(
-    text: str, *, tokenizer: Tokenizer, room: int, overlap: int, targets: NDArray[np.int64] | None
+    text: str, *, tokenizer: Tokenizer, room: int, overlap: int, targets: NDArray[np.int64] | None, prefix: str = ""
 ) -> tuple[Window, ...]:
     """Cut a text that is answered as a whole into windows, at least one; the place of each is how many pieces it reads.
 
     Args:
-        room: pieces of text in a window.
+        room: pieces of text in a window, those of the prefix among them.
         targets: of each window, int64 (R,).
+        prefix: what every window begins with.
     """
-    ids = tokenizer.encode(text).ids
+    pieces = tokenizer.encode(prefix + text)
+    n_lead = sum(end <= len(prefix) for _, end in pieces.offsets) if prefix else 0
+    lead, ids = pieces.ids[:n_lead], pieces.ids[n_lead:]
+    room -= n_lead
     starts = range(0, max(len(ids) - overlap, 1), room - overlap) if len(ids) > room else range(1)
-    pieces = [ids[start : start + room] for start in starts]
+    parts = [ids[start : start + room] for start in starts]
     return tuple(
         Window(
-            ids=np.array([*tokenizer.prefix, *piece, *tokenizer.suffix], np.int64), targets=targets, places=len(piece)
+            ids=np.array([*tokenizer.prefix, *lead, *part, *tokenizer.suffix], np.int64), targets=targets,
+            places=len(part),
         )
-        for piece in pieces
-    )
+        for part in parts
+    )  # fmt: skip

@@ -52,7 +52,7 @@ class Tokenizer:
         file: path of tokenizer.json.
     Attributes:
         prefix, suffix: ids of the special tokens around a text, or around two that are read together.
-        between: ids of those between the two.
+        between: ids of those between the two; separator is the last of them.
         unknown: id of the piece for what has no piece; None where every text has pieces.
         mask: id of the piece that hides another; None where there is none.
     Raises:
@@ -68,6 +68,7 @@ class Tokenizer:
         self._tokenizer.no_padding()
         self.prefix, _, self.suffix = _split_special(self._tokenizer.encode("a"))
         self.between: list[int] = _split_special(self._tokenizer.encode("a", "a"))[1] or self.suffix
+        self.separator: int | None = self.between[-1] if self.between else None
         self.n_vocabulary: int = self._tokenizer.get_vocab_size()
         self.unknown: int | None = _find_unknown(self._tokenizer)
         masks = (self._tokenizer.token_to_id(name) for name in ("[MASK]", "<mask>"))

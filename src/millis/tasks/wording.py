@@ -13,6 +13,7 @@ from millis.errors import MissingExtra
 from millis.tasks.task import Score
 
 _WORD = re.compile(r"[㐀-鿿豈-﫿぀-ヿ]|[^\W㐀-鿿豈-﫿぀-ヿ]+")
+_WHOLE = 10_000
 _CHINESE = re.compile(r"[㐀-鿿]")
 
 
@@ -32,14 +33,22 @@ def score_rewritten(task: str, answers: Sequence[str], right: Sequence[Sequence[
     Args:
         task: "translate" is told by chrF, "summarise" and "chat" by ROUGE-L.
         right: for each answer, the texts that are right.
+    Returns:
+        per_example has each text's own score in parts of _WHOLE; their mean is ROUGE-L, while chrF of all texts weighs
+        long ones more.
     """
     check_measures(task)
-    told = {"ROUGE-L": rouge_l(answers, right), "exact": exact_match(answers, right)}
+    each = _rouge_each(answers, right)
+    told = {"ROUGE-L": 100 * sum(each) / len(each), "exact": exact_match(answers, right)}
     if task == "translate":
         chrf, bleu = (_with_sacrebleu(name, answers, right) for name in ("CHRF", "BLEU"))
         told = {"chrF": chrf, "BLEU": bleu, **told}
+        each = [_with_sacrebleu("CHRF", [one], [found]) / 100 for one, found in zip(answers, right, strict=True)]
     name, value = next(iter(told.items()))
-    return Score(value=value, name=name, report=", ".join(f"{key} {points:.2f}" for key, points in told.items()))
+    return Score(
+        value=value, name=name, report=", ".join(f"{key} {points:.2f}" for key, points in told.items()),
+        per_example=tuple((round(_WHOLE * share), _WHOLE, _WHOLE) for share in each),
+    )  # fmt: skip
 
 
 def exact_match(answers: Sequence[str], right: Sequence[Sequence[str]]) -> float:
@@ -48,10 +57,8 @@ def exact_match(answers: Sequence[str], right: Sequence[Sequence[str]]) -> float
     return 100 * n / len(answers)
 
 
-def rouge_l(answers: Sequence[str], right: Sequence[Sequence[str]]) -> float:
-    """Give the mean ROUGE-L F of answers, in points."""
-    best = [max(_rouge(answer, one) for one in found) for answer, found in zip(answers, right, strict=True)]
-    return 100 * sum(best) / len(best)
+def _rouge_each(answers: Sequence[str], right: Sequence[Sequence[str]]) -> list[float]:
+    return [max(_rouge(answer, one) for one in found) for answer, found in zip(answers, right, strict=True)]
 
 
 def _rouge(answer: str, right: str) -> float:

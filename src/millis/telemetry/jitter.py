@@ -1,8 +1,8 @@
 """What holds a request up besides its own work: the collector, a host or a container that takes the processor away.
 
 Border: reads this process's collector, /proc and cgroups; knows no requests.
-Limits: Linux tells the last three; steal is counted by the system in hundredths of a second, and throttling in one of
-version 2's control groups.
+Limits: Linux tells the last three; steal is counted by the system in hundredths of a second, and throttling of this
+process's control groups is their sum over cores, so that it may be more than the time that passed.
 """
 
 import gc
@@ -13,6 +13,8 @@ from pathlib import Path
 from time import perf_counter_ns
 from typing import NamedTuple
 
+from millis.cores import cgroup_folders
+
 CAUSES = ("gc", "core", "steal", "throttle")
 """gc: Python's collector ran. core: the thread was ready and no core was free. steal: another machine had the core.
 throttle: a container's quota was used up."""
@@ -20,7 +22,8 @@ throttle: a container's quota was used up."""
 _PAUSES = 256
 _SAMPLES = 64
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
-_THROTTLE_FILES = (Path("/sys/fs/cgroup/cpu.stat"),)
+_THROTTLED_NS = {"throttled_usec": 1000, "throttled_time": 1}
+"""By how the two versions of control groups name it: ns of the unit."""
 
 
 class Counters(NamedTuple):
@@ -108,12 +111,8 @@ def _read_steal() -> int:
 
 
 def _read_throttled() -> int:
-    for file in _THROTTLE_FILES:
-        for line in _read(file).splitlines():
-            name, _, value = line.partition(" ")
-            if name == "throttled_usec":
-                return 1000 * int(value)
-    return 0
+    rows = (line.split() for folder in cgroup_folders() for line in _read(folder / "cpu.stat").splitlines())
+    return sum(_THROTTLED_NS[name] * int(value) for name, value in rows if name in _THROTTLED_NS)
 
 
 def _read(path: Path) -> str:

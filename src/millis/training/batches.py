@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from millis.data.examples import Example
+from millis.data.examples import Example, options_of
 from millis.models.prediction import pad
 from millis.tasks.task import IGNORED, Task, Window
 
@@ -31,6 +31,11 @@ def encode_examples(task: Task, examples: Sequence[Example]) -> list[Window]:
     """Cut examples into windows with targets, once; windows that teach nothing are left out."""
     windows = [window for example in examples for window in task.encode(example.text, example=example)]
     return [window for window in windows if window.targets is not None and (window.targets != IGNORED).any()]
+
+
+def encode_asked(task: Task, example: Example) -> tuple[Window, ...]:
+    """Cut an example into windows as it is asked: without targets, and whole."""
+    return task.encode(example.text, options=options_of(example))
 
 
 def plan_epoch(

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from millis.backends.encoder import KEPT, Part, find_parts, read_out, read_shape
+from millis.backends.encoder import KEPT, Part, find_parts, find_types, read_out, read_shape
 from millis.models.taggers import Tagger
 from millis.tasks.task import IGNORED, Window
 from millis.telemetry.progress import bar
@@ -139,7 +139,8 @@ def _learn(tagger: Tagger, loss_of: _Loss, *, windows: Sequence[Window], setting
 
 
 def _run(tagger: Tagger, ids: torch.Tensor, mask: torch.Tensor) -> Any:
-    out = tagger.network(input_ids=ids, attention_mask=mask, output_hidden_states=True)
+    types = find_types(ids, config=tagger.config)
+    out = tagger.network(input_ids=ids, attention_mask=mask, output_hidden_states=True, **types)
     out.logits = read_out(out.logits, mask, config=tagger.config)
     return out
 

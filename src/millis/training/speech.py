@@ -1,18 +1,15 @@
 """Fine-tune a causal language model on dialogues: the loss is on answers only, several dialogues share a row.
 
-Dialogues of a row see themselves alone: attention is block-diagonal, and positions begin anew with each. The epoch with
-the least loss on dev is kept, in folder/best.pt; folder/checkpoint.pt is written after each epoch, from which a killed
-run goes on to the same weights.
+The epoch with the least loss on dev is kept, in folder/best.pt; folder/checkpoint.pt is written after each epoch, from
+which a killed run goes on to the same weights.
 Border: a speaker and ids in, the speaker with other weights out; what a dialogue's ids are is tasks/chat.py's.
 Limits: one process, on the processor. Ways to adapt are full, lora and adalora, merged at the end: nothing stays in the
 graph. What an epoch under way learnt is lost when the run ends.
-Source: packing without cross-talk as in Krell et al. 2021, arXiv:2107.02027.
 """
 
 import copy
 import hashlib
 import math
-import random
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -21,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from millis.errors import Interrupted, InvalidValue, RunFailed
 from millis.models.files import write_whole
@@ -30,26 +26,13 @@ from millis.training.adapting import keep_apart, plan_low_rank, read_ranks, take
 from millis.training.boards import open_board
 from millis.training.checkpoints import Checkpoint, EpochRow, Progress, load_checkpoint, save_checkpoint
 from millis.training.interrupts import catch_interrupt
+from millis.training.lessons import ROW_TOKENS, Lesson, pack_rows, row_loss
 from millis.training.methods import check_speaking_method
 from millis.training.settings import TrainSettings, choose_learning_rate, choose_precision
 from millis.training.steps import rate_share, torch_state
 
-ROW_TOKENS = 1024
 _BEST = "best.pt"
 _MATRICES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-
-
-@dataclass(frozen=True, slots=True)
-class Lesson:
-    """A dialogue in ids.
-
-    Args:
-        ids: int64 (T,), prompt and answer, with the piece that ends it.
-        n_prompt: how many of them are not learnt.
-    """
-
-    ids: NDArray[np.int64]
-    n_prompt: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,11 +51,14 @@ class Taught:
 
 
 def teach(
-    model: Any, train: Sequence[Lesson], *, dev: Sequence[Lesson], folder: Path, settings: TrainSettings
-) -> Taught:
+    model: Any, train: Sequence[Lesson], *, dev: Sequence[Lesson], folder: Path, settings: TrainSettings,
+    teacher: Any = None,
+) -> Taught:  # fmt: skip
     """Train a causal language model of torch, in place; it ends with the weights of the best epoch, merged.
 
     Args:
+        teacher: a model of the same pieces whose answers are learnt too, half and half with the right ones; dev is
+            measured by the right ones alone.
         folder: where the run lives. The same call on it again goes on after a kill.
     Raises:
         InvalidValue: nothing to train on, a folder of another run, or a way of adapting that is not for such models.
@@ -83,13 +69,13 @@ def teach(
     if not train or not dev:
         raise InvalidValue(f"training needs dialogues: {len(train)} to train on and {len(dev)} of dev are left.")
     folder.mkdir(parents=True, exist_ok=True)
-    identity = _identify(model, train, dev, settings)
+    identity = _identify(model, train, dev, settings, teacher=teacher)
     found = load_checkpoint(folder, identity=identity)
     if found and not (folder / _BEST).is_file():  # its best epoch was taken away
         found = None
     progress = found.progress if found else Progress()
     with torch_state(settings.seed):
-        run = _Run(model, train, settings)
+        run = _Run(model, train, settings, teacher=teacher)
         before = run.measure(dev)
         if found and found.tensors is not None:
             run.load_state(found.tensors)
@@ -152,8 +138,9 @@ def _go(
 class _Run:
     """The steps of a run, each on one row of dialogues."""
 
-    def __init__(self, model: Any, train: Sequence[Lesson], settings: TrainSettings) -> None:
+    def __init__(self, model: Any, train: Sequence[Lesson], settings: TrainSettings, *, teacher: Any = None) -> None:
         self._model, self._train, self._settings = model, train, settings
+        self._teacher = None if teacher is None else teacher.eval()
         self.plans = [pack_rows(train, seed=f"{settings.seed} {epoch}") for epoch in range(settings.epochs)]
         self.n_steps = sum(map(len, self.plans))
         self._rate, rate_reason = choose_learning_rate(settings, width=int(model.config.hidden_size))
@@ -178,7 +165,7 @@ class _Run:
     def step(self, row: Sequence[int], *, step: int) -> tuple[float, float]:
         """Take one step; give its loss and learning rate."""
         self._model.train()
-        loss, n = self._loss([self._train[place] for place in row])
+        loss, n = self._loss([self._train[place] for place in row], teacher=self._teacher)
         loss = loss / n
         value = float(loss.detach())
         rate = self._rate * rate_share(step, n_steps=self.n_steps, warmup_share=self._settings.warmup_share)
@@ -205,9 +192,9 @@ class _Run:
                 total, n = total + float(loss), n + count
         return total / n
 
-    def _loss(self, lessons: Sequence[Lesson]) -> tuple[torch.Tensor, int]:
+    def _loss(self, lessons: Sequence[Lesson], *, teacher: Any = None) -> tuple[torch.Tensor, int]:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._is_bf16):
-            return row_loss(self._model, lessons)
+            return row_loss(self._model, lessons, teacher=teacher)
 
     def whole(self) -> dict[str, torch.Tensor]:
         """Give the weights as they would be merged, by their names in the model as it came."""
@@ -243,47 +230,6 @@ class _Run:
             take_ranks(self._peft, state["ranks"])
 
 
-def pack_rows(lessons: Sequence[Lesson], *, seed: str) -> list[list[int]]:
-    """Put lessons into rows of at most ROW_TOKENS, each into the first that has room, in an order drawn by seed."""
-    order = list(range(len(lessons)))
-    random.Random(seed).shuffle(order)  # noqa: S311 - no secret
-    rows: list[list[int]] = []
-    room: list[int] = []
-    for place in order:
-        size = len(lessons[place].ids)
-        fits = next((i for i in range(max(len(rows) - 16, 0), len(rows)) if room[i] >= size), None)
-        if fits is None:
-            rows.append([place])
-            room.append(ROW_TOKENS - size)
-        else:
-            rows[fits].append(place)
-            room[fits] -= size
-    return rows
-
-
-def row_loss(model: Any, lessons: Sequence[Lesson]) -> tuple[torch.Tensor, int]:
-    """Compute the loss of answers' pieces over a row of lessons that see themselves alone.
-
-    Returns:
-        the sum of losses, float32 (), and how many pieces it is over.
-    """
-    ids = torch.from_numpy(np.concatenate([one.ids for one in lessons]))
-    sizes = [len(one.ids) for one in lessons]
-    positions = torch.cat([torch.arange(size) for size in sizes])
-    owner = torch.repeat_interleave(torch.arange(len(lessons)), torch.tensor(sizes))
-    is_seen = (owner[:, None] == owner[None, :]) & torch.ones(len(ids), len(ids), dtype=torch.bool).tril()
-    mask = torch.zeros(is_seen.shape).masked_fill(~is_seen, torch.finfo(torch.float32).min)
-    first = np.cumsum([0, *sizes[:-1]])
-    places = torch.cat(
-        [torch.arange(at + one.n_prompt - 1, at + len(one.ids) - 1) for at, one in zip(first, lessons, strict=True)]
-    )
-    state = model.model(
-        input_ids=ids[None], attention_mask=mask[None, None], position_ids=positions[None], use_cache=False
-    ).last_hidden_state[0]
-    logits = model.lm_head(state[places])
-    return torch.nn.functional.cross_entropy(logits.float(), ids[places + 1], reduction="sum"), len(places)
-
-
 def _wrap(model: Any, method: str, *, n_steps: int) -> Any:
     """Put peft's layers into a model, in place; None where all of it is trained."""
     model.requires_grad_(method == "full")
@@ -295,15 +241,18 @@ def _wrap(model: Any, method: str, *, n_steps: int) -> Any:
 
 
 def _identify(
-    model: Any, train: Sequence[Lesson], dev: Sequence[Lesson], settings: TrainSettings
+    model: Any, train: Sequence[Lesson], dev: Sequence[Lesson], settings: TrainSettings, *, teacher: Any
 ) -> dict[str, str]:
     """Name everything that decides a run's result."""
-    hashes = {"training data": hashlib.sha256(), "dev data": hashlib.sha256(), "base": hashlib.sha256()}
+    hashes = {"training data": hashlib.sha256(), "dev data": hashlib.sha256()}
     for name, lessons in (("training data", train), ("dev data", dev)):
         for one in lessons:
             hashes[name].update(one.n_prompt.to_bytes(4, "little") + len(one.ids).to_bytes(4, "little"))
             hashes[name].update(one.ids.tobytes())
-    for weights in model.state_dict().values():
-        hashes["base"].update(weights.detach().contiguous().view(torch.uint8).numpy().tobytes())
+    for name, one in {"base": model, "teacher": teacher}.items():
+        if one is not None:
+            hashes[name] = hashlib.sha256()
+            for weights in one.state_dict().values():
+                hashes[name].update(weights.detach().contiguous().view(torch.uint8).numpy().tobytes())
     chosen = {f"setting {name}": repr(value) for name, value in asdict(settings).items() if name != "tracker"}
     return {**chosen, **{name: made.hexdigest() for name, made in hashes.items()}}

@@ -16,7 +16,7 @@ import torch
 from millis.cores import n_cores
 from millis.data.examples import Example
 from millis.errors import InvalidValue
-from millis.models.prediction import predict
+from millis.models.prediction import predict_examples
 from millis.models.taggers import Tagger, build_tagger
 from millis.tasks.task import IGNORED, Head, Score, Task, Window
 from millis.training.adapting import Adaptation
@@ -120,9 +120,7 @@ class Steps:
 
     def score(self, task: Task, examples: Sequence[Example]) -> Score:
         """Score the tagger, whole, in fp32."""
-        return task.score(
-            examples, predict(self._tagger, task=task, texts=[example.text for example in examples])
-        )
+        return task.score(examples, predict_examples(self._tagger, task=task, examples=examples))
 
     @contextmanager
     def whole_tagger(self) -> Iterator[Tagger]:

@@ -5,7 +5,7 @@ dense gradient, of the optimizer's step and of every checkpoint is paid all the 
 pieces more than the encoder itself. So the rows in use are trained as a table of their own; the result is the
 same but for rounding.
 
-Border: a tagger's word embeddings and the ids that go in; nothing else of the model.
+Border: a tagger's word embeddings and the ids that go in, that of a separator among them; nothing else of the model.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,6 +15,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from millis.backends.encoder import SECOND
 from millis.errors import InvalidBase
 from millis.models.taggers import Tagger
 from millis.tasks.task import Window
@@ -47,6 +48,7 @@ class UsedRows:
             )
         self._numbers = np.full(self.n_all, -1, np.int64)
         self._numbers[used] = np.arange(self.n)
+        self._second: int | None = getattr(tagger.config, SECOND, None)
         self._used = torch.from_numpy(used)
         self._few = torch.nn.Embedding(
             self.n,
@@ -54,7 +56,7 @@ class UsedRows:
             padding_idx=self._all.padding_idx,
             _weight=self._all.weight.detach()[used],
         )
-        tagger.network.set_input_embeddings(self._few)
+        self._take(self._few)
 
     def renumber(self, window: Window) -> Window:
         """Give a window its ids in the small table."""
@@ -65,8 +67,15 @@ class UsedRows:
         """Put all rows back, the trained ones as they now are, while the block runs."""
         with torch.no_grad():
             self._all.weight[self._used] = self._few.weight
-        self._tagger.network.set_input_embeddings(self._all)
+        self._take(self._all)
         try:
             yield
         finally:
-            self._tagger.network.set_input_embeddings(self._few)
+            self._take(self._few)
+
+    def _take(self, table: torch.nn.Embedding) -> None:
+        """Have the tagger take ids in a table, the separator of two texts too."""
+        self._tagger.network.set_input_embeddings(table)
+        if self._second is not None:
+            number = self._second if table is self._all else int(self._numbers[self._second])
+            setattr(self._tagger.config, SECOND, number)

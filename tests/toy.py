@@ -85,7 +85,7 @@ class ToyTask:
         self._tokenizer = Tokenizer(tokenizer_file)
         self._scores = scores
 
-    def encode(self, text: str, *, example: SpanExample | None = None) -> tuple[Window, ...]:
+    def encode(self, text: str, *, example: SpanExample | None = None, options: Any = None) -> tuple[Window, ...]:
         pieces = self._tokenizer.encode(text)
         ids = np.array([*self._tokenizer.prefix, *pieces.ids, *self._tokenizer.suffix], np.int64)
         targets = None
@@ -94,7 +94,7 @@ class ToyTask:
             targets = np.array([-100, *(int(start in named) for start, _ in pieces.offsets), -100], np.int64)
         return (Window(ids=ids, targets=targets, places=pieces.offsets),) if pieces.ids else ()
 
-    def decode(self, text: str, windows: Any, logits: Any) -> dict[str, Any]:
+    def decode(self, text: str, windows: Any, logits: Any, options: Any = None) -> dict[str, Any]:
         if not windows:
             return {"names": {}}
         odds = logits[0][1:-1, 1] - logits[0][1:-1, 0]
