@@ -5,8 +5,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-import toy
 
+import toy
 from millis.errors import InvalidBase
 from millis.models.bases import find_base, longest_input
 

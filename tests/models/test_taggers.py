@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import toy
 
+import toy
 from millis.errors import InvalidBase
 from millis.models.bases import MODEL_TYPES
 from millis.models.prediction import predict

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from toy import one_core  # noqa: F401  # a fixture, used by name
 
 import millis
 from fitting import make_base
@@ -20,6 +19,7 @@ from millis.searching.case import Case, FitSettings, prepare
 from millis.searching.teaching import _load, be_taught
 from millis.tasks.task import Head
 from millis.training.settings import TrainSettings
+from toy import one_core  # noqa: F401  # a fixture, used by name
 
 LABELS = ("complaint", "order", "refund")
 TEXTS = {"complaint": "her german call rejects", "order": "order the x from lisbon", "refund": "eu wrote about z"}

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import toy
 
+import toy
 from millis.errors import InvalidBase, InvalidValue
 from millis.models.taggers import build_tagger
 from millis.tasks.task import Head

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-import toy
 
+import toy
 from millis.errors import InvalidValue
 from millis.training.settings import TrainSettings
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import toy
 
+import toy
 from millis.backends import BackendSettings
 from millis.backends.static import StaticBackend, save_static
 from millis.compiling.comparing import run_all

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-import toy
 from safetensors.torch import load_file, save_file
 
+import toy
 from millis.errors import InvalidValue, RunFailed
 from millis.models.taggers import load_tagger
 
