@@ -50,6 +50,9 @@ def _lines(opened: Bundle) -> list[str]:
         machine = certificate.machine.get("cpu", "a machine without a name")
         lines.append(f"proof     {certificate.verdict['status'].upper()} on {machine}, {certificate.created}")
         lines += [f"          {clause['name']}: {clause['detail']}" for clause in certificate.verdict["clauses"]]
+        if "others_share" in certificate.measurement:
+            others, steal = (100 * certificate.measurement[f"{who}_share"] for who in ("others", "steal"))
+            lines.append(f"          others meanwhile: {others:.0f} % of the cores here, {steal:.0f} % other machines")
     for rung in manifest.rungs:
         lines += _rung_lines(opened, rung)
     for choice in manifest.choices:

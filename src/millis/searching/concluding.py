@@ -57,7 +57,7 @@ class Proven:
 
 
 def prove_candidate(case: Case, candidate: Candidate, *, reference: Reference) -> Proven:
-    """Score a candidate on test and measure it under the contract; once more where nothing was measured."""
+    """Score a candidate on test and measure it under the contract; once more where others had the machine."""
     rung = _score(case, candidate, reference=reference)
     draft = save_draft(case, rung, candidate.built, shape=candidate.shape)
     bodies = bodies_of_examples(case.splits.test, seed=case.settings.seed)
@@ -67,9 +67,10 @@ def prove_candidate(case: Case, candidate: Candidate, *, reference: Reference) -
             draft, contract=case.contract, bodies=bodies, n_requests=n_requests, name=f"{candidate.name}: proof"
         )
         verdict = judge_served(draft, contract=case.contract, served=served)
-        if is_last or verdict.status != "void":
+        is_clear = verdict.status == "kept" or not (verdict.status == "void" or served.crowd.is_crowded)
+        if is_last or is_clear:
             break
-        say(f"{candidate.name}: measured again, since nothing was: {verdict.clauses[0].detail}")
+        say(f"{candidate.name}: measured again: {verdict.clauses[0].detail}")
     why = "; ".join(clause.detail for clause in verdict.clauses if clause.status != "kept")
     say(f"{candidate.name}: {verdict.status}{f'; {why}' if why else ''}")
     return Proven(

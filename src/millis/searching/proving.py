@@ -25,6 +25,7 @@ from millis.contract import (
 from millis.data.examples import Example
 from millis.errors import InvalidValue
 from millis.measuring.bench import LoadResult, offer_load
+from millis.measuring.crowd import Crowd
 from millis.measuring.fingerprint import fingerprint
 from millis.measuring.quality import measure_quality
 from millis.searching.bodies import ANSWER_TOKENS, PROMPT_TOKENS, bodies_of_lengths, bodies_of_prompts
@@ -45,6 +46,7 @@ class Served(NamedTuple):
     load: LoadResult
     memory_mb: float
     shape: ServingShape
+    crowd: Crowd
 
 
 class Proof(NamedTuple):
@@ -71,18 +73,19 @@ def measure_served(
     )  # of the rung that the quality clause speaks of
     with Supervisor(settings) as server:
         is_chat = bundle.manifest.task in SPEAKING
-        result = offer_load(
-            f"{server.url}/v1/{'completions' if is_chat else bundle.manifest.task}",
-            bodies=bodies,
-            rate_per_s=contract.rate_per_s,
-            n_requests=n_requests,
-            bound_ms=contract.bound_ms,
-            token_bound_ms=contract.per_token_ms,
-            warmup=8 if is_chat else 200,
-            name=name,
-        )
+        with Crowd() as crowd:
+            result = offer_load(
+                f"{server.url}/v1/{'completions' if is_chat else bundle.manifest.task}",
+                bodies=bodies,
+                rate_per_s=contract.rate_per_s,
+                n_requests=n_requests,
+                bound_ms=contract.bound_ms,
+                token_bound_ms=contract.per_token_ms,
+                warmup=8 if is_chat else 200,
+                name=name,
+            )
         memory_mb = sum(_resident_mb(pid) for pid in server.pids)
-    return Served(result, memory_mb, shape)
+    return Served(result, memory_mb, shape, crowd)
 
 
 def judge_served(bundle: Bundle, *, contract: Contract, served: Served) -> Verdict:
@@ -116,6 +119,7 @@ def judge_served(bundle: Bundle, *, contract: Contract, served: Served) -> Verdi
                 void=load_result.void,
             )
         )
+    clauses = [_add_crowd(clause, served.crowd) for clause in clauses]
     quality = bundle.rung().quality
     if quality:
         clauses += judge_quality(
@@ -125,6 +129,13 @@ def judge_served(bundle: Bundle, *, contract: Contract, served: Served) -> Verdi
             interval=(quality["low"], quality["high"]),
         )
     return judge([*clauses, *judge_memory(contract, memory_mb=served.memory_mb)])
+
+
+def _add_crowd(clause: Clause, crowd: Crowd) -> Clause:
+    """Say in a clause that is not kept who else had the cores; the verdict stays."""
+    if clause.status == "kept" or not crowd.is_crowded:
+        return clause
+    return msgspec.structs.replace(clause, detail=f"{clause.detail}; {crowd.note()}")
 
 
 def prove(
@@ -189,7 +200,9 @@ def make_certificate(
     return Certificate(
         contract=contract.record(),
         verdict=msgspec.to_builtins(verdict),
-        measurement=msgspec.to_builtins(served.load, str_keys=True) | {"memory_mb": round(served.memory_mb, 1)},
+        measurement=msgspec.to_builtins(served.load, str_keys=True)
+        | {"memory_mb": round(served.memory_mb, 1)}
+        | served.crowd.record(),
         machine=msgspec.to_builtins(machine),
         rung=bundle.manifest.rung,
         serving=served.shape,

@@ -24,7 +24,7 @@ from millis.measuring.table import measure_table
 from millis.models.work import read_work
 from millis.searching.bodies import bodies_of_examples
 from millis.searching.building import Artifact, Built, Reference, build_artifact
-from millis.searching.candidates import STATIC, Variant, mean_ms, predict_percentile_ms, propose, shapes_for
+from millis.searching.candidates import AT_EASE, STATIC, Variant, mean_ms, predict_percentile_ms, propose, shapes_for
 from millis.searching.case import Case
 from millis.searching.proving import measure_served
 from millis.searching.pruning import Pruning
@@ -248,10 +248,15 @@ def _probe_one(case: Case, candidate: Candidate, *, bodies: Sequence[bytes]) -> 
         fewest, most = _PROBE_REQUESTS
         planned = round(_PROBE_SHARE * case.settings.prove_for_ms / 1000 * case.contract.rate_per_s)
         n_requests = min(max(planned, fewest), most)
-        served = measure_served(
-            draft, contract=case.contract, bodies=bodies, n_requests=n_requests, name=f"{candidate.name}: probe"
-        )
-        known = {"measured_ms": served.load.percentile_ms(case.contract.percentile)}
+        for is_last in (False, True):
+            served = measure_served(
+                draft, contract=case.contract, bodies=bodies, n_requests=n_requests, name=f"{candidate.name}: probe"
+            )
+            measured_ms = served.load.percentile_ms(case.contract.percentile)
+            if is_last or measured_ms < AT_EASE * case.contract.bound_ms or not served.crowd.is_crowded:
+                break
+            say(f"{candidate.name}: probed again: {served.crowd.note()}")
+        known = {"measured_ms": measured_ms}
         case.ledger.add("probe", key, known)
     return float(known["measured_ms"])
 
