@@ -40,8 +40,9 @@ from millis.compiling.onnx import export_ids, load_for_export
 from millis.contract import Contract
 from millis.data.readers import read_examples
 from millis.errors import ContractBroken, MeasurementVoid
-from millis.measuring.bench import LoadResult, offer_load
+from millis.measuring.bench import offer_load
 from millis.measuring.histograms import Histogram
+from millis.measuring.results import LoadResult
 from millis.searching.bodies import bodies_of_texts
 from millis.searching.case import FitSettings
 from millis.searching.fitting import run_fit

@@ -24,9 +24,10 @@ from millis.contract import (
 )
 from millis.data.examples import Example
 from millis.errors import InvalidValue
-from millis.measuring.bench import LoadResult, offer_load
+from millis.measuring.bench import offer_load
 from millis.measuring.fingerprint import fingerprint
 from millis.measuring.quality import measure_quality
+from millis.measuring.results import LoadResult
 from millis.searching.bodies import ANSWER_TOKENS, PROMPT_TOKENS, bodies_of_lengths, bodies_of_prompts
 from millis.searching.reporting import report_proof
 from millis.serving.settings import ServeSettings
