@@ -21,6 +21,8 @@ Asked = str | Mapping[str, Any]
 
 _PRINTABLE = re.compile(r"[\x21-\x7e]*")
 _SENTENCE = 400
+_DESCRIPTION = re.compile(r'desc\s*=\s*"[^"]*"')
+_STAGE = re.compile(r"^\s*([^\s;]+)\s*;.*?\bdur\s*=\s*\"?([0-9]+(?:\.[0-9]+)?)")
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -209,14 +211,8 @@ def read_list(reply: Reply) -> list[dict[str, Any]]:
 
 def read_times(header: str) -> dict[str, float]:
     """Read Server-Timing: ms by stage; what cannot be read is left out."""
-    times_ms = {}
-    for entry in header.split(","):
-        name, _, value = entry.strip().partition(";dur=")
-        try:
-            times_ms[name] = float(value)
-        except ValueError:
-            continue
-    return times_ms
+    entries = (_STAGE.match(entry) for entry in _DESCRIPTION.sub("", header).split(","))
+    return {match[1]: float(match[2]) for match in entries if match is not None}
 
 
 def read_error(body: bytes, *, status: int, url: str) -> MillisError:

@@ -4,17 +4,15 @@ Border: what the generator saw (plan.py) in, a result and its table for a termin
 and judges nothing (contract.py does).
 """
 
-import re
 from collections.abc import Sequence
 
 import msgspec
 
+from millis.asking.wire import read_times
 from millis.errors import RunFailed
 from millis.measuring.histograms import Histogram, LatencySummary
 from millis.measuring.plan import Plan, Raw
 
-_DESCRIPTION = re.compile(r'desc\s*=\s*"[^"]*"')
-_STAGE = re.compile(r"^\s*([^\s;]+)\s*;.*?\bdur\s*=\s*\"?([0-9]+(?:\.[0-9]+)?)")
 _LATE_MS, _LATE_OF_BOUND, _UNSENT_SHARE = 1.0, 0.1, 0.01
 _COLUMNS = ("n", "mean_ms", "p50_ms", "p90_ms", "p95_ms", "p99_ms", "p999_ms", "max_ms")
 
@@ -166,7 +164,7 @@ def sum_up(
     n_ok = len(raw.ok_ns)
     n_refused = len(raw.refused_ns)
     n_errors = sum(raw.statuses.values()) - n_ok - n_refused + sum(raw.failures.values()) + raw.n_unsent
-    timings = [_read_timing(value) for value in raw.timings]
+    timings = [read_times(value) for value in raw.timings]
     judged_ns = [one.first_ns for one in raw.spoken] or raw.ok_ns
     n_in_time = sum(ns <= bound_ms * 1e6 for ns in judged_ns) if bound_ms is not None else 0
     return LoadResult(
@@ -230,12 +228,6 @@ def _why_void(raw: Raw, *, lateness: LatencySummary, n_requests: int, bound_ms: 
             " stop what else runs on the machine, offer less, or give it another core"
         )
     return None
-
-
-def _read_timing(value: str) -> dict[str, float]:
-    """Read a Server-Timing header: ms by stage."""
-    entries = (_STAGE.match(entry) for entry in _DESCRIPTION.sub("", value).split(","))
-    return {match[1]: float(match[2]) for match in entries if match is not None}
 
 
 def _sum_up_stages(timings: Sequence[dict[str, float]]) -> dict[str, LatencySummary]:
