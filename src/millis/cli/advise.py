@@ -25,7 +25,7 @@ from millis.contract import Contract
 from millis.units import read_rate_per_s
 
 if TYPE_CHECKING:
-    from millis.searching.advising import Measured
+    from millis.searching.foretelling import Measured
 
 _OUT = Path("model.millis")
 
