@@ -44,9 +44,9 @@ from millis.measuring.bench import offer_load
 from millis.measuring.histograms import Histogram
 from millis.measuring.results import LoadResult
 from millis.searching.bodies import bodies_of_texts
-from millis.searching.case import FitSettings
 from millis.searching.fitting import run_fit
 from millis.searching.proving import judge_served, measure_served
+from millis.searching.settings import FitSettings
 from millis.serving.settings import ServeSettings
 from millis.serving.supervisor import Supervisor
 from millis.tasks import Score

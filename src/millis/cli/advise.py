@@ -68,7 +68,7 @@ def command(
     """
     from millis.data.readers import ReadSettings
     from millis.searching.advising import advise
-    from millis.searching.case import FitSettings
+    from millis.searching.settings import FitSettings
 
     has_bound = any(bound is not None for bound in (p50, p95, p99))
     contract = Contract(p50=p50, p95=p95, p99=p99, rate=rate) if has_bound else None

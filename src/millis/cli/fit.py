@@ -136,8 +136,8 @@ def command(
     same command goes on).
     """
     from millis.data.readers import ReadSettings
-    from millis.searching.case import FitSettings
     from millis.searching.fitting import run_fit
+    from millis.searching.settings import FitSettings
 
     if task in SPEAKING:
         _refuse_all_but(_SPEAKING_TOO | ({"max_drop"} if (rungs or 1) > 1 else set()), context)

@@ -28,9 +28,9 @@ from millis.measuring.fingerprint import fingerprint
 from millis.models.bases import count_parameters, find_base, weights_files
 from millis.models.work import read_work
 from millis.searching.candidates import AT_EASE, SHARES, Variant, predict_percentile_ms, propose, shapes_for
-from millis.searching.case import FitSettings
 from millis.searching.layout import LaidOut, lay_out
 from millis.searching.remembering import make_key, recall, remember
+from millis.searching.settings import FitSettings
 
 VERSION = 1
 """Of what is kept; goes up when an older number would mislead."""
