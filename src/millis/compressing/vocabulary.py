@@ -33,9 +33,9 @@ from safetensors.torch import save as _to_safetensors
 
 from millis.bundles.bundle import TOKENIZER
 from millis.errors import InvalidBase, InvalidValue, RunFailed
-from millis.models.bases import weights_files
 from millis.models.files import write_whole
 from millis.models.speakers import Speaker
+from millis.models.weights import weights_files
 from millis.tasks.tokenization import Tokenizer
 from millis.telemetry.progress import bar
 

@@ -19,7 +19,8 @@ from millis.data.readers import read_labelled
 from millis.data.splits import Splits, make_splits
 from millis.errors import InvalidData, InvalidValue
 from millis.measuring.fingerprint import fingerprint
-from millis.models.bases import find_base, has_two_types
+from millis.models.bases import find_base
+from millis.models.described import has_two_types
 from millis.models.prefixes import find_prefixes
 from millis.searching.layout import lay_out
 from millis.searching.ledger import Ledger

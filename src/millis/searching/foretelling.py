@@ -25,7 +25,8 @@ from millis.cores import n_cores
 from millis.data.splits import Splits
 from millis.errors import InvalidBase, InvalidValue, RunFailed
 from millis.measuring.fingerprint import fingerprint
-from millis.models.bases import count_parameters, find_base, weights_files
+from millis.models.bases import find_base
+from millis.models.weights import count_parameters, weights_files
 from millis.models.work import read_work
 from millis.searching.candidates import AT_EASE, SHARES, Variant, predict_percentile_ms, propose, shapes_for
 from millis.searching.layout import LaidOut, lay_out
