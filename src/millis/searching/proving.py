@@ -11,7 +11,7 @@ from typing import NamedTuple
 import msgspec
 
 from millis.bundles import Bundle, Certificate, ServingShape, load, open_bundle
-from millis.bundles.bundle import certify
+from millis.bundles.saving import certify
 from millis.contract import (
     Clause,
     Contract,
