@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from millis.binomial import requests_to_decide
 from millis.bundles import Bundle, Certificate, ServingShape, load, open_bundle
 from millis.bundles.saving import certify
 from millis.contract import (
@@ -20,7 +21,6 @@ from millis.contract import (
     judge_latency,
     judge_memory,
     judge_quality,
-    requests_to_decide,
 )
 from millis.data.examples import Example
 from millis.errors import InvalidValue
