@@ -15,10 +15,6 @@ from typing import NamedTuple
 
 from millis.cores import cgroup_folders
 
-CAUSES = ("gc", "core", "steal", "throttle")
-"""gc: Python's collector ran. core: the thread was ready and no core was free. steal: another machine had the core.
-throttle: a container's quota was used up."""
-
 _PAUSES = 256
 _SAMPLES = 64
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
@@ -75,6 +71,9 @@ class Jitter:
 
     def attribute(self, began_ns: int, ended_ns: int) -> dict[str, float]:
         """Give by cause the ms that may have held up what ran from one moment to another; reads the counters once.
+
+        gc: Python's collector ran. core: the thread was ready and no core was free. steal: another machine had the
+        core. throttle: a container's quota was used up.
 
         Waiting for a core is the difference between two notes, steal and throttling between two samples: what happened
         between the one before and the beginning, or after the end, is in it.
