@@ -62,11 +62,10 @@ def measure_served(
     contract: Contract,
     bodies: Sequence[bytes],
     n_requests: int,
-    shape: ServingShape | None = None,
     name: str = "prove",
 ) -> Served:
     """Serve a bundle on a free port of loopback and offer it the contract's load."""
-    shape = shape or bundle.manifest.serving
+    shape = bundle.manifest.serving
     settings = ServeSettings(
         bundles=(str(bundle.path),), port=0, workers=shape.workers, threads=shape.threads, fallback=False
     )  # of the rung that the quality clause speaks of

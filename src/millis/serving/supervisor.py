@@ -8,7 +8,6 @@ import os
 import selectors
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -34,6 +33,9 @@ from millis.serving.remembering import StateFile, place
 from millis.serving.settings import ServeSettings, join_address, write_settings
 from millis.telemetry.logs import Log
 from millis.telemetry.metrics import forget_process
+
+if TYPE_CHECKING:
+    import socket
 
 _START_LIMIT_S = 120.0
 _MAX_EARLY_DEATHS = 5
