@@ -130,6 +130,10 @@ class Contract:
         """Give the contract as plain values, for JSON; `from_record` takes them back."""
         return asdict(self)
 
+    def allows(self, *, quality: float, drop: float) -> bool:
+        """Say whether so many points, and so many fewer than the uncompressed model's, are within the promise."""
+        return (self.max_drop is None or drop <= self.max_drop) and (self.floor is None or quality >= self.floor)
+
     def __str__(self) -> str:
         """Write the promise as a sentence."""
         parts = [f"p{self.percentile:g} <= {write_ms(self.bound_ms)} at {self.rate_per_s:g} requests/s"]

@@ -13,7 +13,7 @@ from pathlib import Path
 from time import perf_counter_ns
 from typing import NamedTuple
 
-from millis.cores import cgroup_folders
+from millis.cores import cgroup_folders, read_file
 
 _PAUSES = 256
 _SAMPLES = 64
@@ -105,17 +105,10 @@ def read_counters() -> Counters:
 
 
 def _read_steal() -> int:
-    words = _read(Path("/proc/stat")).partition("\n")[0].split()
+    words = read_file(Path("/proc/stat")).partition("\n")[0].split()
     return int(words[8]) * 1_000_000_000 // _TICKS_PER_S if len(words) > 8 and words[0] == "cpu" else 0
 
 
 def _read_throttled() -> int:
-    rows = (line.split() for folder in cgroup_folders() for line in _read(folder / "cpu.stat").splitlines())
+    rows = (line.split() for folder in cgroup_folders() for line in read_file(folder / "cpu.stat").splitlines())
     return sum(_THROTTLED_NS[name] * int(value) for name, value in rows if name in _THROTTLED_NS)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""
