@@ -27,7 +27,8 @@ from millis.compiling.openvino import convert_onnx
 from millis.compressing.quantize import quantize_openvino
 from millis.data.readers import read_labelled
 from millis.data.splits import Splits, make_splits
-from millis.models.bases import find_base, pooling_of, width_of
+from millis.models.bases import find_base
+from millis.models.described import pooling_of, width_of
 from millis.searching.building import train_reference
 from millis.tasks.embedding import EmbeddingTask
 from millis.tasks.finding import rank_first, recall

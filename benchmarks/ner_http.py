@@ -40,12 +40,13 @@ from millis.compiling.onnx import export_ids, load_for_export
 from millis.contract import Contract
 from millis.data.readers import read_examples
 from millis.errors import ContractBroken, MeasurementVoid
-from millis.measuring.bench import LoadResult, offer_load
+from millis.measuring.bench import offer_load
 from millis.measuring.histograms import Histogram
+from millis.measuring.results import LoadResult
 from millis.searching.bodies import bodies_of_texts
-from millis.searching.case import FitSettings
 from millis.searching.fitting import run_fit
 from millis.searching.proving import judge_served, measure_served
+from millis.searching.settings import FitSettings
 from millis.serving.settings import ServeSettings
 from millis.serving.supervisor import Supervisor
 from millis.tasks import Score

@@ -23,7 +23,8 @@ from common import keep
 from millis.bundles import open_bundle
 from millis.contract import Contract, judge_latency
 from millis.data.readers import read_examples
-from millis.measuring.bench import LoadResult, offer_load
+from millis.measuring.bench import offer_load
+from millis.measuring.results import LoadResult
 from millis.searching.bodies import bodies_of_texts
 from millis.serving.settings import ServeSettings
 from millis.serving.supervisor import Supervisor

@@ -23,7 +23,8 @@ import httpx
 from common import keep
 from millis.bundles import open_bundle
 from millis.contract import Contract
-from millis.measuring.bench import LoadResult, offer_load
+from millis.measuring.bench import offer_load
+from millis.measuring.results import LoadResult
 from millis.security.keys import KeyFile
 from millis.serving.settings import ServeSettings
 from millis.serving.supervisor import Supervisor

@@ -31,7 +31,8 @@ from millis.backends.openvino import EMBEDDINGS
 from millis.bundles.bundle import TOKENIZER
 from millis.compressing.vocabulary import trim_vocabulary
 from millis.data.readers import read_examples
-from millis.models.bases import find_base, weights_files
+from millis.models.bases import find_base
+from millis.models.weights import weights_files
 from millis.tasks.tokenization import Tokenizer
 
 LOAD = """

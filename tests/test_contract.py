@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
+from millis.binomial import most_misses, requests_to_decide
 from millis.contract import (
     Contract,
     Verdict,
@@ -12,8 +13,6 @@ from millis.contract import (
     judge_latency,
     judge_memory,
     judge_quality,
-    most_misses,
-    requests_to_decide,
 )
 from millis.errors import InvalidValue
 

@@ -8,28 +8,22 @@ Limits: quality is judged by its value on the test set at hand; its interval is 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 import msgspec
 
+from millis.binomial import decide, most_misses, requests_to_decide
 from millis.errors import InvalidValue
 from millis.units import read_duration_ms, read_rate_per_s, write_ms
 
 Status = Literal["kept", "broken", "undecided", "void"]
 
-DOUBT = 0.01
-"""One-sided: how often at most a contract that stands exactly at its bound is called kept (or broken)."""
-
-_LIMIT = DOUBT * (1 + 1e-9)
-"""Allows for rounding: one request that misses a p99 has a chance of exactly 1 %."""
-
 _PERCENTILES = (50.0, 95.0, 99.0)
 _ALLOWED = (
     ("rate_per_s", 1e-3, 1e5), ("max_drop", 0.0, 100.0), ("floor", 0.0, 100.0), ("memory_mb", 1.0, 1e9),
 )  # fmt: skip
-_MOST_REQUESTS = 10**9
 _BOUNDS_MS = (1e-3, 10_000.0)  # the load generator waits so long for an answer
 
 
@@ -136,6 +130,10 @@ class Contract:
         """Give the contract as plain values, for JSON; `from_record` takes them back."""
         return asdict(self)
 
+    def allows(self, *, quality: float, drop: float) -> bool:
+        """Say whether so many points, and so many fewer than the uncompressed model's, are within the promise."""
+        return (self.max_drop is None or drop <= self.max_drop) and (self.floor is None or quality >= self.floor)
+
     def __str__(self) -> str:
         """Write the promise as a sentence."""
         parts = [f"p{self.percentile:g} <= {write_ms(self.bound_ms)} at {self.rate_per_s:g} requests/s"]
@@ -208,7 +206,7 @@ def judge_latency(
     name = f"{name} p{contract.percentile:g}".lstrip()
     bound_ms = contract.bound_ms if bound_ms is None else bound_ms
     if void is not None:
-        status, chance = _decide(n_sure_misses, n_requests, contract.percentile)
+        status, chance = decide(n_sure_misses, n_requests, contract.percentile)
         if status == "broken":
             detail = (
                 f"{n_sure_misses} of {n_requests} requests took the server itself longer than"
@@ -216,7 +214,7 @@ def judge_latency(
             )
             return Clause(name=name, status="broken", detail=detail, value=seen_ms, bound=bound_ms)
         return Clause(name=name, status="void", detail=void, value=seen_ms, bound=bound_ms)
-    status, chance = _decide(n_misses, n_requests, contract.percentile)
+    status, chance = decide(n_misses, n_requests, contract.percentile)
     most = most_misses(contract.percentile, n_requests=n_requests)
     allowed = f"at most {most} say kept" if most is not None else "too few requests to say kept"
     parts = [f"{n_misses} of {n_requests} requests missed {write_ms(bound_ms)} ({allowed})"]
@@ -270,44 +268,6 @@ def judge_memory(contract: Contract, *, memory_mb: float) -> list[Clause]:
     return [Clause(name="memory", status=status, detail=detail, value=memory_mb, bound=contract.memory_mb)]
 
 
-def most_misses(percentile: float, *, n_requests: int) -> int | None:
-    """Give the most misses among n_requests that still say kept; None when not even no miss does."""
-    if _decide(0, n_requests, percentile)[0] != "kept":
-        return None
-    return _first(lambda misses: _decide(misses, n_requests, percentile)[0] != "kept", high=n_requests) - 1
-
-
-def requests_to_decide(percentile: float, *, n_misses: int = 0, miss_share: float = 0.0) -> int:
-    """Give how many requests it takes to say kept (or broken, when that is what they would say).
-
-    Exactly the fewest when miss_share is 0; else near it, since misses come whole.
-
-    Args:
-        percentile: the contract's.
-        n_misses: misses to allow for, whatever the number of requests.
-        miss_share: share of the requests that miss, on top.
-
-    Raises:
-        InvalidValue: miss_share is not in 0..1, or too near the share that the percentile allows.
-    """
-    if not 0 <= miss_share <= 1:
-        raise InvalidValue(f"miss_share cannot be {miss_share}: give a share from 0 to 1.")
-    wanted, whole = ("kept", math.ceil) if miss_share < _share(percentile) else ("broken", math.floor)
-
-    def is_decided(n: int) -> bool:
-        return _decide(min(n_misses + whole(miss_share * n), n), n, percentile)[0] == wanted
-
-    high = 1
-    while not is_decided(high):
-        high *= 2
-        if high > _MOST_REQUESTS:
-            raise InvalidValue(
-                f"no number of requests decides p{percentile:g} when {miss_share:.4%} of them miss, since"
-                f" {_share(percentile):.4%} may: move the bound."
-            )
-    return _first(is_decided, high=high)
-
-
 def _advise(contract: Contract, n_misses: int, n_requests: int) -> str:
     """Say how long to measure so that these misses decide, as far as that can be told."""
     try:
@@ -320,51 +280,6 @@ def _advise(contract: Contract, n_misses: int, n_requests: int) -> str:
 def _compare(value: float, *, at_most: float) -> Status:
     """Compare quantities that are no chances; 1e-9 is rounding."""
     return "kept" if value <= at_most + 1e-9 else "broken"
-
-
-def _decide(n_misses: int, n_requests: int, percentile: float) -> tuple[Status, float]:
-    """Give the status, and the chance of this many misses or a rarer number at the bound."""
-    share = _share(percentile)
-    at_most = _tail(n_misses, n_requests, share)
-    at_least = _tail(n_requests - n_misses, n_requests, 1 - share)
-    if at_most <= _LIMIT:
-        return "kept", at_most
-    return ("broken", at_least) if at_least <= _LIMIT else ("undecided", min(at_most, at_least))
-
-
-def _share(percentile: float) -> float:
-    return (100 - percentile) / 100
-
-
-def _tail(k: int, n: int, p: float) -> float:
-    """P(X <= k) for X ~ Binomial(n, p), 0 < p < 1, without cancellation where it is small.
-
-    Above the mean the other tail is summed; it is P(Y <= n - k - 1) for Y ~ Binomial(n, 1 - p).
-    """
-    if k < 0:
-        return 0.0
-    if k >= n:
-        return 1.0
-    if k > n * p:
-        return 1.0 - _tail(n - k - 1, n, 1 - p)
-    log = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
-    log += k * math.log(p) + (n - k) * math.log1p(-p)
-    total = term = 1.0  # in units of the mass at k; below the mean each term is smaller than the last
-    for i in range(k, 0, -1):
-        term *= i * (1 - p) / ((n - i + 1) * p)
-        total += term
-        if term < total * 1e-17:
-            break
-    return min(math.exp(log + math.log(total)), 1.0)
-
-
-def _first(holds: Callable[[int], bool], *, high: int) -> int:
-    """Find the first number up to high for which it holds, given that it goes on holding."""
-    low = 0
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if holds(middle) else (middle + 1, high)
-    return low
 
 
 def _is_number(value: object) -> bool:

@@ -19,7 +19,7 @@ def n_cores() -> int:
 
 def read_cpuinfo() -> dict[str, str]:
     """Read what Linux tells of the first core, by name; nothing elsewhere."""
-    rows = (line.partition(":") for line in _read(Path("/proc/cpuinfo")).split("\n\n")[0].splitlines())
+    rows = (line.partition(":") for line in read_file(Path("/proc/cpuinfo")).split("\n\n")[0].splitlines())
     return {name.strip(): value.strip() for name, _, value in rows}
 
 
@@ -37,7 +37,7 @@ def read_quota() -> float | None:
 def cgroup_folders() -> list[Path]:
     """Give the folders of the control groups that ration this process's time, its own first, of each version."""
     folders = []
-    for line in _read(_OWN_CGROUPS).splitlines():
+    for line in read_file(_OWN_CGROUPS).splitlines():
         _, controllers, path = line.split(":", 2)
         if not controllers or "cpu" in controllers.split(","):  # version 2 names none
             own = (_CGROUP / "cpu" if controllers else _CGROUP) / path.lstrip("/")
@@ -46,9 +46,9 @@ def cgroup_folders() -> list[Path]:
 
 
 def _quota_of(folder: Path) -> float | None:
-    words = _read(folder / "cpu.max").split()
+    words = read_file(folder / "cpu.max").split()
     if not words:
-        words = [_read(folder / f"cpu.cfs_{name}_us") for name in ("quota", "period")]
+        words = [read_file(folder / f"cpu.cfs_{name}_us") for name in ("quota", "period")]
     try:
         quota, period = (int(word) for word in words)
     except ValueError:  # no such file, or "max"
@@ -56,7 +56,8 @@ def _quota_of(folder: Path) -> float | None:
     return round(quota / period, 2) if quota > 0 and period > 0 else None
 
 
-def _read(path: Path) -> str:
+def read_file(path: Path) -> str:
+    """Read a file in which the system tells something; nothing where it cannot be read."""
     try:
         return path.read_text()
     except OSError:

@@ -35,7 +35,7 @@ def read_duration_ms(value: str | float, *, name: str = "duration", unit: str | 
     return milliseconds
 
 
-def read_rate_per_s(value: str | float, *, name: str = "rate") -> float:
+def read_rate_per_s(value: str | float) -> float:
     """Read a rate such as "100", "100/s" or "100 rps" as requests per second.
 
     Raises:
@@ -44,7 +44,7 @@ def read_rate_per_s(value: str | float, *, name: str = "rate") -> float:
     match = _RATE.match(str(value))
     rate = float(match[1]) if match else math.nan
     if not (math.isfinite(rate) and rate > 0):
-        raise InvalidValue(f"{name} cannot be {value!r}: give requests per second, like '100/s'.")
+        raise InvalidValue(f"rate cannot be {value!r}: give requests per second, like '100/s'.")
     return rate
 
 

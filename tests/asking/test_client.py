@@ -17,7 +17,8 @@ import pytest
 import millis
 from making import make_fake_bundle
 from millis.asking.conversation import Lost, Send, Wait, converse
-from millis.asking.wire import Question, Reply
+from millis.asking.reply import Reply
+from millis.asking.wire import Question
 from millis.errors import InvalidRequest, InvalidValue, RunFailed, TimedOut
 from millis.security.keys import KeyFile
 from millis.serving.settings import ServeSettings

@@ -16,8 +16,8 @@ import millis
 from making import forge, forge_file, make_fake_bundle
 from millis.backends.fake import write_fake
 from millis.bundles import Certificate, load, open_bundle, save_bundle
-from millis.bundles.bundle import certify
 from millis.bundles.manifest import ServingShape
+from millis.bundles.saving import certify
 from millis.errors import InvalidBundle, InvalidValue, RunFailed
 
 

@@ -17,8 +17,9 @@ import msgspec
 import pytest
 
 from millis.errors import InvalidData, InvalidValue, RunFailed
-from millis.measuring.bench import LoadResult, offer_load, read_bodies
+from millis.measuring.bench import offer_load, read_bodies
 from millis.measuring.histograms import Histogram
+from millis.measuring.results import LoadResult
 
 pytestmark = pytest.mark.slow
 

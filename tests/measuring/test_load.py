@@ -12,7 +12,7 @@ from itertools import pairwise
 import pytest
 
 from millis.errors import InvalidValue
-from millis.measuring.load import Plan, draw_arrivals
+from millis.measuring.plan import Plan, draw_arrivals
 
 
 def plan(**changes: object) -> Plan:

@@ -8,7 +8,8 @@ import pytest
 
 import toy
 from millis.errors import InvalidBase
-from millis.models.bases import find_base, longest_input
+from millis.models.bases import find_base
+from millis.models.described import longest_input
 
 
 @pytest.fixture

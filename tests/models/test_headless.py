@@ -13,7 +13,8 @@ from millis.backends import BackendSettings
 from millis.backends.encoder import find_parts, record_shape
 from millis.compiling.comparing import compare, loaded, run_all
 from millis.errors import InvalidBase
-from millis.models.bases import MODEL_TYPES, pooling_of
+from millis.models.bases import MODEL_TYPES
+from millis.models.described import pooling_of
 from millis.models.taggers import build_tagger, load_tagger, save_tagger
 from millis.tasks.task import Head
 

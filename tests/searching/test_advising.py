@@ -16,7 +16,7 @@ from millis.contract import Contract
 from millis.searching import advising, timing
 from millis.searching.advising import advise
 from millis.searching.candidates import Variant
-from millis.searching.case import FitSettings
+from millis.searching.settings import FitSettings
 from millis.training import loop
 from models.tiny import TYPES, write_base
 

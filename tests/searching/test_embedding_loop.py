@@ -11,7 +11,8 @@ import millis
 from fitting import FILLERS, make_base, run_millis
 from millis.models.prediction import predict
 from millis.models.taggers import load_tagger
-from millis.searching.case import Case, FitSettings, prepare
+from millis.searching.case import Case, prepare
+from millis.searching.settings import FitSettings
 
 pytestmark = pytest.mark.slow
 

@@ -15,10 +15,11 @@ from millis.measuring.layers import LayerTable, halves_of
 from millis.models.taggers import build_tagger, load_tagger, save_tagger
 from millis.searching import layers
 from millis.searching.building import Reference, score_reference
-from millis.searching.case import Case, FitSettings, prepare
+from millis.searching.case import Case, prepare
 from millis.searching.cutting import Change
 from millis.searching.layers import choose_activation
 from millis.searching.pruning import Pruner
+from millis.searching.settings import FitSettings
 from millis.searching.trying import artifact_case
 from millis.searching.zeros import tell_zeros, word_zeros
 

@@ -15,7 +15,8 @@ from millis.errors import InvalidBase, InvalidBundle, InvalidValue
 from millis.models.prediction import answer_windows
 from millis.models.taggers import Tagger, build_tagger, load_tagger, save_tagger
 from millis.searching.building import score_reference
-from millis.searching.case import Case, FitSettings, prepare
+from millis.searching.case import Case, prepare
+from millis.searching.settings import FitSettings
 from millis.searching.teaching import _load, be_taught
 from millis.tasks.task import Head
 from millis.training.settings import TrainSettings

@@ -11,7 +11,8 @@ from making import write_conll
 from millis.contract import Contract
 from millis.errors import InvalidValue
 from millis.searching import tuning
-from millis.searching.case import Case, FitSettings, prepare
+from millis.searching.case import Case, prepare
+from millis.searching.settings import FitSettings
 
 pytestmark = pytest.mark.slow
 

@@ -406,7 +406,7 @@ def test_on_another_machine_the_rungs_are_timed_again_and_it_is_said_what_was_fo
 def certify(bundle: Bundle, *, cpu: str) -> None:
     """Give a bundle a certificate that was measured elsewhere."""
     from millis.bundles import Certificate
-    from millis.bundles.bundle import certify as write
+    from millis.bundles.saving import certify as write
     from millis.contract import Clause, judge
     from millis.measuring.fingerprint import fingerprint
 

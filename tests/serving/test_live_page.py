@@ -3,55 +3,32 @@
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
-from test_playground import chromium  # noqa: F401 - a fixture, used by name
+from browsing import open_page, serve_page
+from playwright.sync_api import Browser, expect
 
 from making import make_fake_bundle
 from millis.retrieving import build_index
 from millis.retrieving.passages import Passage
-from millis.serving.settings import ServeSettings
 from millis.serving.supervisor import Supervisor
 from speaking import make_echo_bundle
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
-def note_what_is_wrong(page: Page) -> list[str]:
-    """Give the list that errors of a page and refused requests are added to."""
-    wrong: list[str] = []
-    page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("response", lambda response: wrong.append(response.url) if response.status >= 400 else None)
-    return wrong
+def test_a_sentence_is_marked_and_its_milliseconds_are_shown(server: Supervisor, chromium: Browser) -> None:
+    with open_page(chromium, server.url) as page:
+        text = "😀 maria garcia wrote from 上海 about eu northwind order hello world"
+        page.fill("#text", text)
+        expect(page.locator("#answer")).to_contain_text("northwind")
+        assert page.locator("#answer").text_content() == text
+        expect(page.locator("#stages")).to_contain_text("run")
+        expect(page.locator("#round-trip")).to_contain_text("ms")
 
 
-def test_a_sentence_is_marked_and_its_milliseconds_are_shown(
-    server: Supervisor,
-    chromium: Browser,  # noqa: F811
-) -> None:
-    page = chromium.new_page()
-    wrong = note_what_is_wrong(page)
-    page.goto(server.url)
-    text = "😀 maria garcia wrote from 上海 about eu northwind order hello world"
-    page.fill("#text", text)
-    expect(page.locator("#answer")).to_contain_text("northwind")
-    assert page.locator("#answer").text_content() == text
-    expect(page.locator("#stages")).to_contain_text("run")
-    expect(page.locator("#round-trip")).to_contain_text("ms")
-    assert wrong == []
-    page.close()
-
-
-def test_a_text_is_labelled_and_its_scores_are_ranked(
-    tmp_path: Path,
-    chromium: Browser,  # noqa: F811
-) -> None:
+def test_a_text_is_labelled_and_its_scores_are_ranked(tmp_path: Path, chromium: Browser) -> None:
     bundle = make_fake_bundle(tmp_path, task="classify")
     names = make_fake_bundle(tmp_path, name="names")
-    with Supervisor(ServeSettings(bundles=(str(bundle.path), str(names.path)), port=0)) as server:
-        page = chromium.new_page(locale="en-US")
-        wrong = note_what_is_wrong(page)
-        page.goto(server.url)
+    with serve_page(chromium, bundle, names) as (page, _):
         page.fill("#text", "😀 maria garcia wrote from 上海 about eu northwind order hello world")
         rows = page.locator("#scores tbody tr")
         expect(rows).to_have_count(3)
@@ -66,19 +43,11 @@ def test_a_text_is_labelled_and_its_scores_are_ranked(
         expect(page.locator("#ask")).to_contain_text("Find entities")
         page.click("#language")
         expect(page.locator("#ask")).to_contain_text("识别实体")
-        assert wrong == []
-        page.close()
 
 
-def test_a_question_is_answered_in_its_text(
-    tmp_path: Path,
-    chromium: Browser,  # noqa: F811
-) -> None:
+def test_a_question_is_answered_in_its_text(tmp_path: Path, chromium: Browser) -> None:
     bundle = make_fake_bundle(tmp_path, task="qa")
-    with Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0)) as server:
-        page = chromium.new_page(locale="en-US")
-        wrong = note_what_is_wrong(page)
-        page.goto(server.url)
+    with serve_page(chromium, bundle) as (page, _):
         expect(page.locator("#question")).to_have_value("who wrote")
         text = "😀 maria garcia wrote from 上海 about eu northwind order hello world"
         page.fill("#text", text)
@@ -96,19 +65,11 @@ def test_a_question_is_answered_in_its_text(
         expect(page.locator("#ask")).to_contain_text("寻找答案")
         page.fill("#question", "")
         expect(page.locator("#entities")).to_be_hidden()
-        assert wrong == []
-        page.close()
 
 
-def test_documents_are_ranked(
-    tmp_path: Path,
-    chromium: Browser,  # noqa: F811
-) -> None:
+def test_documents_are_ranked(tmp_path: Path, chromium: Browser) -> None:
     bundle = make_fake_bundle(tmp_path, task="rerank")
-    with Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0)) as server:
-        page = chromium.new_page(locale="en-US")
-        wrong = note_what_is_wrong(page)
-        page.goto(server.url)
+    with serve_page(chromium, bundle) as (page, _):
         expect(page.locator("#question")).to_have_value("who wrote")
         page.fill("#text", "maria garcia wrote\n\nhello world\neu rejects german call")
         rows = page.locator("#entities tbody tr")
@@ -116,25 +77,16 @@ def test_documents_are_ranked(
         expect(page.locator("#answer")).to_have_text(rows.first.locator("td").first.text_content() or "?")
         expect(page.locator("#summary")).to_contain_text("3 documents in")
         expect(page.locator("#command")).to_contain_text('"documents":["maria garcia wrote"')
-        assert wrong == []
-        page.close()
 
 
-def test_an_index_is_searched_as_one_types_and_a_filter_narrows_it(
-    tmp_path: Path,
-    chromium: Browser,  # noqa: F811
-) -> None:
+def test_an_index_is_searched_as_one_types_and_a_filter_narrows_it(tmp_path: Path, chromium: Browser) -> None:
     bundle = make_fake_bundle(tmp_path, name="emb", task="embedding")
     passages = [
         Passage(id="r1", text="refund takes five days", fields={"topic": "refund"}),
         Passage(id="o1", text="order leaves lisbon", fields={"topic": "order"}),
     ]
     build_index(tmp_path / "faq.index", passages=passages, model=bundle.path)
-    settings = ServeSettings(bundles=(str(bundle.path),), indexes=(str(tmp_path / "faq.index"),), port=0)
-    with Supervisor(settings) as server:
-        page = chromium.new_page(locale="en-US")
-        wrong = note_what_is_wrong(page)
-        page.goto(server.url)
+    with serve_page(chromium, bundle, indexes=(str(tmp_path / "faq.index"),)) as (page, _):
         page.select_option("#model", "faq")
         page.fill("#text", "order lisbon")
         rows = page.locator("#entities tbody tr")
@@ -146,22 +98,12 @@ def test_an_index_is_searched_as_one_types_and_a_filter_narrows_it(
         expect(rows).to_have_count(1)
         expect(page.locator("#answer")).to_have_text("refund takes five days")
         expect(page.locator("#command")).to_contain_text("/v1/search")
-        assert wrong == []
-        page.close()
 
 
-def test_a_text_is_translated_as_one_types(
-    tmp_path: Path,
-    chromium: Browser,  # noqa: F811
-) -> None:
+def test_a_text_is_translated_as_one_types(tmp_path: Path, chromium: Browser) -> None:
     bundle = make_echo_bundle(tmp_path, name="zh", task="translate", instruction="Into Chinese: {text}")
-    with Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0)) as server:
-        page = chromium.new_page(locale="en-US")
-        wrong = note_what_is_wrong(page)
-        page.goto(server.url)
+    with serve_page(chromium, bundle) as (page, _):
         page.fill("#text", "good morning")
         expect(page.locator("#answer")).to_have_text("user\nInto Chinese: good morning")
         expect(page.locator("#summary")).to_contain_text("written in")
         expect(page.locator("#found")).to_be_hidden()
-        assert wrong == []
-        page.close()

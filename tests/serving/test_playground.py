@@ -4,7 +4,6 @@ The pages are the served files; answers come from a small server of our own, whi
 Tests that take `base_url` alone hold for any server that speaks the protocol: override the fixture.
 """
 
-import shutil
 import socket
 import threading
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -36,10 +35,6 @@ NAMES = {
 }
 CONTRACT = {"percentile": 99, "bound_ms": 15, "rate_per_s": 100}
 CLAUSES = [{"name": "p99 latency", "status": "kept", "detail": "3 of 10000 requests missed 15 ms; p99 seen 6.1 ms"}]
-FLAGS = (
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-)  # fmt: skip
 
 
 class CannedServer:
@@ -119,17 +114,6 @@ def canned() -> Iterator[tuple[CannedServer, str]]:
 def base_url(canned: tuple[CannedServer, str]) -> str:
     """Where the page is served."""
     return canned[1]
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if path is None:
-        pytest.skip("no browser here: apt-get install chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from millis.asking.conversation import Conversation, Lost, Questions, Send, check_deadline
-from millis.asking.wire import Answer, Asked, Reply
+from millis.asking.reply import Reply
+from millis.asking.wire import Answer, Asked
 
 if TYPE_CHECKING:
     from millis.asking.live import Live

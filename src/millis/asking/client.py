@@ -12,7 +12,8 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from millis.asking.conversation import Conversation, Lost, Questions, Send
-from millis.asking.wire import Answer, Asked, Reply
+from millis.asking.reply import Reply
+from millis.asking.wire import Answer, Asked
 
 T = TypeVar("T")
 

@@ -13,11 +13,11 @@ from time import monotonic
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
+from millis.asking.reply import Reply
 from millis.asking.wire import (
     Answer,
     Asked,
     Question,
-    Reply,
     read_address,
     read_answer,
     read_error,

@@ -1,4 +1,4 @@
-"""HTTP/1.1 as a client of ours speaks it: requests as bytes, answers from bytes, problems as errors.
+"""HTTP/1.1 as a client of ours speaks it: requests as bytes, answers as values, problems as errors.
 
 Border: bytes and values; no sockets and no clock.
 Limits: redirects are not followed: they would take the key elsewhere.
@@ -11,17 +11,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlsplit
 
-import httptools
 import msgspec
 
+from millis.asking.reply import Reply
 from millis.errors import InvalidRequest, InvalidValue, MillisError, RunFailed
 
 Asked = str | Mapping[str, Any]
 """What a model is asked about: a text, or the parts of what is more than one, as {"question": ..., "context": ...}."""
 
-_MOST_BYTES = 64_000_000
 _PRINTABLE = re.compile(r"[\x21-\x7e]*")
 _SENTENCE = 400
+_DESCRIPTION = re.compile(r'desc\s*=\s*"[^"]*"')
+_STAGE = re.compile(r"^\s*([^\s;]+)\s*;.*?\bdur\s*=\s*\"?([0-9]+(?:\.[0-9]+)?)")
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,66 +74,6 @@ class Address(NamedTuple):
     def authority(self) -> str:
         """Give the value of the Host header."""
         return f"{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
-
-
-class Reply:
-    """An answer, fed with bytes until it is whole.
-
-    Attributes:
-        has_begun: something of it came.
-        is_reusable: the connection may carry the next request.
-    """
-
-    def __init__(self) -> None:
-        self.status = 0
-        self.headers: dict[str, str] = {}
-        self.body = b""
-        self.has_begun = self.is_whole = self.is_reusable = False
-        self._has_length = False
-        self._parser = httptools.HttpResponseParser(self)
-
-    def feed(self, data: bytes) -> bool:
-        """Read on; no bytes mean that the server closed. True once it is whole.
-
-        Raises:
-            ValueError: it is not HTTP/1.1, or far too long.
-        """
-        if not data:
-            if self.status and not self._has_length:
-                self.is_whole = True
-            return self.is_whole
-        self.has_begun = True
-        try:
-            self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            raise ValueError("its answer is not HTTP/1.1") from error
-        return self.is_whole
-
-    def on_message_begin(self) -> None:
-        """Begin an answer (called by the parser)."""
-        self.headers = {}
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a header (called by the parser)."""
-        lowered = name.decode("latin-1").lower()
-        self.headers[lowered] = value.decode("latin-1")
-        self._has_length = self._has_length or lowered in ("content-length", "transfer-encoding")
-
-    def on_headers_complete(self) -> None:
-        """Learn the status (called by the parser)."""
-        self.status = self._parser.get_status_code()
-
-    def on_body(self, part: bytes) -> None:
-        """Take a part of the body (called by the parser)."""
-        self.body += part
-        if len(self.body) > _MOST_BYTES:
-            raise ValueError("its answer does not end")
-
-    def on_message_complete(self) -> None:
-        """End an answer (called by the parser); 100 Continue and its like are not the answer."""
-        if self.status >= 200:
-            self.is_reusable = self._parser.should_keep_alive()
-            self.is_whole = True
 
 
 class Question(NamedTuple):
@@ -270,14 +211,8 @@ def read_list(reply: Reply) -> list[dict[str, Any]]:
 
 def read_times(header: str) -> dict[str, float]:
     """Read Server-Timing: ms by stage; what cannot be read is left out."""
-    times_ms = {}
-    for entry in header.split(","):
-        name, _, value = entry.strip().partition(";dur=")
-        try:
-            times_ms[name] = float(value)
-        except ValueError:
-            continue
-    return times_ms
+    entries = (_STAGE.match(entry) for entry in _DESCRIPTION.sub("", header).split(","))
+    return {match[1]: float(match[2]) for match in entries if match is not None}
 
 
 def read_error(body: bytes, *, status: int, url: str) -> MillisError:

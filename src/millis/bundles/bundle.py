@@ -1,26 +1,18 @@
-"""A bundle on disk: write it whole or not at all, open it only if every file is as the manifest says.
+"""A bundle on disk, opened only if every file is as the manifest says.
 
-Border: files and hashes. A bundle is written to a temporary folder beside its place and exchanged with what stands
-there in one step, so a crash leaves the old bundle whole.
-Limits: exchanging two folders in one step needs Linux; elsewhere there is an instant with the old one set aside.
+Border: files and hashes; saving.py writes them.
 """
 
-import ctypes
 import hashlib
-import os
-import shutil
-import sys
-import tempfile
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from millis.bundles.manifest import FORMAT, Certificate, FileEntry, Manifest, Rung
+from millis.bundles.manifest import FORMAT, Certificate, Manifest, Rung
 from millis.bundles.profile import FILE as PROFILE
 from millis.contract import Contract, Verdict
-from millis.errors import InvalidBundle, InvalidValue, RunFailed
+from millis.errors import InvalidBundle, InvalidValue
 
 MANIFEST = "manifest.json"
 CERTIFICATE = "certificate.json"
@@ -56,7 +48,7 @@ class Bundle:
 
     def certificate_of(self, rung: str) -> Certificate | None:
         """Give the proof of a rung, or None when it was never measured."""
-        file = _certificate_file(rung, serving=self.manifest.rung)
+        file = certificate_file(rung, serving=self.manifest.rung)
         if file not in self.manifest.files:
             return None
         try:
@@ -124,7 +116,7 @@ def _open(path: str | Path) -> Bundle:
     manifest = _read_manifest(folder)
     _check_manifest(folder, manifest)
     for name, entry in manifest.files.items():
-        file = folder / _inside(name)
+        file = folder / stay_inside(name)
         if file.is_symlink() or not file.is_file():
             raise InvalidBundle(f"{folder.name}: {name} is missing. Copy the bundle again or make it anew.")
         n_bytes = file.stat().st_size
@@ -151,69 +143,19 @@ def _open(path: str | Path) -> Bundle:
     for rung in manifest.rungs:
         certificate = bundle.certificate_of(rung.name)
         if certificate is not None and certificate.subject != bundle.subject(rung.name):
-            named = _certificate_file(rung.name, serving=manifest.rung)
+            named = certificate_file(rung.name, serving=manifest.rung)
             raise InvalidBundle(
                 f"{folder.name}: {named} speaks of other files than these. Copy the bundle again or make it anew."
             )
     return bundle
 
 
-def save_bundle(path: str | Path, *, manifest: Manifest, parts: Mapping[str, Path | bytes]) -> Bundle:
-    """Write a bundle, or leave what stands at path as it is.
-
-    Args:
-        path: where the bundle shall stand; an old bundle there is replaced, anything else is refused.
-        manifest: all but files and seal, which are computed.
-        parts: content by name inside the bundle: bytes, or a file or folder to copy.
-    Raises:
-        InvalidValue: something that is not a bundle stands at path.
-        RunFailed: the disk is full or not writable; nothing was changed.
-    """
-    place = Path(path).absolute()
-    if place.exists() and not (place / MANIFEST).is_file():
-        raise InvalidValue(f"{path} exists and is not a bundle: choose another name or move it away.")
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
-    except OSError as error:
-        raise RunFailed(f"cannot write beside {path}: {error.strerror}. Choose another place.") from error
-    try:
-        for name, content in parts.items():
-            _write_part(draft / _inside(name), content)
-        files = {
-            file.relative_to(draft).as_posix(): FileEntry(sha256=hash_file(file), n_bytes=file.stat().st_size)
-            for file in sorted(draft.rglob("*"))
-            if file.is_file()
-        }
-        sealed = _seal(msgspec.structs.replace(manifest, files=files))
-        _write_part(draft / MANIFEST, msgspec.json.format(msgspec.json.encode(sealed), indent=1))
-        draft.chmod(0o755)
-        _exchange(draft, place)
-    except OSError as error:
-        raise RunFailed(
-            f"cannot write {path}: {error.strerror}. What stood there is unchanged; free some space and go on."
-        ) from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    return Bundle(place, sealed)
-
-
-def certify(bundle: Bundle, *, certificates: Sequence[Certificate], report: bytes | None = None) -> Bundle:
-    """Write the bundle again with new certificates of some of its rungs (and a report), everything else unchanged."""
-    parts: dict[str, Path | bytes] = {name: bundle.path / name for name in bundle.manifest.files}
-    for certificate in certificates:
-        file = _certificate_file(certificate.rung, serving=bundle.manifest.rung)
-        parts[file] = msgspec.json.format(msgspec.json.encode(certificate), indent=1)
-    if report is not None:
-        parts[REPORT] = report
-    return save_bundle(bundle.path, manifest=bundle.manifest, parts=parts)
-
-
 def _is_of(rung: Rung, file: str) -> bool:
     return file.startswith(f"{rung.folder}/") or file == rung.table
 
 
-def _certificate_file(rung: str, *, serving: str) -> str:
+def certificate_file(rung: str, *, serving: str) -> str:
+    """Name the file of a rung's certificate, where the rung `serving` serves."""
     return CERTIFICATE if rung == serving else f"{CERTIFICATES}/{rung}.json"
 
 
@@ -241,7 +183,7 @@ def _read_manifest(folder: Path) -> Manifest:
             f"{folder.name}: {MANIFEST} cannot be read ({error}): truncated, altered, or of another version. Copy the"
             " bundle again or make it anew."
         ) from error
-    if _compute_seal(content) != manifest.seal:
+    if compute_seal(content) != manifest.seal:
         raise InvalidBundle(f"{folder.name}: {MANIFEST} was altered (its seal does not fit). Make the bundle anew.")
     return manifest
 
@@ -255,7 +197,7 @@ def _check_manifest(folder: Path, manifest: Manifest) -> None:
             " once. Make the bundle anew."
         )
     for rung in manifest.rungs:
-        _inside(rung.folder)
+        stay_inside(rung.folder)
         if rung.table is not None and rung.table not in manifest.files:
             raise InvalidBundle(
                 f"{folder.name}: rung {rung.name} needs {rung.table}, which is not in {MANIFEST}. Make the bundle anew."
@@ -266,48 +208,19 @@ def _check_manifest(folder: Path, manifest: Manifest) -> None:
         raise InvalidBundle(f"{folder.name}: the contract in {MANIFEST} cannot be: {error}") from error
 
 
-def _seal(manifest: Manifest) -> Manifest:
-    return msgspec.structs.replace(manifest, seal=_compute_seal(msgspec.json.encode(manifest)))
-
-
-def _compute_seal(content: bytes) -> str:
+def compute_seal(content: bytes) -> str:
     """Hash a manifest by what is written in it, so that a later version's new keys break no older bundle."""
     document = {**msgspec.json.decode(content), "seal": ""}
     return hashlib.sha256(msgspec.json.encode(document, order="sorted")).hexdigest()
 
 
-def _inside(name: str) -> PurePosixPath:
-    """Refuse a name that leads out of the bundle."""
+def stay_inside(name: str) -> PurePosixPath:
+    """Refuse a name that leads out of the bundle.
+
+    Raises:
+        InvalidBundle: it does.
+    """
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or not path.parts:
         raise InvalidBundle(f"a bundle cannot hold a file named {name!r}: names stay inside its folder.")
     return path
-
-
-def _write_part(file: Path, content: Path | bytes) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    if isinstance(content, bytes):
-        with file.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-    elif content.is_dir():
-        shutil.copytree(content, file, dirs_exist_ok=True)
-    else:
-        shutil.copyfile(content, file)
-
-
-def _exchange(draft: Path, place: Path) -> None:
-    """Put draft where place is; afterwards draft is the old bundle, or gone."""
-    if not place.exists():
-        draft.rename(place)
-        return
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None, use_errno=True)
-        at_cwd, exchange = -100, 2
-        if libc.renameat2(at_cwd, os.fsencode(draft), at_cwd, os.fsencode(place), exchange) == 0:
-            return
-    aside = draft.with_name(draft.name + ".old")
-    place.rename(aside)
-    draft.rename(place)
-    shutil.rmtree(aside, ignore_errors=True)

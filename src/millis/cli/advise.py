@@ -7,29 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from millis.cli.output import Json, write_result
-from millis.cli.reading import (
-    Blanks,
-    Ends,
-    LabelColumn,
-    Layout,
-    Overlaps,
-    PassagePrefix,
-    QueryPrefix,
-    Scheme,
-    Separator,
-    Strays,
-    TextColumn,
-    read_numbers,
-)
+from millis.cli.reading import PassagePrefix, QueryPrefix, list_unusual, read_numbers, with_reading
 from millis.contract import Contract
 from millis.units import read_rate_per_s
 
 if TYPE_CHECKING:
-    from millis.searching.advising import Measured
+    from millis.data.readers import ReadSettings
+    from millis.searching.foretelling import Measured
 
 _OUT = Path("model.millis")
 
 
+@with_reading
 def command(
     train: Annotated[Path, typer.Option(help="Labelled text, as for fit.")],
     base: Annotated[list[str], typer.Option(help="A base as for fit; repeat it.")],
@@ -50,15 +39,8 @@ def command(
     query_prefix: QueryPrefix = None,
     passage_prefix: PassagePrefix = None,
     seed: Annotated[int, typer.Option(help="As for fit.")] = 7,
-    layout: Layout = "auto",
-    scheme: Scheme = "auto",
-    ends: Ends = "exclusive",
-    overlaps: Overlaps = "error",
-    blanks: Blanks = "error",
-    strays: Strays = "error",
-    text_column: TextColumn = None,
-    label_column: LabelColumn = None,
-    separator: Separator = None,
+    *,
+    reading: "ReadSettings",
     as_json: Json = False,
 ) -> None:
     """Time each base here on the lengths of your data, predict what would fit the bound, and rank.
@@ -66,9 +48,8 @@ def command(
     Exit codes: 0 ranked, whether or not one is predicted to fit; 2 bad input, or no base can be used; 130 interrupted
     (the same command goes on).
     """
-    from millis.data.readers import ReadSettings
     from millis.searching.advising import advise
-    from millis.searching.case import FitSettings
+    from millis.searching.settings import FitSettings
 
     has_bound = any(bound is not None for bound in (p50, p95, p99))
     contract = Contract(p50=p50, p95=p95, p99=p99, rate=rate) if has_bound else None
@@ -76,10 +57,7 @@ def command(
         base=base[0], out=_OUT, train=train, dev=dev, test=test, task=task, seed=seed, multi_label=multi_label,
         out_of_scope=out_of_scope, pooling=pooling, dimensions=read_numbers("dimensions", dimensions, least=1),
         query_prefix=query_prefix, passage_prefix=passage_prefix,
-        reading=ReadSettings(
-            layout=layout, scheme=scheme, ends=ends, overlaps=overlaps, blanks=blanks, strays=strays,
-            text_column=text_column, label_column=label_column, separator=separator,
-        ),
+        reading=reading,
     )  # fmt: skip
     rate_per_s = read_rate_per_s(rate)
     ranked = advise(settings, bases=base, contract=contract, rate_per_s=rate_per_s, try_epochs=try_epochs)
@@ -89,12 +67,7 @@ def command(
         "task": task, "train": train, "dev": dev, "test": test, "base": first.name, **bounds, "rate": rate,
         "out-of-scope": out_of_scope, "pooling": pooling, "dimensions": dimensions,
         "query-prefix": query_prefix, "passage-prefix": passage_prefix,
-        "seed": seed if seed != 7 else None, "separator": separator,
-        "text-column": text_column, "label-column": label_column,
-        **{name: value for name, value, usual in (
-            ("layout", layout, "auto"), ("scheme", scheme, "auto"), ("ends", ends, "exclusive"),
-            ("overlaps", overlaps, "error"), ("blanks", blanks, "error"), ("strays", strays, "error"),
-        ) if value != usual},
+        "seed": seed if seed != 7 else None, **list_unusual(reading),
     }  # fmt: skip
     words = ["millis", "fit", *(["--multi-label"] if multi_label else [])]
     words += [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]

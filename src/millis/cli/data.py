@@ -1,12 +1,15 @@
 """`millis data`: look through labelled files."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from millis.cli.output import Json, write_result
-from millis.cli.reading import Blanks, Ends, LabelColumn, Layout, Overlaps, Scheme, Separator, Strays, TextColumn
+from millis.cli.reading import with_reading
+
+if TYPE_CHECKING:
+    from millis.data.readers import ReadSettings
 
 _TITLES = {
     "conflict": "conflicting rows: the same text, other labels",
@@ -28,6 +31,7 @@ def _data() -> None:
 
 
 @app.command()
+@with_reading
 def check(
     train: Annotated[Path, typer.Option(help="Labelled text, as for fit.")],
     dev: Annotated[Path | None, typer.Option(help="As for fit.")] = None,
@@ -35,15 +39,8 @@ def check(
     task: Annotated[str, typer.Option(help="What the labels are for: ner or classify.")] = "ner",
     limit: Annotated[int, typer.Option(help="Rows to list of each kind; --json lists all.", min=1)] = 10,
     seed: Annotated[int, typer.Option(help="Of the folds by which wrong labels are looked for.")] = 7,
-    layout: Layout = "auto",
-    scheme: Scheme = "auto",
-    ends: Ends = "exclusive",
-    overlaps: Overlaps = "error",
-    blanks: Blanks = "error",
-    strays: Strays = "error",
-    text_column: TextColumn = None,
-    label_column: LabelColumn = None,
-    separator: Separator = None,
+    *,
+    reading: "ReadSettings",
     as_json: Json = False,
 ) -> None:
     """Count labels and lengths, and list rows that look wrong with file and line.
@@ -51,13 +48,8 @@ def check(
     Exit codes: 0 nothing but notes, 1 conflicting or leaking rows, or labels that differ only in writing or that
     train does not have; 2 bad input. Suspicious labels are guesses, and notes.
     """
-    from millis.data.readers import ReadSettings
     from millis.searching.checking import check_data
 
-    reading = ReadSettings(
-        layout=layout, scheme=scheme, ends=ends, overlaps=overlaps, blanks=blanks, strays=strays,
-        text_column=text_column, label_column=label_column, separator=separator,
-    )  # fmt: skip
     found = check_data(train, task=task, dev=dev, test=test, reading=reading, seed=seed)
     counts = found.count()
     lines = [*found.inventory.lines(), *(f"note: {note}" for note in found.notes)]

@@ -29,8 +29,8 @@ def command(
     will be; bring your own data with `millis fit`.
     """
     from millis.data.demo import write_demo
-    from millis.searching.case import FitSettings
     from millis.searching.fitting import run_fit
+    from millis.searching.settings import FitSettings
     from millis.serving.settings import ServeSettings
     from millis.serving.supervisor import Supervisor
 

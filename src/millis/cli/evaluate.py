@@ -6,31 +6,26 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from millis.cli.output import Json, write_result
-from millis.cli.reading import Blanks, Ends, LabelColumn, Layout, Overlaps, Scheme, Separator, Strays, TextColumn
+from millis.cli.reading import with_reading
 from millis.tasks.instructing import CHAT, SPEAKING
 
 if TYPE_CHECKING:
     from millis.bundles import Bundle
+    from millis.data.readers import ReadSettings
 
 
+@with_reading
 def command(
     bundle: Annotated[Path, typer.Argument(help="NAME.millis")],
     test: Annotated[Path, typer.Option(help="Labelled text, as for fit.")],
     rung: Annotated[str | None, typer.Option(help="Name of a rung; the serving one when missing.")] = None,
-    layout: Layout = "auto",
-    scheme: Scheme = "auto",
-    ends: Ends = "exclusive",
-    overlaps: Overlaps = "error",
-    blanks: Blanks = "error",
-    strays: Strays = "error",
-    text_column: TextColumn = None,
-    label_column: LabelColumn = None,
-    separator: Separator = None,
+    *,
+    reading: "ReadSettings",
     as_json: Json = False,
 ) -> None:
     """Score a bundle's answers: F1 of entities, accuracy of labels, MRR of vectors; and the same by label."""
     from millis.bundles import open_bundle
-    from millis.data.readers import ReadSettings, read_labelled
+    from millis.data.readers import read_labelled
     from millis.searching import evaluate
     from millis.tasks import tasks
     from millis.telemetry.progress import say
@@ -39,16 +34,12 @@ def command(
     if opened.manifest.task in SPEAKING:
         _score_spoken(opened, test, rung=rung, as_json=as_json)
         return
-    settings = ReadSettings(
-        layout=layout, scheme=scheme, ends=ends, overlaps=overlaps, blanks=blanks, strays=strays,
-        text_column=text_column, label_column=label_column, separator=separator,
-    )  # fmt: skip
-    reading = read_labelled(test, settings=settings, of=tasks[opened.manifest.task].data)
-    for note in reading.notes:
+    read = read_labelled(test, settings=reading, of=tasks[opened.manifest.task].data)
+    for note in read.notes:
         say(note)
-    score = evaluate(opened, reading.examples, rung=rung)
+    score = evaluate(opened, read.examples, rung=rung)
     write_result(
-        {"name": score.name, "value": score.value, "by_label": score.by_label, "examples": len(reading.examples)},
+        {"name": score.name, "value": score.value, "by_label": score.by_label, "examples": len(read.examples)},
         lines=[score.report.rstrip()],
         is_json=as_json,
     )

@@ -2,29 +2,19 @@
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from millis.cli.output import Json, write_result
-from millis.cli.reading import (
-    Blanks,
-    Ends,
-    LabelColumn,
-    Layout,
-    Overlaps,
-    PassagePrefix,
-    QueryPrefix,
-    Scheme,
-    Separator,
-    Strays,
-    TextColumn,
-    read_numbers,
-)
+from millis.cli.reading import PassagePrefix, QueryPrefix, read_numbers, with_reading
 from millis.contract import Contract
 from millis.errors import InvalidValue
 from millis.tasks.instructing import SPEAKING
 from millis.units import read_duration_ms
+
+if TYPE_CHECKING:
+    from millis.data.readers import ReadSettings
 
 _SPEAKING_ONLY = frozenset({"instruction", "per_token"})
 _SPEAKING_TOO = _SPEAKING_ONLY | {
@@ -33,6 +23,7 @@ _SPEAKING_TOO = _SPEAKING_ONLY | {
 """Flags of models that speak; the others mean nothing for them."""
 
 
+@with_reading
 def command(
     context: typer.Context,
     train: Annotated[
@@ -119,15 +110,8 @@ def command(
         int | None, typer.Option(help="Passes over train, at most; 0 takes the base as it is (embedding).")
     ] = None,
     seed: Annotated[int, typer.Option(help="Decides the order, the dropout and what is carved.")] = 7,
-    layout: Layout = "auto",
-    scheme: Scheme = "auto",
-    ends: Ends = "exclusive",
-    overlaps: Overlaps = "error",
-    blanks: Blanks = "error",
-    strays: Strays = "error",
-    text_column: TextColumn = None,
-    label_column: LabelColumn = None,
-    separator: Separator = None,
+    *,
+    reading: "ReadSettings",
     as_json: Json = False,
 ) -> None:
     """Fine-tune, compress, compile and measure until the contract holds, then prove it.
@@ -135,9 +119,8 @@ def command(
     Exit codes: 0 kept, 2 bad input, 3 nothing kept it (the best stands at --out), 4 undecided, 130 interrupted (the
     same command goes on).
     """
-    from millis.data.readers import ReadSettings
-    from millis.searching.case import FitSettings
     from millis.searching.fitting import run_fit
+    from millis.searching.settings import FitSettings
 
     if task in SPEAKING:
         _refuse_all_but(_SPEAKING_TOO | ({"max_drop"} if (rungs or 1) > 1 else set()), context)
@@ -159,10 +142,7 @@ def command(
         passage_prefix=passage_prefix,
         layers=read_numbers("layers", layers, least=0) if layers is not None else None, activation=activation,
         sparse=sparse,
-        reading=ReadSettings(
-            layout=layout, scheme=scheme, ends=ends, overlaps=overlaps, blanks=blanks, strays=strays,
-            text_column=text_column, label_column=label_column, separator=separator,
-        ),
+        reading=reading,
         within_ms=None if within is None else read_duration_ms(within, name="within", unit="s"),
     )  # fmt: skip
     bundle = run_fit(contract, settings)

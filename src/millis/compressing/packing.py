@@ -6,7 +6,7 @@ differences stand in the manifest: the conversion has to be exact, what rounding
 
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -25,15 +25,12 @@ from millis.compressing.vocabulary import Trimmed, trim_speaker
 from millis.contract import Contract
 from millis.errors import InvalidRequest, InvalidValue
 from millis.models.speakers import Speaker, load_speaker
-from millis.tasks.chat import TEMPLATE, Chat
+from millis.tasks.chat import TEMPLATE, Chat, Prompt
 from millis.tasks.instructing import CHAT, SPEAKING, USUAL_INSTRUCTIONS, check_instruction
 from millis.telemetry.progress import say
 from millis.units import write_bytes
 
 RUNGS = ("int8", "int4", "fp32")
-Prompt = str | Sequence[Mapping[str, str]]
-"""A text, or messages with role and content."""
-
 _SPEECH = (TOKENIZER, TEMPLATE)
 _N_FIRST, _N_PROBE = 24, 32
 _TEXT = (
@@ -89,7 +86,7 @@ def pack(
         _write_speech(speaker, Path(scratch))
         chat = Chat(Path(scratch), settings=settings)
         n_fixed = _count_fixed(chat)
-        asked = None if prompts is None else [_encode_prompt(one, chat) for one in prompts]
+        asked = None if prompts is None else [chat.encode_prompt(one) for one in prompts]
         if system is not None:
             choices.append(_note_fixed(n_fixed))
         if asked is not None:
@@ -172,15 +169,6 @@ def _count_fixed(chat: Chat) -> int:
     if n >= chat.context:
         raise InvalidValue(f"what every prompt begins with has {n:,} of {chat.context:,} tokens: cut it.")
     return n
-
-
-def _encode_prompt(prompt: Prompt, chat: Chat) -> list[int]:
-    """Cut a prompt as a server does; a text to a model without chats stands as it is."""
-    if not isinstance(prompt, str):
-        return chat.encode_messages(prompt)
-    if chat.instruction is not None:
-        return chat.encode_text(prompt)
-    return chat.encode_messages([{"role": "user", "content": prompt}]) if chat.has_template else chat.encode(prompt)
 
 
 def _settle_engine(

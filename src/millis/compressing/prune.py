@@ -206,8 +206,8 @@ def measure_curves(
 
     Args:
         tagger: as it was trained; left as it is.
-        windows: of the training data, with targets; the first n_fisher serve importance and refitting, the last
-            n_losses the losses.
+        windows: of the training data, with targets, from which are taken evenly n_fisher for importance and refitting,
+            and n_losses for the losses.
         cost: times of the sizes.
     Returns:
         curves layer by layer.

@@ -1,4 +1,4 @@
-"""One keep-alive HTTP/1.1 connection of the load generator, never blocking.
+"""One keep-alive HTTP/1.1 connection of the load generator, never blocking, and where it leads.
 
 Border: a socket and a parser; it knows no clock and no plan. A body is thrown away, but for a stream's (streaming.py).
 Limits: http:// only; one request at a time; a body that ends with the connection is taken as whole.
@@ -142,3 +142,36 @@ class Connection:
             return
         self.is_reusable = self.is_reusable and self._parser.should_keep_alive() and not self._unsent
         self.is_whole = True
+
+
+class NoAnswerError(Exception):
+    """The target does not answer, so there is nothing to measure."""
+
+
+def reason_of(error: OSError) -> str:
+    """Say an error in the system's words."""
+    words = error.strerror or str(error) or type(error).__name__
+    return words[:1].lower() + words[1:]
+
+
+def resolve(host: str, port: int, *, timeout_s: float) -> Address:
+    """Look a host up, once, and take its first address that can be connected to.
+
+    Raises:
+        NoAnswerError: there is none.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise NoAnswerError(f"the host cannot be looked up ({reason_of(error)})") from error
+    reason = ""
+    for family, _, _, _, target in found:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.settimeout(timeout_s)
+            try:
+                probe.connect(target)
+            except OSError as error:
+                reason = reason_of(error)
+                continue
+        return family, target
+    raise NoAnswerError(reason)

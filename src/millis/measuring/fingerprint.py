@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from millis.cores import cpu_flags, n_cores, read_cpuinfo, read_quota
+from millis.cores import cpu_flags, n_cores, read_cpuinfo, read_file, read_quota
 
 _FLAGS = (
     "avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8", "amx_bf16",
@@ -96,15 +96,8 @@ def fingerprint() -> Fingerprint:
 
 def _read_memory_mb() -> int:
     n_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = _read(_CGROUP / "memory.max") or _read(_CGROUP / "memory" / "memory.limit_in_bytes") or ""
+    limit = (read_file(_CGROUP / "memory.max") or read_file(_CGROUP / "memory" / "memory.limit_in_bytes")).strip()
     return (min(n_bytes, int(limit)) if limit.isdigit() else n_bytes) // 1_000_000
-
-
-def _read(path: Path) -> str | None:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return None
 
 
 def _versions() -> dict[str, str]:

@@ -6,7 +6,7 @@ due, so a server that stalls is charged for every request that it delays. One th
 time-out is exact to the microsecond (epoll's is rounded to a millisecond), and never spins: the core that it would
 burn is the server's.
 
-Border: bytes and clocks; it knows no model and judges nothing (bench.py sums up).
+Border: bytes and clocks; it knows no model and judges nothing (results.py sums up).
 Limits: POST over http:// only; select() carries descriptors below 1,024, hence at most 900 connections; some 600
 bytes of memory per request. A latency ends when this process has taken the answer's last bytes, so the time it takes
 to wake up is in it, as it would be for any client.
@@ -18,7 +18,6 @@ import gc
 import os
 import random
 import select
-import socket
 import sys
 from collections import Counter, deque
 from collections.abc import Iterable
@@ -26,14 +25,15 @@ from contextlib import suppress
 from errno import EADDRNOTAVAIL, EMFILE, ENFILE, ENOBUFS, ENOMEM
 from pathlib import Path
 from time import perf_counter_ns
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from millis.errors import InvalidValue
-from millis.measuring.connection import Address, Connection
-from millis.measuring.streaming import Spoken
+from millis.measuring.connection import Address, Connection, NoAnswerError, reason_of, resolve
+from millis.measuring.plan import Plan, Progress, Raw, draw_arrivals
 
-MOST_CONNECTIONS = 900
+if TYPE_CHECKING:
+    from millis.measuring.streaming import Spoken
 
 REFUSALS = (429, 503, 504)
 """Statuses by which a server says that it will not answer this request in time."""
@@ -41,94 +41,6 @@ REFUSALS = (429, 503, 504)
 _OUR_FAULT = (EADDRNOTAVAIL, EMFILE, ENFILE, ENOBUFS, ENOMEM)
 _START_NS = 20_000_000
 _PROGRESS_NS = 500_000_000
-
-
-class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What to offer.
-
-    Args:
-        head: request line and headers, without Content-Length and the empty line.
-        bodies: request bodies (base64 in JSON); sent in an order drawn from seed, then in the same order again.
-        connections: opened at the start; more, up to most_connections, when all are busy.
-        timeout_s: how long after the last arrival answers are waited for.
-        warmup: requests sent one after another before the clock starts; not counted.
-
-    Raises:
-        InvalidValue: a setting out of its bounds.
-    """
-
-    host: str
-    port: int
-    head: str
-    bodies: tuple[bytes, ...]
-    rate_per_s: float
-    n_requests: int
-    seed: int
-    connections: int
-    most_connections: int
-    timeout_s: float
-    warmup: int
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be offered."""
-        for name, value, low, high in (
-            ("rate_per_s", self.rate_per_s, 1e-3, 1e5),
-            ("the number of requests", self.n_requests, 1, 1e8),
-            ("the number of bodies", len(self.bodies), 1, 1e7),
-            ("most_connections", self.most_connections, 1, MOST_CONNECTIONS),
-            ("connections", self.connections, 1, self.most_connections),
-            ("timeout_s", self.timeout_s, 1e-3, 3600),
-            ("warmup", self.warmup, 0, 1e6),
-        ):
-            if not low <= value <= high:
-                raise InvalidValue(f"{name} cannot be {value:g}: give {low:g} to {high:g}.")
-
-
-class Raw(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """What was seen, request by request.
-
-    Args:
-        seconds: from the start of the arrivals to the last answer, or to the end of waiting.
-        ok_ns: latencies of 2xx answers, from the scheduled arrival.
-        refused_ns: latencies of 429, 503 and 504 answers, likewise.
-        late_ns: for each request sent, how long after it could have been: after it was due or, when all connections
-            were busy, after one was free.
-        statuses: answers by status.
-        failures: requests whose connection could not be opened, broke, or answered what is not HTTP, by reason.
-        n_unsent: requests for which this machine had no descriptor, port or memory.
-        n_waited: requests that found every connection busy, and no more allowed.
-        n_connections: opened in all.
-        is_first: whether the system lets the generator run before others when something is due.
-        timings: Server-Timing values of 2xx answers, as they came.
-        rungs: 2xx answers by X-Millis-Rung.
-        spoken: 2xx answers that came as events, with a text.
-    """
-
-    seconds: float
-    ok_ns: list[int]
-    refused_ns: list[int]
-    late_ns: list[int]
-    statuses: dict[int, int]
-    failures: dict[str, int]
-    n_unsent: int
-    n_waited: int
-    n_connections: int
-    timings: list[str]
-    rungs: dict[str, int]
-    spoken: list[Spoken] = []
-    is_first: bool = False
-
-
-class Progress(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """A line on standard error: how many requests are done, or why it ended."""
-
-    done: int = 0
-    total: int = 0
-    error: str = ""
-
-
-class NoAnswerError(Exception):
-    """The target does not answer, so there is nothing to measure."""
 
 
 class Generator:
@@ -263,7 +175,7 @@ class Generator:
                 except OSError as error:
                     if connection.is_busy:
                         self._count_failure(error)
-                    self._last_error = _reason(error)
+                    self._last_error = reason_of(error)
                     self._drop(connection)
 
     def _write(self, connection: Connection) -> None:
@@ -315,8 +227,8 @@ class Generator:
         if error.errno in _OUR_FAULT:
             self._n_unsent += 1
         else:
-            self._failures[_reason(error)] += 1
-        self._last_error = _reason(error)
+            self._failures[reason_of(error)] += 1
+        self._last_error = reason_of(error)
 
     def _dial(self) -> Connection:
         connection = Connection(self._address)
@@ -336,47 +248,8 @@ class Generator:
                 self._dial()
 
 
-def draw_arrivals(plan: Plan, *, start_ns: int) -> list[int]:
-    """Draw when each request is due, in ns from the clock's zero: a Poisson process, the same for the same seed."""
-    chance = random.Random(plan.seed)  # noqa: S311 - no secret
-    due, at = [], float(start_ns)
-    for _ in range(plan.n_requests):
-        at += chance.expovariate(plan.rate_per_s) * 1e9
-        due.append(int(at))
-    return due
-
-
 def _values(heads: list[list[tuple[bytes, bytes]]], name: bytes) -> Iterable[bytes]:
     return (value for head in heads for key, value in head if key == name)
-
-
-def _reason(error: OSError) -> str:
-    """Say an error in the system's words."""
-    words = error.strerror or str(error) or type(error).__name__
-    return words[:1].lower() + words[1:]
-
-
-def _resolve(plan: Plan) -> Address:
-    """Look the host up, once, and take its first address that can be connected to.
-
-    Raises:
-        NoAnswerError: there is none.
-    """
-    try:
-        found = socket.getaddrinfo(plan.host, plan.port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise NoAnswerError(f"the host cannot be looked up ({_reason(error)})") from error
-    reason = ""
-    for family, _, _, _, target in found:
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.settimeout(plan.timeout_s)
-            try:
-                probe.connect(target)
-            except OSError as error:
-                reason = _reason(error)
-                continue
-        return family, target
-    raise NoAnswerError(reason)
 
 
 def _tell(progress: Progress) -> None:
@@ -400,7 +273,7 @@ def main() -> int:
         Path("/proc/self/timerslack_ns").write_text("1")
     is_first = _go_first()
     try:
-        generator = Generator(plan, address=_resolve(plan))
+        generator = Generator(plan, address=resolve(plan.host, plan.port, timeout_s=plan.timeout_s))
         generator.warm_up()
         gc.collect()
         gc.freeze()
@@ -408,7 +281,7 @@ def main() -> int:
         raw = generator.run()
         generator.close()
     except (NoAnswerError, OSError) as error:
-        _tell(Progress(error=_reason(error) if isinstance(error, OSError) else str(error)))
+        _tell(Progress(error=reason_of(error) if isinstance(error, OSError) else str(error)))
         return 1
     raw.is_first = is_first
     sys.stdout.buffer.write(msgspec.json.encode(raw))

@@ -1,8 +1,7 @@
 """Draw the report's plots as SVG: latency histogram, quality against latency, time by stage, lengths.
 
-Border: numbers in, markup out; colours are classes that the page's sheet gives meaning to. Every plot is
-480 units wide, so that its text stays readable on a phone.
-Limits: labels that would cover another one are left out; the report's tables hold all numbers.
+Border: numbers in, markup out; colours are classes that the page's sheet gives meaning to.
+Limits: labels that would cover another one are left out (axes.py); the report's tables hold all numbers.
 """
 
 import math
@@ -10,12 +9,25 @@ import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from millis.measuring.axes import (
+    BOTTOM,
+    LEFT,
+    RIGHT,
+    TOP,
+    WIDTH,
+    Labels,
+    choose_log_ticks,
+    choose_ticks,
+    draw_frame,
+    draw_mark,
+    draw_x_axis,
+    draw_y_axis,
+    scale_log_x,
+    scale_x,
+    scale_y,
+    write_number,
+)
 from millis.measuring.markup import Markup, element
-
-WIDTH = 480
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 30, 40
-_CHARACTER = 7.2
-"""Width of a character of a label, roughly, in units; Chinese ones count double."""
 
 
 class Point(NamedTuple):
@@ -60,23 +72,25 @@ def draw_latency(
         return Markup("")
     marked = [ms for ms in (bound_ms, *percentiles.values()) if ms]
     low, high = min(bars[0][0], *marked, bars[0][1]), max(bars[-1][1], *marked, 0) * 1.12
-    height, x, most = 300, _log_scale(low, high), max(count for _, _, count in bars)
-    y = _linear_scale(0, most, height)
+    height, x, most = 300, scale_log_x(low, high), max(count for _, _, count in bars)
+    y = scale_y(0, most, height)
     shapes = []
     for left, right, count in bars:
         top = min(y(count), y(0) - 1.5)  # one late request in ten thousand must still be seen
         is_late = bound_ms is not None and left >= bound_ms
         width, kind = max(x(right) - x(left) - 1, 1), "bar late" if is_late else "bar"
         shapes.append(element("rect", x=x(left), y=top, width=width, height=y(0) - top, class_=kind))
-    labels = _Labels()
-    lines = [_mark(x(bound_ms), f"{_number(bound_ms)} ms", "bound", height, labels)] if bound_ms else []
+    labels = Labels()
+    lines = [draw_mark(x(bound_ms), f"{write_number(bound_ms)} ms", "bound", height, labels)] if bound_ms else []
     lines += [
-        _mark(x(ms), f"{name} {_number(ms)}", "percentile", height, labels, level=1 + i)
+        draw_mark(x(ms), f"{name} {write_number(ms)}", "percentile", height, labels, level=1 + i)
         for i, (name, ms) in enumerate(percentiles.items())
         if ms > 0
     ]
-    return _figure(height, title, _x_axis(x, _log_ticks(low, high), height, axes[0]),
-                   _y_axis(y, _ticks(0, most), axes[1]), *shapes, *lines)  # fmt: skip
+    return draw_frame(
+        height, title, draw_x_axis(x, choose_log_ticks(low, high), height, axes[0]),
+        draw_y_axis(y, choose_ticks(0, most), axes[1]), *shapes, *lines,
+    )  # fmt: skip
 
 
 def _edges(bins: Sequence[tuple[float, int]]) -> list[tuple[float, float, int]]:
@@ -101,18 +115,19 @@ def draw_candidates(
     ]
     qualities = [point.quality for point in drawn] + ([floor] if floor is not None else [])
     margin = max((max(qualities) - min(qualities)) * 0.12, 0.2)
-    height, x = 340, _log_scale(min(seen) / 1.25, max(seen) * 1.35)
+    fastest, slowest = min(seen) / 1.25, max(seen) * 1.35
+    height, x = 340, scale_log_x(fastest, slowest)
     low, high = min(qualities) - margin, max(qualities) + margin
-    y = _linear_scale(low, high, height)
-    labels = _Labels()
+    y = scale_y(low, high, height)
+    labels = Labels()
     for ms, quality in [(ms, one.quality) for one in drawn for ms in (one.measured, one.predicted) if ms]:
         labels.take((x(ms) - 6, y(quality) - 6, x(ms) + 6, y(quality) + 6))
-    lines = [_mark(x(bound_ms), f"{_number(bound_ms)} ms", "bound", height, labels)] if bound_ms else []
+    lines = [draw_mark(x(bound_ms), f"{write_number(bound_ms)} ms", "bound", height, labels)] if bound_ms else []
     if bound_ms:
-        labels.take((x(bound_ms) - 2, _TOP, x(bound_ms) + 2, height - _BOTTOM))
+        labels.take((x(bound_ms) - 2, TOP, x(bound_ms) + 2, height - BOTTOM))
     if floor is not None:
-        lines.append(element("line", x1=_LEFT, x2=WIDTH - _RIGHT, y1=y(floor), y2=y(floor), class_="floor"))
-        labels.take((_LEFT, y(floor) - 1, WIDTH - _RIGHT, y(floor) + 1))
+        lines.append(element("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y(floor), y2=y(floor), class_="floor"))
+        labels.take((LEFT, y(floor) - 1, WIDTH - RIGHT, y(floor) + 1))
     front = pareto_front(drawn)
     path = " ".join(f"{x(point.p99_ms):.1f},{y(point.quality):.1f}" for point in front)
     shapes = [element("polyline", points=path, class_="front")]
@@ -124,8 +139,10 @@ def draw_candidates(
                 point.name, x(point.p99_ms), y(point.quality), class_="chosen" if point.is_chosen else "name"
             )
         )
-    return _figure(height, title, _x_axis(x, _log_ticks(min(seen) / 1.25, max(seen) * 1.35), height, axes[0]),
-                   _y_axis(y, _ticks(low, high), axes[1]), *lines, *shapes, *names)  # fmt: skip
+    return draw_frame(
+        height, title, draw_x_axis(x, choose_log_ticks(fastest, slowest), height, axes[0]),
+        draw_y_axis(y, choose_ticks(low, high), axes[1]), *lines, *shapes, *names,
+    )  # fmt: skip
 
 
 def pareto_front(points: Sequence[Point]) -> list[Point]:
@@ -142,19 +159,19 @@ def draw_stages(rows: Sequence[tuple[str, dict[str, float]]], *, title: str, axi
     longest = max((sum(stages.values()) for _, stages in rows), default=0)
     if longest <= 0:
         return Markup("")
-    height = _TOP + 46 * len(rows) + _BOTTOM - 10
-    x = _linear_scale_x(0, longest)
+    height = TOP + 46 * len(rows) + BOTTOM - 10
+    x = scale_x(0, longest)
     shapes = []
     for i, (name, stages) in enumerate(rows):
-        top, start = _TOP + 46 * i - 12, 0.0
-        shapes.append(element("text", name, x=_LEFT - 8, y=top + 20, class_="name end"))
+        top, start = TOP + 46 * i - 12, 0.0
+        shapes.append(element("text", name, x=LEFT - 8, y=top + 20, class_="name end"))
         for stage, ms in stages.items():
             left, right = x(start), x(start + ms)
-            width, tip = max(right - left - 0.8, 0.8), element("title", f"{stage} {_number(ms)} ms")
+            width, tip = max(right - left - 0.8, 0.8), element("title", f"{stage} {write_number(ms)} ms")
             kind = f"stage {slug(stage)}"
             shapes.append(element("rect", tip, x=left, y=top, width=width, height=30, class_=kind))
             start += ms
-    return _figure(height, title, _x_axis(x, _ticks(0, longest), height, axis), *shapes)
+    return draw_frame(height, title, draw_x_axis(x, choose_ticks(0, longest), height, axis), *shapes)
 
 
 def draw_lengths(
@@ -175,17 +192,19 @@ def draw_lengths(
     grouped: dict[int, int] = {}
     for tokens, count in counts:
         grouped[tokens // per_bar] = grouped.get(tokens // per_bar, 0) + count
-    height, x = 280, _linear_scale_x(0, longest + per_bar)
-    y = _linear_scale(0, max(grouped.values()), height)
+    height, x = 280, scale_x(0, longest + per_bar)
+    y = scale_y(0, max(grouped.values()), height)
     bars = [
         element("rect", x=x(bar * per_bar), y=min(y(count), y(0) - 1), height=y(0) - min(y(count), y(0) - 1),
                 width=(x(per_bar) - x(0)) * 0.88, class_="bar")
         for bar, count in sorted(grouped.items())
     ]  # fmt: skip
-    labels = _Labels()
-    lines = [_mark(x(bucket + per_bar), str(bucket), "bucket", height, labels) for bucket in buckets]
-    return _figure(height, title, _x_axis(x, _ticks(0, longest), height, axes[0]),
-                   _y_axis(y, _ticks(0, max(grouped.values())), axes[1]), *bars, *lines)  # fmt: skip
+    labels = Labels()
+    lines = [draw_mark(x(bucket + per_bar), str(bucket), "bucket", height, labels) for bucket in buckets]
+    return draw_frame(
+        height, title, draw_x_axis(x, choose_ticks(0, longest), height, axes[0]),
+        draw_y_axis(y, choose_ticks(0, max(grouped.values())), axes[1]), *bars, *lines,
+    )  # fmt: skip
 
 
 def draw_gauge(share: float, *, reference: float | None = None) -> Markup:
@@ -199,35 +218,6 @@ def draw_gauge(share: float, *, reference: float | None = None) -> Markup:
         element("rect", x=0, y=2, width=100 * min(max(share, 0), 1), height=4, class_="bar"), tick,
         viewBox="0 0 100 8", preserveAspectRatio="none", aria_hidden="true", class_="gauge",
     )  # fmt: skip
-
-
-class _Labels:
-    """Places taken by text, so that no label covers another."""
-
-    def __init__(self) -> None:
-        self._taken: list[tuple[float, float, float, float]] = []
-
-    def take(self, box: tuple[float, float, float, float]) -> None:
-        self._taken.append(box)
-
-    def is_free(self, box: tuple[float, float, float, float]) -> bool:
-        left, top, right, bottom = box
-        return not any(
-            left < other[2] and other[0] < right and top < other[3] and other[1] < bottom
-            for other in self._taken
-        )
-
-    def place(self, text: str, x: float, y: float, *, class_: str) -> Markup | None:
-        """Write a label beside a point, on the first side that is free and inside; None when none is."""
-        width = _text_width(text)
-        beside = [(x + gap, y + 4) for gap in (12, 20, 28)] + [(x - gap - width, y + 4) for gap in (12, 20, 28)]
-        lefts = (x - width / 2, x - 6, x + 6 - width)
-        for left, baseline in (*beside, *((left, y + dy) for dy in (-14, 23) for left in lefts)):
-            box = (left, baseline - 11, left + width, baseline + 3)
-            if self.is_free(box) and left > _LEFT and left + width < WIDTH - 2:
-                self.take(box)
-                return element("text", text, x=left + width / 2, y=baseline, class_=f"{class_} middle")
-        return None
 
 
 def _draw_point(point: Point, x: Callable[[float], float], y: Callable[[float], float]) -> Markup:
@@ -245,96 +235,8 @@ def _draw_point(point: Point, x: Callable[[float], float], y: Callable[[float], 
         shapes.append(element("circle", cx=x(point.measured), cy=middle, r=4.5, class_="measured"))
     if point.is_chosen:
         shapes.append(element("circle", cx=x(point.p99_ms), cy=middle, r=9, class_="ring"))
-    words = f"{point.name}: {_number(point.p99_ms)} ms, {point.quality:.2f}"
+    words = f"{point.name}: {write_number(point.p99_ms)} ms, {point.quality:.2f}"
     return element("g", element("title", words), *shapes)
-
-
-def _mark(x: float, text: str, class_: str, height: float, labels: _Labels, *, level: int = 0) -> Markup:
-    """Draw a vertical line with its name above or beside it, where there is room."""
-    width, baseline = _text_width(text), _TOP - 12 + 15 * level
-    top = baseline + 4 if level == 0 else baseline - 10
-    name = None
-    for left, anchor, at in (
-        (x - width / 2, "middle", x),
-        (x + 5, "start", x + 5),
-        (x - 5 - width, "end", x - 5),
-    ):
-        box = (left, baseline - 11, left + width, baseline + 3)
-        wanted = anchor == "middle" if level == 0 else anchor != "middle"
-        if wanted and labels.is_free(box) and left > 2 and left + width < WIDTH - 2:
-            labels.take(box)
-            name = element("text", text, x=at, y=baseline, class_=f"{class_} {anchor}")
-            break
-    return element("g", element("line", x1=x, x2=x, y1=top, y2=height - _BOTTOM, class_=class_), name)
-
-
-def _figure(height: float, title: str, *shapes: Markup | None) -> Markup:
-    return element(
-        "svg", element("title", title), *shapes, viewBox=f"0 0 {WIDTH} {height}", role="img", class_="plot"
-    )
-
-
-def _x_axis(x: Callable[[float], float], ticks: Sequence[float], height: float, name: str) -> Markup:
-    base = height - _BOTTOM
-    marks = [element("line", x1=x(tick), x2=x(tick), y1=base, y2=base + 4, class_="axis") for tick in ticks]
-    numbers = [element("text", _number(tick), x=x(tick), y=base + 17, class_="tick middle") for tick in ticks]
-    line = element("line", x1=_LEFT, x2=WIDTH - _RIGHT, y1=base, y2=base, class_="axis")
-    label = element("text", name, x=WIDTH - _RIGHT, y=height - 5, class_="tick end")
-    return element("g", line, *marks, *numbers, label)
-
-
-def _y_axis(y: Callable[[float], float], ticks: Sequence[float], name: str) -> Markup:
-    grid = [
-        element("line", x1=_LEFT, x2=WIDTH - _RIGHT, y1=y(tick), y2=y(tick), class_="grid") for tick in ticks
-    ]
-    numbers = [
-        element("text", _number(tick), x=_LEFT - 8, y=y(tick) + 4, class_="tick end") for tick in ticks
-    ]
-    return element("g", *grid, *numbers, element("text", name, x=2, y=11, class_="tick"))
-
-
-def _linear_scale(low: float, high: float, height: float) -> Callable[[float], float]:
-    span = (high - low) or 1.0
-    return lambda value: height - _BOTTOM - (value - low) / span * (height - _BOTTOM - _TOP)
-
-
-def _linear_scale_x(low: float, high: float) -> Callable[[float], float]:
-    span = (high - low) or 1.0
-    return lambda value: _LEFT + (value - low) / span * (WIDTH - _LEFT - _RIGHT)
-
-
-def _log_scale(low: float, high: float) -> Callable[[float], float]:
-    span = math.log(high / low)
-    return lambda value: _LEFT + math.log(value / low) / span * (WIDTH - _LEFT - _RIGHT)
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """Give 3 to 6 round numbers from low to high."""
-    rough = (high - low) / 4 or 1.0
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [round(i * step, 10) for i in range(first, last + 1)]
-
-
-def _log_ticks(low: float, high: float) -> list[float]:
-    """Give 1, 2, 5 of each power of ten between low and high; only the powers when there are many."""
-    factors = (1, 2, 5) if high / low < 2000 else (1,)
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    return [tick for power in powers for factor in factors if low <= (tick := factor * 10.0**power) <= high]
-
-
-def _number(value: float) -> str:
-    """Write a number so that three digits count, without an exponent."""
-    if abs(value) >= 1000:
-        return f"{value:,.0f}"
-    digits = 2 - math.floor(math.log10(abs(value))) if value else 0
-    text = f"{value:.{max(digits, 0)}f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-def _text_width(text: str) -> float:
-    return sum(2 * _CHARACTER * 0.9 if ord(character) > 0x2E80 else _CHARACTER for character in text)
 
 
 def slug(text: str) -> str:

@@ -7,17 +7,15 @@ Limits: sentences of verdicts, reasons and notes are shown as they came, in Engl
 
 import json
 import math
-from collections.abc import Mapping, Sequence, Set
-from functools import partial
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from millis.bundles.manifest import LayerTime
 from millis.errors import InvalidValue, RunFailed
-from millis.measuring.findings import Candidate, Quality, Report, RungFound
+from millis.measuring.findings import Report
 from millis.measuring.markup import Child, Markup, element, join
 from millis.measuring.plots import (
     Point,
@@ -28,14 +26,29 @@ from millis.measuring.plots import (
     draw_stages,
     slug,
 )
-from millis.units import write_bytes
+from millis.measuring.report_parts import (
+    NOTHING,
+    Words,
+    show_ms,
+    show_points,
+    write_facts,
+    write_figure,
+    write_section,
+    write_table,
+)
+from millis.measuring.report_tables import (
+    write_candidates,
+    write_choices,
+    write_ladder,
+    write_layers,
+    write_quality,
+    write_steps,
+    write_times,
+)
 
 __all__ = ["Report", "write_report"]
 
 LANGUAGES = ("en", "zh")
-_NOTHING = "–"
-
-Words = Mapping[str, Any]
 
 
 def write_report(path: Path, *, report: Report | Mapping[str, Any], language: str = "en") -> None:
@@ -74,14 +87,14 @@ def _page(report: Report, words: Words, *, style: Markup, language: str) -> str:
         _verdict(report, words),
         _glance(report, words),
         element("div", _latency(report, words), _candidates_plot(report, words), class_="plots"),
-        _ladder(report.ladder, words),
-        _candidates_table(report.candidates, words),
+        write_ladder(report.ladder, words),
+        write_candidates(report.candidates, words),
         element("div", _stages(report, words), _lengths(report, words), class_="plots"),
-        _layers(report.layers, words),
-        _table(report, words),
-        _quality(report.quality, words),
-        _steps(report, words),
-        _choices(report, words),
+        write_layers(report.layers, words),
+        write_times(report, words),
+        write_quality(report.quality, words),
+        write_steps(report, words),
+        write_choices(report, words),
         _notes(report, words),
         _origin(report, words),
     ]
@@ -133,7 +146,7 @@ def _promise(contract: Mapping[str, Any], words: Words) -> str:
 def _glance(report: Report, words: Words) -> Markup | None:
     shown: list[Markup] = []
     for name, ms in (report.latency.percentiles if report.latency else {}).items():
-        shown.append(element("div", element("dt", name), element("dd", f"{_ms(ms)} ms")))
+        shown.append(element("div", element("dt", name), element("dd", f"{show_ms(ms)} ms")))
     quality = report.quality
     if quality is not None:
         of = (
@@ -141,20 +154,14 @@ def _glance(report: Report, words: Words) -> Markup | None:
             if quality.reference is None
             else words["of_reference"].format(reference=f"{quality.reference:.2f}")
         )
-        shown.append(_figure(quality.name, f"{quality.value:.2f}", of))
+        shown.append(write_figure(quality.name, f"{quality.value:.2f}", of))
         if quality.drop is not None:
             low, high = quality.interval or (None, None)
             interval = (
-                words["interval"].format(low=_points(low), high=_points(high)) if quality.interval else None
+                words["interval"].format(low=show_points(low), high=show_points(high)) if quality.interval else None
             )
-            shown.append(_figure(words["drop"].format(name=quality.name), _points(quality.drop), interval))
+            shown.append(write_figure(words["drop"].format(name=quality.name), show_points(quality.drop), interval))
     return element("dl", *shown, class_="glance", aria_label=words["glance"]) if shown else None
-
-
-def _figure(name: str, value: str, small: str | None) -> Markup:
-    return element(
-        "div", element("dt", name), element("dd", value, element("small", small) if small else None)
-    )
 
 
 def _latency(report: Report, words: Words) -> Markup | None:
@@ -164,7 +171,7 @@ def _latency(report: Report, words: Words) -> Markup | None:
         report.latency.bins, bound_ms=report.latency.bound_ms, percentiles=report.latency.percentiles,
         title=words["latency"], axes=(words["axis_ms"], words["axis_requests"]),
     )  # fmt: skip
-    return _section(words, "latency", plot)
+    return write_section(words, "latency", plot)
 
 
 def _candidates_plot(report: Report, words: Words) -> Markup | None:
@@ -176,7 +183,7 @@ def _candidates_plot(report: Report, words: Words) -> Markup | None:
     axes = (words["axis_p99"], report.quality.name if report.quality else words["quality_of"])
     bound_ms, floor = report.contract.get("bound_ms"), _quality_floor(report)
     plot = draw_candidates(points, bound_ms=bound_ms, floor=floor, title=words["candidates"], axes=axes)
-    return _section(words, "candidates", plot)
+    return write_section(words, "candidates", plot)
 
 
 def _quality_floor(report: Report) -> float | None:
@@ -186,55 +193,6 @@ def _quality_floor(report: Report) -> float | None:
     if report.contract.get("max_drop") is not None and reference is not None:
         floors.append(reference - report.contract["max_drop"])
     return max(floors, default=None)
-
-
-def _ladder(ladder: Sequence[RungFound], words: Words) -> Markup | None:
-    rows: list[list[Child]] = [
-        [
-            one.name, "✓" if one.is_serving else "", _ms(one.p99_ms), _points(one.quality), _points(one.drop),
-            write_bytes(one.n_bytes), words["clause"].get(one.status, _NOTHING),
-        ]
-        for one in ladder
-    ]  # fmt: skip
-    head = [words[key] for key in ("rung", "serves", "measured", "quality_of", "lost", "size", "contract")]
-    bold = {i for i, one in enumerate(ladder) if one.is_serving}
-    table = _rows(head, rows, numbers={2, 3, 4, 5}, bold=bold, name=words["ladder"])
-    return _section(words, "ladder", table) if rows else None
-
-
-def _layers(layers: Sequence[LayerTime], words: Words) -> Markup | None:
-    longest = max((layer.whole_ms for layer in layers), default=0.0)
-    rows: list[list[Child]] = [
-        [
-            str(i), draw_gauge(layer.ms / longest, reference=layer.whole_ms / longest), str(layer.heads),
-            str(layer.channels), f"{layer.ms:.3f}", f"{layer.whole_ms:.3f}",
-        ]
-        for i, layer in enumerate(layers, 1)
-    ]  # fmt: skip
-    head = [words["layer"], "", words["heads"], words["channels"], words["ms_now"], words["ms_before"]]
-    return _section(words, "layers", _rows(head, rows, numbers={2, 3, 4, 5}, name=words["layers"])) if rows else None
-
-
-def _candidates_table(candidates: Sequence[Candidate], words: Words) -> Markup | None:
-    rows = [
-        [
-            one.name, "✓" if one.is_chosen else "", _ms(one.p99_ms), _ms(one.predicted_p99_ms),
-            _off(one), _points(one.quality), one.note,
-        ]
-        for one in candidates
-    ]  # fmt: skip
-    head = [
-        words[key] for key in ("candidate", "chosen", "measured", "predicted", "error", "quality_of", "note")
-    ]
-    chosen = {i for i, one in enumerate(candidates) if one.is_chosen}
-    table = _rows(head, rows, numbers={2, 3, 4, 5}, prose={6}, bold=chosen, name=words["considered"])
-    return _section(words, "considered", table) if rows else None
-
-
-def _off(candidate: Candidate) -> str:
-    if not candidate.p99_ms or not candidate.predicted_p99_ms:
-        return _NOTHING
-    return f"{100 * (candidate.predicted_p99_ms / candidate.p99_ms - 1):+.0f} %"
 
 
 def _stages(report: Report, words: Words) -> Markup | None:
@@ -248,13 +206,13 @@ def _stages(report: Report, words: Words) -> Markup | None:
     rows: list[list[Child]] = [
         [
             join([element("span", class_=f"key {slug(stage)}"), names.get(stage, stage)]),
-            *(f"{times[percentile]:.3f}" if percentile in times else _NOTHING for percentile in percentiles),
+            *(f"{times[percentile]:.3f}" if percentile in times else NOTHING for percentile in percentiles),
         ]
         for stage, times in report.stages.items()
     ]  # fmt: skip
     numbers = set(range(1, len(percentiles) + 1))
-    table = _rows([words["stage"], *percentiles], rows, numbers=numbers, name=words["stages"])
-    return _section(words, "stages", plot, table) if plot else None
+    table = write_table([words["stage"], *percentiles], rows, numbers=numbers, name=words["stages"])
+    return write_section(words, "stages", plot, table) if plot else None
 
 
 def _lengths(report: Report, words: Words) -> Markup | None:
@@ -276,123 +234,20 @@ def _lengths(report: Report, words: Words) -> Markup | None:
     rows = [
         [name, draw_gauge(share), f"{100 * share:.1f} %"] for name, share in shares if share or name.isdigit()
     ]
-    table = _rows([words["bucket"], "", words["share"]], rows, numbers={2}, name=words["lengths"])
-    return _section(words, "lengths", plot, table if rows else None)
-
-
-def _table(report: Report, words: Words) -> Markup | None:
-    rungs = list(dict.fromkeys(row.rung for row in report.table))
-    buckets = sorted({row.bucket for row in report.table}, key=lambda bucket: bucket or math.inf)
-    times = {(row.rung, row.bucket): row for row in report.table}
-    rows: list[list[Child]] = []
-    for bucket in buckets:
-        cells: list[Child] = [str(bucket) if bucket is not None else words["any"]]
-        for rung in rungs:
-            row = times.get((rung, bucket))
-            cells += [_ms(row.p50_ms if row else None), _ms(row.p99_ms if row else None)]
-        rows.append(cells)
-    head = [words["bucket"], *(f"{rung} {percentile}" for rung in rungs for percentile in ("p50", "p99"))]
-    table = _rows(head, rows, numbers=set(range(1, len(head))), name=words["table"])
-    return _section(words, "table", table) if rows else None
-
-
-def _quality(quality: Quality | None, words: Words) -> Markup | None:
-    if quality is None or not quality.by_label:
-        return None
-    rows: list[list[Child]] = []
-    for label, scores in quality.by_label.items():
-        f1, reference = scores.get("f1"), quality.reference_by_label.get(label, {}).get("f1")
-        difference = f"{f1 - reference:+.2f}" if f1 is not None and reference is not None else _NOTHING
-        gauge = draw_gauge((f1 or 0) / 100, reference=None if reference is None else reference / 100)
-        rows.append([
-            label, gauge, _points(scores.get("precision")), _points(scores.get("recall")),
-            _points(f1), _points(reference), difference,
-            f"{scores['support']:,.0f}" if "support" in scores else _NOTHING,
-        ])  # fmt: skip
-    head = [
-        words["label"], "", words["precision"], words["recall"], quality.name,
-        words["reference"].format(name=quality.name), words["difference"], words["support"],
-    ]  # fmt: skip
-    return _section(words, "quality", _rows(head, rows, numbers=set(range(2, 8)), name=words["quality"]))
-
-
-def _steps(report: Report, words: Words) -> Markup | None:
-    rows = [
-        [
-            step.step, f"{step.seconds:.1f}", write_bytes(step.n_bytes),
-            _NOTHING if step.max_abs is None else f"{step.max_abs:.3g}",
-            _NOTHING if step.agreement is None else f"{100 * step.agreement:.2f} %", _points(step.quality),
-            _ms(step.ms), step.reason,
-        ]
-        for step in report.steps
-    ]  # fmt: skip
-    keys = ("step", "seconds", "size", "max_abs", "agreement", "quality_dev", "ms_mean", "reason")
-    table = _rows([words[key] for key in keys], rows, numbers=set(range(1, 7)), prose={7}, name=words["steps"])
-    return _section(words, "steps", table) if rows else None
-
-
-def _choices(report: Report, words: Words) -> Markup | None:
-    rows = [[choice.what, element("strong", choice.choice), choice.reason] for choice in report.choices]
-    head = [words[key] for key in ("what", "choice", "reason")]
-    return _section(words, "choices", _rows(head, rows, prose={2}, name=words["choices"])) if rows else None
+    table = write_table([words["bucket"], "", words["share"]], rows, numbers={2}, name=words["lengths"])
+    return write_section(words, "lengths", plot, table if rows else None)
 
 
 def _notes(report: Report, words: Words) -> Markup | None:
     notes = element("ul", *(element("li", note) for note in report.notes), class_="notes")
-    return _section(words, "notes", notes) if report.notes else None
+    return write_section(words, "notes", notes) if report.notes else None
 
 
 def _origin(report: Report, words: Words) -> Markup:
     command = element("pre", element("code", report.command))
-    machine = _section(words, "machine", _facts(report.machine)) if report.machine else None
-    versions = _section(words, "versions", _facts(report.versions)) if report.versions else None
+    machine = write_section(words, "machine", write_facts(report.machine)) if report.machine else None
+    versions = write_section(words, "versions", write_facts(report.versions)) if report.versions else None
     return join([
         element("div", machine, versions, class_="plots"),
-        _section(words, "command", command) if report.command else None,
+        write_section(words, "command", command) if report.command else None,
     ])  # fmt: skip
-
-
-def _facts(facts: Mapping[str, Any]) -> Markup:
-    plain = {
-        key: " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-        for key, value in facts.items()
-    }
-    pairs = [join([element("dt", key), element("dd", value)]) for key, value in plain.items()]
-    return element("dl", *pairs, class_="facts")
-
-
-def _section(words: Words, key: str, *content: Markup | None) -> Markup | None:
-    """Put a heading, and a note where there is one, above content; None when there is no content."""
-    if not any(content):
-        return None
-    note = words.get(f"{key}_note")
-    return element(
-        "section", element("h2", words[key]), element("p", note, class_="note") if note else None, *content
-    )
-
-
-def _rows(
-    head: Sequence[str], rows: Sequence[Sequence[Child]], *, name: str,
-    numbers: Set[int] = frozenset(), prose: Set[int] = frozenset(), bold: Set[int] = frozenset(),
-) -> Markup:  # fmt: skip
-    """Write a table that scrolls by itself when it is too wide."""
-
-    def cell(tag: str, i: int, child: Child) -> Markup:
-        kind = "number" if i in numbers else "prose" if i in prose else None
-        return element(tag, child, class_=kind, scope="col" if tag == "th" else None)
-
-    titles = element("tr", *(cell("th", i, title) for i, title in enumerate(head)))
-    body = [
-        element("tr", *map(partial(cell, "td"), range(len(row)), row), class_="chosen" if i in bold else None)
-        for i, row in enumerate(rows)
-    ]
-    table = element("table", element("thead", titles), element("tbody", *body))
-    return element("div", table, class_="scroll", tabindex="0", role="region", aria_label=name)
-
-
-def _ms(ms: float | None) -> str:
-    return _NOTHING if ms is None else f"{ms:.2f}" if ms < 100 else f"{ms:.0f}"
-
-
-def _points(points: float | None) -> str:
-    return _NOTHING if points is None else f"{points:.2f}"

@@ -8,7 +8,7 @@ Border: the top of the making rooms; what it measures is what is served. `prove`
     building    training, export, quantising: the parts of a bundle, each compared with its source
     proving     a bundle behind a real server under the contract's load, and the verdict
     relaxing    what to ask for instead, when nothing keeps the contract
-    advising    which base to fit: timed (timing) before anything is trained, and ranked
+    advising    which base to fit: foretold (foretelling, timing) before anything is trained, and ranked
     checking    labelled files, looked through before a fit
     ledger      what was done, so that a killed search goes on
 """

@@ -20,14 +20,16 @@ PROMPT_TOKENS, ANSWER_TOKENS = 64, 32
 """Of bodies made up for what generates."""
 
 _QUESTION_TOKENS, _DOCUMENTS = 12, 20
+_N_PROMPTS = 1_000
+_SEED = 7
 
 
-def bodies_of_texts(texts: Sequence[Asked], *, seed: int = 7) -> tuple[bytes, ...]:
-    """Make a body of each text, in an order fixed by the seed."""
-    return _shuffle([{"input": text} for text in texts], seed=seed)
+def bodies_of_texts(texts: Sequence[Asked]) -> tuple[bytes, ...]:
+    """Make a body of each text, in an order that is always the same."""
+    return _shuffle([{"input": text} for text in texts], seed=_SEED)
 
 
-def bodies_of_examples(examples: Sequence[Example], *, seed: int = 7) -> tuple[bytes, ...]:
+def bodies_of_examples(examples: Sequence[Example], *, seed: int) -> tuple[bytes, ...]:
     """Make a body that asks each example, in an order fixed by the seed."""
     return _shuffle([{"input": one.text, **options_of(one)} for one in examples], seed=seed)
 
@@ -37,11 +39,11 @@ def _shuffle(documents: list[dict[str, Any]], *, seed: int) -> tuple[bytes, ...]
     return tuple(msgspec.json.encode(document) for document in documents)
 
 
-def bodies_of_lengths(bundle: Bundle, *, n: int = 1_000, seed: int = 7) -> tuple[bytes, ...]:
+def bodies_of_lengths(bundle: Bundle, *, n: int = 1_000) -> tuple[bytes, ...]:
     """Make up texts whose token counts are distributed like those of the bundle's data."""
     tokenizer = Tokenizer(bundle.path / TOKENIZER)
     words = tokenizer.whole_words(300)
-    chance = random.Random(seed)  # noqa: S311 - lengths, not secrets
+    chance = random.Random(_SEED)  # noqa: S311 - lengths, not secrets
     if not bundle.manifest.lengths:
         raise InvalidValue(f"{bundle.name} does not say how long its texts were: give bodies to send (--bodies FILE).")
     tokens, counts = zip(*bundle.manifest.lengths, strict=True)
@@ -63,14 +65,14 @@ def bodies_of_lengths(bundle: Bundle, *, n: int = 1_000, seed: int = 7) -> tuple
     return bodies_of_texts([make_up(n_tokens) for n_tokens in chance.choices(tokens, weights=counts, k=n)])
 
 
-def bodies_of_prompts(bundle: Bundle, *, n: int = 1_000, seed: int = 7) -> tuple[bytes, ...]:
+def bodies_of_prompts(bundle: Bundle) -> tuple[bytes, ...]:
     """Make up prompts of token ids, all of one length and no two with the same beginning, asked for streamed answers.
 
     Answers are as long as PROMPT_TOKENS and ANSWER_TOKENS say unless the model ends one before; both shrink where the
     context is shorter.
     """
     settings = bundle.manifest.task_settings
-    chance = random.Random(seed)  # noqa: S311 - prompts, not secrets
+    chance = random.Random(_SEED)  # noqa: S311 - prompts, not secrets
     known = set(range(SpeakingTokenizer(bundle.path / TOKENIZER).n_pieces)) - set(settings["stop_ids"])
     pieces = sorted(known)
     n_prompt = min(PROMPT_TOKENS, int(settings["context"]) // 2)
@@ -81,5 +83,5 @@ def bodies_of_prompts(bundle: Bundle, *, n: int = 1_000, seed: int = 7) -> tuple
                 "temperature": 0, "stream": True, "stream_options": {"include_usage": True},
             }
         )
-        for _ in range(n)
+        for _ in range(_N_PROMPTS)
     )  # fmt: skip

@@ -15,7 +15,8 @@ from typing import Any
 
 from millis.bundles import Bundle
 from millis.contract import Contract
-from millis.searching.case import FitSettings, name_settings, prepare
+from millis.searching.case import prepare
+from millis.searching.settings import FitSettings, name_settings
 
 
 def fit(

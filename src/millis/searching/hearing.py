@@ -19,13 +19,12 @@ from millis.bundles import Bundle, LatencyRow
 from millis.data.dialogues import Dialogue
 from millis.measuring.quality import bound_drop
 from millis.serving.generating import Forecast, Talker, load_talker
-from millis.tasks.chat import Chat
+from millis.tasks.chat import Prompt
 from millis.tasks.task import Score
 from millis.tasks.wording import score_rewritten
 from millis.telemetry.progress import bar, say
 
 if TYPE_CHECKING:
-    from millis.compressing.packing import Prompt
     from millis.training.lessons import Lesson
 
 MOST_SCORED, MOST_NEW, MOST_TIMED = 200, 128, 24
@@ -147,17 +146,11 @@ def score_spoken(bundle: Bundle, test: Sequence[Dialogue], *, rung: str | None =
     return score_rewritten(bundle.manifest.task, answers, [one.answers for one in test[: len(answers)]])
 
 
-def ask(one: Dialogue) -> "Prompt":
+def ask(one: Dialogue) -> Prompt:
     """Give what a dialogue asks, as a client would: a text, or messages."""
     if isinstance(one.text, str):
         return one.text
     return [{"role": turn.role, "content": turn.content} for turn in one.text]
-
-
-def encode_prompt(one: Dialogue, chat: Chat) -> list[int]:
-    """Cut what is asked into ids, as a server does."""
-    asked = ask(one)
-    return chat.encode_text(asked) if isinstance(asked, str) else chat.encode_messages(asked)
 
 
 def answer_all(bundle: Bundle, test: Sequence[Any], *, name: str, rung: str | None = None) -> list[str]:
@@ -175,7 +168,7 @@ async def _answer(talker: Talker, test: Sequence[Dialogue], *, name: str) -> lis
 
         async def answer(one: Dialogue) -> str:
             nonlocal done
-            ids = encode_prompt(one, talker.chat)
+            ids = talker.chat.encode_prompt(ask(one))
             room = talker.chat.context - len(ids)
             text = ""
             if room > 0:

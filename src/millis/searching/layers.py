@@ -7,7 +7,6 @@ fingerprint, the runtime and the sizes of the base.
 """
 
 import copy
-import hashlib
 import io
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -16,7 +15,6 @@ from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
 
-import msgspec
 import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForTokenClassification
@@ -24,7 +22,6 @@ from transformers import AutoConfig, AutoModelForTokenClassification
 from millis.backends import Backend, BackendSettings, backends
 from millis.backends.encoder import LayerShape, Part, find_parts, keep_layers, read_activation, shrink
 from millis.bundles import Choice
-from millis.bundles.cache import cache_root
 from millis.compiling.onnx import export_embeddings, export_ids, second_of
 from millis.compiling.openvino import convert_onnx
 from millis.compressing.prune import sizes_of
@@ -33,11 +30,13 @@ from millis.errors import InvalidValue
 from millis.measuring.fingerprint import fingerprint
 from millis.measuring.layers import LayerTable, Timed, check_table, halves_of, learn_residual
 from millis.models.taggers import Tagger
+from millis.searching.remembering import make_key, recall, remember
 from millis.telemetry.progress import bar, say
 
 RUNTIMES = ("openvino-int8", "onnxruntime-int8", "openvino-fp32", "onnxruntime-fp32")
 
 _VERSION = 4
+_SHELF = "layers"
 _N_TEACHING, _N_CHECKING = 5, 10
 _LEAST_CHANNELS = 16  # a few cost nearly as much as many: half the time of 64 is calls
 _ROWS = 64  # of the embedding table: looking one up costs the same in any
@@ -64,17 +63,11 @@ def find_table(
         raise InvalidValue(f"no layer table can be measured for {runtime!r}: choose one of {', '.join(RUNTIMES)}.")
     config = _read_config(folder, activation=activation)
     told = [_VERSION, fingerprint().digest, runtime, list(tokens), is_static, _sizes_of_base(config)]
-    digest = hashlib.sha256(msgspec.json.encode(told)).hexdigest()[:24]
-    file = cache_root() / "layers" / f"{digest}.json"
-    try:
-        return msgspec.json.decode(file.read_bytes(), type=LayerTable)
-    except (OSError, msgspec.DecodeError):
+    key = make_key(told)
+    table: LayerTable | None = recall(_SHELF, key, kind=LayerTable)
+    if table is None:
         table = _measure(config, runtime=runtime, tokens=tuple(tokens), is_static=is_static)
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(msgspec.json.encode(table))
-    except OSError as error:
-        say(f"the layer table is not kept ({error.strerror}): it will be measured again")
+        remember(_SHELF, key, table)
     return table
 
 

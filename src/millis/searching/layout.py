@@ -12,7 +12,7 @@ from millis.bundles.bundle import TOKENIZER
 from millis.data.examples import Example, options_of, readings_of, texts_of
 from millis.data.lengths import LengthHistogram, choose_buckets
 from millis.data.splits import Splits
-from millis.models.bases import check_vocabulary, longest_input, pooling_of, width_of
+from millis.models.described import check_vocabulary, longest_input, pooling_of, width_of
 from millis.tasks import Task, tasks
 from millis.tasks.tokenization import Tokenizer
 

@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import msgspec
 
+from millis.binomial import requests_to_decide
 from millis.bundles import Bundle, Certificate, ServingShape, load, open_bundle
-from millis.bundles.bundle import certify
+from millis.bundles.saving import certify
 from millis.contract import (
     Clause,
     Contract,
@@ -20,14 +21,14 @@ from millis.contract import (
     judge_latency,
     judge_memory,
     judge_quality,
-    requests_to_decide,
 )
 from millis.data.examples import Example
 from millis.errors import InvalidValue
-from millis.measuring.bench import LoadResult, offer_load
+from millis.measuring.bench import offer_load
 from millis.measuring.crowd import Crowd
 from millis.measuring.fingerprint import fingerprint
 from millis.measuring.quality import measure_quality
+from millis.measuring.results import LoadResult
 from millis.searching.bodies import ANSWER_TOKENS, PROMPT_TOKENS, bodies_of_lengths, bodies_of_prompts
 from millis.searching.reporting import report_proof
 from millis.serving.settings import ServeSettings
@@ -63,11 +64,10 @@ def measure_served(
     contract: Contract,
     bodies: Sequence[bytes],
     n_requests: int,
-    shape: ServingShape | None = None,
     name: str = "prove",
 ) -> Served:
     """Serve a bundle on a free port of loopback and offer it the contract's load."""
-    shape = shape or bundle.manifest.serving
+    shape = bundle.manifest.serving
     settings = ServeSettings(
         bundles=(str(bundle.path),), port=0, workers=shape.workers, threads=shape.threads, fallback=False
     )  # of the rung that the quality clause speaks of

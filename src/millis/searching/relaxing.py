@@ -41,7 +41,7 @@ def relax(points: Sequence[Point], *, contract: Contract, lengths: Sequence[int]
         f" {write_ms(point.seen_ms)}, quality {point.quality:.2f} ({point.drop:+.2f} lost)"
         for point in nearest
     ]
-    good = [point for point in points if _is_good(point, contract)]
+    good = [point for point in points if contract.allows(quality=point.quality, drop=point.drop)]
     ways = []
     if good:
         best = min(good, key=lambda one: (one.measured_ms is None, one.seen_ms))
@@ -58,12 +58,6 @@ def relax(points: Sequence[Point], *, contract: Contract, lengths: Sequence[int]
         if contract.max_drop is not None and best.drop > contract.max_drop:
             ways.append(f"{best.drop:.1f} points of quality instead of {contract.max_drop:g} ({best.name})")
     return (*("nearest: " + line for line in told), *("instead: " + way for way in ways))
-
-
-def _is_good(point: Point, contract: Contract) -> bool:
-    return (contract.max_drop is None or point.drop <= contract.max_drop) and (
-        contract.floor is None or point.quality >= contract.floor
-    )
 
 
 def _relax_load(point: Point, *, contract: Contract, lengths: Sequence[int]) -> list[str]:

@@ -12,10 +12,10 @@ import msgspec
 
 from millis.bundles import Bundle, Certificate, Rung
 from millis.contract import Verdict
-from millis.measuring.bench import LoadResult
 from millis.measuring.findings import BucketTime, Candidate, Latency, Lengths, Quality, Report, RungFound
 from millis.measuring.histograms import Histogram
 from millis.measuring.report import write_report
+from millis.measuring.results import LoadResult
 
 
 def report_proof(bundle: Bundle, *, certificates: Sequence[Certificate], load: LoadResult) -> bytes:

@@ -25,12 +25,12 @@ from millis.bundles import Bundle, Choice, Rung
 from millis.models.files import write_whole
 from millis.searching.candidates import AT_EASE
 from millis.searching.hearing import Heard, Times, hear, time_together
+from millis.tasks.chat import Prompt
 from millis.telemetry.progress import say
 from millis.training.settings import TrainSettings
 
 if TYPE_CHECKING:
     from millis.compressing.depth import Kept
-    from millis.compressing.packing import Prompt
     from millis.models.speakers import Speaker
     from millis.training.lessons import Lesson
 
@@ -62,7 +62,7 @@ class Course:
     scratch: Path
     run: Path
     packed: dict[str, Any]
-    prompts: "list[Prompt] | None"
+    prompts: list[Prompt] | None
     train: "Sequence[Lesson]"
     dev: "Sequence[Lesson]"
     asked_dev: Sequence[Any]

@@ -14,7 +14,7 @@ from millis.bundles import Bundle, open_bundle
 from millis.bundles.bundle import MANIFEST, TOKENIZER, hash_file
 from millis.bundles.model import load_task
 from millis.errors import InvalidBase, InvalidValue
-from millis.models.bases import check_vocabulary, longest_input
+from millis.models.described import check_vocabulary, longest_input
 from millis.tasks import Task
 from millis.tasks.tokenization import Tokenizer
 

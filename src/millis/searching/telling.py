@@ -29,9 +29,9 @@ from millis.data.dialogues import read_dialogues
 from millis.data.splits import Splits, make_splits
 from millis.errors import InvalidData, InvalidValue
 from millis.searching.case import check_place
-from millis.searching.hearing import MOST_SCORED, answer_all, ask, encode_prompt
+from millis.searching.hearing import MOST_SCORED, answer_all, ask
 from millis.searching.shortening import Course, choose_rung, make_ladder
-from millis.tasks.chat import Chat
+from millis.tasks.chat import Chat, Prompt
 from millis.tasks.instructing import CHAT, SPEAKING, check_instruction
 from millis.tasks.wording import check_measures, score_rewritten
 from millis.telemetry.progress import say
@@ -39,7 +39,6 @@ from millis.training.methods import check_speaking_method
 from millis.training.settings import TrainSettings
 
 if TYPE_CHECKING:
-    from millis.compressing.packing import Prompt
     from millis.training.speech import Taught
 
 
@@ -186,7 +185,7 @@ def _make_lessons(dialogues: Sequence[Any], chat: Chat, *, longest: int, name: s
 
     made, end = [], chat.end_of_answer()
     for one in dialogues:
-        prompt = encode_prompt(one, chat)
+        prompt = chat.encode_prompt(ask(one))
         answer = [*chat.tokenizer.encode(one.answers[0], has_frame=False), end]
         if len(prompt) + len(answer) <= longest:
             made.append(Lesson(np.array([*prompt, *answer], np.int64), len(prompt)))
@@ -198,10 +197,10 @@ def _make_lessons(dialogues: Sequence[Any], chat: Chat, *, longest: int, name: s
     return made
 
 
-def _list_prompts(dialogues: Sequence[Any], chat: Chat) -> list["Prompt"] | None:
+def _list_prompts(dialogues: Sequence[Any], chat: Chat) -> list[Prompt] | None:
     """List what dialogues ask, to try the engine's tricks on; None where that is too little."""
     try:
-        check_prompts([encode_prompt(one, chat) for one in dialogues], context=chat.context)
+        check_prompts([chat.encode_prompt(ask(one)) for one in dialogues], context=chat.context)
     except InvalidValue as error:
         say(f"the engine's tricks are not tried: {error}")
         return None

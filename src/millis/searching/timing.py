@@ -1,6 +1,6 @@
 """The time of a base in a runtime before anything is trained: an untrained head on it, built as a rung is built.
 
-Border: builds and times one variant; imports the training libraries. What the times mean is advising.py's matter.
+Border: builds and times one variant; imports the training libraries. What the times mean is foretelling.py's matter.
 """
 
 import tempfile

@@ -66,9 +66,7 @@ class Candidate:
 
     def keeps_quality(self, contract: Contract) -> bool:
         """Say whether dev is content."""
-        return (contract.max_drop is None or self.drop <= contract.max_drop) and (
-            contract.floor is None or self.quality >= contract.floor
-        )
+        return contract.allows(quality=self.quality, drop=self.drop)
 
 
 def build_whole(case: Case, reference: Reference) -> list[Candidate]:

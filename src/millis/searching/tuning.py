@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from millis.models.bases import width_of
+from millis.models.described import width_of
 from millis.searching.case import Case
 from millis.telemetry.progress import say
 from millis.training.loop import train

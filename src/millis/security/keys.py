@@ -63,12 +63,11 @@ class Key(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         """Say whether the key has one of these scopes."""
         return ANY in self.scopes or any(scope in self.scopes for scope in scopes)
 
-    def state(self, *, now_s: float | None = None) -> str:
+    def state(self) -> str:
         """Say "valid", "expired" or "revoked"."""
         if self.is_revoked:
             return "revoked"
-        now_s = time.time() if now_s is None else now_s
-        return "expired" if self.expires is not None and now_s >= self.expires else "valid"
+        return "expired" if self.expires is not None and time.time() >= self.expires else "valid"
 
 
 class KeyFile:
@@ -192,7 +191,7 @@ class KeyRing:
         self._look_at = 0.0
         self._load()
 
-    def find(self, key: str, *, now_s: float | None = None) -> Key | None:
+    def find(self, key: str) -> Key | None:
         """Give what is kept of a key, expired and revoked ones too; None for one that never was.
 
         A wrong secret and an unknown name take the same time.

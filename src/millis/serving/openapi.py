@@ -3,7 +3,7 @@
 Border: names and shapes, no values.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -16,6 +16,7 @@ from millis.serving.embeddings import EMBEDDING, EMBEDDINGS, EmbeddingsRequest
 from millis.serving.oip import VERSION as OIP_VERSION
 from millis.serving.oip import InferRequest
 from millis.serving.openai import PATHS
+from millis.serving.openapi_answers import FOUND, OIP_ERROR, OPENAI_ERROR, VECTORS, Shape, shape_results
 from millis.serving.openapi_speaking import REQUESTS, describe_requests, write_completion, write_rewritten
 from millis.serving.problems import MEDIA_TYPE, Problem
 from millis.serving.requests import SearchRequest, request_type
@@ -24,142 +25,16 @@ from millis.serving.tensors import INPUT
 from millis.tasks import tasks
 from millis.tasks.instructing import CHAT
 
-_ANSWER = {
-    "answer": {"type": ["string", "null"], "description": "null where the text has none"},
-    "start": {"type": ["integer", "null"], "description": "first character in the context, in Unicode code points"},
-    "end": {"type": ["integer", "null"], "description": "one past the last character"},
-    "score": {"type": "number", "minimum": 0, "maximum": 1},
-}
 
-_RANKED = {
-    "type": "object",
-    "required": ["index", "relevance_score"],
-    "properties": {
-        "index": {"type": "integer", "minimum": 0, "description": "place of the document in the request"},
-        "relevance_score": {"type": "number", "minimum": 0, "maximum": 1},
-        "document": {"type": "object", "properties": {"text": {"type": "string"}}},
-    },
-}
+def _respond(description: str, shape: Shape, *, media_type: str = "application/json") -> dict[str, Any]:
+    return {"description": description, "content": {media_type: {"schema": shape}}}
 
-_RESULTS: dict[str, dict[str, Any]] = {
-    "rerank": {
-        "anyOf": [
-            _RANKED,
-            {
-                "type": "object",
-                "required": ["ranking", "scored"],
-                "properties": {
-                    "ranking": {"type": "array", "items": _RANKED},
-                    "scored": {"type": "integer", "description": "how many of the first documents there was time for"},
-                },
-            },
-        ]
-    },
-    "qa": {
-        "type": "object",
-        "required": [*_ANSWER, "answers"],
-        "properties": {
-            **_ANSWER,
-            "answers": {
-                "type": "array", "items": {"type": "object", "required": list(_ANSWER), "properties": _ANSWER}
-            },
-        },
-    },
-    "classify": {
-        "type": "object",
-        "properties": {
-            "label": {"type": ["string", "null"], "description": "the best; null where no label fits"},
-            "labels": {"type": "array", "items": {"type": "string"}, "description": "of a model with several a text"},
-            "score": {"type": "number", "minimum": 0, "maximum": 1},
-            "scores": {
-                "type": "array",
-                "items": {
-                    "type": "object",
-                    "required": ["label", "score"],
-                    "properties": {
-                        "label": {"type": "string"},
-                        "score": {"type": "number", "minimum": 0, "maximum": 1},
-                    },
-                },
-            },
-            "out_of_scope": {"type": "number", "minimum": 0, "maximum": 1},
-            "text": {"type": "string", "description": "the template, filled in"},
-        },
-    },
-    "ner": {
-        "type": "object",
-        "required": ["entities"],
-        "properties": {
-            "entities": {
-                "type": "array",
-                "items": {
-                    "type": "object",
-                    "required": ["label", "text", "start", "end", "score"],
-                    "properties": {
-                        "label": {"type": "string"},
-                        "text": {"type": "string"},
-                        "start": {"type": "integer", "description": "first character, in Unicode code points"},
-                        "end": {"type": "integer", "description": "one past the last character"},
-                        "score": {"type": "number", "minimum": 0, "maximum": 1},
-                    },
-                },
-            }
-        },
-    }
-}
 
-_VECTOR = {"type": "array", "items": {"type": "number", "minimum": -1, "maximum": 1}}
-_RESULTS["embedding"] = {
-    "type": "object",
-    "required": ["embedding", "tokens"],
-    "properties": {"embedding": _VECTOR, "tokens": {"type": "integer", "minimum": 0}},
-}
-_EMBEDDINGS: dict[str, Any] = {
-    "type": "object",
-    "required": ["object", "data", "model", "usage"],
-    "properties": {
-        "object": {"enum": ["list"]},
-        "data": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["object", "index", "embedding"],
-                "properties": {
-                    "object": {"enum": ["embedding"]},
-                    "index": {"type": "integer", "minimum": 0},
-                    "embedding": {"anyOf": [_VECTOR, {"type": "string", "contentEncoding": "base64"}]},
-                },
-            },
-        },
-        "model": {"type": "string"},
-        "usage": {"type": "object", "required": ["prompt_tokens", "total_tokens"]},
-    },
-}
-_FOUND: dict[str, Any] = {
-    "type": "object",
-    "required": ["model", "rung", "quality", "index", "results"],
-    "properties": {
-        "index": {"type": "string"},
-        "results": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["id", "text", "fields", "score", "cosine", "ranks"],
-                "properties": {
-                    "id": {"type": "string"},
-                    "text": {"type": "string"},
-                    "fields": {"type": "object"},
-                    "score": {"type": "number", "description": "sum of 1 / (60 + rank) over the two rankings"},
-                    "cosine": {"type": ["number", "null"], "description": "null where words alone found it"},
-                    "ranks": {
-                        "type": "object",
-                        "properties": {name: {"type": "integer", "minimum": 1} for name in ("vectors", "words")},
-                    },
-                },
-            },
-        },
-    },
-}
+def _require(name: str) -> dict[str, Any]:
+    """Describe the body of a request by the name of its type."""
+    schema = {"$ref": f"#/components/schemas/{name}"}
+    return {"required": True, "content": {"application/json": {"schema": schema}}}
+
 
 _DEADLINES = [
     {
@@ -193,34 +68,13 @@ _READS = {
     "/v2/health/ready": "Open Inference Protocol: each model answered within its bound just now.",
 }
 
-_OIP_ERROR = {
-    "description": "What is wrong, in a sentence.",
-    "content": {
-        "application/json": {
-            "schema": {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
-        }
-    },
-}
+_ANY: Shape = {"type": "object"}
+_OIP_ERROR = _respond("What is wrong, in a sentence.", OIP_ERROR)
+_OPENAI_ERROR = _respond("What is wrong, in a sentence.", OPENAI_ERROR)
+_STATUSES = ("400", "401", "403", "404", "405", "408", "413", "415", "422")
+"""Refusals that any POST may meet, beside those that ask to come again."""
 
-
-_OPENAI_ERROR = {
-    "description": "What is wrong, in a sentence.",
-    "content": {
-        "application/json": {
-            "schema": {
-                "type": "object",
-                "required": ["error"],
-                "properties": {
-                    "error": {
-                        "type": "object",
-                        "required": ["message", "type", "param", "code"],
-                        "properties": {key: {"type": "string"} for key in ("message", "type", "code")},
-                    }
-                },
-            }
-        }
-    },
-}
+_LATER = ("429", "503", "504")
 
 
 def describe(
@@ -242,26 +96,26 @@ def describe(
     if EMBEDDING in by_task:
         components["EmbeddingsRequest"]["properties"]["input"] = _INPUT
     components["InputTensor"]["properties"] |= {"name": {"enum": [INPUT]}, "datatype": {"enum": ["BYTES"]}}
-    problem = {
-        "description": "A problem, in a sentence.",
-        "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
-    }
+    problem = _respond(
+        "A problem, in a sentence.", {"$ref": "#/components/schemas/Problem"}, media_type=MEDIA_TYPE
+    )
     paths = _describe_reads()
     paths |= _describe_admin(problem)
     for task, models in by_task.items():
-        paths[f"/v1/{task}"] = {"post": _describe_task(
-            task, sorted(models), problem=problem, request=requests[task].__name__
-        )}
+        paths[f"/v1/{task}"] = {"post": _describe_post(
+            f"Answer one text or a list of them ({task}).", shape_results(task, sorted(models)), problem=problem,
+            request=requests[task].__name__, said="One result per text, in order.",
+        )}  # fmt: skip
         for model in models:
             paths |= _describe_oip(model)
     if EMBEDDING in by_task:
         paths[EMBEDDINGS] = {"post": _describe_post(
-            "Vectors of one text or a list of them, in OpenAI's shape.", _EMBEDDINGS, problem=_OPENAI_ERROR,
+            "Vectors of one text or a list of them, in OpenAI's shape.", VECTORS, problem=_OPENAI_ERROR,
             request="EmbeddingsRequest", said="One vector per text, in order.",
         )}  # fmt: skip
     if has_search:
         paths["/v1/search"] = {"post": _describe_post(
-            "The passages of an index that a query means.", _FOUND, problem=problem, request="SearchRequest",
+            "The passages of an index that a query means.", FOUND, problem=problem, request="SearchRequest",
             said="Passages, the best first.",
         )}  # fmt: skip
     paths |= _describe_speaking(speaking, components, problem=problem)
@@ -276,24 +130,13 @@ def describe(
 
 def _describe_reads() -> dict[str, Any]:
     """Describe what is only looked at."""
-    paths: dict[str, Any] = {
-        route: {
-            "get": {
-                "summary": summary,
-                "responses": {
-                    "200": {"description": "OK", "content": {"application/json": {"schema": {"type": "object"}}}}
-                },
-            }
-        }
-        for route, summary in _READS.items()
-    }
-    paths["/metrics"] = {
-        "get": {
-            "summary": "Counts and latencies in Prometheus' format.",
-            "responses": {"200": {"description": "OK", "content": {"text/plain": {"schema": {"type": "string"}}}}},
-        }
-    }
-    return paths
+    paths = {route: _describe_get(summary, _respond("OK", _ANY)) for route, summary in _READS.items()}
+    counts = _respond("OK", {"type": "string"}, media_type="text/plain")
+    return paths | {"/metrics": _describe_get("Counts and latencies in Prometheus' format.", counts)}
+
+
+def _describe_get(summary: str, answer: dict[str, Any], **refused: Any) -> dict[str, Any]:
+    return {"get": {"summary": summary, "responses": {"200": answer, **refused}}}
 
 
 def _describe_speaking(
@@ -338,36 +181,24 @@ def _describe_input(components: dict[str, Any], name: str, *, asks: Any) -> None
 
 def _describe_oip(model: str) -> dict[str, Any]:
     """Describe a model's routes in the Open Inference Protocol."""
-    statuses = ("400", "401", "403", "404", "405", "408", "413", "415", "422", "429", "503", "504")
-    errors = dict.fromkeys(statuses, _OIP_ERROR)
     paths: dict[str, Any] = {}
     for path in (f"/v2/models/{model}", f"/v2/models/{model}/versions/{OIP_VERSION}"):
         for route, summary in ((path, "the model"), (f"{path}/ready", "the model answered within its bound just now")):
-            paths[route] = {
-                "get": {
-                    "summary": f"Open Inference Protocol: {summary}.",
-                    "responses": {
-                        "200": {"description": "OK", "content": {"application/json": {"schema": {"type": "object"}}}}
-                    },
-                }
-            }
+            paths[route] = _describe_get(f"Open Inference Protocol: {summary}.", _respond("OK", _ANY))
         paths[f"{path}/infer"] = {
             "post": {
                 "summary": "Open Inference Protocol: a tensor of texts to a tensor of results, each a JSON document.",
                 "parameters": _DEADLINES,
-                "requestBody": {
-                    "required": True,
-                    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/InferRequest"}}},
-                },
+                "requestBody": _require("InferRequest"),
                 "responses": {
                     "200": {
                         "description": "One result per text, in order; bytes where bytes were asked for.",
                         "content": {
-                            "application/json": {"schema": {"type": "object"}},
+                            "application/json": {"schema": _ANY},
                             "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
                         },
                     },
-                    **errors,
+                    **dict.fromkeys((*_STATUSES, *_LATER), _OIP_ERROR),
                 },
             }
         }
@@ -376,9 +207,7 @@ def _describe_oip(model: str) -> dict[str, Any]:
 
 def _describe_admin(problem: dict[str, Any]) -> dict[str, Any]:
     """Describe what a key of the scope admin may do."""
-    done = {"description": "All models, as every worker serves them now.", "content": {
-        "application/json": {"schema": {"type": "object", "required": ["revision", "data"]}}
-    }}  # fmt: skip
+    done = _respond("All models, as every worker serves them now.", {**_ANY, "required": ["revision", "data"]})
     statuses = ("400", "401", "403", "404", "405", "408", "409", "413", "422", "429", "503", "504")
     refused = dict.fromkeys(statuses, problem)
     one = {
@@ -391,43 +220,20 @@ def _describe_admin(problem: dict[str, Any]) -> dict[str, Any]:
 
     return {
         MODELS: {
-            "get": {"summary": "The models, their versions, and what became of them.",
-                    "responses": {"200": done, **refused}},
+            **_describe_get("The models, their versions, and what became of them.", done, **refused),
             "post": {
                 "summary": "Load a model, or a new version of one; answered when every worker has it.",
-                "requestBody": {
-                    "required": True,
-                    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/LoadRequest"}}},
-                },
+                "requestBody": _require("LoadRequest"),
                 "responses": {"201": done, **refused},
             },
         },
         f"{MODELS}/{{model}}": {"delete": describe_change("Unload a model with all its versions.")},
         f"{MODELS}/{{model}}/promote": {"post": describe_change("Let the version on trial take over.")},
         f"{MODELS}/{{model}}/rollback": {"post": describe_change("Go back to the version before.")},
-        SLOWEST: {
-            "get": {"summary": "The slowest answers of the last ten minutes, and what held them up.",
-                    "responses": {"200": {"description": "OK", "content": {
-                        "application/json": {"schema": {"type": "object"}}}}, **refused}}
-        },
-    }  # fmt: skip
-
-
-def _describe_task(task: str, models: Sequence[str], *, problem: dict[str, Any], request: str) -> dict[str, Any]:
-    answer = {
-        "type": "object",
-        "required": ["model", "rung", "quality", "results"],
-        "properties": {
-            "model": {"type": "string", "enum": models},
-            "rung": {"type": "string"},
-            "quality": {"type": ["object", "null"], "description": "points of the rung on the test set, by metric"},
-            "results": {"type": "array", "items": _RESULTS.get(task, {"type": "object"})},
-        },
+        SLOWEST: _describe_get(
+            "The slowest answers of the last ten minutes, and what held them up.", _respond("OK", _ANY), **refused
+        ),
     }
-    return _describe_post(
-        f"Answer one text or a list of them ({task}).", answer, problem=problem, request=request,
-        said="One result per text, in order.",
-    )  # fmt: skip
 
 
 def _describe_post(
@@ -437,10 +243,7 @@ def _describe_post(
     return {
         "summary": summary,
         "parameters": _DEADLINES,
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{request}"}}},
-        },
+        "requestBody": _require(request),
         "responses": {
             "200": {
                 "description": said,
@@ -451,7 +254,7 @@ def _describe_post(
                 },
                 "content": {"application/json": {"schema": answer}},
             },
-            **dict.fromkeys(("400", "401", "403", "404", "405", "408", "413", "415", "422"), problem),
-            **dict.fromkeys(("429", "503", "504"), problem | retry),
+            **dict.fromkeys(_STATUSES, problem),
+            **dict.fromkeys(_LATER, problem | retry),
         },
     }

@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from millis.contract import Contract, judge_latency, requests_to_decide
+from millis.binomial import requests_to_decide
+from millis.contract import Contract, judge_latency
 from millis.errors import InvalidRequest
 from millis.tasks.instructing import SPEAKING
 

@@ -8,7 +8,6 @@ import os
 import selectors
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -28,11 +27,15 @@ from millis.errors import InvalidBundle, InvalidValue, MillisError, MissingExtra
 from millis.security.certificates import make_context
 from millis.security.keys import KeyFile
 from millis.serving.directing import Director
+from millis.serving.listening import bind, hold
 from millis.serving.messages import Failed, Lines, Ready, Said, Told, write_line
 from millis.serving.remembering import StateFile, place
 from millis.serving.settings import ServeSettings, join_address, write_settings
 from millis.telemetry.logs import Log
 from millis.telemetry.metrics import forget_process
+
+if TYPE_CHECKING:
+    import socket
 
 _START_LIMIT_S = 120.0
 _MAX_EARLY_DEATHS = 5
@@ -141,11 +144,11 @@ class Supervisor:
         return [worker.process.pid for worker in self._workers if worker.is_ready]
 
     def __enter__(self) -> "Supervisor":
-        self._listener = _bind(self.settings.host, self.settings.port)
+        self._listener = bind(self.settings.host, self.settings.port)
         self._metrics = Path(tempfile.mkdtemp(prefix="millis-metrics-"))
         try:
             if self.settings.grpc_port is not None:
-                self._grpc_listener = _hold(self.settings.host, self.settings.grpc_port)
+                self._grpc_listener = hold(self.settings.host, self.settings.grpc_port)
                 held = self._grpc_listener.getsockname()[1]
                 self.settings = msgspec.structs.replace(self.settings, grpc_port=held)
             for _ in range(self.n_workers):  # one by one: what an interrupt finds started, it stops
@@ -296,25 +299,3 @@ def _open_all(paths: Sequence[str]) -> list[Bundle]:
     if twice:
         raise InvalidBundle(f"two bundles are named {twice[0]}: give one another file name.")
     return bundles
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except OSError as error:
-        raise InvalidValue(
-            f"cannot listen on {host}:{port}: {error.strerror or error}. Choose another --host or --port (0 lets the"
-            " system choose)."
-        ) from error
-    listener.set_inheritable(True)
-    return listener
-
-
-def _hold(host: str, port: int) -> socket.socket:
-    """Take a port that each worker opens for itself; who is not of ours finds it taken, since it was bound alone."""
-    held = _bind(host, port)
-    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    return held

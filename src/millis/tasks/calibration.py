@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _RIDGE = 1e-2
+_N_BINS = 15
 
 
 def signs_of(logits: NDArray[np.floating]) -> tuple[float, float, float, float]:
@@ -23,7 +24,7 @@ def signs_of(logits: NDArray[np.floating]) -> tuple[float, float, float, float]:
     return float(logits[-1]) - best, best - second, total, 1.0
 
 
-def calibration_error(logits: NDArray[np.float64], targets: NDArray[np.int64], *, n_bins: int = 15) -> float:
+def calibration_error(logits: NDArray[np.float64], targets: NDArray[np.int64]) -> float:
     """Compute the expected calibration error of the best output's probability, 0 to 1, for logits (N, C).
 
     Source: Naeini et al. 2015; bins of equal width.
@@ -31,14 +32,12 @@ def calibration_error(logits: NDArray[np.float64], targets: NDArray[np.int64], *
     rows = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities = rows / rows.sum(axis=1, keepdims=True)
     is_right = probabilities.argmax(axis=1) == targets
-    return error_of_confidence(probabilities.max(axis=1), is_right, n_bins=n_bins)
+    return error_of_confidence(probabilities.max(axis=1), is_right)
 
 
-def error_of_confidence(
-    confidence: NDArray[np.float64], is_right: NDArray[np.bool_], *, n_bins: int = 15
-) -> float:
+def error_of_confidence(confidence: NDArray[np.float64], is_right: NDArray[np.bool_]) -> float:
     """Compute the expected calibration error, 0 to 1, of stated confidences (N,)."""
-    bins = np.minimum((confidence * n_bins).astype(int), n_bins - 1)
+    bins = np.minimum((confidence * _N_BINS).astype(int), _N_BINS - 1)
     error = 0.0
     for one in np.unique(bins):
         inside = bins == one

@@ -15,6 +15,10 @@ from millis.tasks.instructing import write_messages
 from millis.tasks.tokenization import SpeakingTokenizer
 
 TEMPLATE = "chat_template.jinja"
+
+Prompt = str | Sequence[Mapping[str, str]]
+"""What a client asks: a text, or messages."""
+
 _MARK = "tide"
 _PROBES = (_MARK, "Ebbe", "潮", "7", "?")
 """Texts that begin alike in nothing."""
@@ -55,6 +59,14 @@ class Chat:
     def encode(self, text: str) -> list[int]:
         """Cut a prompt into ids, with the pieces that the tokenizer puts in front of every text."""
         return self.tokenizer.encode(text, has_frame=True)
+
+    def encode_prompt(self, prompt: Prompt) -> list[int]:
+        """Cut a prompt as a server does; a text to a model that knows no messages stands as it is."""
+        if not isinstance(prompt, str):
+            return self.encode_messages(prompt)
+        if self.instruction is not None:
+            return self.encode_text(prompt)
+        return self.encode_messages([{"role": "user", "content": prompt}]) if self.has_template else self.encode(prompt)
 
     def encode_text(self, text: str) -> list[int]:
         """Ask for the model's one task on a text; a model without a template reads the instruction as it stands."""

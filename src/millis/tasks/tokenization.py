@@ -60,12 +60,7 @@ class Tokenizer:
     """
 
     def __init__(self, file: Path) -> None:
-        try:
-            self._tokenizer = _Tokenizer.from_file(str(file))
-        except Exception as error:  # the library raises bare Exception
-            raise InvalidBase(f"{file.name} cannot be read as a tokenizer: {error}. Give a tokenizer.json.") from error
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
+        self._tokenizer = _open(file)
         self.prefix, _, self.suffix = _split_special(self._tokenizer.encode("a"))
         self.between: list[int] = _split_special(self._tokenizer.encode("a", "a"))[1] or self.suffix
         self.separator: int | None = self.between[-1] if self.between else None
@@ -107,6 +102,16 @@ class Tokenizer:
                 words.append(word)
         step = max(len(words) // n, 1)
         return words[::step][:n] or ["a"]
+
+
+def _open(file: Path) -> _Tokenizer:
+    try:
+        tokenizer = _Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises bare Exception
+        raise InvalidBase(f"{file.name} cannot be read as a tokenizer: {error}. Give a tokenizer.json.") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
 
 
 def _split_special(encoding: Any) -> tuple[list[int], list[int], list[int]]:
@@ -153,12 +158,7 @@ class SpeakingTokenizer:
     """
 
     def __init__(self, file: Path) -> None:
-        try:
-            self._tokenizer = _Tokenizer.from_file(str(file))
-        except Exception as error:  # the library raises bare Exception
-            raise InvalidBase(f"{file.name} cannot be read as a tokenizer: {error}. Give a tokenizer.json.") from error
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
+        self._tokenizer = _open(file)
         self.n_pieces: int = self._tokenizer.get_vocab_size()
 
     def encode(self, text: str, *, has_frame: bool) -> list[int]:
@@ -176,7 +176,6 @@ class SpeakingTokenizer:
     def spell(self, i: int) -> str:
         """Give the text of one piece, special ones too."""
         return str(self._tokenizer.decode([i], skip_special_tokens=False))
-
 
     def spell_all(self) -> tuple[bytes, ...] | None:
         """Give the bytes that each id adds to a text, nothing for special ones; None for a decoder of another kind.

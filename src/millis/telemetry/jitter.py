@@ -13,11 +13,7 @@ from pathlib import Path
 from time import perf_counter_ns
 from typing import NamedTuple
 
-from millis.cores import cgroup_folders
-
-CAUSES = ("gc", "core", "steal", "throttle")
-"""gc: Python's collector ran. core: the thread was ready and no core was free. steal: another machine had the core.
-throttle: a container's quota was used up."""
+from millis.cores import cgroup_folders, read_file
 
 _PAUSES = 256
 _SAMPLES = 64
@@ -76,6 +72,9 @@ class Jitter:
     def attribute(self, began_ns: int, ended_ns: int) -> dict[str, float]:
         """Give by cause the ms that may have held up what ran from one moment to another; reads the counters once.
 
+        gc: Python's collector ran. core: the thread was ready and no core was free. steal: another machine had the
+        core. throttle: a container's quota was used up.
+
         Waiting for a core is the difference between two notes, steal and throttling between two samples: what happened
         between the one before and the beginning, or after the end, is in it.
         """
@@ -106,17 +105,10 @@ def read_counters() -> Counters:
 
 
 def _read_steal() -> int:
-    words = _read(Path("/proc/stat")).partition("\n")[0].split()
+    words = read_file(Path("/proc/stat")).partition("\n")[0].split()
     return int(words[8]) * 1_000_000_000 // _TICKS_PER_S if len(words) > 8 and words[0] == "cpu" else 0
 
 
 def _read_throttled() -> int:
-    rows = (line.split() for folder in cgroup_folders() for line in _read(folder / "cpu.stat").splitlines())
+    rows = (line.split() for folder in cgroup_folders() for line in read_file(folder / "cpu.stat").splitlines())
     return sum(_THROTTLED_NS[name] * int(value) for name, value in rows if name in _THROTTLED_NS)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""

@@ -133,7 +133,7 @@ class Metrics:
             self._drift.labels(model, signal).set(value)
 
     def late(self, *, model: str, cause: str) -> None:
-        """Count an answer over its bound by what took most of it: a stage, or a cause of jitter.CAUSES."""
+        """Count an answer over its bound by what took most of it: a stage, or a cause of Jitter.attribute."""
         self._late.labels(model, cause).inc()
 
     def watch(

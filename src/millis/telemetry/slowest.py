@@ -24,7 +24,7 @@ class Slow(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         at: seconds since 1970.
         stages_ms: by stage.
-        causes_ms: besides its own work, see jitter.CAUSES.
+        causes_ms: besides its own work, see Jitter.attribute.
     """
 
     at: float

@@ -15,8 +15,8 @@ import torch
 
 from millis.data.examples import Example
 from millis.errors import InvalidValue, RunFailed
-from millis.models.bases import weights_files
 from millis.models.files import write_whole
+from millis.models.weights import weights_files
 from millis.tasks.task import Score, Window
 from millis.training.settings import TrainSettings
 

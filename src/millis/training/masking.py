@@ -19,7 +19,7 @@ from transformers import AutoModelForMaskedLM
 
 from millis.bundles.bundle import TOKENIZER
 from millis.errors import InvalidBase, InvalidValue
-from millis.models.bases import width_of
+from millis.models.described import width_of
 from millis.models.prediction import pad
 from millis.models.taggers import quietly
 from millis.tasks.task import IGNORED

@@ -1,0 +1,104 @@
+"""A bundle is written whole or not at all.
+
+Border: parts and a manifest in, a bundle out. It is written to a temporary folder beside its place and exchanged with
+what stands there in one step, so a crash leaves the old bundle whole.
+Limits: exchanging two folders in one step needs Linux; elsewhere there is an instant with the old one set aside.
+"""
+
+import ctypes
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from millis.bundles.bundle import MANIFEST, REPORT, Bundle, certificate_file, compute_seal, hash_file, stay_inside
+from millis.bundles.manifest import Certificate, FileEntry, Manifest
+from millis.errors import InvalidValue, RunFailed
+
+
+def save_bundle(path: str | Path, *, manifest: Manifest, parts: Mapping[str, Path | bytes]) -> Bundle:
+    """Write a bundle, or leave what stands at path as it is.
+
+    Args:
+        path: where the bundle shall stand; an old bundle there is replaced, anything else is refused.
+        manifest: all but files and seal, which are computed.
+        parts: content by name inside the bundle: bytes, or a file or folder to copy.
+    Raises:
+        InvalidValue: something that is not a bundle stands at path.
+        RunFailed: the disk is full or not writable; nothing was changed.
+    """
+    place = Path(path).absolute()
+    if place.exists() and not (place / MANIFEST).is_file():
+        raise InvalidValue(f"{path} exists and is not a bundle: choose another name or move it away.")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
+    except OSError as error:
+        raise RunFailed(f"cannot write beside {path}: {error.strerror}. Choose another place.") from error
+    try:
+        for name, content in parts.items():
+            _write_part(draft / stay_inside(name), content)
+        files = {
+            file.relative_to(draft).as_posix(): FileEntry(sha256=hash_file(file), n_bytes=file.stat().st_size)
+            for file in sorted(draft.rglob("*"))
+            if file.is_file()
+        }
+        sealed = _seal(msgspec.structs.replace(manifest, files=files))
+        _write_part(draft / MANIFEST, msgspec.json.format(msgspec.json.encode(sealed), indent=1))
+        draft.chmod(0o755)
+        _exchange(draft, place)
+    except OSError as error:
+        raise RunFailed(
+            f"cannot write {path}: {error.strerror}. What stood there is unchanged; free some space and go on."
+        ) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return Bundle(place, sealed)
+
+
+def certify(bundle: Bundle, *, certificates: Sequence[Certificate], report: bytes | None = None) -> Bundle:
+    """Write the bundle again with new certificates of some of its rungs (and a report), everything else unchanged."""
+    parts: dict[str, Path | bytes] = {name: bundle.path / name for name in bundle.manifest.files}
+    for certificate in certificates:
+        file = certificate_file(certificate.rung, serving=bundle.manifest.rung)
+        parts[file] = msgspec.json.format(msgspec.json.encode(certificate), indent=1)
+    if report is not None:
+        parts[REPORT] = report
+    return save_bundle(bundle.path, manifest=bundle.manifest, parts=parts)
+
+
+def _seal(manifest: Manifest) -> Manifest:
+    return msgspec.structs.replace(manifest, seal=compute_seal(msgspec.json.encode(manifest)))
+
+
+def _write_part(file: Path, content: Path | bytes) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, bytes):
+        with file.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+    elif content.is_dir():
+        shutil.copytree(content, file, dirs_exist_ok=True)
+    else:
+        shutil.copyfile(content, file)
+
+
+def _exchange(draft: Path, place: Path) -> None:
+    """Put draft where place is; afterwards draft is the old bundle, or gone."""
+    if not place.exists():
+        draft.rename(place)
+        return
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None, use_errno=True)
+        at_cwd, exchange = -100, 2
+        if libc.renameat2(at_cwd, os.fsencode(draft), at_cwd, os.fsencode(place), exchange) == 0:
+            return
+    aside = draft.with_name(draft.name + ".old")
+    place.rename(aside)
+    draft.rename(place)
+    shutil.rmtree(aside, ignore_errors=True)
