@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from millis.backends.backend import BackendSettings, Batch, Batching
+from millis.backends.ir import EMBEDDINGS, FILE
 from millis.backends.segments import read_second
 from millis.errors import InvalidBundle, InvalidValue, RunFailed
 
@@ -41,8 +42,6 @@ if "openvino" not in sys.modules:
 else:
     import openvino as ov
 
-FILE = "model.xml"
-EMBEDDINGS = "embeddings.npy"
 _DEVICES = {"cpu": "CPU", "gpu": "GPU", "npu": "NPU", "auto": "AUTO"}
 
 

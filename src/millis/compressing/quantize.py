@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from millis.backends.openvino import EMBEDDINGS, FILE
+from millis.backends.ir import EMBEDDINGS, FILE
 from millis.backends.segments import read_second
 from millis.bundles import Choice
 from millis.compiling.writing import writing
@@ -60,6 +60,7 @@ def quantize_openvino(
         RunFailed: the library could not write or read its files; a full disk, mostly.
     Source: NNCF post-training quantisation with SmoothQuant and bias correction; Jacob et al. 2018, arXiv:1712.05877.
     """
+    from millis.backends import openvino as _quiet  # noqa: F401, I001  # before nncf, which it keeps from telling
     import nncf
     import openvino as ov
 

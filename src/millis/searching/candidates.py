@@ -60,7 +60,15 @@ class Variant:
 
 
 def propose(*, device: str) -> tuple[Variant, ...]:
-    """List the variants to build: every runtime at every precision it can have, one thread in an inference."""
+    """List the variants to build: every runtime at every precision it can have, one thread in an inference.
+
+    Which of them this machine can build and run is for runtimes.py to say.
+    """
+    if device == "cuda":
+        return (
+            *(Variant(backend="torch", precision=one, is_bucketed=True) for one in ("fp16", "bf16", "fp32")),
+            Variant(backend="onnxruntime", precision="fp32", is_bucketed=False),
+        )
     if device != "cpu":
         return (
             Variant(backend="onnxruntime", precision="fp32", is_bucketed=False),
@@ -78,9 +86,12 @@ STATIC = Variant(backend="static", precision="fp16", is_bucketed=False)
 """Token vectors without attention, for tasks that speak of whole texts: built apart, since nothing of it is pruned."""
 
 
-def shapes_for(variant: Variant, *, cores: int) -> tuple[ServingShape, ...]:
-    """List the ways to lay out a server: processes side by side, or one process whose threads share the weights."""
-    lanes = max(cores // variant.threads, 1)
+def shapes_for(variant: Variant, *, cores: int, device: str = "cpu") -> tuple[ServingShape, ...]:
+    """List the ways to lay out a server: processes side by side, or one process whose threads share the weights.
+
+    A device beside the processor has one worker: two of them do not know of each other's batches.
+    """
+    lanes = max(cores // variant.threads, 1) if device == "cpu" else 1
     if lanes == 1:
         return (ServingShape(workers=1, threads=0),)
     return (ServingShape(workers=1, threads=lanes), ServingShape(workers=lanes, threads=0))

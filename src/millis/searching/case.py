@@ -24,8 +24,10 @@ from millis.errors import InvalidData, InvalidValue
 from millis.measuring.fingerprint import fingerprint
 from millis.models.bases import find_base, has_two_types
 from millis.models.prefixes import find_prefixes
+from millis.searching.candidates import Variant
 from millis.searching.layout import lay_out
 from millis.searching.ledger import Ledger
+from millis.searching.runtimes import choose_variants
 from millis.searching.teacher import Teacher, find_teacher
 from millis.tasks import Task, tasks
 from millis.telemetry.progress import say
@@ -34,6 +36,8 @@ from millis.training.methods import METHODS, check_adaptable
 from millis.training.settings import TrainSettings
 
 ACTIVATIONS = ("own", "relu", "auto")
+
+_UNPRUNED = "no pruned rungs: what a layer takes is measured on cpu alone so far"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +71,7 @@ class FitSettings:
             trained with; None says nothing of it, and means none.
         layers: of the base's, counted from 0, that pruned rungs may keep; None leaves the choice to the search.
         activation: in pruned rungs' feed-forwards: own, relu, or auto, which is relu where a layer is faster for it.
+        train_on: "cpu", "cuda", or "auto": cuda where torch sees a GPU. Where it serves is the contract's device.
         sparse: time the network with this share of zeros beside itself, above 0 and below 1, and tell.
     Raises:
         InvalidValue: a value that cannot be; the message names those that can.
@@ -103,6 +108,7 @@ class FitSettings:
     layers: tuple[int, ...] | None = None
     activation: str = "own"
     sparse: float | None = None
+    train_on: str = "auto"
 
     def __post_init__(self) -> None:
         for name in ("base", "out", "train", "dev", "test"):
@@ -143,7 +149,7 @@ class FitSettings:
         _check_layers(self.layers)
         if self.activation not in ACTIVATIONS:
             raise InvalidValue(f"activation cannot be {self.activation!r}: choose one of {', '.join(ACTIVATIONS)}.")
-        self.training()  # checks epochs, seed and adapt
+        self.training()  # checks epochs, seed, adapt and train_on
         if self.sparse is not None and not 0 < self.sparse < 1:
             raise InvalidValue(f"sparse cannot be {self.sparse:g}: give a share above 0 and below 1, like 0.8.")
         left = METHODS[self.adapt].note
@@ -166,7 +172,9 @@ class FitSettings:
 
     def training(self) -> TrainSettings:
         """Give the settings of training that are asked for; with 0 epochs they are not used."""
-        usual = TrainSettings(seed=self.seed, balance=self.balance, adapt=self.adapt, tracker=self.track)
+        usual = TrainSettings(
+            seed=self.seed, balance=self.balance, adapt=self.adapt, tracker=self.track, device=self.train_on
+        )
         return usual if not self.epochs else replace(usual, epochs=self.epochs)
 
 
@@ -197,6 +205,7 @@ class Case:
 
     settings: FitSettings
     contract: Contract
+    variants: tuple[Variant, ...]
     splits: Splits
     task: Task
     tokenizer_file: Path
@@ -247,12 +256,16 @@ def prepare(contract: Contract, settings: FitSettings, *, began: float) -> Case:
     base = find_base(settings.base)
     check_adaptable(base, adapt=settings.adapt)
     _check_layers_of(base, settings.layers)
+    variants, left_out = choose_variants(device=contract.device)
     warning = _warn_of_prefixes(base, settings=settings)
     if warning:
         say(warning)
     laid = lay_out(base, splits, task=settings.task, asked=settings.asked())
     task = laid.task
-    told = [warning] if warning else []
+    told = [*left_out, *([_UNPRUNED] if contract.device != "cpu" else [])]
+    for line in told:
+        say(line)
+    told += [warning] if warning else []
     if task.head.separator is not None and has_two_types(base):
         told.append("the base has two token types: the two texts of a window are told apart by them")
         say(told[-1])
@@ -271,7 +284,8 @@ def prepare(contract: Contract, settings: FitSettings, *, began: float) -> Case:
         msgspec.to_builtins(fingerprint()),
     ]  # fmt: skip
     return Case(
-        settings=settings, contract=contract, splits=splits, task=task, tokenizer_file=base / TOKENIZER,
+        settings=settings, contract=contract, variants=variants, splits=splits, task=task,
+        tokenizer_file=base / TOKENIZER,
         lengths=laid.lengths, buckets=laid.buckets, fine_buckets=laid.fine_buckets,
         folder=folder, ledger=Ledger(folder, inputs=inputs), began=began, notes=notes,
         teacher=teacher,
