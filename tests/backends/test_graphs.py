@@ -25,7 +25,11 @@ class Recomputing:
 
     def record(self, compute: Callable[[], torch.Tensor]) -> tuple[torch.Tensor, Callable[[], None]]:
         output = compute()
-        return output, lambda: output.copy_(compute()) and None
+
+        def again() -> None:
+            output.copy_(compute())
+
+        return output, again
 
     def replay(self, recorded: Recorded) -> None:
         self.n_replays += 1
