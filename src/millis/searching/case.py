@@ -242,6 +242,10 @@ def prepare(contract: Contract, settings: FitSettings, *, began: float) -> Case:
     check_place(settings.out)
     if settings.sparse is not None and contract.device != "cpu":
         raise InvalidValue(f"sparse is measured on cpu, the contract says {contract.device}: leave one of them out.")
+    if settings.train_on == "cuda":
+        from millis.models.devices import choose_device  # loads torch, which nobody else's mistake has to wait for
+
+        choose_device(settings.train_on)
     for file in (settings.corpus, settings.unlabelled, settings.domain_text):
         if file is not None and not file.is_file():
             raise InvalidData(f"{file} is no file: give a UTF-8 file with a text on each line.")

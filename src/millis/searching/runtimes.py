@@ -23,7 +23,11 @@ def choose_variants(*, device: str) -> tuple[tuple[Variant, ...], tuple[str, ...
     """
     reasons = {variant: _why_not(variant, device=device) for variant in propose(device=device)}
     found = tuple(variant for variant, reason in reasons.items() if reason is None)
-    told = tuple(f"{variant.name} is left out: {reason}" for variant, reason in reasons.items() if reason is not None)
+    names: dict[str, list[str]] = {}
+    for variant, reason in reasons.items():
+        if reason is not None:
+            names.setdefault(reason, []).append(variant.name)
+    told = tuple(f"without {', '.join(of_reason)}: {reason}" for reason, of_reason in names.items())
     if not found:
         raise InvalidValue(f"nothing can be built for device {device!r} here. {' '.join(told)}")
     return found, told
