@@ -156,7 +156,7 @@ def _build_one(
             variant=variant, rung=rung, built=built, shape=shape, quality=quality, drop=drop,
             predicted_ms=predict_percentile_ms(
                 rung.latency, lengths=case.lengths, rate_per_s=case.contract.rate_per_s, shape=shape,
-                percentile=case.contract.percentile,
+                percentile=case.contract.percentile, is_batched=variant.backend == "torch",
             ),
         )
         for shape in shapes_for(variant, cores=n_cores(), device=case.contract.device)
