@@ -363,6 +363,7 @@ def main(arguments: Sequence[str]) -> int:
             raise
         return 0
     began = time.monotonic()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the part under way is ended
     run.tell("machine", **_describe())
     for part in asked.parts.split(","):
         patience = 3 if run.is_small else 1
@@ -379,17 +380,19 @@ def _run_part(run: Run, part: str, arguments: Sequence[str], *, limit_s: float) 
     """Run a part in a process of its own, and end all that it started when its time is up."""
     began = time.monotonic()
     process = subprocess.Popen([sys.executable, __file__, *arguments, "--part", part], start_new_session=True)
+    code: int | None = None
     try:
-        code: int | None = process.wait(limit_s)
+        code = process.wait(limit_s)
     except subprocess.TimeoutExpired:
-        code = None
-    for how in (signal.SIGTERM, signal.SIGKILL):  # servers that it left behind, too
-        try:
-            os.killpg(process.pid, how)
-        except ProcessLookupError:
-            break
-        time.sleep(0.5)
-    process.wait()
+        pass
+    finally:
+        for how in (signal.SIGTERM, signal.SIGKILL):  # servers that it left behind, too
+            try:
+                os.killpg(process.pid, how)
+            except ProcessLookupError:
+                break
+            time.sleep(0.5)
+        process.wait()
     run.tell(part, code=code, is_over_time=code is None, part_seconds=round(time.monotonic() - began, 1))
 
 
