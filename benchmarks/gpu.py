@@ -81,6 +81,7 @@ def time_backend(run: Run) -> None:
     from millis.compiling.narrowing import narrow
     from millis.models.bases import find_base
     from millis.models.taggers import build_tagger, save_tagger
+    from millis.models.work import read_work
     from millis.tasks.task import Head
 
     head = Head(("O", *(f"{way}-{kind}" for kind in ("A", "B", "C", "D") for way in "BI")))
@@ -88,6 +89,7 @@ def time_backend(run: Run) -> None:
     save_tagger(tagger, run.work / "tagger", tokenizer_file=run.base / "tokenizer.json")
     tokens, n_rows = (TOKENS[:2], (1, 4)) if run.is_small else (TOKENS, (1, 2, 4, 8, 16, 32, 64))
     batches = {(n, t): _draw(n, t) for t in tokens for n in n_rows}
+    work = read_work(run.work / "tagger")  # what a chip has to do at least: operations, and bytes of weights
     exact = _load(run.work / "tagger", BackendSettings(threads=1 if run.is_small else os.cpu_count() or 1))
     wanted = {shape: exact.run(batch)["logits"] for shape, batch in batches.items()}
     exact.close()
@@ -105,6 +107,8 @@ def time_backend(run: Run) -> None:
                 answer = backend.run(batch)["logits"]
                 run.tell(
                     "backend", precision=precision, way=way, rows=shape[0], tokens=shape[1], **_time(backend, batch),
+                    operations=shape[0] * work.operations(shape[1]),
+                    weight_bytes=work.matrices * (4 if precision == "fp32" else 2),
                     furthest=float(np.abs(answer - wanted[shape]).max()),
                     agreement=float((answer.argmax(-1) == wanted[shape].argmax(-1)).mean()),
                 )  # fmt: skip

@@ -166,7 +166,7 @@ def _build_one(
 def _count_work(rung: Rung, source: Path) -> Rung:
     """Write the operations and bytes of an inference beside its times."""
     work, weight_bytes = read_work(source), _BYTES[rung.precision]
-    row_bytes = 2 if weight_bytes == 1 and rung.table else weight_bytes  # a table that stands apart is in half precision
+    row_bytes = 2 if weight_bytes == 1 and rung.table else weight_bytes  # a table that stands apart is in halves
     latency = tuple(
         msgspec.structs.replace(
             row, operations=work.operations(row.tokens),

@@ -64,8 +64,8 @@ def teach(
             measured by the right ones alone.
         folder: where the run lives. The same call on it again goes on after a kill.
     Raises:
-        InvalidValue: nothing to train on, a folder of another run, or a way of adapting or a device that is not for such
-            models.
+        InvalidValue: nothing to train on, a folder of another run, or a way of adapting or a device that is not for
+            such models.
         Interrupted: Ctrl-C; the epochs that were finished are kept.
         RunFailed: the disk is full, or the loss is no number any more.
     """
