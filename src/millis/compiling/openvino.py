@@ -21,8 +21,7 @@ def convert_onnx(file: Path, folder: Path, *, table: NDArray[np.floating], secon
     Raises:
         RunFailed: the ONNX file cannot be read, or the folder cannot be written; the folder is gone then.
     """
-    from millis.backends import openvino as _quiet  # noqa: F401, I001  # before openvino, which it keeps from telling
-    import openvino as ov
+    import openvino as ov  # backends.ir, above, keeps it from telling its maker
 
     with writing(folder):
         folder.mkdir(exist_ok=True)

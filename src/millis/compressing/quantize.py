@@ -60,7 +60,6 @@ def quantize_openvino(
         RunFailed: the library could not write or read its files; a full disk, mostly.
     Source: NNCF post-training quantisation with SmoothQuant and bias correction; Jacob et al. 2018, arXiv:1712.05877.
     """
-    from millis.backends import openvino as _quiet  # noqa: F401, I001  # before nncf, which it keeps from telling
     import nncf
     import openvino as ov
 

@@ -19,7 +19,6 @@ def zero_weights(tagger: Tagger, *, share: float) -> Tagger:
 
     Source: Han et al. 2015, arXiv:1506.02626, without their training afterwards.
     """
-    from millis.backends import openvino as _quiet  # noqa: F401, I001  # before nncf, which it keeps from telling
     import nncf
 
     logging.getLogger("nncf").setLevel(logging.ERROR)
