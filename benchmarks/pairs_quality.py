@@ -53,7 +53,7 @@ def main() -> None:
         plain = (answer_plainly if name == "cmrc" else rank_plainly)(base, parts, options=options)
         print(f"{'':28}{'score':>10}{'seconds':>10}")
         print(f"{'millis, fp32':28}{ours['score']:10.2f}{ours['seconds']:10.1f}   {ours['report']}")
-        print(f"{'millis, int8 compiled':28}{ours['int8_score']:10.2f}")
+        print(f"{'millis, int8 compiled':28}{float('nan') if ours['int8_score'] is None else ours['int8_score']:10.2f}")
         print(f"{'Trainer, padded':28}{plain['score']:10.2f}{plain['seconds']:10.1f}   {plain['report']}", flush=True)
         keep("pairs_quality", {
             "set": name, "ours": ours, "plain": plain, "ratio": round(plain["seconds"] / ours["seconds"], 2),
@@ -91,7 +91,7 @@ def train_ours(base: Path, parts: Parts, *, options: Any, kind: Any) -> dict[str
         score = task.score(parts.test, predict(load_tagger(result.best), task=task, texts=asked))
         int8_score = score_int8(result.best, parts, task=task, folder=folder)
     return {
-        "score": round(score.value, 2), "int8_score": round(int8_score.value, 2), "seconds": round(result.seconds, 1),
+        "score": round(score.value, 2), "int8_score": int8_score and round(int8_score.value, 2), "seconds": round(result.seconds, 1),
         "dev": round(result.dev_score.value, 2), "report": score.report.replace("\n", "; "),
     }  # fmt: skip
 
@@ -185,7 +185,7 @@ def run_trainer(model: Any, rows: list[dict[str, Any]], *, options: Any) -> tupl
         args=TrainingArguments(
             output_dir=folder, num_train_epochs=options.epochs, per_device_train_batch_size=32,
             per_device_eval_batch_size=32, learning_rate=options.rate, seed=options.seed, save_strategy="no",
-            report_to="none", use_cpu=True, disable_tqdm=True, logging_strategy="no", warmup_steps=0.1,
+            report_to="none", use_cpu=not torch.cuda.is_available(), disable_tqdm=True, logging_strategy="no", warmup_steps=0.1,
         ),
         train_dataset=rows, data_collator=default_data_collator,
     )  # fmt: skip

@@ -27,7 +27,7 @@ import numpy as np
 from safetensors.torch import load_file
 
 from common import keep
-from millis.backends.openvino import EMBEDDINGS
+from millis.backends.ir import EMBEDDINGS
 from millis.bundles.bundle import TOKENIZER
 from millis.compressing.vocabulary import trim_vocabulary
 from millis.data.readers import read_examples

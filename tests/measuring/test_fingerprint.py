@@ -108,3 +108,16 @@ def test_taking_it_imports_no_runtime() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
+
+
+def test_gpus_are_part_of_the_machine_where_there_are_any(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bare = fingerprint()
+    for place, name in (("0000:01:00.0", "NVIDIA H100 80GB HBM3"), ("0000:02:00.0", "NVIDIA L4")):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "information").write_text(f"Model: \t\t {name}\nIRQ:   \t\t 17\n")
+    monkeypatch.setattr("millis.measuring.fingerprint._NVIDIA", tmp_path)
+    found = fingerprint()
+    assert found.gpus == ("NVIDIA H100 80GB HBM3", "NVIDIA L4")
+    assert "NVIDIA H100 80GB HBM3 and NVIDIA L4" in str(found)
+    assert found.digest != bare.digest
+    assert "gpus: none here, NVIDIA H100 80GB HBM3 and NVIDIA L4 there" in bare.differences(found)

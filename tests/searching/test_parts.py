@@ -39,6 +39,24 @@ def test_one_queue_is_predicted_faster_than_two() -> None:
     assert predict(150, ServingShape(workers=1, threads=2)) < predict(150, ServingShape(workers=2, threads=0))
 
 
+def test_a_device_that_batches_is_predicted_to_carry_what_one_by_one_cannot() -> None:
+    shape = ServingShape(workers=1, threads=0)
+    together = [
+        predict_percentile_ms(TABLE, lengths=LENGTHS, rate_per_s=rate, shape=shape, percentile=99.0, is_batched=True)
+        for rate in (0.1, 100, 1000)
+    ]
+    assert together == sorted(together)
+    assert together[0] == pytest.approx(predict(0.1, shape), rel=0.05)
+    assert together[2] < 3 * 64 / 4 < predict(1000, shape)
+
+
+def test_a_gpu_is_offered_torch_in_each_precision_and_one_worker() -> None:
+    variants = propose(device="cuda")
+    assert [one.name for one in variants if one.backend == "torch"] == ["torch-fp16", "torch-bf16", "torch-fp32"]
+    for one in variants:
+        assert shapes_for(one, cores=16, device="cuda") == (ServingShape(workers=1, threads=0),)
+
+
 def test_every_candidate_has_a_name_of_its_own_and_fits_the_cores() -> None:
     for cores in (1, 2, 8):
         variants = propose(device="cpu")

@@ -1,10 +1,14 @@
 """`millis.fit` and `millis fit` before anything is trained: what is asked, by name, checked at once."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import millis
+from fitting import make_base
 from making import write_conll
 from millis.errors import InvalidBase, InvalidData, InvalidValue
 
@@ -64,3 +68,39 @@ def test_how_files_are_read_is_told_by_name(tmp_path: Path) -> None:
         fit(tmp_path)
     with pytest.raises(InvalidBase, match="nowhere"):  # read well, so the base is what is missing
         fit(tmp_path, layout="spans", ends="inclusive")
+
+
+def test_a_device_that_is_not_there_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    write_conll(tmp_path / "train.conll", ROWS)
+    base = make_base(tmp_path / "base")
+    contract = millis.Contract(p99="5 ms", device="abacus")
+    with pytest.raises(InvalidValue, match=r"nothing can be built for device 'abacus' here.* without onnxruntime-fp32-dynamic: .*'abacus'"):
+        millis.fit(tmp_path / "train.conll", base=str(base), out=tmp_path / "o.millis", contract=contract)
+    assert not (tmp_path / "o.run").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_training_on_a_gpu_that_is_not_there_is_refused_before_a_file_is_read(tmp_path: Path) -> None:
+    with pytest.raises(InvalidValue, match="sees no GPU"):
+        fit(tmp_path, train_on="cuda")
+
+
+BLOCKED = """
+import importlib.abc, sys
+class Block(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("openvino", "nncf"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Block())
+import millis.searching.search
+from millis.searching.runtimes import choose_variants
+found, told = choose_variants(device="cpu")
+print([variant.name for variant in found], told)
+"""
+
+
+def test_a_search_without_openvino_goes_on_with_what_there_is_and_says_what_is_not() -> None:
+    done = subprocess.run([sys.executable, "-c", BLOCKED], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "['onnxruntime-int8-dynamic', 'onnxruntime-fp32-dynamic']" in done.stdout
+    assert "without openvino-int8, openvino-fp32: backend 'openvino' needs openvino, which is not installed" in done.stdout

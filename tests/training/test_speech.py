@@ -101,3 +101,8 @@ def test_what_would_stay_in_the_graph_is_refused(model: Any, tmp_path: Path) -> 
     settings = dataclasses.replace(TrainSettings(), adapt="prefix")
     with pytest.raises(InvalidValue, match="choose one of full, lora, adalora"):
         teach(model, draw(3), dev=draw(3), folder=tmp_path, settings=settings)
+
+
+def test_a_gpu_is_refused_where_training_would_not_use_it(model: Any, tmp_path: Path) -> None:
+    with pytest.raises(InvalidValue, match="models that speak are trained on the processor"):
+        teach(model, draw(3), dev=draw(3), folder=tmp_path, settings=TrainSettings(device="cuda"))

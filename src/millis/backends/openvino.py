@@ -17,12 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from millis.backends.backend import BackendSettings, Batch, Batching
+from millis.backends.ir import EMBEDDINGS, FILE
 from millis.backends.segments import read_second
 from millis.errors import InvalidBundle, InvalidValue, RunFailed
 
-# Importing openvino imports its model converter, which unasked tells its maker's analytics that it was imported; nncf
-# tells more. Both are silent where the client for it cannot be found.
-sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+# ir.py, above, has taken the client for analytics away from it.
 if "openvino" not in sys.modules:
     # Without the client, the converter is still half of the import (0.09 s against 0.04 s) and 10 MB in each worker;
     # openvino does without when there is none, so it comes when it is called.
@@ -41,8 +40,6 @@ if "openvino" not in sys.modules:
 else:
     import openvino as ov
 
-FILE = "model.xml"
-EMBEDDINGS = "embeddings.npy"
 _DEVICES = {"cpu": "CPU", "gpu": "GPU", "npu": "NPU", "auto": "AUTO"}
 
 

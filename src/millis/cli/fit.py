@@ -52,7 +52,12 @@ def command(
     ] = None,
     max_drop: Annotated[float | None, typer.Option(help="Points of the score (F1, accuracy) that may be lost.")] = 1.0,
     floor: Annotated[float | None, typer.Option(help="Points of the score that must be reached.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, or what a backend knows (untested: cuda, gpu, npu).")] = "cpu",
+    device: Annotated[
+        str, typer.Option(help="Where it is to serve: cpu, or what a backend knows (cuda, gpu, npu).")
+    ] = "cpu",
+    train_on: Annotated[
+        str, typer.Option(help="Where it is fine-tuned: cpu, cuda, or auto: cuda where torch sees a GPU.")
+    ] = "auto",
     memory_mb: Annotated[float | None, typer.Option(help="Bound on memory of all workers, MB.")] = None,
     within: Annotated[str | None, typer.Option(help="Stop trying after so long, like 30m.")] = None,
     rungs: Annotated[
@@ -141,7 +146,7 @@ def command(
         dimensions=read_numbers("dimensions", dimensions, least=1), query_prefix=query_prefix,
         passage_prefix=passage_prefix,
         layers=read_numbers("layers", layers, least=0) if layers is not None else None, activation=activation,
-        sparse=sparse,
+        sparse=sparse, train_on=train_on,
         reading=reading,
         within_ms=None if within is None else read_duration_ms(within, name="within", unit="s"),
     )  # fmt: skip

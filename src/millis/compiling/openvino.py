@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from millis.backends.openvino import EMBEDDINGS, FILE
+from millis.backends.ir import EMBEDDINGS, FILE
 from millis.backends.segments import Second
 from millis.compiling.writing import writing
 
@@ -21,7 +21,7 @@ def convert_onnx(file: Path, folder: Path, *, table: NDArray[np.floating], secon
     Raises:
         RunFailed: the ONNX file cannot be read, or the folder cannot be written; the folder is gone then.
     """
-    import openvino as ov  # after the backend, which keeps it from telling its maker
+    import openvino as ov  # backends.ir, above, keeps it from telling its maker
 
     with writing(folder):
         folder.mkdir(exist_ok=True)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from millis.backends.openvino import EMBEDDINGS, FILE
+from millis.backends.ir import EMBEDDINGS, FILE
 from millis.backends.segments import read_second
 from millis.bundles import Choice
 from millis.compiling.writing import writing

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from millis.backends import Backend, BackendSettings
-from millis.backends.openvino import EMBEDDINGS
+from millis.backends.ir import EMBEDDINGS
 from millis.backends.segments import FILE as SECOND
 from millis.compiling.comparing import loaded
 from millis.telemetry.progress import bar

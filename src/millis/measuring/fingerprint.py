@@ -21,6 +21,7 @@ _FLAGS = (
 _SERVING = ("millis", "numpy", "openvino", "starlette", "tokenizers", "uvicorn")
 _OPTIONAL = ("nncf", "onnxruntime", "torch")
 _CGROUP = Path("/sys/fs/cgroup")
+_NVIDIA = Path("/proc/driver/nvidia/gpus")
 _ABSENT = "absent"
 
 
@@ -32,6 +33,7 @@ class Fingerprint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
         flags: the instruction sets of the processor that matter to inference.
         cores: logical cores that this process may run on.
         quota_cores: how many cores' worth of time a container may use, None without such a limit.
+        gpus: names of the GPUs that NVIDIA's driver shows; empty where there are none.
         memory_mb: decimal megabytes, or the container's limit when that is less.
         system: operating system, its release and the architecture; told, but not compared.
         versions: of Python and of the packages that matter, where installed.
@@ -44,6 +46,7 @@ class Fingerprint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     memory_mb: int
     system: str
     versions: dict[str, str]
+    gpus: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -61,13 +64,17 @@ class Fingerprint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
         shared = sorted(set(self.versions) & set(other.versions))
         mine |= {name: self.versions[name] for name in shared}
         theirs |= {name: other.versions[name] for name in shared}
-        return [f"{name}: {mine[name]} here, {theirs[name]} there" for name in mine if mine[name] != theirs[name]]
+        return [
+            f"{name}: {mine.get(name, 'none')} here, {theirs.get(name, 'none')} there"
+            for name in dict.fromkeys([*mine, *theirs]) if mine.get(name) != theirs.get(name)
+        ]  # fmt: skip
 
     def __str__(self) -> str:
         """Describe the machine in a line."""
         quota = f" (limited to {self.quota_cores:g})" if self.quota_cores is not None else ""
         flags = " ".join(self.flags) or "no vector flags known"
-        return f"{self.cpu}, {self.cores} cores{quota}, {flags}, {self.memory_mb / 1000:.1f} GB, {self.system}"
+        gpus = f", {' and '.join(self.gpus)}" if self.gpus else ""
+        return f"{self.cpu}, {self.cores} cores{quota}, {flags}{gpus}, {self.memory_mb / 1000:.1f} GB, {self.system}"
 
     def _compared(self) -> dict[str, str]:
         """Give what is compared besides versions; memory to a gigabyte, since kernels keep some for themselves."""
@@ -76,6 +83,7 @@ class Fingerprint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
             "flags": " ".join(self.flags) or "none",
             "cores": str(self.cores),
             "quota": "none" if self.quota_cores is None else f"{self.quota_cores:g} cores",
+            **({"gpus": " and ".join(self.gpus)} if self.gpus else {}),
             "memory": f"{round(self.memory_mb / 1000)} GB",
         }
 
@@ -91,7 +99,15 @@ def fingerprint() -> Fingerprint:
         memory_mb=_read_memory_mb(),
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         versions={"python": platform.python_version(), **_versions()},
+        gpus=_read_gpus(),
     )
+
+
+def _read_gpus() -> tuple[str, ...]:
+    """Read the names of GPUs as NVIDIA's driver gives them."""
+    told = [read_file(file) for file in sorted(_NVIDIA.glob("*/information"))]
+    names = [line.partition(":")[2].strip() for text in told for line in text.splitlines() if line.startswith("Model:")]
+    return tuple(names)
 
 
 def _read_memory_mb() -> int:

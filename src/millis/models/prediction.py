@@ -68,7 +68,7 @@ def answer_windows(
         with torch.inference_mode(), bar(name, total=len(windows)) if name else nullcontext() as advance:
             for rows in plan_by_length([len(ids) for ids in windows], batch_tokens=batch_tokens):
                 ids, mask = pad([windows[row] for row in rows], pad_id=model.pad_id)
-                answer = model(ids, mask).float().numpy()
+                answer = model(ids.to(model.device), mask.to(model.device)).float().cpu().numpy()
                 for row, of_window in zip(rows, answer, strict=True):
                     logits[row] = head.cut(of_window, len(windows[row])).copy()
                 done += len(rows)

@@ -46,6 +46,11 @@ class Tagger(torch.nn.Module):
         return self.network.config
 
     @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(self.parameters()).device
+
+    @property
     def labels(self) -> tuple[str, ...]:
         """Names of the outputs, in order."""
         return tuple(self.config.id2label[i] for i in range(self.config.num_labels))

@@ -19,6 +19,7 @@ from millis.backends.static import save_static
 from millis.bundles import Choice
 from millis.bundles.manifest import Step
 from millis.compiling.comparing import compare, loaded, require_exact, run_all
+from millis.compiling.narrowing import narrow
 from millis.compiling.onnx import export_embeddings, export_ids, load_for_export, second_of
 from millis.compiling.openvino import convert_onnx
 from millis.compressing.quantize import Floor, quantize_onnx, quantize_openvino
@@ -26,6 +27,7 @@ from millis.cores import n_cores
 from millis.data.examples import Example
 from millis.data.splits import Splits
 from millis.errors import RunFailed
+from millis.models.devices import choose_device
 from millis.models.prediction import predict_examples
 from millis.models.taggers import build_tagger, load_tagger, save_tagger
 from millis.searching.candidates import Variant
@@ -68,6 +70,7 @@ class Artifact:
     Args:
         dev: points of the reference on dev.
         max_drop: points that may be lost against it, all passes together.
+        device: on which files are compared with their source.
     """
 
     folder: Path
@@ -77,6 +80,7 @@ class Artifact:
     dev: float
     max_drop: float | None
     ledger: Ledger
+    device: str = "cpu"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,16 +121,20 @@ def train_reference(
         base, task=task, train=splits.train, dev=splits.dev, folder=folder, settings=settings,
         tokenizer_file=tokenizer_file,
     )  # fmt: skip
-    found = score_reference(trained.best, task=task, splits=splits)
+    found = score_reference(trained.best, task=task, splits=splits, train_on=settings.device)
     if bare is not None and bare.dev.value >= found.dev.value:
         say(f"training did not help ({found.dev.value:.2f} on dev): the base is taken as it is")
         return bare
     return found
 
 
-def score_reference(folder: Path, *, task: Task, splits: Splits) -> Reference:
-    """Score the tagger of a folder in fp32, on dev and test."""
-    model = load_tagger(folder)
+def score_reference(folder: Path, *, task: Task, splits: Splits, train_on: str = "auto") -> Reference:
+    """Score the tagger of a folder in fp32, on dev and test.
+
+    Args:
+        train_on: the device, as TrainSettings has it.
+    """
+    model = load_tagger(folder).to(choose_device(train_on)[0])
     with torch_state(0):
         dev, test = (
             task.score(part, predict_examples(model, task=task, examples=part, name="reference's answers"))
@@ -152,7 +160,8 @@ def build_artifact(variant: Variant, *, case: Artifact, reference: Path) -> Buil
         )
     shutil.rmtree(folder, ignore_errors=True)
     say(f"building {key}")
-    make = {"static": _teach_static}.get(variant.backend, _quantize if variant.precision == "int8" else _export)
+    own = {"static": _teach_static, "torch": _narrow}
+    make = own.get(variant.backend, _quantize if variant.precision == "int8" else _export)
     try:
         built = make(variant, folder=folder, case=case, reference=reference)
     except OSError as error:
@@ -176,6 +185,14 @@ def _export(variant: Variant, *, folder: Path, case: Artifact, reference: Path) 
         draft.unlink()
     step = _compare(f"torch to {variant.backend}", variant, folder, case=case, reference=reference, began=began)
     return Built(folder=folder, steps=(step,))
+
+
+def _narrow(variant: Variant, *, folder: Path, case: Artifact, reference: Path) -> Built:
+    """Write the reference in the variant's precision."""
+    began = time.monotonic()
+    narrow(reference, folder, precision=variant.precision)
+    name = f"torch fp32 to {variant.precision} on {case.device}"
+    return Built(folder=folder, steps=(_compare(name, variant, folder, case=case, reference=reference, began=began),))
 
 
 def _quantize(variant: Variant, *, folder: Path, case: Artifact, reference: Path) -> Built:
@@ -221,7 +238,7 @@ def _compare(name: str, variant: Variant, folder: Path, *, case: Artifact, refer
     head = case.task.head
     with loaded("torch", reference, settings=BackendSettings(threads=n_cores())) as source:
         wanted = run_all(source, ids, head=head)
-    with loaded(variant.backend, folder) as backend:
+    with loaded(variant.backend, folder, settings=BackendSettings(device=case.device)) as backend:
         difference = compare(wanted, run_all(backend, ids, padding=padding, head=head), head=head)
     if variant.precision == "fp32":
         require_exact(difference, step=name)

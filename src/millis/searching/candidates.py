@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from millis.bundles import LatencyRow, ServingShape
 
@@ -23,6 +24,7 @@ _COLD_AFTER_MS = 2.0
 """Measured on Zen 4: after 2 ms of anything else a request costs 0.2 ms more, after 10 ms all that it ever will."""
 
 _ARRIVALS = 20_000
+_MOST_ROWS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +62,15 @@ class Variant:
 
 
 def propose(*, device: str) -> tuple[Variant, ...]:
-    """List the variants to build: every runtime at every precision it can have, one thread in an inference."""
+    """List the variants to build: every runtime at every precision it can have, one thread in an inference.
+
+    Which of them this machine can build and run is for runtimes.py to say.
+    """
+    if device == "cuda":
+        return (
+            *(Variant(backend="torch", precision=one, is_bucketed=True) for one in ("fp16", "bf16", "fp32")),
+            Variant(backend="onnxruntime", precision="fp32", is_bucketed=False),
+        )
     if device != "cpu":
         return (
             Variant(backend="onnxruntime", precision="fp32", is_bucketed=False),
@@ -78,9 +88,12 @@ STATIC = Variant(backend="static", precision="fp16", is_bucketed=False)
 """Token vectors without attention, for tasks that speak of whole texts: built apart, since nothing of it is pruned."""
 
 
-def shapes_for(variant: Variant, *, cores: int) -> tuple[ServingShape, ...]:
-    """List the ways to lay out a server: processes side by side, or one process whose threads share the weights."""
-    lanes = max(cores // variant.threads, 1)
+def shapes_for(variant: Variant, *, cores: int, device: str = "cpu") -> tuple[ServingShape, ...]:
+    """List the ways to lay out a server: processes side by side, or one process whose threads share the weights.
+
+    A device beside the processor has one worker: two of them do not know of each other's batches.
+    """
+    lanes = max(cores // variant.threads, 1) if device == "cpu" else 1
     if lanes == 1:
         return (ServingShape(workers=1, threads=0),)
     return (ServingShape(workers=1, threads=lanes), ServingShape(workers=lanes, threads=0))
@@ -100,11 +113,15 @@ def predict_percentile_ms(
     rate_per_s: float,
     shape: ServingShape,
     percentile: float,
+    is_batched: bool = False,
     seed: int = 7,
 ) -> float:
     """Predict what a client sees at a percentile: queue the real lengths behind each other at the real rate.
 
     Threads of one process take from one queue; processes have a queue each, and a connection picks one blindly.
+
+    Args:
+        is_batched: a device runs whatever waits at once, in the time of the longest of it.
     Source: Lindley's recursion, with service times drawn from the table's p50 and p99 at the length of a random text; a
     request that finds its lane idle for a while pays what the table says of cold ones.
     """
@@ -117,6 +134,8 @@ def predict_percentile_ms(
     cold = np.array([max((row.cold_ms or 0.0) - row.p50_ms, 0.0) for row in table])[place]
     service = np.where(chance.random(_ARRIVALS) < 0.9, typical, (typical + slow) / 2) + OVERHEAD_MS
     arrivals = np.cumsum(chance.exponential(1000 / rate_per_s, _ARRIVALS))
+    if is_batched:
+        return float(np.percentile(_run_together(arrivals, service - OVERHEAD_MS) + OVERHEAD_MS, percentile))
     lanes = max(shape.threads, 1) * shape.workers
     pinned = chance.integers(0, lanes, _ARRIVALS)
     free = [0.0] * lanes
@@ -128,3 +147,16 @@ def predict_percentile_ms(
         free[lane] = max(free[lane], float(arrivals[i])) + takes_ms
         seen[i] = free[lane] - arrivals[i]
     return float(np.percentile(seen, percentile))
+
+
+def _run_together(arrivals: NDArray[np.float64], service: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Give how long each waits and runs, in ms, on a device that takes all that waits when it is free."""
+    seen = np.empty(len(arrivals))
+    free, first = 0.0, 0
+    while first < len(arrivals):
+        starts = max(free, float(arrivals[first]))
+        last = min(int(np.searchsorted(arrivals, starts, side="right")), first + _MOST_ROWS)
+        free = starts + float(service[first:last].max())
+        seen[first:last] = free - arrivals[first:last]
+        first = last
+    return seen

@@ -22,14 +22,18 @@ from millis.measuring.fingerprint import fingerprint
 from millis.models.bases import find_base
 from millis.models.described import has_two_types
 from millis.models.prefixes import find_prefixes
+from millis.searching.candidates import Variant
 from millis.searching.layout import lay_out
 from millis.searching.ledger import Ledger
+from millis.searching.runtimes import choose_variants
 from millis.searching.settings import FitSettings
 from millis.searching.teacher import Teacher, find_teacher
 from millis.tasks import Task, tasks
 from millis.telemetry.progress import say
 from millis.training.augmentation import augment
 from millis.training.methods import check_adaptable
+
+_UNPRUNED = "no pruned rungs: what a layer takes is measured on cpu alone so far"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +48,7 @@ class Case:
 
     settings: FitSettings
     contract: Contract
+    variants: tuple[Variant, ...]
     splits: Splits
     task: Task
     tokenizer_file: Path
@@ -80,6 +85,10 @@ def prepare(contract: Contract, settings: FitSettings, *, began: float) -> Case:
     check_place(settings.out)
     if settings.sparse is not None and contract.device != "cpu":
         raise InvalidValue(f"sparse is measured on cpu, the contract says {contract.device}: leave one of them out.")
+    if settings.train_on == "cuda":
+        from millis.models.devices import choose_device  # loads torch, which nobody else's mistake has to wait for
+
+        choose_device(settings.train_on)
     for file in (settings.corpus, settings.unlabelled, settings.domain_text):
         if file is not None and not file.is_file():
             raise InvalidData(f"{file} is no file: give a UTF-8 file with a text on each line.")
@@ -94,12 +103,16 @@ def prepare(contract: Contract, settings: FitSettings, *, began: float) -> Case:
     base = find_base(settings.base)
     check_adaptable(base, adapt=settings.adapt)
     _check_layers_of(base, settings.layers)
+    variants, left_out = choose_variants(device=contract.device)
     warning = _warn_of_prefixes(base, settings=settings)
     if warning:
         say(warning)
     laid = lay_out(base, splits, task=settings.task, asked=settings.asked())
     task = laid.task
-    told = [warning] if warning else []
+    told = [*left_out, *([_UNPRUNED] if contract.device != "cpu" else [])]
+    for line in told:
+        say(line)
+    told += [warning] if warning else []
     if task.head.separator is not None and has_two_types(base):
         told.append("the base has two token types: the two texts of a window are told apart by them")
         say(told[-1])
@@ -118,7 +131,8 @@ def prepare(contract: Contract, settings: FitSettings, *, began: float) -> Case:
         msgspec.to_builtins(fingerprint()),
     ]  # fmt: skip
     return Case(
-        settings=settings, contract=contract, splits=splits, task=task, tokenizer_file=base / TOKENIZER,
+        settings=settings, contract=contract, variants=variants, splits=splits, task=task,
+        tokenizer_file=base / TOKENIZER,
         lengths=laid.lengths, buckets=laid.buckets, fine_buckets=laid.fine_buckets,
         folder=folder, ledger=Ledger(folder, inputs=inputs), began=began, notes=notes,
         teacher=teacher,

@@ -52,6 +52,7 @@ class FitSettings:
             trained with; None says nothing of it, and means none.
         layers: of the base's, counted from 0, that pruned rungs may keep; None leaves the choice to the search.
         activation: in pruned rungs' feed-forwards: own, relu, or auto, which is relu where a layer is faster for it.
+        train_on: "cpu", "cuda", or "auto": cuda where torch sees a GPU. Where it serves is the contract's device.
         sparse: time the network with this share of zeros beside itself, above 0 and below 1, and tell.
     Raises:
         InvalidValue: a value that cannot be; the message names those that can.
@@ -88,6 +89,7 @@ class FitSettings:
     layers: tuple[int, ...] | None = None
     activation: str = "own"
     sparse: float | None = None
+    train_on: str = "auto"
 
     def __post_init__(self) -> None:
         for name in ("base", "out", "train", "dev", "test"):
@@ -128,7 +130,7 @@ class FitSettings:
         _check_layers(self.layers)
         if self.activation not in ACTIVATIONS:
             raise InvalidValue(f"activation cannot be {self.activation!r}: choose one of {', '.join(ACTIVATIONS)}.")
-        self.training()  # checks epochs, seed and adapt
+        self.training()  # checks epochs, seed, adapt and train_on
         if self.sparse is not None and not 0 < self.sparse < 1:
             raise InvalidValue(f"sparse cannot be {self.sparse:g}: give a share above 0 and below 1, like 0.8.")
         left = METHODS[self.adapt].note
@@ -151,7 +153,9 @@ class FitSettings:
 
     def training(self) -> TrainSettings:
         """Give the settings of training that are asked for; with 0 epochs they are not used."""
-        usual = TrainSettings(seed=self.seed, balance=self.balance, adapt=self.adapt, tracker=self.track)
+        usual = TrainSettings(
+            seed=self.seed, balance=self.balance, adapt=self.adapt, tracker=self.track, device=self.train_on
+        )
         return usual if not self.epochs else replace(usual, epochs=self.epochs)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from millis.backends.openvino import EMBEDDINGS
+from millis.backends.ir import EMBEDDINGS
 from millis.bundles import Bundle, Choice, Manifest, Rung, ServingShape, load, save_bundle
 from millis.bundles.bundle import TOKENIZER, hash_file
 from millis.bundles.manifest import Tried
@@ -24,7 +24,7 @@ from millis.measuring.table import measure_table
 from millis.models.work import read_work
 from millis.searching.bodies import bodies_of_examples
 from millis.searching.building import Artifact, Built, Reference, build_artifact
-from millis.searching.candidates import AT_EASE, STATIC, Variant, mean_ms, predict_percentile_ms, propose, shapes_for
+from millis.searching.candidates import AT_EASE, STATIC, Variant, mean_ms, predict_percentile_ms, shapes_for
 from millis.searching.case import Case
 from millis.searching.proving import measure_served
 from millis.searching.pruning import Pruning
@@ -33,6 +33,7 @@ from millis.telemetry.progress import say
 _PROBE_SHARE = 0.4  # of a proof
 _PROBE_REQUESTS = (150, 1_000)  # fewest, most
 _MOST_PROBES = 3
+_BYTES = {"int8": 1, "fp16": 2, "bf16": 2, "fp32": 4}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +73,7 @@ class Candidate:
 def build_whole(case: Case, reference: Reference) -> list[Candidate]:
     """Build every variant, score it on dev, time it; then the likeliest one with two threads in an inference."""
     candidates: list[Candidate] = []
-    for variant in propose(device=case.contract.device):
+    for variant in case.variants:
         if not case.has_time() and candidates:
             say(f"{variant.name}: not built, the time is up")
             continue
@@ -153,18 +154,17 @@ def _build_one(
             variant=variant, rung=rung, built=built, shape=shape, quality=quality, drop=drop,
             predicted_ms=predict_percentile_ms(
                 rung.latency, lengths=case.lengths, rate_per_s=case.contract.rate_per_s, shape=shape,
-                percentile=case.contract.percentile,
+                percentile=case.contract.percentile, is_batched=variant.backend == "torch",
             ),
         )
-        for shape in shapes_for(variant, cores=n_cores())
+        for shape in shapes_for(variant, cores=n_cores(), device=case.contract.device)
     ]  # fmt: skip
 
 
 def _count_work(rung: Rung, source: Path) -> Rung:
     """Write the operations and bytes of an inference beside its times."""
-    work, is_int8 = read_work(source), rung.precision == "int8"
-    weight_bytes = 1 if is_int8 else 4
-    row_bytes = 2 if is_int8 and rung.table else weight_bytes  # a table that stands apart is in half precision
+    work, weight_bytes = read_work(source), _BYTES[rung.precision]
+    row_bytes = 2 if weight_bytes == 1 and rung.table else weight_bytes  # a table that stands apart is in halves
     latency = tuple(
         msgspec.structs.replace(
             row, operations=work.operations(row.tokens),
@@ -182,7 +182,7 @@ def artifact_case(case: Case, reference: Reference) -> Artifact:
     allowed += [] if contract.floor is None else [max(reference.dev.value - contract.floor, 0.0)]
     return Artifact(
         folder=case.folder, task=case.task, splits=case.splits, tokenizer_file=case.tokenizer_file,
-        dev=reference.dev.value, max_drop=min(allowed, default=None), ledger=case.ledger,
+        dev=reference.dev.value, max_drop=min(allowed, default=None), ledger=case.ledger, device=contract.device,
     )  # fmt: skip
 
 

@@ -42,7 +42,7 @@ def learn_reference(base: Path, *, case: Case, settings: TrainSettings | None, f
             folder=case.folder / "self-training", settings=settings, tokenizer_file=case.tokenizer_file,
         )  # fmt: skip
         if best != reference.folder:
-            reference = score_reference(best, task=case.task, splits=case.splits)
+            reference = score_reference(best, task=case.task, splits=case.splits, train_on=settings.device)
     return reference
 
 

@@ -56,12 +56,13 @@ class Adaptation:
         self._peft: Any = None  # peft's model around the network, where it is peft's method
         if method == "full":
             return
+        device = next(tagger.parameters()).device
         tagger.requires_grad_(False)
         if METHODS[method].is_peft:
             self._peft = _wrap(tagger, method, n_steps=n_steps)
         else:
             size = min(METHODS[method].size, tagger.longest)
-            graft(tagger.network, method, size=size, ids=_draw_pieces(windows, n=size, seed=seed))
+            graft(tagger.network, method, size=size, ids=_draw_pieces(windows, n=size, seed=seed).to(device))
         for name, weights in tagger.network.named_parameters():
             is_norm = method == "adapter" and "norm" in name.lower() and "embeddings." not in name
             if name.startswith(_HEAD) or is_of_graft(name) or is_norm:
@@ -107,7 +108,7 @@ def keep_apart(network: torch.nn.Module) -> torch.Tensor:
     for name, vectors in network.named_parameters():
         if "lora_A" in name or "lora_B" in name:
             product = vectors @ vectors.T if "lora_A" in name else vectors.T @ vectors
-            errors.append(torch.linalg.norm(product - torch.eye(len(product))))
+            errors.append(torch.linalg.norm(product - torch.eye(len(product), device=product.device)))
     return _ORTHOGONALITY * torch.stack(errors).mean()
 
 
@@ -141,8 +142,9 @@ def take_ranks(model: Any, state: dict[str, Any]) -> None:
     """Take up what `read_ranks` gave."""
     allocator = model.base_model.rankallocator
     allocator.peft_config.rank_pattern = state["pattern"]
+    device = next(model.parameters()).device
     for name in _RANKS:
-        setattr(allocator, name, state[name])
+        setattr(allocator, name, {key: value.to(device) for key, value in state[name].items()})
 
 
 def _wrap(tagger: Tagger, method: str, *, n_steps: int) -> Any:

@@ -1,7 +1,8 @@
 """What a run needs to go on after a kill, on disk, whole or not at all.
 
 Border: one file, checkpoint.pt, read without running code in it (weights_only); the loop decides when.
-Limits: the same to the bit only with the same torch, processor and number of threads.
+Limits: the same to the bit only with the same torch, processor and number of threads; on a GPU, which adds in any
+order, not even then. A run that began on a GPU goes on without one.
 """
 
 import hashlib
@@ -21,7 +22,7 @@ from millis.tasks.task import Score, Window
 from millis.training.settings import TrainSettings
 
 _NAME = "checkpoint.pt"
-_FREE_SETTINGS = {"checkpoint_every_s", "tracker"}  # they change no result
+_FREE_SETTINGS = {"checkpoint_every_s", "device", "tracker"}  # they change no result, or only its last bits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -61,15 +61,14 @@ class Contrast:
         starts = [0]
         for unit in units:
             starts.append(starts[-1] + len(unit))
-        queries = torch.tensor(starts[:-1])
         asked = set(starts[:-1])
-        passages = torch.tensor([i for i in range(len(order)) if i not in asked])
-        column = {int(i): j for j, i in enumerate(passages)}
-        right = torch.tensor([column[start + 1] for start in starts[:-1]])
-        fits = torch.tensor(
-            [[order[i] in self._fits[unit[0]] for i in passages.tolist()] for unit in units]
-        )
-        fits[torch.arange(len(units)), right] = False  # all that fit are left out, but for the one that is looked for
+        others = [i for i in range(len(order)) if i not in asked]
+        column = {i: j for j, i in enumerate(others)}
+        device = vectors.device
+        queries, passages = torch.tensor(starts[:-1], device=device), torch.tensor(others, device=device)
+        right = torch.tensor([column[start + 1] for start in starts[:-1]], device=device)
+        fits = torch.tensor([[order[i] in self._fits[unit[0]] for i in others] for unit in units], device=device)
+        fits[torch.arange(len(units), device=device), right] = False  # of all that fit, the one looked for stays
         losses = []
         for size in self._sizes:
             unit_vectors = torch.nn.functional.normalize(vectors[:, :size].float(), dim=-1)

@@ -12,6 +12,7 @@ from millis.training.methods import METHODS, check_method
 
 TRACKERS = ("wandb",)
 AUTOCASTS = ("auto", "bf16", "off")
+DEVICES = ("auto", "cpu", "cuda")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +30,9 @@ class TrainSettings:
         weight_decay: of weight matrices; biases, norms and embeddings have none.
         max_gradient_norm: gradients are scaled down to this norm.
         seed: of the head, the order and the dropout.
-        autocast: "bf16" trains in bfloat16, "off" in float32, "auto" in bfloat16 where the processor has it.
+        autocast: "bf16" trains in bfloat16, "off" in float32, "auto" in bfloat16 where the device has it.
+        device: "cpu", "cuda", or "auto", which is cuda where torch sees a GPU. Of fine-tuning; the rest of training is
+            on the processor.
         balance: each output weighs the same in the loss, however rare it is.
         tracker: "wandb" writes the numbers for Weights & Biases too, beside TensorBoard's files; None does not.
         checkpoint_every_s: pause between checkpoints; longer where writing one takes a twentieth of it.
@@ -48,6 +51,7 @@ class TrainSettings:
     max_gradient_norm: float = 1.0
     seed: int = 7
     autocast: str = "auto"
+    device: str = "auto"
     balance: bool = False
     tracker: str | None = None
     checkpoint_every_s: float = 30.0
@@ -69,6 +73,8 @@ class TrainSettings:
             raise InvalidValue(f"tracker cannot be {self.tracker!r}: choose {', '.join(TRACKERS)}, or leave it out.")
         if self.autocast not in AUTOCASTS:
             raise InvalidValue(f"autocast cannot be {self.autocast!r}: choose one of {', '.join(AUTOCASTS)}.")
+        if self.device not in DEVICES:
+            raise InvalidValue(f"training cannot be on {self.device!r}: choose one of {', '.join(DEVICES)}.")
 
 
 def choose_learning_rate(settings: TrainSettings, *, width: int) -> tuple[float, str]:
@@ -84,12 +90,18 @@ def choose_learning_rate(settings: TrainSettings, *, width: int) -> tuple[float,
     return rate, f"learning rate {rate:g}: chosen for a base that is {width} wide (5e-5 at 768)"
 
 
-def choose_precision(settings: TrainSettings) -> tuple[bool, str]:
-    """Say whether to train in bfloat16, and why."""
+def choose_precision(settings: TrainSettings, *, gpu_has_bf16: bool | None = None) -> tuple[bool, str]:
+    """Say whether to train in bfloat16, and why.
+
+    Args:
+        gpu_has_bf16: of the GPU that trains; None where the processor does.
+    """
     if settings.autocast == "bf16":
         return True, "bf16: as set"
     if settings.autocast == "off":
         return False, "fp32: as set"
+    if gpu_has_bf16 is not None:
+        return gpu_has_bf16, "bf16: this GPU has it" if gpu_has_bf16 else "fp32: this GPU has no bf16"
     has = sorted(cpu_flags() & {"avx512_bf16", "amx_bf16"})
     if has:
         return True, f"bf16: this processor has {' and '.join(has)}"

@@ -31,6 +31,9 @@ from millis.training.methods import check_speaking_method
 from millis.training.settings import TrainSettings, choose_learning_rate, choose_precision
 from millis.training.steps import rate_share, torch_state
 
+_FREE = ("device", "tracker")
+"""Settings that change no result."""
+
 _BEST = "best.pt"
 _MATRICES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -61,11 +64,14 @@ def teach(
             measured by the right ones alone.
         folder: where the run lives. The same call on it again goes on after a kill.
     Raises:
-        InvalidValue: nothing to train on, a folder of another run, or a way of adapting that is not for such models.
+        InvalidValue: nothing to train on, a folder of another run, or a way of adapting or a device that is not for
+            such models.
         Interrupted: Ctrl-C; the epochs that were finished are kept.
         RunFailed: the disk is full, or the loss is no number any more.
     """
     check_speaking_method(settings.adapt)
+    if settings.device == "cuda":
+        raise InvalidValue("models that speak are trained on the processor: leave device to auto, or give cpu.")
     if not train or not dev:
         raise InvalidValue(f"training needs dialogues: {len(train)} to train on and {len(dev)} of dev are left.")
     folder.mkdir(parents=True, exist_ok=True)
@@ -254,5 +260,5 @@ def _identify(
             hashes[name] = hashlib.sha256()
             for weights in one.state_dict().values():
                 hashes[name].update(weights.detach().contiguous().view(torch.uint8).numpy().tobytes())
-    chosen = {f"setting {name}": repr(value) for name, value in asdict(settings).items() if name != "tracker"}
+    chosen = {f"setting {name}": repr(value) for name, value in asdict(settings).items() if name not in _FREE}
     return {**chosen, **{name: made.hexdigest() for name, made in hashes.items()}}

@@ -1,6 +1,7 @@
 """The steps of a run: what each computes, and the state that the next one starts from.
 
-Border: torch; no files, no clock, no decision when to stop. The same state and plan give the same weights.
+Border: torch; no files, no clock, no decision when to stop. The same state and plan give the same weights (on a GPU
+but for the last bits: its sums have no fixed order).
 Source: AdamW, Loshchilov & Hutter 2019, arXiv:1711.05101; warm-up and linear decay as in Devlin et al. 2019,
 arXiv:1810.04805, appendix A.2.
 """
@@ -16,6 +17,7 @@ import torch
 from millis.cores import n_cores
 from millis.data.examples import Example
 from millis.errors import InvalidValue
+from millis.models.devices import choose_device
 from millis.models.prediction import predict_examples
 from millis.models.taggers import Tagger, build_tagger
 from millis.tasks.task import IGNORED, Head, Score, Task, Window
@@ -35,7 +37,7 @@ class Steps:
         windows: with targets.
         contrast: what is learnt where windows have no targets of their own; None learns the targets.
     Raises:
-        InvalidValue: a window is longer than the base can read.
+        InvalidValue: a window is longer than the base can read, or there is no such device.
         InvalidBase: the base does not load, or is not the tokenizer's.
     """
 
@@ -44,7 +46,8 @@ class Steps:
         contrast: Contrast | None = None,
     ) -> None:  # fmt: skip
         self._settings = settings
-        self._tagger = build_tagger(base, head=head, seed=settings.seed).train()
+        self.device, device_reason = choose_device(settings.device)
+        self._tagger = build_tagger(base, head=head, seed=settings.seed).to(self.device).train()
         lengths = np.array([len(window.ids) for window in windows], np.int64)
         if lengths.max() > self._tagger.longest:
             raise InvalidValue(
@@ -55,7 +58,7 @@ class Steps:
         self._windows = [self._rows.renumber(window) for window in windows]
         if settings.balance and head.is_across:
             raise InvalidValue("balance weighs labels, and this task has none: leave it out.")
-        self._weights = _balance(windows, n_outputs=head.shape(1)[1]) if settings.balance else None
+        self._weights = _balance(windows, n_outputs=head.shape(1)[1]).to(self.device) if settings.balance else None
         self._contrast = contrast
         self._units = contrast.units if contrast else [(place,) for place in range(len(windows))]
         lengths = np.array([max(lengths[place] for place in unit) for unit in self._units], np.int64)
@@ -76,10 +79,13 @@ class Steps:
         self._adaptation = Adaptation(
             self._tagger, method=settings.adapt, n_steps=self.n_steps, windows=self._windows, seed=settings.seed
         )
+        self._tagger.to(self.device)  # what a method put in, too
         self.n_trained = self._adaptation.n_trained
-        self.is_bf16, precision_reason = choose_precision(settings)
+        gpu_has_bf16 = torch.cuda.is_bf16_supported() if self.device.type == "cuda" else None
+        self.is_bf16, precision_reason = choose_precision(settings, gpu_has_bf16=gpu_has_bf16)
         self._optimizer = _make_optimizer(self._tagger, settings=settings)
         self.reasons = (
+            device_reason,
             precision_reason,
             rate_reason,
             f"batches of like length, up to {settings.batch_size}:"
@@ -93,8 +99,9 @@ class Steps:
         """Take one step; give its loss and learning rate. A loss that is not finite changes no weights."""
         units = [self._units[place] for place in self.plans[epoch][batch]]
         windows = [self._windows[place] for unit in units for place in unit]
-        ids, mask, targets = make_batch(windows, pad_id=self._tagger.pad_id)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.is_bf16):
+        made = make_batch(windows, pad_id=self._tagger.pad_id)
+        ids, mask, targets = (tensor.to(self.device) for tensor in made)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.is_bf16):
             logits = self._tagger(ids, mask)
         if self._contrast:
             loss = self._contrast.loss(logits[:, 0], units)
@@ -138,6 +145,7 @@ class Steps:
             "tagger": self._tagger.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "random": torch.get_rng_state(),
+            "random on cuda": torch.cuda.get_rng_state() if self.device.type == "cuda" else None,
             "adaptation": self._adaptation.state(),
         }
 
@@ -146,6 +154,9 @@ class Steps:
         self._tagger.load_state_dict(state["tagger"])
         self._optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["random"])
+        on_cuda = state.get("random on cuda")
+        if on_cuda is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(on_cuda)
         self._adaptation.load_state(state["adaptation"])
 
 
@@ -161,7 +172,8 @@ def rate_share(step: int, *, n_steps: int, warmup_share: float) -> float:
 def torch_state(seed: int) -> Iterator[None]:
     """Seed torch and give it every core while the block runs; then put both back."""
     threads = torch.get_num_threads()
-    with torch.random.fork_rng(devices=[]):
+    gpus = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=gpus):
         torch.manual_seed(seed)
         torch.set_num_threads(n_cores())
         try:
