@@ -175,6 +175,14 @@ def test_a_fit_fills_a_ladder_and_the_cheapest_rung_that_keeps_the_contract_serv
     assert len({quality for _, quality in points}) == len(points)
     report = (out / "report.html").read_text()
     assert "The ladder" in report
+    checks = bundle.manifest.table_checks
+    assert {one.n for one in checks} == {10}
+    assert all(0 <= one.median_error <= one.worst_error for one in checks)
+    assert "How right the layer table is" in report
+    assert all(f"{100 * one.worst_error:.1f} %" in report for one in checks)
+    for rung in bundle.manifest.rungs:
+        assert all(step.step.replace("'", "&#x27;") in report for step in rung.steps), "what was done to every rung"
+        assert all(choice.choice in report for choice in rung.choices)
     shown = run_millis("inspect", out).stdout
     assert all(name in shown for name in proofs)
 

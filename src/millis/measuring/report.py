@@ -15,9 +15,9 @@ from typing import Any
 
 import msgspec
 
-from millis.bundles.manifest import LayerTime
+from millis.bundles.manifest import Choice, LayerTime, Step, TableCheck
 from millis.errors import InvalidValue, RunFailed
-from millis.measuring.findings import Candidate, Quality, Report, RungFound
+from millis.measuring.findings import BucketTime, Candidate, Quality, Report, RungFound
 from millis.measuring.markup import Child, Markup, element, join
 from millis.measuring.plots import (
     Point,
@@ -78,10 +78,12 @@ def _page(report: Report, words: Words, *, style: Markup, language: str) -> str:
         _candidates_table(report.candidates, words),
         element("div", _stages(report, words), _lengths(report, words), class_="plots"),
         _layers(report.layers, words),
-        _table(report, words),
+        _table_checks(report.table_checks, words),
+        _table(report.table, words),
         _quality(report.quality, words),
-        _steps(report, words),
-        _choices(report, words),
+        _steps(report.steps, words),
+        _choices(report.choices, words),
+        *(_other_rung(one, words) for one in report.ladder),
         _notes(report, words),
         _origin(report, words),
     ]
@@ -202,7 +204,29 @@ def _ladder(ladder: Sequence[RungFound], words: Words) -> Markup | None:
     return _section(words, "ladder", table) if rows else None
 
 
-def _layers(layers: Sequence[LayerTime], words: Words) -> Markup | None:
+def _other_rung(rung: RungFound, words: Words) -> Markup | None:
+    """Tell of a rung what the sections above tell of the one that serves."""
+    told = [
+        _layers(rung.layers, words, of=rung.name), _table(rung.table, words, of=rung.name),
+        _steps(rung.steps, words, of=rung.name), _choices(rung.choices, words, of=rung.name),
+    ]  # fmt: skip
+    return join([one for one in told if one]) if any(told) else None
+
+
+def _table_checks(checks: Sequence[TableCheck], words: Words) -> Markup | None:
+    rows: list[list[Child]] = [
+        [
+            one.runtime, str(one.tokens), str(one.n), _ms(one.measured_ms), f"{100 * one.median_error:.1f} %",
+            f"{100 * one.worst_error:.1f} %",
+        ]
+        for one in checks
+    ]  # fmt: skip
+    head = [words[key] for key in ("runtime", "bucket", "networks", "ms_middle", "error_median", "error_worst")]
+    table = _rows(head, rows, numbers=set(range(1, 6)), name=words["table_checks"])
+    return _section(words, "table_checks", table) if rows else None
+
+
+def _layers(layers: Sequence[LayerTime], words: Words, *, of: str = "") -> Markup | None:
     longest = max((layer.whole_ms for layer in layers), default=0.0)
     rows: list[list[Child]] = [
         [
@@ -212,7 +236,8 @@ def _layers(layers: Sequence[LayerTime], words: Words) -> Markup | None:
         for i, layer in enumerate(layers, 1)
     ]  # fmt: skip
     head = [words["layer"], "", words["heads"], words["channels"], words["ms_now"], words["ms_before"]]
-    return _section(words, "layers", _rows(head, rows, numbers={2, 3, 4, 5}, name=words["layers"])) if rows else None
+    table = _rows(head, rows, numbers={2, 3, 4, 5}, name=words["layers"])
+    return _section(words, "layers", table, of=of) if rows else None
 
 
 def _candidates_table(candidates: Sequence[Candidate], words: Words) -> Markup | None:
@@ -280,20 +305,18 @@ def _lengths(report: Report, words: Words) -> Markup | None:
     return _section(words, "lengths", plot, table if rows else None)
 
 
-def _table(report: Report, words: Words) -> Markup | None:
-    rungs = list(dict.fromkeys(row.rung for row in report.table))
-    buckets = sorted({row.bucket for row in report.table}, key=lambda bucket: bucket or math.inf)
-    times = {(row.rung, row.bucket): row for row in report.table}
-    rows: list[list[Child]] = []
-    for bucket in buckets:
-        cells: list[Child] = [str(bucket) if bucket is not None else words["any"]]
-        for rung in rungs:
-            row = times.get((rung, bucket))
-            cells += [_ms(row.p50_ms if row else None), _ms(row.p99_ms if row else None)]
-        rows.append(cells)
-    head = [words["bucket"], *(f"{rung} {percentile}" for rung in rungs for percentile in ("p50", "p99"))]
-    table = _rows(head, rows, numbers=set(range(1, len(head))), name=words["table"])
-    return _section(words, "table", table) if rows else None
+def _table(times: Sequence[BucketTime], words: Words, *, of: str = "") -> Markup | None:
+    rows: list[list[Child]] = [
+        [
+            str(row.bucket) if row.bucket is not None else words["any"], _ms(row.p50_ms), _ms(row.p99_ms),
+            _ms(row.cold_ms), _NOTHING if row.operations is None else f"{row.operations / 1e9:.3f}",
+            _NOTHING if row.n_bytes is None else write_bytes(row.n_bytes), row.rung,
+        ]
+        for row in sorted(times, key=lambda row: row.bucket or math.inf)
+    ]  # fmt: skip
+    head = [words["bucket"], "p50", "p99", *(words[key] for key in ("cold", "operations", "bytes_read", "rung"))]
+    table = _rows(head, rows, numbers=set(range(1, 6)), name=words["table"])
+    return _section(words, "table", table, of=of) if rows else None
 
 
 def _quality(quality: Quality | None, words: Words) -> Markup | None:
@@ -316,7 +339,7 @@ def _quality(quality: Quality | None, words: Words) -> Markup | None:
     return _section(words, "quality", _rows(head, rows, numbers=set(range(2, 8)), name=words["quality"]))
 
 
-def _steps(report: Report, words: Words) -> Markup | None:
+def _steps(steps: Sequence[Step], words: Words, *, of: str = "") -> Markup | None:
     rows = [
         [
             step.step, f"{step.seconds:.1f}", write_bytes(step.n_bytes),
@@ -324,17 +347,18 @@ def _steps(report: Report, words: Words) -> Markup | None:
             _NOTHING if step.agreement is None else f"{100 * step.agreement:.2f} %", _points(step.quality),
             _ms(step.ms), step.reason,
         ]
-        for step in report.steps
+        for step in steps
     ]  # fmt: skip
     keys = ("step", "seconds", "size", "max_abs", "agreement", "quality_dev", "ms_mean", "reason")
-    table = _rows([words[key] for key in keys], rows, numbers=set(range(1, 7)), prose={7}, name=words["steps"])
-    return _section(words, "steps", table) if rows else None
+    table = _rows([words[key] for key in keys], rows, numbers=set(range(1, 7)), prose={0, 7}, name=words["steps"])
+    return _section(words, "steps", table, of=of) if rows else None
 
 
-def _choices(report: Report, words: Words) -> Markup | None:
-    rows = [[choice.what, element("strong", choice.choice), choice.reason] for choice in report.choices]
+def _choices(choices: Sequence[Choice], words: Words, *, of: str = "") -> Markup | None:
+    rows = [[choice.what, element("strong", choice.choice), choice.reason] for choice in choices]
     head = [words[key] for key in ("what", "choice", "reason")]
-    return _section(words, "choices", _rows(head, rows, prose={2}, name=words["choices"])) if rows else None
+    table = _rows(head, rows, prose={2}, name=words["choices"])
+    return _section(words, "choices", table, of=of) if rows else None
 
 
 def _notes(report: Report, words: Words) -> Markup | None:
@@ -361,32 +385,36 @@ def _facts(facts: Mapping[str, Any]) -> Markup:
     return element("dl", *pairs, class_="facts")
 
 
-def _section(words: Words, key: str, *content: Markup | None) -> Markup | None:
-    """Put a heading, and a note where there is one, above content; None when there is no content."""
+def _section(words: Words, key: str, *content: Markup | None, of: str = "") -> Markup | None:
+    """Put a heading, and a note where there is one, above content; None when there is no content.
+
+    Args:
+        of: the rung that it is about, where that is not the one that serves; notes were said of that one.
+    """
     if not any(content):
         return None
-    note = words.get(f"{key}_note")
-    return element(
-        "section", element("h2", words[key]), element("p", note, class_="note") if note else None, *content
-    )
+    note = None if of else words.get(f"{key}_note")
+    heading = element("h2", f"{of}: {words[key]}" if of else words[key])
+    return element("section", heading, element("p", note, class_="note") if note else None, *content)
 
 
 def _rows(
     head: Sequence[str], rows: Sequence[Sequence[Child]], *, name: str,
     numbers: Set[int] = frozenset(), prose: Set[int] = frozenset(), bold: Set[int] = frozenset(),
 ) -> Markup:  # fmt: skip
-    """Write a table that scrolls by itself when it is too wide."""
+    """Write a table that scrolls by itself when it is too wide; one with prose is stacked, row by row, on a phone."""
 
     def cell(tag: str, i: int, child: Child) -> Markup:
         kind = "number" if i in numbers else "prose" if i in prose else None
-        return element(tag, child, class_=kind, scope="col" if tag == "th" else None)
+        label = head[i] if prose and tag == "td" and i > 0 else None
+        return element(tag, child, class_=kind, scope="col" if tag == "th" else None, data_label=label)
 
     titles = element("tr", *(cell("th", i, title) for i, title in enumerate(head)))
     body = [
         element("tr", *map(partial(cell, "td"), range(len(row)), row), class_="chosen" if i in bold else None)
         for i, row in enumerate(rows)
     ]
-    table = element("table", element("thead", titles), element("tbody", *body))
+    table = element("table", element("thead", titles), element("tbody", *body), class_="stack" if prose else None)
     return element("div", table, class_="scroll", tabindex="0", role="region", aria_label=name)
 
 

@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 
 from millis.bundles import Bundle
+from millis.bundles.manifest import TableCheck
 from millis.errors import ContractBroken, MeasurementVoid
 from millis.models.bases import find_base
 from millis.searching.building import Reference
@@ -59,7 +60,7 @@ def search(case: Case) -> Bundle:
         case = replace(case, notes=(*case.notes, line))
     found.try_pruned()
     found.fill_ladder()
-    bundle = save_ladder(case, found.proven, found.tried)
+    bundle = save_ladder(case, found.proven, found.tried, checks=found.table_checks())
     verdict = choose_served(found.proven).verdict
     for line in verdict.lines():
         say(line)
@@ -140,6 +141,10 @@ class _Search:
                 break
             self._prune_to(share)
             self._prove_share(share)
+
+    def table_checks(self) -> tuple[TableCheck, ...]:
+        """Say how right the layer table is, where one was needed."""
+        return self._pruner.checks if self._pruner else ()
 
     def is_kept(self) -> bool:
         """Say whether the contract is kept by one of those proven."""
