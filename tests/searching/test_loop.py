@@ -31,6 +31,9 @@ def test_a_fit_ends_with_a_kept_contract_and_a_report(fitted: Fitted) -> None:
     case, document = fitted
     assert document["certificate"]["verdict"]["status"] == "kept"
     assert document["quality"]["value"] > 80
+    training = next(one for one in millis.open_bundle(case.bundle).manifest.choices if one.what == "training")
+    assert training.choice.endswith("the best on dev")
+    assert "learning rate 0.001: chosen for a base that is 64 wide" in training.reason
     report = (case.bundle / "report.html").read_text()
     assert "http://" not in report.replace("http://www.w3.org", "")
     subject = document["certificate"]["subject"]
@@ -119,9 +122,11 @@ def test_an_impossible_contract_gets_numbers_and_exit_code_3(fitted: Fitted) -> 
     assert done.returncode == 3, done.stderr[-2000:]
     assert "nearest:" in done.stderr
     assert "instead: p99 <=" in done.stderr
-    assert "of the layers' time" in done.stderr, "pruning was tried before it gave up"
+    assert "embeddings, norms and head alone take" in done.stderr.partition("no candidate is proven")[2]
+    assert "pruned to" not in done.stderr, "nothing is trained that cannot fit"
     assert "memory" in done.stderr
     assert json.loads(done.stdout)["error"]["exit_code"] == 3
+    assert any("no pruning takes them away" in note for note in millis.open_bundle(out).manifest.notes)
     clauses = {one["name"]: one["status"] for one in millis.open_bundle(out).certificate.verdict["clauses"]}
     assert clauses["p99"] == clauses["memory"] == "broken", "however late the generator was"
 

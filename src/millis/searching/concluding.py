@@ -90,12 +90,18 @@ def choose_served(proven: Sequence[Proven]) -> Proven:
 
 
 def save_ladder(
-    case: Case, proven: Sequence[Proven], tried: Sequence[Candidate], *, checks: tuple[TableCheck, ...] = ()
+    case: Case,
+    proven: Sequence[Proven],
+    tried: Sequence[Candidate],
+    *,
+    choices: tuple[Choice, ...] = (),
+    checks: tuple[TableCheck, ...] = (),
 ) -> Bundle:
     """Write the bundle: what serves first, then the other proven rungs on the front of time and quality.
 
     Args:
         proven: one per rung at most counts, its best layout.
+        choices: what was chosen before there were candidates.
         checks: of the layer table, where one was needed.
     """
     served = choose_served(proven)
@@ -110,7 +116,7 @@ def save_ladder(
     name = case.settings.out.name.removesuffix(".millis")
     manifest = make_manifest(
         case, [one.rung for one in ladder], shape=served.candidate.shape, name=name,
-        choices=_choices(case, served, tried), tried=rows, checks=checks,
+        choices=(*choices, *_choices(case, served, tried)), tried=rows, checks=checks,
     )  # fmt: skip
     files = [part for one in ladder for part in parts_of(one.rung, one.candidate.built).items()]
     parts = {TOKENIZER: case.tokenizer_file, PROFILE: _profile(case).write(), **dict(files)}

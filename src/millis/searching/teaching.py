@@ -42,7 +42,7 @@ def be_taught(case: Case, reference: Reference, *, settings: TrainSettings) -> t
         student = _teach(load_tagger(reference.folder), teacher, case=case, settings=settings)
         save_tagger(student, folder, tokenizer_file=case.tokenizer_file)
         case.ledger.add("taught", "reference", {"teacher": teacher.digest})
-    taught = score_reference(folder, task=case.task, splits=case.splits)
+    taught = replace(score_reference(folder, task=case.task, splits=case.splits), choices=reference.choices)
     name, before, after = reference.dev.name, reference.dev.value, taught.dev.value
     is_better = after > before
     note = (

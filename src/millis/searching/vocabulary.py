@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from millis.bundles import Choice
 from millis.bundles.bundle import TOKENIZER
 from millis.bundles.manifest import Step
 from millis.compressing.vocabulary import trim_vocabulary
@@ -42,8 +43,12 @@ def trim_reference(case: Case, reference: Reference) -> tuple[Case, Reference]:
     lost = reference.dev.value - (step.quality or 0.0)
     say(f"{step.step}: {write_bytes(step.n_bytes)}, {reference.dev.name} {step.quality:.2f} on dev ({lost:+.2f} lost)")
     if case.contract.max_drop is not None and lost > case.contract.max_drop:
+        stays = Choice(
+            what="vocabulary", choice="stays whole",
+            reason=f"trimmed, dev loses {lost:.2f} points, and {case.contract.max_drop:g} may be lost",
+        )  # fmt: skip
         say(f"the vocabulary stays whole: {case.contract.max_drop:g} points may be lost")
-        return case, reference
+        return case, replace(reference, choices=(*reference.choices, stays))
     task = case.task.with_tokenizer(Tokenizer(folder / TOKENIZER))
     trimmed = replace(case, task=task, tokenizer_file=folder / TOKENIZER)
     return trimmed, replace(reference, folder=folder, steps=(*reference.steps, step))
