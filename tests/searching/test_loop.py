@@ -167,7 +167,14 @@ def test_a_fit_fills_a_ladder_and_the_cheapest_rung_that_keeps_the_contract_serv
     case, _ = fitted
     out = case.folder / "ladder.millis"
     (case.folder / "ladder.run").symlink_to(case.folder / "names.run")
-    done = run_millis("fit", *case.flags, "--rungs", "2", "--within", "75 s", "--p99", "500 ms", "-o", out, "--json")
+    asked = ("fit", *case.flags, "--rungs", "2", "--within", "75 s", "--p99", "500 ms", "-o", str(out), "--json")
+    killed = subprocess.Popen([sys.executable, "-m", "millis", *asked], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    assert killed.stderr is not None
+    assert any("the best so far stands at" in line for line in killed.stderr)
+    killed.kill()
+    killed.wait()
+    assert millis.open_bundle(out).certificate.verdict["status"] == "kept", "who kills it has a bundle that serves"
+    done = run_millis(*asked)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "layer table of" in done.stderr
     assert "pruned to 60 % of the layers' time" in done.stderr

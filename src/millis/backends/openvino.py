@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from millis.backends.backend import BackendSettings, Batch, Batching
 from millis.backends.segments import read_second
-from millis.errors import InvalidBundle, InvalidValue, RunFailed
+from millis.errors import InvalidBundle, InvalidValue, RunFailed, is_out_of_memory, out_of_memory
 
 # Importing openvino imports its model converter, which unasked tells its maker's analytics that it was imported; nncf
 # tells more. Both are silent where the client for it cannot be found.
@@ -86,6 +86,8 @@ class OpenVinoBackend:
                     shaped.reshape({one.any_name: shapes[one.any_name] for one in model.inputs})
                 self._compiled[bucket] = core.compile_model(shaped, device, properties)
         except (RuntimeError, OSError, ValueError, KeyError, EOFError) as error:
+            if is_out_of_memory(error):
+                raise out_of_memory("while a model was loaded") from error
             raise InvalidBundle(
                 f"{FILE}, model.bin or {EMBEDDINGS} cannot be loaded by OpenVINO: missing, truncated, altered, or"
                 " not its format. Make the bundle anew."

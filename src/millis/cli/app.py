@@ -6,13 +6,13 @@ Border: no work of its own.
 import os
 import sys
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
 from millis.cli.output import write_error
-from millis.errors import Interrupted, InvalidValue, MillisError
+from millis.errors import Interrupted, InvalidValue, MillisError, is_out_of_memory, out_of_memory
 
 _UsageError: Any = typer.BadParameter.__base__  # typer carries a click of its own and exports only this child
 _COMMANDS = (
@@ -61,8 +61,16 @@ def main() -> None:
     try:
         sys.exit(_run(sys.argv[1:] or ["--help"]))
     except MillisError as error:
-        write_error(error, is_json="--json" in sys.argv)
-        sys.exit(error.exit_code)
+        _end(error)
+    except Exception as error:  # each library has its own for this
+        if not is_out_of_memory(error):
+            raise
+        _end(out_of_memory("in this command"))
+
+
+def _end(error: MillisError) -> NoReturn:
+    write_error(error, is_json="--json" in sys.argv)
+    sys.exit(error.exit_code)
 
 
 def _run(arguments: list[str]) -> int:

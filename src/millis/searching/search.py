@@ -7,7 +7,6 @@ import time
 from dataclasses import replace
 
 from millis.bundles import Bundle, Choice
-from millis.bundles.manifest import TableCheck
 from millis.errors import ContractBroken, MeasurementVoid
 from millis.models.bases import find_base
 from millis.searching.building import Reference
@@ -55,17 +54,13 @@ def search(case: Case) -> Bundle:
     if settings.trim_vocabulary or settings.corpus:
         case, reference = trim_reference(case, reference)
     case = _note_graft(case)
-    found = _Search(case, reference)
+    found = _Search(case, reference, choices=(*tuned, *reference.choices))
     found.try_whole()
     if settings.sparse is not None:
-        line = tell_zeros(case, reference, share=settings.sparse)
-        case = replace(case, notes=(*case.notes, line))
+        found.notes.append(tell_zeros(case, reference, share=settings.sparse))
     found.try_pruned()
     found.fill_ladder()
-    noted = replace(case, notes=(*case.notes, *found.notes))
-    bundle = save_ladder(
-        noted, found.proven, found.tried, choices=(*tuned, *reference.choices), checks=found.table_checks()
-    )
+    bundle = found.save()
     verdict = choose_served(found.proven).verdict
     for line in verdict.lines():
         say(line)
@@ -87,14 +82,15 @@ class _Search:
     Args:
         tried: candidates, those to prove first in front.
         proven: in the order of the proofs.
-        notes: why something was not tried.
+        notes: what was measured beside it, and why something was not tried.
     """
 
-    def __init__(self, case: Case, reference: Reference) -> None:
+    def __init__(self, case: Case, reference: Reference, *, choices: tuple[Choice, ...] = ()) -> None:
         self._case, self._reference, self._contract = case, reference, case.contract
         self.tried: list[Candidate] = []
         self.proven: list[Proven] = []
         self.notes: list[str] = []
+        self._choices = choices
         self._is_bound_in_reach = True
         self._pruner: Pruner | None = None
         self._kinds: list[Variant] = []
@@ -154,9 +150,11 @@ class _Search:
             self._prune_to(share)
             self._prove_share(share)
 
-    def table_checks(self) -> tuple[TableCheck, ...]:
-        """Say how right the layer table is, where one was needed."""
-        return self._pruner.checks if self._pruner else ()
+    def save(self) -> Bundle:
+        """Write the bundle as far as there is one."""
+        noted = replace(self._case, notes=(*self._case.notes, *self.notes))
+        checks = self._pruner.checks if self._pruner else ()
+        return save_ladder(noted, self.proven, self.tried, choices=self._choices, checks=checks)
 
     def is_kept(self) -> bool:
         """Say whether the contract is kept by one of those proven."""
@@ -248,6 +246,9 @@ class _Search:
 
     def _prove(self, candidate: Candidate) -> None:
         self.proven.append(prove_candidate(self._case, candidate, reference=self._reference))
+        if self.proven[-1].is_kept:  # whatever becomes of the rest of the search
+            self.save()
+            say(f"{candidate.name} keeps the contract; the best so far stands at {self._case.settings.out}")
 
     def _unproven(self) -> list[Candidate]:
         """Give the candidates that may be proven yet; files that lost their quality on test do so in any layout."""

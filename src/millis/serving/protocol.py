@@ -126,7 +126,8 @@ class Protocol(HttpToolsProtocol):
         if b"upgrade" in names and self.parser.should_upgrade() and not self._should_upgrade():
             self._refuse(
                 InvalidRequest(
-                    "this connection cannot change to another protocol: leave the header Upgrade out.", slug="no-upgrade"
+                    "this connection cannot change to another protocol: leave the header Upgrade out.",
+                    slug="no-upgrade",
                 )
             )
         self._is_in_head = False
