@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,7 @@ def test_every_command_is_in_the_docs_and_has_help() -> None:
         assert command.help, name
         assert any("--json" in option.opts for option in command.params), name
     assert "--json" in run_millis("audit", "verify", "--help").stdout
+    assert run_millis("--version").stdout == f"millis {version('millis')}\n"
 
 
 @pytest.mark.parametrize(
