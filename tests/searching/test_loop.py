@@ -1,7 +1,6 @@
 """The whole loop through the real command line, on a small real model."""
 
 import json
-import re
 import shutil
 import signal
 import subprocess
@@ -161,7 +160,7 @@ def test_a_fit_trims_the_vocabulary_and_takes_the_best_of_several_trainings(case
     steps = millis.open_bundle(out).rung().steps
     assert steps[0].step.startswith("vocabulary trimmed from ")
     assert steps[0].quality > 80
-    assert re.search(r"The tokenizer loads in [\d.]+ ms, before in [\d.]+ ms; a server maps a table of [\d.]+ kB, before of", steps[0].reason)
+    assert (steps[0].agreement, steps[0].max_abs < 1e-4) == (1.0, True), "kept text is answered as before"
     assert millis.load(out)("maria wrote from lisbon")["entities"]
 
 

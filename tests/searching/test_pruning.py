@@ -22,6 +22,7 @@ from millis.searching.layers import choose_activation
 from millis.searching.pruning import Pruner
 from millis.searching.search import _Search
 from millis.searching.trying import artifact_case
+from millis.searching.vocabulary import trim_reference
 from millis.searching.zeros import tell_zeros, word_zeros
 
 pytestmark = pytest.mark.slow
@@ -144,3 +145,15 @@ def test_where_zeros_pay_it_is_said_and_where_not_too() -> None:
     assert "they save 20 % here" in pays
     assert "F1 10.00 on dev, of 40.00, untrained" in pays
     assert "save nothing that counts" in word_zeros(0.9, dense_ms=1.0, plain_ms=0.99, packed_ms=1.2, quality="")
+
+
+def test_trimming_tells_what_it_saves_and_that_kept_text_is_answered_as_before(prepared: tuple[Case, Reference]) -> None:
+    case, reference = prepared
+    trimmed, taught = trim_reference(case, reference)
+    step = taught.steps[-1]
+    assert trimmed.tokenizer_file != case.tokenizer_file
+    assert step.agreement == 1.0
+    assert step.max_abs is not None
+    assert step.max_abs < 1e-4
+    assert re.search(r"The tokenizer loads in [\d.]+ ms, before in [\d.]+ ms; a server maps a table of [\d.]+ kB, before of", step.reason)
+    assert taught.dev == reference.dev, "what trimming loses counts as lost"
