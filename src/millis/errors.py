@@ -17,6 +17,7 @@ A message has four parts: what is wrong, what came, what would be accepted, what
 It never holds a user's text. Border: plain Python.
 """
 
+import errno
 from collections.abc import Sequence
 from typing import Any
 
@@ -136,3 +137,21 @@ class Interrupted(MillisError):
     slug = "interrupted"
     status = 500
     exit_code = 130
+
+
+_NO_MEMORY = ("bad_alloc", "bad allocation", "allocate memory", "failed to map segment", "out of memory")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether memory ran out; libraries say so in words of their own."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    return isinstance(error, RuntimeError | OSError | ImportError) and any(word in str(error) for word in _NO_MEMORY)
+
+
+def out_of_memory(doing: str) -> RunFailed:
+    """Make the error that says so."""
+    return RunFailed(
+        f"memory ran out {doing}; what was finished is whole. Close other programs, or take less (a smaller base,"
+        " fewer workers); the same command goes on or begins again."
+    )

@@ -61,6 +61,22 @@ def test_a_harmed_file_is_refused_as_a_bundle(
         backends[name]().load(folder, settings=BackendSettings())
 
 
+def test_memory_that_runs_out_is_no_harmed_file(files: dict[str, Path]) -> None:
+    """In a process of its own, which then has no room for the runtime's own library."""
+    script = (
+        "import resource, sys, openvino\n"
+        "from pathlib import Path\n"
+        "from millis.backends import BackendSettings, backends\n"
+        "backend, _ = backends['openvino'](), openvino.Core()\n"
+        "used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + 8_000_000, resource.RLIM_INFINITY))\n"
+        "try: backend.load(Path(sys.argv[1]), settings=BackendSettings())\n"
+        "except Exception as error: print(type(error).__name__, error)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(files["openvino"])], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.startswith("RunFailed memory ran out while a model was loaded"), done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("name", REAL)
 def test_cuda_that_is_not_there_is_refused_with_what_is(name: str, files: dict[str, Path]) -> None:
     has_cuda = {

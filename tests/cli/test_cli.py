@@ -1,6 +1,7 @@
 """The command line as a user meets it: exit codes, one sentence per mistake, JSON that is one document."""
 
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -8,17 +9,30 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
 import millis
 from fitting import run_millis
 from making import ROOT, body, make_fake_bundle, write_conll
+from millis.cli.app import app
 from millis.cli.ask import ask_server
 from millis.errors import MillisError
 
 GOOD = [[("maria", "B-PER"), ("wrote", "O"), (f"x{i}", "O")] for i in range(40)]
+
+
+def list_commands(command: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Give every command that does something, by all its words."""
+    below = command.list_commands(None) if hasattr(command, "list_commands") else ()
+    for word in below:
+        yield from list_commands(command.get_command(None, word), f"{name} {word}".strip())
+    if not below:
+        yield name, command
 
 
 @contextmanager
@@ -41,12 +55,16 @@ def answering(answer: bytes) -> Iterator[str]:
 def test_every_command_is_in_the_docs_and_has_help() -> None:
     listed = run_millis("--help").stdout
     reference = (ROOT / "docs" / "reference" / "cli.md").read_text()
-    for command in ("advise", "ask", "bench", "demo", "evaluate", "fit", "inspect", "prove", "serve"):
-        assert command in listed
-        assert f"`millis {command}" in reference
-        shown = run_millis(command, "--help")
-        assert shown.returncode == 0
-        assert "--json" in shown.stdout
+    commands = list(list_commands(typer.main.get_command(app)))
+    assert len(commands) >= 24
+    for name, command in commands:
+        first, *rest = name.split()
+        assert first in listed
+        assert re.search(rf"`millis {first}{''.join(rf'[^`]*{word}' for word in rest)}", reference), name
+        assert command.help, name
+        assert any("--json" in option.opts for option in command.params), name
+    assert "--json" in run_millis("audit", "verify", "--help").stdout
+    assert run_millis("--version").stdout == f"millis {version('millis')}\n"
 
 
 @pytest.mark.parametrize(
@@ -176,6 +194,33 @@ def test_asking_what_is_no_millis_server_ends_with_a_sentence(answer: bytes) -> 
     with answering(answer) as url, pytest.raises(MillisError, match=r"no millis server|like a millis server") as caught:
         ask_server(url, "hi")
     assert "\n" not in str(caught.value)
+
+
+def test_memory_that_runs_out_is_a_sentence_and_a_code(tmp_path: Path) -> None:
+    with (tmp_path / "huge.conll").open("wb") as stream:
+        stream.truncate(8_000_000_000)  # takes no room on the disk
+    script = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (4_000_000_000, resource.RLIM_INFINITY))\n"
+        "sys.argv = ['millis', 'data', 'check', '--train', 'huge.conll', '--json']\n"
+        "from millis.cli import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "memory ran out in this command" in json.loads(done.stdout)["error"]["detail"]
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("said", [MemoryError(), OSError(12, "Cannot allocate memory"), RuntimeError("std::bad_alloc"),
+    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes. Error code 12")])  # fmt: skip
+def test_memory_that_runs_out_in_a_fit_is_an_error_of_ours(said: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    from millis.searching import fitting
+
+    def run_out(*_: object, **__: object) -> None:
+        raise said
+
+    monkeypatch.setattr(fitting, "prepare", run_out)
+    with pytest.raises(MillisError, match="memory ran out in the middle of the fit"):
+        fitting.run_fit(None, None)  # type: ignore[arg-type]
 
 
 def test_ctrl_c_ends_a_command_with_its_code_and_one_sentence(tmp_path: Path) -> None:

@@ -60,6 +60,10 @@ def test_whole_networks_teach_what_fusion_saves(table: LayerTable) -> None:
     checked = check_table(taught, [Timed(unseen, longer)])
     assert checked.worst_error() == pytest.approx(0.1, abs=0.001)
     assert [check.tokens for check in checked.checks] == list(TOKENS)
+    told = check_table(taught, [Timed(unseen, longer), *(Timed(tuple(shape), network_ms(shape, scale=0.8, extra_ms=0.1)) for shape in shapes[1:])]).sum_checks()
+    assert [(one.runtime, one.tokens, one.n) for one in told] == [("fake-int8", tokens, 3) for tokens in TOKENS]
+    assert all(one.median_error < 0.001 and one.worst_error == pytest.approx(0.1, abs=0.001) for one in told)
+    assert taught.sum_checks() == ()
 
 
 def test_a_larger_part_that_seemed_faster_is_taken_for_noise() -> None:

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from millis.bundles.manifest import Choice, Step
+from millis.bundles.manifest import Choice, LayerTime, Step, TableCheck
 from millis.contract import Clause, Verdict
 from millis.errors import InvalidValue, RunFailed
-from millis.measuring.findings import BucketTime, Candidate, Latency, Lengths, Quality
+from millis.measuring.findings import BucketTime, Candidate, Latency, Lengths, Quality, RungFound
 from millis.measuring.plots import Point, pareto_front
 from millis.measuring.report import Report, write_report
 
@@ -98,10 +98,24 @@ def sample(*, label: str = "PERSON", status: str = "kept") -> Report:
         },
         table=tuple(
             BucketTime(
-                rung=rung, bucket=bucket, p50_ms=factor * bucket * 0.045, p99_ms=factor * bucket * 0.06
+                rung="int8", bucket=bucket, p50_ms=bucket * 0.045, p99_ms=bucket * 0.06, cold_ms=bucket * 0.07,
+                operations=bucket * 10_700_000, n_bytes=10_600_000,
             )
-            for rung, factor in (("int8", 1.0), ("fp32", 3.4))
             for bucket in (8, 16, 32, 64, 128)
+        ),
+        table_checks=(
+            TableCheck(runtime="openvino-int8", tokens=8, n=10, measured_ms=0.41, median_error=0.021, worst_error=0.083),
+            TableCheck(runtime="openvino-int8", tokens=64, n=10, measured_ms=1.9, median_error=0.034, worst_error=0.117),
+        ),
+        ladder=(
+            RungFound(name="openvino-int8", p99_ms=6.84, quality=89.54, drop=0.38, n_bytes=23_100_000, status="kept", is_serving=True),
+            RungFound(
+                name="openvino-int8-50pc", p99_ms=4.2, quality=88.8, drop=1.12, n_bytes=17_000_000, status="broken",
+                layers=(LayerTime(heads=7, channels=512, ms=0.2, whole_ms=0.4), LayerTime(heads=0, channels=0, ms=0.0, whole_ms=0.4)),
+                table=(BucketTime(rung="openvino-int8-50pc", bucket=8, p50_ms=0.31, p99_ms=0.39),),
+                steps=(Step(step="pruned to 50 % of the layers' time, distilled", seconds=61.0, n_bytes=50_000_000),),
+                choices=(Choice(what="heads and channels by layer", choice="7/512 gone", reason="2 nats a token"),),
+            ),
         ),
         lengths=Lengths(
             counts=tuple((n, round(2600 * n**2 * 2.718 ** (-n / 6) / 100)) for n in range(3, 90)),
@@ -175,6 +189,20 @@ def test_page_says_verdict_contract_and_numbers(tmp_path: Path) -> None:
         "openvino 2026.4",
     ):
         assert told in text, told
+
+
+def test_page_says_how_right_the_layer_table_is_and_what_one_inference_costs(tmp_path: Path) -> None:
+    text = written(sample(), tmp_path)[1].text
+    for told in ("How right the layer table is", "8.3 %", "11.7 %", "p50 after a gap", "8.96", "1.370", "10.6 MB"):
+        assert told in text, told
+
+
+def test_page_tells_of_every_rung_how_it_came_about(tmp_path: Path) -> None:
+    text = written(sample(), tmp_path)[1].text
+    for heading in ("Time by layer", "Latency of one inference", "Steps, and how far", "What was chosen, and why"):
+        assert f"openvino-int8-50pc: {heading}" in text
+    for told in ("pruned to 50 % of the layers' time, distilled", "2 nats a token", "7/512 gone"):
+        assert told in text
 
 
 def test_page_has_its_four_plots_with_names(tmp_path: Path) -> None:

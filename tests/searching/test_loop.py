@@ -31,6 +31,9 @@ def test_a_fit_ends_with_a_kept_contract_and_a_report(fitted: Fitted) -> None:
     case, document = fitted
     assert document["certificate"]["verdict"]["status"] == "kept"
     assert document["quality"]["value"] > 80
+    training = next(one for one in millis.open_bundle(case.bundle).manifest.choices if one.what == "training")
+    assert training.choice.endswith("the best on dev")
+    assert "learning rate 0.001: chosen for a base that is 64 wide" in training.reason
     report = (case.bundle / "report.html").read_text()
     assert "http://" not in report.replace("http://www.w3.org", "")
     subject = document["certificate"]["subject"]
@@ -122,9 +125,11 @@ def test_an_impossible_contract_gets_numbers_and_exit_code_3(fitted: Fitted) -> 
     assert done.returncode == 3, done.stderr[-2000:]
     assert "nearest:" in done.stderr
     assert "instead: p99 <=" in done.stderr
-    assert "of the layers' time" in done.stderr, "pruning was tried before it gave up"
+    assert "embeddings, norms and head alone take" in done.stderr.partition("no candidate is proven")[2]
+    assert "pruned to" not in done.stderr, "nothing is trained that cannot fit"
     assert "memory" in done.stderr
     assert json.loads(done.stdout)["error"]["exit_code"] == 3
+    assert any("no pruning takes them away" in note for note in millis.open_bundle(out).manifest.notes)
     clauses = {one["name"]: one["status"] for one in millis.open_bundle(out).certificate.verdict["clauses"]}
     assert clauses["p99"] == clauses["memory"] == "broken", "however late the generator was"
 
@@ -158,6 +163,7 @@ def test_a_fit_trims_the_vocabulary_and_takes_the_best_of_several_trainings(case
     steps = millis.open_bundle(out).rung().steps
     assert steps[0].step.startswith("vocabulary trimmed from ")
     assert steps[0].quality > 80
+    assert (steps[0].agreement, steps[0].max_abs < 1e-4) == (1.0, True), "kept text is answered as before"
     assert millis.load(out)("maria wrote from lisbon")["entities"]
 
 
@@ -165,10 +171,18 @@ def test_a_fit_fills_a_ladder_and_the_cheapest_rung_that_keeps_the_contract_serv
     case, _ = fitted
     out = case.folder / "ladder.millis"
     (case.folder / "ladder.run").symlink_to(case.folder / "names.run")
-    done = run_millis("fit", *case.flags, "--rungs", "2", "--within", "75 s", "--p99", "500 ms", "-o", out, "--json")
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "layer table of" in done.stderr
-    assert "pruned to 60 % of the layers' time" in done.stderr
+    asked = ("fit", *case.flags, "--rungs", "2", "--within", "75 s", "--p99", "500 ms", "-o", str(out), "--json")
+    running = subprocess.Popen([sys.executable, "-m", "millis", *asked], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    assert running.stderr is not None
+    told, statuses = "", []
+    for line in running.stderr:
+        told += line
+        if "the best so far stands at" in line:
+            statuses.append(millis.open_bundle(out).certificate.verdict["status"])
+    assert running.wait() == 0, told[-2000:]
+    assert statuses[0] == "kept", "who kills it now has a bundle that serves"
+    assert "layer table of" in told.partition("the best so far stands at")[2]
+    assert "pruned to 60 % of the layers' time" in told
     bundle = millis.open_bundle(out)
     proofs = {rung.name: bundle.certificate_of(rung.name) for rung in bundle.manifest.rungs}
     assert all(proof is not None and proof.verdict["status"] == "kept" for proof in proofs.values())
@@ -178,6 +192,14 @@ def test_a_fit_fills_a_ladder_and_the_cheapest_rung_that_keeps_the_contract_serv
     assert len({quality for _, quality in points}) == len(points)
     report = (out / "report.html").read_text()
     assert "The ladder" in report
+    checks = bundle.manifest.table_checks
+    assert {one.n for one in checks} == {10}
+    assert all(0 <= one.median_error <= one.worst_error for one in checks)
+    assert "How right the layer table is" in report
+    assert all(f"{100 * one.worst_error:.1f} %" in report for one in checks)
+    for rung in bundle.manifest.rungs:
+        assert all(step.step.replace("'", "&#x27;") in report for step in rung.steps), "what was done to every rung"
+        assert all(choice.choice in report for choice in rung.choices)
     shown = run_millis("inspect", out).stdout
     assert all(name in shown for name in proofs)
 

@@ -1,6 +1,7 @@
 """Pruned networks keep the layers and the activation that they are asked for, and tell what became of each layer."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,10 @@ from millis.searching.case import Case, prepare
 from millis.searching.cutting import Change
 from millis.searching.layers import choose_activation
 from millis.searching.pruning import Pruner
+from millis.searching.search import _Search
 from millis.searching.settings import FitSettings
 from millis.searching.trying import artifact_case
+from millis.searching.vocabulary import trim_reference
 from millis.searching.zeros import tell_zeros, word_zeros
 
 pytestmark = pytest.mark.slow
@@ -65,6 +68,22 @@ def test_only_the_layers_asked_for_stay_and_those_are_distilled(prepared: tuple[
     assert "distilled" in pruning.step.step
     assert pruner.prune_to(70) == pruning, "found again"
     assert dict(pruning.predicted)[8] == pytest.approx(0.5 - 0.05 + 0.4)
+
+
+def test_a_floor_above_the_reference_itself_is_said_and_nothing_is_pruned(
+    prepared: tuple[Case, Reference], capsys: pytest.CaptureFixture[str]
+) -> None:
+    case, reference = prepared
+    high = replace(case, contract=Contract(p99="1 s", rate=50, floor=99.0))
+    found = _Search(high, reference)
+    found.try_pruned()
+    found.try_pruned()
+    assert [note.partition(":")[0] for note in found.notes] == [
+        f"the uncompressed model itself reaches F1 {reference.dev.value:.2f} on dev and {reference.test.value:.2f} on test,"
+        " below the floor of 99"
+    ]
+    assert capsys.readouterr().err.count("the uncompressed model itself") == 1
+    assert found.tried == []
 
 
 def test_without_a_wish_the_activation_stays(prepared: tuple[Case, Reference]) -> None:
@@ -127,3 +146,15 @@ def test_where_zeros_pay_it_is_said_and_where_not_too() -> None:
     assert "they save 20 % here" in pays
     assert "F1 10.00 on dev, of 40.00, untrained" in pays
     assert "save nothing that counts" in word_zeros(0.9, dense_ms=1.0, plain_ms=0.99, packed_ms=1.2, quality="")
+
+
+def test_trimming_tells_what_it_saves_and_that_kept_text_is_answered_as_before(prepared: tuple[Case, Reference]) -> None:
+    case, reference = prepared
+    trimmed, taught = trim_reference(case, reference)
+    step = taught.steps[-1]
+    assert trimmed.tokenizer_file != case.tokenizer_file
+    assert step.agreement == 1.0
+    assert step.max_abs is not None
+    assert step.max_abs < 1e-4
+    assert re.search(r"The tokenizer loads in [\d.]+ ms, before in [\d.]+ ms; a server maps a table of [\d.]+ kB, before of", step.reason)
+    assert taught.dev == reference.dev, "what trimming loses counts as lost"

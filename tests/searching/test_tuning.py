@@ -31,7 +31,7 @@ def start(asked: FitSettings) -> Case:
 
 def test_the_best_of_several_trainings_is_taken_and_found_again(asked: FitSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     base, case = Path(asked.base), start(asked)
-    best, folder = tuning.tune(base, case=case, settings=asked.training(), n_trainings=3)
+    best, folder, choice = tuning.tune(base, case=case, settings=asked.training(), n_trainings=3)
     assert (folder / "best" / "model.safetensors").is_file()
     assert [other.name for other in folder.parent.iterdir()] == [folder.name], "the others are not kept"
     rows = [row for row in case.ledger._rows if row["what"] == "tuned"]
@@ -39,13 +39,15 @@ def test_the_best_of_several_trainings_is_taken_and_found_again(asked: FitSettin
     assert len({row["key"] for row in rows}) == 3
     assert '"learning_rate":0.001' in rows[0]["key"], "what is usual is tried first"
     assert scores[int(folder.name)] == max(scores)
+    assert choice.reason == f"{max(scores):.2f} on dev, the best of 3 trainings; {scores[0]:.2f} with the usual settings"
+    assert f"learning_rate {best.learning_rate:.3g}" in choice.choice
     monkeypatch.setattr(tuning, "train", None)  # a killed search trains nothing again
-    assert tuning.tune(base, case=start(asked), settings=asked.training(), n_trainings=3) == (best, folder)
+    assert tuning.tune(base, case=start(asked), settings=asked.training(), n_trainings=3) == (best, folder, choice)
 
 
 def test_tuning_ends_when_the_time_is_up_with_one_training_at_least(asked: FitSettings) -> None:
     case = start(replace(asked, within_ms=0.001))
-    _, folder = tuning.tune(Path(asked.base), case=case, settings=asked.training(), n_trainings=3)
+    _, folder, _ = tuning.tune(Path(asked.base), case=case, settings=asked.training(), n_trainings=3)
     assert folder.name == "0"
     assert len([row for row in case.ledger._rows if row["what"] == "tuned"]) == 1
 

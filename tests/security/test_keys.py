@@ -164,6 +164,9 @@ def test_keys_are_made_listed_and_revoked_at_the_command_line(tmp_path: Path) ->
     assert (listed[0]["id"], listed[0]["state"], listed[0]["rate_per_s"]) == (made["id"], "valid", 100.0)
     assert listed[0]["expires"] - listed[0]["created"] == pytest.approx(90 * 86400)
     assert made["key"] not in json.dumps(listed)
+    typo = CliRunner().invoke(app, ["keys", "create", "--scope", "nerr", "--file", file])
+    assert "there is no scope 'nerr': give one of classify, embedding, ner" in str(typo.exception)
+    assert len(run("list")) == 1  # type: ignore[arg-type]
     run("revoke", made["id"])
     assert run("list")[0]["state"] == "revoked"  # type: ignore[index]
 

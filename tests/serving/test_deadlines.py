@@ -28,7 +28,7 @@ def test_no_header_is_no_deadline() -> None:
     [
         ("X-Deadline-Ms", "-1"), ("X-Deadline-Ms", "0"), ("X-Deadline-Ms", "nan"), ("X-Deadline-Ms", "inf"),
         ("X-Deadline-Ms", "1e300"), ("X-Deadline-Ms", "3600001"), ("X-Deadline-Ms", "soon"), ("X-Deadline-Ms", ""),
-        ("X-Deadline-Ms", "5 ms"), ("grpc-timeout", "5"), ("grpc-timeout", "m"), ("grpc-timeout", "123456789m"),
+        ("X-Deadline-Ms", "5 ms"), ("X-Deadline-Ms", "1_0"), ("grpc-timeout", "5"), ("grpc-timeout", "m"), ("grpc-timeout", "123456789m"),
         ("grpc-timeout", "-5m"), ("grpc-timeout", "5d"), ("grpc-timeout", ""), ("grpc-timeout", "0m"),
     ],
 )  # fmt: skip

@@ -155,6 +155,65 @@ def test_a_trailer_is_no_header(server: Supervisor) -> None:
         assert peer.recv(1 << 16).startswith(b"HTTP/1.1 200")
 
 
+@pytest.mark.parametrize(
+    ("headers", "status", "says"),
+    [
+        (b"Content-Length: 18\r\nContent-Length: 18\r\nHost: a\r\n", 400, "lengths do not add up"),
+        (b"Content-Length: 18\r\nContent-Length: 4\r\nHost: a\r\n", 400, "lengths do not add up"),
+        (b"Content-Length: 18\r\nTransfer-Encoding: chunked\r\nHost: a\r\n", 400, "lengths do not add up"),
+        (b"Content-Length: 18\r\nHost: a\r\nHost: a\r\n", 400, "2 Host headers came"),
+        (b"Content-Length: 18\r\n", 400, "0 Host headers came"),
+        (b"Content-Length: 18\r\nHost: a\r\nX-Deadline-Ms: 900\r\nX-Deadline-Ms: 900\r\n", 400, "more than once"),
+        (b"Content-Length: 18\r\nHost: a\r\nX-Deadline-Ms: 900\r\nGrpc-Timeout: 1S\r\n", 400, "more than once"),
+        (b"Content-Length: 18\r\nHost: a\r\nX-Request-Id: a\r\nX-Request-Id: b\r\n", 200, ""),
+        (b"Content-Length: 18\r\nHost: a\r\nContent-Type: text/plain\r\nContent-Type: image/png\r\n", 200, ""),
+    ],
+)  # fmt: skip
+def test_headers_that_come_twice_have_one_meaning_or_are_refused(server: Supervisor, headers: bytes, status: int, says: str) -> None:
+    with dial(server) as peer:
+        peer.sendall(b"POST /v1/ner HTTP/1.1\r\n" + headers + b"\r\n" + ASK)
+        said = read_one(peer)
+    assert said.startswith(b"HTTP/1.1 %d" % status)
+    assert says in said.decode()
+    assert_serves(server)
+
+
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_an_offer_to_speak_another_http_is_passed_over_with_its_body(server: Supervisor, pieces: int) -> None:
+    """As curl --http2 and Java's HttpClient send it."""
+    head = b"POST /v1/ner HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
+    whole = head + b"Content-Length: 18\r\n\r\n" + ASK
+    with dial(server) as peer:
+        for _ in range(2):
+            for part in (whole,) if pieces == 1 else (whole[:-18], whole[-18:]):
+                peer.sendall(part)
+            assert read_one(peer).startswith(b"HTTP/1.1 200")
+
+
+def test_an_upgrade_that_is_not_offered_is_refused_and_its_body_not_taken_for_a_request(server: Supervisor) -> None:
+    with dial(server) as peer:
+        peer.sendall(GOOD.replace(b"Host: a\r\n", b"Host: a\r\nConnection: Upgrade\r\nUpgrade: chat/2\r\n"))
+        said = read_all(peer)
+    assert said.startswith(b"HTTP/1.1 400")
+    assert json.loads(said.partition(b"\r\n\r\n")[2])["type"] == "/problems/no-upgrade"
+
+
+def test_requests_sent_one_behind_the_other_are_answered_in_their_order(server: Supervisor) -> None:
+    asked = [b"POST /v1/ner HTTP/1.1\r\nHost: a\r\nX-Request-Id: r%d\r\nContent-Length: 18\r\n\r\n" % i + ASK for i in range(30)]
+    wrong = GOOD.replace(b'{"input"', b'{"inputs')
+    with dial(server) as peer:
+        peer.sendall(b"".join(asked[:15]) + wrong + b"".join(asked[15:]))
+        said = b""
+        while said.count(b"HTTP/1.1 ") < 31:
+            part = peer.recv(1 << 16)
+            assert part, said
+            said += part
+    ids = re.findall(rb"x-request-id: (r\d+)\r\n", said)
+    assert ids == [b"r%d" % i for i in range(30)]
+    statuses = [int(status) for status in re.findall(rb"HTTP/1.1 (\d+)", said)]
+    assert statuses == [200] * 15 + [400] + [200] * 15
+
+
 def test_what_follows_a_good_request_and_is_none_gets_no_answer_in_its_place(server: Supervisor) -> None:
     with dial(server) as peer:
         peer.sendall(GOOD + b"no request at all\r\n\r\n")

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from millis.backends.backend import BackendSettings, Batch, Batching
 from millis.backends.ir import EMBEDDINGS, FILE
 from millis.backends.segments import read_second
-from millis.errors import InvalidBundle, InvalidValue, RunFailed
+from millis.errors import InvalidBundle, InvalidValue, RunFailed, is_out_of_memory, out_of_memory
 
 # ir.py, above, has taken the client for analytics away from it.
 if "openvino" not in sys.modules:
@@ -83,6 +83,8 @@ class OpenVinoBackend:
                     shaped.reshape({one.any_name: shapes[one.any_name] for one in model.inputs})
                 self._compiled[bucket] = core.compile_model(shaped, device, properties)
         except (RuntimeError, OSError, ValueError, KeyError, EOFError) as error:
+            if is_out_of_memory(error):
+                raise out_of_memory("while a model was loaded") from error
             raise InvalidBundle(
                 f"{FILE}, model.bin or {EMBEDDINGS} cannot be loaded by OpenVINO: missing, truncated, altered, or"
                 " not its format. Make the bundle anew."

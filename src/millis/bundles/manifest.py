@@ -74,6 +74,23 @@ class LayerTime(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     whole_ms: float
 
 
+class TableCheck(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a layer table's predictions were at one token count, for whole networks that it had not seen.
+
+    Args:
+        n: networks.
+        measured_ms: of the middle one.
+        median_error, worst_error: shares of what was measured.
+    """
+
+    runtime: str
+    tokens: int
+    n: int
+    measured_ms: float
+    median_error: float
+    worst_error: float
+
+
 class Spread(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A median and what lies around it: quartiles of times, the 95 % interval of a median ratio."""
 
@@ -175,6 +192,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     Args:
         task_settings: keyword arguments of the task.
         rung: name of the rung that serves.
+        table_checks: of the layer table that pruning went by; none where nothing was pruned.
         seal: SHA-256 of this manifest without its seal.
     """
 
@@ -193,6 +211,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     choices: tuple[Choice, ...] = ()
     notes: tuple[str, ...] = ()
     tried: tuple[Tried, ...] = ()
+    table_checks: tuple[TableCheck, ...] = ()
     lengths: tuple[tuple[int, int], ...] = ()
     files: dict[str, FileEntry] = {}
     seal: str = ""

@@ -6,13 +6,14 @@ Border: no work of its own.
 import os
 import sys
 from importlib import import_module
-from typing import Any
+from importlib.metadata import version
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
 from millis.cli.output import write_error
-from millis.errors import Interrupted, InvalidValue, MillisError
+from millis.errors import Interrupted, InvalidValue, MillisError, is_out_of_memory, out_of_memory
 
 _UsageError: Any = typer.BadParameter.__base__  # typer carries a click of its own and exports only this child
 _COMMANDS = (
@@ -50,8 +51,18 @@ app = typer.Typer(
 )
 
 
+def _tell_version(is_asked: bool) -> None:
+    if is_asked:
+        sys.stdout.write(f"millis {version('millis')}\n")
+        raise typer.Exit
+
+
 @app.callback()
-def _root() -> None:
+def _root(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
     """A latency contract for language models: fit, prove, serve within your milliseconds."""
 
 
@@ -61,8 +72,16 @@ def main() -> None:
     try:
         sys.exit(_run(sys.argv[1:] or ["--help"]))
     except MillisError as error:
-        write_error(error, is_json="--json" in sys.argv)
-        sys.exit(error.exit_code)
+        _end(error)
+    except Exception as error:  # each library has its own for this
+        if not is_out_of_memory(error):
+            raise
+        _end(out_of_memory("in this command"))
+
+
+def _end(error: MillisError) -> NoReturn:
+    write_error(error, is_json="--json" in sys.argv)
+    sys.exit(error.exit_code)
 
 
 def _run(arguments: list[str]) -> int:

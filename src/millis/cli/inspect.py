@@ -55,6 +55,11 @@ def _lines(opened: Bundle) -> list[str]:
             lines.append(f"          others meanwhile: {others:.0f} % of the cores here, {steal:.0f} % other machines")
     for rung in manifest.rungs:
         lines += _rung_lines(opened, rung)
+    lines += [
+        f"table     {one.runtime} layer table at {one.tokens} tokens: {one.n} networks that it had not seen, off by"
+        f" {100 * one.median_error:.1f} % in the middle, {100 * one.worst_error:.1f} % at worst"
+        for one in manifest.table_checks
+    ]
     for choice in manifest.choices:
         lines.append(f"why       {choice.what}: {choice.choice} ({choice.reason})")
     return [*lines, *(f"note      {note}" for note in manifest.notes)]

@@ -1,11 +1,13 @@
 """`millis keys`: make, list and revoke API keys."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from millis.cli.output import Json, write_result
+from millis.errors import InvalidValue
 
 File = Annotated[Path, typer.Option("--file", help="The file of keys; give it to `millis serve --keys`.")]
 _DEFAULT = Path("millis-keys.json")
@@ -33,6 +35,7 @@ def create(
     from millis.security.keys import KeyFile, write_time
     from millis.units import read_duration_ms, read_quota_per_day, read_rate_per_s
 
+    _check_scopes(scope)
     secret, key = KeyFile(file).create(
         name=name, scopes=scope, expires_s=read_duration_ms(expires, name="expires") / 1000 if expires else None,
         rate_per_s=read_rate_per_s(rate) if rate else None,
@@ -47,6 +50,18 @@ def create(
         ],
         is_json=as_json,
     )
+
+
+def _check_scopes(scopes: Sequence[str]) -> None:
+    """Refuse a scope that nothing asks for: its key would open nothing, and nobody would know why."""
+    from millis.security.keys import ADMIN, ANY, METRICS
+    from millis.tasks import tasks
+    from millis.tasks.instructing import SPEAKING
+
+    known = [*tasks, *SPEAKING, METRICS, ADMIN, ANY]
+    for scope in scopes:
+        if scope not in known and not scope.startswith("model:"):
+            raise InvalidValue(f"there is no scope {scope!r}: give one of {', '.join(known)}, or model:NAME.")
 
 
 @app.command("list")

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from millis.bundles.manifest import Choice, LayerTime, Step
+from millis.bundles.manifest import Choice, LayerTime, Step, TableCheck
 from millis.contract import Verdict
 
 
@@ -41,12 +41,30 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     is_chosen: bool = False
 
 
+class BucketTime(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Time of one inference of a rung at a bucket (None: any length).
+
+    Args:
+        cold_ms: median after an idle gap.
+        operations, n_bytes: of one inference: multiplications and additions, and what it must read.
+    """
+
+    rung: str
+    bucket: int | None = None
+    p50_ms: float
+    p99_ms: float
+    cold_ms: float | None = None
+    operations: int | None = None
+    n_bytes: int | None = None
+
+
 class RungFound(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A rung of the ladder.
 
     Args:
         p99_ms: through HTTP, None when it was not measured.
         status: of its verdict, "" without one.
+        layers, table, steps, choices: how it came about, as Report has them of the rung that serves; given of others.
     """
 
     name: str
@@ -56,15 +74,10 @@ class RungFound(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     n_bytes: int = 0
     status: str = ""
     is_serving: bool = False
-
-
-class BucketTime(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Time of one inference of a rung at a bucket (None: any length)."""
-
-    rung: str
-    bucket: int | None = None
-    p50_ms: float
-    p99_ms: float
+    layers: tuple[LayerTime, ...] = ()
+    table: tuple[BucketTime, ...] = ()
+    steps: tuple[Step, ...] = ()
+    choices: tuple[Choice, ...] = ()
 
 
 class Lengths(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -103,6 +116,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         machine: what the fingerprint says, by name.
         stages: ms by percentile ("p50", "p99"), by stage in order.
         layers: what pruning left of the rung that serves.
+        table_checks: what the layer table predicted of whole networks, against their measured times.
         command: what was run.
     """
 
@@ -117,6 +131,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     stages: dict[str, dict[str, float]] = {}
     ladder: tuple[RungFound, ...] = ()
     layers: tuple[LayerTime, ...] = ()
+    table_checks: tuple[TableCheck, ...] = ()
     table: tuple[BucketTime, ...] = ()
     lengths: Lengths | None = None
     quality: Quality | None = None

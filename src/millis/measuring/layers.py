@@ -9,11 +9,14 @@ Limits: one thread in an inference, back to back; what a cold request pays on to
 """
 
 from collections.abc import Callable, Sequence
+from statistics import median
 from typing import NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+
+from millis.bundles.manifest import TableCheck
 
 Shape = Sequence[tuple[int, int]]
 """Heads and feed-forward channels, layer by layer."""
@@ -99,6 +102,19 @@ class LayerTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     def worst_error(self) -> float:
         """Give the largest error of the checks, as a share; 0 without any."""
         return max((abs(check.error) for check in self.checks), default=0.0)
+
+    def sum_checks(self) -> tuple[TableCheck, ...]:
+        """Sum the checks up by token count."""
+        by_tokens = [(tokens, [one for one in self.checks if one.tokens == tokens]) for tokens in self.tokens]
+        return tuple(
+            TableCheck(
+                runtime=self.runtime, tokens=tokens, n=len(checks),
+                measured_ms=median(one.measured_ms for one in checks),
+                median_error=round(median(abs(one.error) for one in checks), 4),
+                worst_error=round(max(abs(one.error) for one in checks), 4),
+            )
+            for tokens, checks in by_tokens if checks
+        )  # fmt: skip
 
     def _fixed(self) -> NDArray[np.float64]:
         return np.add(self.rest_ms, self.extra_ms, dtype=np.float64)

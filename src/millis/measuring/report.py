@@ -41,8 +41,10 @@ from millis.measuring.report_tables import (
     write_choices,
     write_ladder,
     write_layers,
+    write_other_rung,
     write_quality,
     write_steps,
+    write_table_checks,
     write_times,
 )
 
@@ -91,10 +93,12 @@ def _page(report: Report, words: Words, *, style: Markup, language: str) -> str:
         write_candidates(report.candidates, words),
         element("div", _stages(report, words), _lengths(report, words), class_="plots"),
         write_layers(report.layers, words),
-        write_times(report, words),
+        write_table_checks(report.table_checks, words),
+        write_times(report.table, words),
         write_quality(report.quality, words),
-        write_steps(report, words),
-        write_choices(report, words),
+        write_steps(report.steps, words),
+        write_choices(report.choices, words),
+        *(write_other_rung(one, words) for one in report.ladder),
         _notes(report, words),
         _origin(report, words),
     ]

@@ -32,32 +32,36 @@ def write_facts(facts: Mapping[str, Any]) -> Markup:
     return element("dl", *pairs, class_="facts")
 
 
-def write_section(words: Words, key: str, *content: Markup | None) -> Markup | None:
-    """Put a heading, and a note where there is one, above content; None when there is no content."""
+def write_section(words: Words, key: str, *content: Markup | None, of: str = "") -> Markup | None:
+    """Put a heading, and a note where there is one, above content; None when there is no content.
+
+    Args:
+        of: the rung that it is about, where that is not the one that serves; notes were said of that one.
+    """
     if not any(content):
         return None
-    note = words.get(f"{key}_note")
-    return element(
-        "section", element("h2", words[key]), element("p", note, class_="note") if note else None, *content
-    )
+    note = None if of else words.get(f"{key}_note")
+    heading = element("h2", f"{of}: {words[key]}" if of else words[key])
+    return element("section", heading, element("p", note, class_="note") if note else None, *content)
 
 
 def write_table(
     head: Sequence[str], rows: Sequence[Sequence[Child]], *, name: str,
     numbers: Set[int] = frozenset(), prose: Set[int] = frozenset(), bold: Set[int] = frozenset(),
 ) -> Markup:  # fmt: skip
-    """Write a table that scrolls by itself when it is too wide."""
+    """Write a table that scrolls by itself when it is too wide; one with prose is stacked, row by row, on a phone."""
 
     def cell(tag: str, i: int, child: Child) -> Markup:
         kind = "number" if i in numbers else "prose" if i in prose else None
-        return element(tag, child, class_=kind, scope="col" if tag == "th" else None)
+        label = head[i] if prose and tag == "td" and i > 0 else None
+        return element(tag, child, class_=kind, scope="col" if tag == "th" else None, data_label=label)
 
     titles = element("tr", *(cell("th", i, title) for i, title in enumerate(head)))
     body = [
         element("tr", *map(partial(cell, "td"), range(len(row)), row), class_="chosen" if i in bold else None)
         for i, row in enumerate(rows)
     ]
-    table = element("table", element("thead", titles), element("tbody", *body))
+    table = element("table", element("thead", titles), element("tbody", *body), class_="stack" if prose else None)
     return element("div", table, class_="scroll", tabindex="0", role="region", aria_label=name)
 
 

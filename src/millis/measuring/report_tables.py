@@ -1,4 +1,5 @@
-"""The tables of a report: the ladder, what was considered, layers, times by length, quality by label, steps, choices.
+"""The tables of a report: the ladder, what was considered, layers, times by length, quality by label, steps, choices;
+and what the same tables say of rungs that do not serve.
 
 Border: findings in, sections out, None where there is nothing to show.
 """
@@ -6,12 +7,10 @@ Border: findings in, sections out, None where there is nothing to show.
 import math
 from collections.abc import Sequence
 
-from millis.bundles.manifest import LayerTime
-from millis.measuring.findings import Candidate, Quality, Report, RungFound
-from millis.measuring.markup import Child, Markup, element
-from millis.measuring.plots import (
-    draw_gauge,
-)
+from millis.bundles.manifest import Choice, LayerTime, Step, TableCheck
+from millis.measuring.findings import BucketTime, Candidate, Quality, RungFound
+from millis.measuring.markup import Child, Markup, element, join
+from millis.measuring.plots import draw_gauge
 from millis.measuring.report_parts import NOTHING, Words, show_ms, show_points, write_section, write_table
 from millis.units import write_bytes
 
@@ -31,7 +30,30 @@ def write_ladder(ladder: Sequence[RungFound], words: Words) -> Markup | None:
     return write_section(words, "ladder", table) if rows else None
 
 
-def write_layers(layers: Sequence[LayerTime], words: Words) -> Markup | None:
+def write_other_rung(rung: RungFound, words: Words) -> Markup | None:
+    """Tell of a rung what the sections above tell of the one that serves."""
+    told = [
+        write_layers(rung.layers, words, of=rung.name), write_times(rung.table, words, of=rung.name),
+        write_steps(rung.steps, words, of=rung.name), write_choices(rung.choices, words, of=rung.name),
+    ]  # fmt: skip
+    return join([one for one in told if one]) if any(told) else None
+
+
+def write_table_checks(checks: Sequence[TableCheck], words: Words) -> Markup | None:
+    """Show by how much the layer table was off for networks that it had not seen."""
+    rows: list[list[Child]] = [
+        [
+            one.runtime, str(one.tokens), str(one.n), show_ms(one.measured_ms), f"{100 * one.median_error:.1f} %",
+            f"{100 * one.worst_error:.1f} %",
+        ]
+        for one in checks
+    ]  # fmt: skip
+    head = [words[key] for key in ("runtime", "bucket", "networks", "ms_middle", "error_median", "error_worst")]
+    table = write_table(head, rows, numbers=set(range(1, 6)), name=words["table_checks"])
+    return write_section(words, "table_checks", table) if rows else None
+
+
+def write_layers(layers: Sequence[LayerTime], words: Words, *, of: str = "") -> Markup | None:
     """Show what each layer has kept, and its time beside that of the whole one."""
     longest = max((layer.whole_ms for layer in layers), default=0.0)
     rows: list[list[Child]] = [
@@ -43,7 +65,7 @@ def write_layers(layers: Sequence[LayerTime], words: Words) -> Markup | None:
     ]  # fmt: skip
     head = [words["layer"], "", words["heads"], words["channels"], words["ms_now"], words["ms_before"]]
     table = write_table(head, rows, numbers={2, 3, 4, 5}, name=words["layers"])
-    return write_section(words, "layers", table) if rows else None
+    return write_section(words, "layers", table, of=of) if rows else None
 
 
 def write_candidates(candidates: Sequence[Candidate], words: Words) -> Markup | None:
@@ -69,21 +91,19 @@ def _show_error(candidate: Candidate) -> str:
     return f"{100 * (candidate.predicted_p99_ms / candidate.p99_ms - 1):+.0f} %"
 
 
-def write_times(report: Report, words: Words) -> Markup | None:
-    """Show p50 and p99 of each rung by length."""
-    rungs = list(dict.fromkeys(row.rung for row in report.table))
-    buckets = sorted({row.bucket for row in report.table}, key=lambda bucket: bucket or math.inf)
-    times = {(row.rung, row.bucket): row for row in report.table}
-    rows: list[list[Child]] = []
-    for bucket in buckets:
-        cells: list[Child] = [str(bucket) if bucket is not None else words["any"]]
-        for rung in rungs:
-            row = times.get((rung, bucket))
-            cells += [show_ms(row.p50_ms if row else None), show_ms(row.p99_ms if row else None)]
-        rows.append(cells)
-    head = [words["bucket"], *(f"{rung} {percentile}" for rung in rungs for percentile in ("p50", "p99"))]
-    table = write_table(head, rows, numbers=set(range(1, len(head))), name=words["table"])
-    return write_section(words, "table", table) if rows else None
+def write_times(times: Sequence[BucketTime], words: Words, *, of: str = "") -> Markup | None:
+    """Show what an inference takes, warm and cold, computes and reads, by length."""
+    rows: list[list[Child]] = [
+        [
+            str(row.bucket) if row.bucket is not None else words["any"], show_ms(row.p50_ms), show_ms(row.p99_ms),
+            show_ms(row.cold_ms), NOTHING if row.operations is None else f"{row.operations / 1e9:.3f}",
+            NOTHING if row.n_bytes is None else write_bytes(row.n_bytes), row.rung,
+        ]
+        for row in sorted(times, key=lambda row: row.bucket or math.inf)
+    ]  # fmt: skip
+    head = [words["bucket"], "p50", "p99", *(words[key] for key in ("cold", "operations", "bytes_read", "rung"))]
+    table = write_table(head, rows, numbers=set(range(1, 6)), name=words["table"])
+    return write_section(words, "table", table, of=of) if rows else None
 
 
 def write_quality(quality: Quality | None, words: Words) -> Markup | None:
@@ -107,7 +127,7 @@ def write_quality(quality: Quality | None, words: Words) -> Markup | None:
     return write_section(words, "quality", write_table(head, rows, numbers=set(range(2, 8)), name=words["quality"]))
 
 
-def write_steps(report: Report, words: Words) -> Markup | None:
+def write_steps(steps: Sequence[Step], words: Words, *, of: str = "") -> Markup | None:
     """Show what each step did to size, answers, quality and time."""
     rows = [
         [
@@ -116,15 +136,16 @@ def write_steps(report: Report, words: Words) -> Markup | None:
             NOTHING if step.agreement is None else f"{100 * step.agreement:.2f} %", show_points(step.quality),
             show_ms(step.ms), step.reason,
         ]
-        for step in report.steps
+        for step in steps
     ]  # fmt: skip
     keys = ("step", "seconds", "size", "max_abs", "agreement", "quality_dev", "ms_mean", "reason")
-    table = write_table([words[key] for key in keys], rows, numbers=set(range(1, 7)), prose={7}, name=words["steps"])
-    return write_section(words, "steps", table) if rows else None
+    table = write_table([words[key] for key in keys], rows, numbers=set(range(1, 7)), prose={0, 7}, name=words["steps"])
+    return write_section(words, "steps", table, of=of) if rows else None
 
 
-def write_choices(report: Report, words: Words) -> Markup | None:
+def write_choices(choices: Sequence[Choice], words: Words, *, of: str = "") -> Markup | None:
     """Show what was chosen for the user, and why."""
-    rows = [[choice.what, element("strong", choice.choice), choice.reason] for choice in report.choices]
+    rows = [[choice.what, element("strong", choice.choice), choice.reason] for choice in choices]
     head = [words[key] for key in ("what", "choice", "reason")]
-    return write_section(words, "choices", write_table(head, rows, prose={2}, name=words["choices"])) if rows else None
+    table = write_table(head, rows, prose={2}, name=words["choices"])
+    return write_section(words, "choices", table, of=of) if rows else None

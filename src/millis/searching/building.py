@@ -55,12 +55,14 @@ class Reference:
 
     Args:
         steps: what was done to the folder since it was scored.
+        choices: what was chosen in training it.
     """
 
     folder: Path
     dev: Score
     test: Score
     steps: tuple[Step, ...] = ()
+    choices: tuple[Choice, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,8 +126,11 @@ def train_reference(
     found = score_reference(trained.best, task=task, splits=splits, train_on=settings.device)
     if bare is not None and bare.dev.value >= found.dev.value:
         say(f"training did not help ({found.dev.value:.2f} on dev): the base is taken as it is")
-        return bare
-    return found
+        why = f"training did not help: {found.dev.value:.2f} on dev, {bare.dev.value:.2f} without"
+        return replace(bare, choices=(Choice(what="training", choice="none", reason=why),))
+    best = next(row for row in reversed(trained.epochs) if row.is_best)
+    choice = f"epoch {best.epoch} of {len(trained.epochs)}, the best on dev"
+    return replace(found, choices=(Choice(what="training", choice=choice, reason="; ".join(trained.reasons)),))
 
 
 def score_reference(folder: Path, *, task: Task, splits: Splits, train_on: str = "auto") -> Reference:

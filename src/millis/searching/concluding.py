@@ -11,7 +11,7 @@ import msgspec
 
 from millis.bundles import Bundle, Certificate, Choice, load, save_bundle
 from millis.bundles.bundle import TOKENIZER
-from millis.bundles.manifest import Rung, Tried
+from millis.bundles.manifest import Rung, TableCheck, Tried
 from millis.bundles.profile import FILE as PROFILE
 from millis.bundles.profile import Profile
 from millis.contract import Verdict
@@ -90,11 +90,20 @@ def choose_served(proven: Sequence[Proven]) -> Proven:
     return min(proven, key=order)
 
 
-def save_ladder(case: Case, proven: Sequence[Proven], tried: Sequence[Candidate]) -> Bundle:
+def save_ladder(
+    case: Case,
+    proven: Sequence[Proven],
+    tried: Sequence[Candidate],
+    *,
+    choices: tuple[Choice, ...] = (),
+    checks: tuple[TableCheck, ...] = (),
+) -> Bundle:
     """Write the bundle: what serves first, then the other proven rungs on the front of time and quality.
 
     Args:
         proven: one per rung at most counts, its best layout.
+        choices: what was chosen before there were candidates.
+        checks: of the layer table, where one was needed.
     """
     served = choose_served(proven)
     ladder = [served, *(one for one in climb(proven) if one.rung.name != served.rung.name)]
@@ -108,7 +117,7 @@ def save_ladder(case: Case, proven: Sequence[Proven], tried: Sequence[Candidate]
     name = case.settings.out.name.removesuffix(".millis")
     manifest = make_manifest(
         case, [one.rung for one in ladder], shape=served.candidate.shape, name=name,
-        choices=_choices(case, served, tried), tried=rows,
+        choices=(*choices, *_choices(case, served, tried)), tried=rows, checks=checks,
     )  # fmt: skip
     files = [part for one in ladder for part in parts_of(one.rung, one.candidate.built).items()]
     parts = {TOKENIZER: case.tokenizer_file, PROFILE: _profile(case).write(), **dict(files)}

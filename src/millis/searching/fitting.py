@@ -15,6 +15,7 @@ from typing import Any
 
 from millis.bundles import Bundle
 from millis.contract import Contract
+from millis.errors import is_out_of_memory, out_of_memory
 from millis.searching.case import prepare
 from millis.searching.settings import FitSettings, name_settings
 
@@ -57,10 +58,16 @@ def run_fit(contract: Contract, settings: FitSettings) -> Bundle:
             the cheapest relaxation in the message.
         MeasurementVoid: the same, but what was measured decides nothing.
         InvalidData, InvalidBase, InvalidValue: the input cannot be used; nothing was written.
+        RunFailed: the disk or the memory is full; the same command goes on.
         Interrupted: Ctrl-C; the same command goes on from the run folder.
     """
-    case = prepare(contract, settings, began=time.monotonic())
-    # The training libraries take two seconds to load; a mistake in what is asked, or in the data, is told before.
-    from millis.searching.search import search
+    try:
+        case = prepare(contract, settings, began=time.monotonic())
+        # The training libraries take two seconds to load; a mistake in what is asked, or in the data, is told before.
+        from millis.searching.search import search
 
-    return search(case)
+        return search(case)
+    except Exception as error:  # each library has its own
+        if is_out_of_memory(error):
+            raise out_of_memory("in the middle of the fit") from error
+        raise

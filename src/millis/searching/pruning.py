@@ -68,6 +68,7 @@ class Pruner:
         change: what becomes of the reference in any case.
     Attributes:
         rest_ms: mean time of what no pruning takes away.
+        checks: how right the table is.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Pruner:
     ) -> None:
         self._case, self._reference, self._table, self._change = case, reference, table, change
         self.rest_ms = table.rest_mean_ms(lengths)
+        self.checks = table.sum_checks()
         self._cost = table.cost(lengths)
         self._maker: Maker | None = None
         self._whole = [LayerShape(table.heads.units[-1], table.channels.units[-1])] * table.n_layers

@@ -46,9 +46,8 @@ def report_proof(bundle: Bundle, *, certificates: Sequence[Certificate], load: L
         stages={name: {"p50": row.p50_ms, "p99": row.p99_ms} for name, row in load.stages.items()},
         ladder=tuple(_rung(bundle, one, by_rung[one.name]) for one in manifest.rungs),
         layers=rung.layers,
-        table=tuple(
-            BucketTime(rung=rung.name, bucket=row.tokens, p50_ms=row.p50_ms, p99_ms=row.p99_ms) for row in rung.latency
-        ),
+        table_checks=manifest.table_checks,
+        table=_table(rung),
         lengths=Lengths(counts=manifest.lengths, buckets=rung.buckets or ()),
         quality=_quality(rung.quality),
         steps=rung.steps,
@@ -62,10 +61,22 @@ def report_proof(bundle: Bundle, *, certificates: Sequence[Certificate], load: L
         return page.read_bytes()
 
 
+def _table(rung: Rung) -> tuple[BucketTime, ...]:
+    return tuple(
+        BucketTime(
+            rung=rung.name, bucket=row.tokens, p50_ms=row.p50_ms, p99_ms=row.p99_ms, cold_ms=row.cold_ms,
+            operations=row.operations, n_bytes=row.n_bytes,
+        )
+        for row in rung.latency
+    )  # fmt: skip
+
+
 def _rung(bundle: Bundle, rung: Rung, certificate: Certificate | None) -> RungFound:
+    is_serving = rung.name == bundle.manifest.rung
+    told: dict[str, Any] = {"layers": rung.layers, "table": _table(rung), "steps": rung.steps, "choices": rung.choices}
     return RungFound(
         name=rung.name, quality=rung.quality.get("value"), drop=rung.quality.get("drop"),
-        n_bytes=bundle.count_bytes(rung), is_serving=rung.name == bundle.manifest.rung,
+        n_bytes=bundle.count_bytes(rung), is_serving=is_serving, **({} if is_serving else told),
         p99_ms=certificate.measurement["latency"]["p99_ms"] if certificate else None,
         status=certificate.verdict["status"] if certificate else "",
     )  # fmt: skip

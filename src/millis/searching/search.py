@@ -6,7 +6,7 @@ Border: decides; the rooms below do the work, and a Case says what is asked. Imp
 import time
 from dataclasses import replace
 
-from millis.bundles import Bundle
+from millis.bundles import Bundle, Choice
 from millis.errors import ContractBroken, MeasurementVoid
 from millis.models.bases import find_base
 from millis.searching.building import Reference
@@ -43,8 +43,10 @@ def search(case: Case) -> Bundle:
     """
     settings, training, folder = case.settings, case.settings.training(), case.folder / "training"
     base = find_base(settings.base)
+    tuned: tuple[Choice, ...] = ()
     if settings.tune:
-        training, folder = tune(base, case=case, settings=training, n_trainings=settings.tune)
+        training, folder, choice = tune(base, case=case, settings=training, n_trainings=settings.tune)
+        tuned = (choice,)
     reference = learn_reference(base, case=case, settings=None if settings.epochs == 0 else training, folder=folder)
     case, reference = be_taught(case, reference, settings=training)
     case, reference = calibrate_reference(case, reference)
@@ -52,21 +54,20 @@ def search(case: Case) -> Bundle:
     if settings.trim_vocabulary or settings.corpus:
         case, reference = trim_reference(case, reference)
     case = _note_graft(case)
-    found = _Search(case, reference)
+    found = _Search(case, reference, choices=(*tuned, *reference.choices))
     found.try_whole()
     if settings.sparse is not None:
-        line = tell_zeros(case, reference, share=settings.sparse)
-        case = replace(case, notes=(*case.notes, line))
+        found.notes.append(tell_zeros(case, reference, share=settings.sparse))
     found.try_pruned()
     found.fill_ladder()
-    bundle = save_ladder(case, found.proven, found.tried)
+    bundle = found.save()
     verdict = choose_served(found.proven).verdict
     for line in verdict.lines():
         say(line)
     say(f"loop done in {write_ms(1000 * (time.monotonic() - case.began))}: {bundle.path}")
     if verdict.status != "kept":
         points = [_point(one) for one in found.tried]
-        advice = "\n".join(relax(points, contract=case.contract, lengths=case.lengths))
+        advice = "\n".join((*found.notes, *relax(points, contract=case.contract, lengths=case.lengths)))
         error = ContractBroken if verdict.status == "broken" else MeasurementVoid
         raise error(
             f"no candidate is proven to keep '{case.contract}' here; the best stands at {settings.out},"
@@ -81,12 +82,16 @@ class _Search:
     Args:
         tried: candidates, those to prove first in front.
         proven: in the order of the proofs.
+        notes: what was measured beside it, and why something was not tried.
     """
 
-    def __init__(self, case: Case, reference: Reference) -> None:
+    def __init__(self, case: Case, reference: Reference, *, choices: tuple[Choice, ...] = ()) -> None:
         self._case, self._reference, self._contract = case, reference, case.contract
         self.tried: list[Candidate] = []
         self.proven: list[Proven] = []
+        self.notes: list[str] = []
+        self._choices = choices
+        self._is_bound_in_reach = True
         self._pruner: Pruner | None = None
         self._kinds: list[Variant] = []
 
@@ -102,16 +107,19 @@ class _Search:
         """Prune as far as the contract asks, and a step further, or less far, where that did not do."""
         if self.is_kept() or not self._can_prune():
             return
-        floor, whole = self._contract.floor, self._reference.dev.value
-        if floor is not None and whole < floor:
-            say(f"the uncompressed model reaches {whole:.2f} on dev, below the floor of {floor:g}: pruning cannot help")
-            return
         best = next(one for one in self.tried if one.variant != STATIC)
         pruner = self._make_pruner()
         bound_ms = self._contract.bound_ms
-        if pruner.rest_ms > bound_ms:
-            say(f"embeddings, norms and head alone take {pruner.rest_ms:.2f} ms, the bound is {write_ms(bound_ms)}")
         predicted = {share: best.seen_ms * pruner.predict_share(share) for share in SHARES}
+        if pruner.rest_ms > bound_ms:
+            self._is_bound_in_reach = False
+            self._note(
+                f"embeddings, norms and head alone take {write_ms(pruner.rest_ms)} of a text of train, more than the"
+                f" bound of {write_ms(bound_ms)}: nothing is pruned, since no pruning takes them away"
+                f" (p{self._contract.percentile:g} with {SHARES[-1]} % of the layers' time left: predicted"
+                f" {write_ms(predicted[SHARES[-1]])})"
+            )
+            return
         easy = [share for share in SHARES if predicted[share] < AT_EASE * bound_ms] or [SHARES[-1]]
         less = [share for share in reversed(SHARES) if share > easy[0] and predicted[share] < bound_ms]
         say(f"{best.name} is not well within {write_ms(bound_ms)}: its layers are pruned to {easy[0]} % of their time")
@@ -136,18 +144,42 @@ class _Search:
             least = min(one.variant.share for one in self.tried)
             share = next((share for share in SHARES if share <= _STEP_DOWN * least), None)
             if share is None:
-                say(f"the ladder has {len(climb(self.proven))} of {wanted} rungs: less than {least} % is not tried")
+                n_rungs = len(climb(self.proven))
+                self._note(f"the ladder has {n_rungs} of {wanted} rungs: less than {least} % is not tried")
                 break
             self._prune_to(share)
             self._prove_share(share)
+
+    def save(self) -> Bundle:
+        """Write the bundle as far as there is one."""
+        noted = replace(self._case, notes=(*self._case.notes, *self.notes))
+        checks = self._pruner.checks if self._pruner else ()
+        return save_ladder(noted, self.proven, self.tried, choices=self._choices, checks=checks)
 
     def is_kept(self) -> bool:
         """Say whether the contract is kept by one of those proven."""
         return any(one.is_kept for one in self.proven)
 
     def _can_prune(self) -> bool:
-        is_whole = METHODS[self._case.settings.adapt].note is None
-        return is_whole and self._contract.device == "cpu" and self._case.has_time()
+        is_whole = METHODS[self._case.settings.adapt].note is None and self._contract.device == "cpu"
+        return is_whole and self._case.has_time() and self._is_bound_in_reach and self._is_floor_in_reach()
+
+    def _is_floor_in_reach(self) -> bool:
+        """Say whether the network has a quality to lose; where it has none, say so once."""
+        floor, dev, test = self._contract.floor, self._reference.dev, self._reference.test
+        if floor is None or max(dev.value, test.value) >= floor:
+            return True
+        line = (
+            f"the uncompressed model itself reaches {dev.name} {dev.value:.2f} on dev and {test.value:.2f} on test,"
+            f" below the floor of {floor:g}: nothing is pruned, since that cannot raise it"
+        )
+        if line not in self.notes:
+            self._note(line)
+        return False
+
+    def _note(self, line: str) -> None:
+        say(line)
+        self.notes.append(line)
 
     def _make_pruner(self) -> Pruner:
         if self._pruner is None:
@@ -214,6 +246,9 @@ class _Search:
 
     def _prove(self, candidate: Candidate) -> None:
         self.proven.append(prove_candidate(self._case, candidate, reference=self._reference))
+        if self.proven[-1].is_kept:  # whatever becomes of the rest of the search
+            self.save()
+            say(f"{candidate.name} keeps the contract; the best so far stands at {self._case.settings.out}")
 
     def _unproven(self) -> list[Candidate]:
         """Give the candidates that may be proven yet; files that lost their quality on test do so in any layout."""

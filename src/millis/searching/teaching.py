@@ -43,6 +43,7 @@ def be_taught(case: Case, reference: Reference, *, settings: TrainSettings) -> t
         save_tagger(student, folder, tokenizer_file=case.tokenizer_file)
         case.ledger.add("taught", "reference", {"teacher": teacher.digest})
     taught = score_reference(folder, task=case.task, splits=case.splits, train_on=settings.device)
+    taught = replace(taught, choices=reference.choices)
     name, before, after = reference.dev.name, reference.dev.value, taught.dev.value
     is_better = after > before
     note = (

@@ -14,7 +14,7 @@ import msgspec
 from millis.backends.ir import EMBEDDINGS
 from millis.bundles import Bundle, Choice, Manifest, Rung, ServingShape, load, save_bundle
 from millis.bundles.bundle import TOKENIZER, hash_file
-from millis.bundles.manifest import Tried
+from millis.bundles.manifest import TableCheck, Tried
 from millis.contract import Contract
 from millis.cores import n_cores
 from millis.data.lengths import LengthHistogram
@@ -290,6 +290,7 @@ def make_manifest(
     name: str,
     choices: tuple[Choice, ...] = (),
     tried: tuple[Tried, ...] = (),
+    checks: tuple[TableCheck, ...] = (),
 ) -> Manifest:
     """Write down what a bundle of these rungs is; the first of them serves."""
     base = case.settings.base
@@ -299,5 +300,5 @@ def make_manifest(
         rungs=tuple(rungs), rung=rungs[0].name, contract=case.contract.record(), serving=shape,
         base=base if base.startswith("package:") else Path(base).name,
         created=datetime.now(UTC).isoformat(timespec="seconds"), versions=fingerprint().versions, choices=choices,
-        notes=case.notes, tried=tried, lengths=LengthHistogram.from_lengths(case.lengths).counts,
+        notes=case.notes, tried=tried, table_checks=checks, lengths=LengthHistogram.from_lengths(case.lengths).counts,
     )  # fmt: skip

@@ -8,10 +8,11 @@ Limits: the best of several is a little lucky on dev; test, which nothing is cho
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
+from millis.bundles import Choice
 from millis.models.described import width_of
 from millis.searching.case import Case
 from millis.telemetry.progress import say
@@ -25,8 +26,16 @@ _BATCH_SIZES = (16, 32, 64)
 _WARMUP_RANGE = (0.0, 0.3)
 
 
-def tune(base: Path, *, case: Case, settings: TrainSettings, n_trainings: int) -> tuple[TrainSettings, Path]:
-    """Train up to n times with other settings, the given ones first, and give the best on dev and its run's folder.
+class Tuned(NamedTuple):
+    """The best settings on dev, their run's folder, and how that was found."""
+
+    settings: TrainSettings
+    folder: Path
+    choice: Choice
+
+
+def tune(base: Path, *, case: Case, settings: TrainSettings, n_trainings: int) -> Tuned:
+    """Train up to n times with other settings, the given ones first, and give what is best on dev.
 
     Raises: as `train`.
     """
@@ -38,7 +47,8 @@ def tune(base: Path, *, case: Case, settings: TrainSettings, n_trainings: int) -
     rates = [usual * factor for factor in _RATE_RANGE]
     first = {"learning_rate": usual, "batch_size": settings.batch_size, "warmup_share": settings.warmup_share}
     study.enqueue_trial(first)
-    best, best_score, best_folder = settings, float("-inf"), case.folder / "training"
+    best, best_score, best_folder, told = settings, float("-inf"), case.folder / "training", ""
+    scores: list[float] = []
     for number in range(n_trainings):
         if number and not case.has_time():
             say(f"tuning ends after {number} of {n_trainings} trainings: the time is up")
@@ -53,13 +63,15 @@ def tune(base: Path, *, case: Case, settings: TrainSettings, n_trainings: int) -
         folder = case.folder / "tuning" / str(number)
         score = _train(base, tried, case=case, folder=folder)
         study.tell(trial, score)
+        scores.append(score)
         say(f"training {number + 1} of {n_trainings}: {score:.2f} on dev with {_tell(trial.params)}")
         worse = folder
         if score > best_score:
-            worse, best, best_score, best_folder = best_folder, tried, score, folder
+            worse, best, best_score, best_folder, told = best_folder, tried, score, folder, _tell(trial.params)
         if worse.parent.name == "tuning":
             shutil.rmtree(worse, ignore_errors=True)
-    return best, best_folder
+    reason = f"{best_score:.2f} on dev, the best of {len(scores)} trainings; {scores[0]:.2f} with the usual settings"
+    return Tuned(best, best_folder, Choice(what="training settings", choice=told, reason=reason))
 
 
 def _train(base: Path, settings: TrainSettings, *, case: Case, folder: Path) -> float:

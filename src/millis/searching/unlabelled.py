@@ -4,8 +4,12 @@ Border: decides what is kept; the training is self_training.py's and masking.py'
 the run folder.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
+
+from millis.bundles import Choice
 from millis.data.plain import read_plain
 from millis.models.bases import find_base
 from millis.searching.building import Reference, score_reference, train_reference
@@ -14,6 +18,8 @@ from millis.telemetry.progress import say
 from millis.training.masking import read_on
 from millis.training.self_training import check_self_training, self_train
 from millis.training.settings import TrainSettings
+
+_KEPT, _NOT_USED = "kept", "not used"
 
 
 def learn_reference(base: Path, *, case: Case, settings: TrainSettings | None, folder: Path) -> Reference:
@@ -33,23 +39,34 @@ def learn_reference(base: Path, *, case: Case, settings: TrainSettings | None, f
     if given.domain_text is not None:
         further = _read_on(base, given.domain_text, case=case, settings=settings)
         other = _train(further, case=case, settings=settings, folder=case.folder / "domain" / "training")
-        if _is_better("reading on first", other, reference):
+        choice = _choose("reading on first", other, reference)
+        if choice.choice == _KEPT:
             base, reference = further, other
+        reference = replace(reference, choices=(*reference.choices, choice))
     if given.unlabelled is not None:
         best = self_train(
             base, task=case.task, first=reference.folder, dev_score=reference.dev.value,
             train_part=case.splits.train, dev=case.splits.dev, texts=read_plain(given.unlabelled),
             folder=case.folder / "self-training", settings=settings, tokenizer_file=case.tokenizer_file,
         )  # fmt: skip
+        taught = reference
         if best != reference.folder:
-            reference = score_reference(best, task=case.task, splits=case.splits, train_on=settings.device)
+            taught = score_reference(best, task=case.task, splits=case.splits, train_on=settings.device)
+        choice = _choose("self-training", taught, reference)
+        reference = replace(taught, choices=(*reference.choices, choice))
     return reference
 
 
 def _train(base: Path, *, case: Case, settings: TrainSettings | None, folder: Path) -> Reference:
-    return train_reference(
+    reference = train_reference(
         base, task=case.task, splits=case.splits, folder=folder, tokenizer_file=case.tokenizer_file, settings=settings
     )
+    key = str(folder.relative_to(case.folder))
+    known = case.ledger.find("trained", key)  # who finds it trained is not told why it was so
+    if known is None:
+        case.ledger.add("trained", key, {"choices": reference.choices})
+        return reference
+    return replace(reference, choices=tuple(msgspec.convert(one, type=Choice) for one in known["choices"]))
 
 
 def _read_on(base: Path, file: Path, *, case: Case, settings: TrainSettings) -> Path:
@@ -60,9 +77,12 @@ def _read_on(base: Path, file: Path, *, case: Case, settings: TrainSettings) -> 
     return find_base(str(out))
 
 
-def _is_better(what: str, other: Reference, reference: Reference) -> bool:
+def _choose(what: str, other: Reference, reference: Reference) -> Choice:
     """Say, and tell, whether one is better on dev."""
     name, before, after = reference.dev.name, reference.dev.value, other.dev.value
-    is_better = after > before
-    say(f"{what}: {name} on dev {after:.2f}, {before:.2f} without: it is {'kept' if is_better else 'not used'}")
-    return is_better
+    choice = Choice(
+        what=what, choice=_KEPT if after > before else _NOT_USED,
+        reason=f"{name} on dev {after:.2f}, {before:.2f} without",
+    )  # fmt: skip
+    say(f"{what}: {choice.reason}: it is {choice.choice}")
+    return choice

@@ -36,13 +36,19 @@ def read_deadline(
 
 def _read(name: bytes, value: bytes) -> float:
     try:
-        ms = float(value) if name == NAMES[0] else _read_grpc(value.decode("ascii"))
+        ms = _read_ms(value) if name == NAMES[0] else _read_grpc(value.decode("ascii"))
     except (ValueError, KeyError, IndexError) as error:
         advice = "give milliseconds, or digits and H, M, S, m, u or n"
         raise _refuse(f"in {name.decode()} cannot be read", advice) from error
     if not (math.isfinite(ms) and 0 < ms <= MOST_MS):
         raise _refuse(f"cannot be {ms:g} ms", f"give more than 0 and up to {MOST_MS:.0f}")
     return ms
+
+
+def _read_ms(value: bytes) -> float:
+    if b"_" in value:  # a number in Python's source alone
+        raise ValueError(value)
+    return float(value)
 
 
 def _read_grpc(value: str) -> float:

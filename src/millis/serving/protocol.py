@@ -29,6 +29,9 @@ _UNREAD_S = 30.0
 _FRAME_BYTES = 16
 """Of framing allowed for each byte of a body in chunks; one byte a chunk takes five."""
 
+_H2C = b"h2c"
+_HEAD_ENDS = b"\r\n\r\n"
+
 
 class Protocol(HttpToolsProtocol):
     """Answer what cannot be parsed, and close: nobody knows where the next request would begin.
@@ -67,6 +70,8 @@ class Protocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Note the time; refuse at once who would be late whatever it says, else parse."""
         self._came_ns, self._read_ns = self.clock.read(), perf_counter_ns()
+        if self._is_between and _H2C in data:
+            data = _without_offer(data)
         if self._is_between and (self.cycle is None or self.cycle.response_complete):
             refusal = self.shedder.look(data, came_ns=self._came_ns)
             if refusal is not None:
@@ -113,8 +118,18 @@ class Protocol(HttpToolsProtocol):
         """Start the request, unless its head is too large."""
         n_bytes = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         if n_bytes > self.limits.head_bytes:
-            self._refusal = self._too_large()
-            raise ValueError("too large")  # the parser stops, and send_400_response is called
+            self._refuse(self._too_large())
+        names = [name for name, _ in self.headers]
+        n_hosts = names.count(b"host")
+        if n_hosts != 1 and (n_hosts or self.parser.get_http_version() == "1.1"):
+            self._refuse(InvalidRequest(f"{n_hosts} Host headers came: send one.", slug="bad-host"))
+        if b"upgrade" in names and self.parser.should_upgrade() and not self._should_upgrade():
+            self._refuse(
+                InvalidRequest(
+                    "this connection cannot change to another protocol: leave the header Upgrade out.",
+                    slug="no-upgrade",
+                )
+            )
         self._is_in_head = False
         super().on_headers_complete()
 
@@ -190,12 +205,24 @@ class Protocol(HttpToolsProtocol):
         self.transport.write(head.encode() + headers + b"\r\n" + payload)
         self.transport.close()
 
+    def _refuse(self, error: InvalidRequest) -> None:
+        self._refusal = error
+        raise ValueError(error.slug)  # the parser stops, and send_400_response is called
+
     def _too_large(self) -> InvalidRequest:
         return InvalidRequest(
             f"the head of the request is larger than the {self.limits.head_bytes:,} bytes allowed: send fewer or"
             " shorter headers.",
             status=431, slug="head-too-large",
         )  # fmt: skip
+
+
+def _without_offer(data: bytes) -> bytes:
+    """Pass over an offer to go on in HTTP/2, as one may (RFC 9110, 7.8): the parser would drop the body behind it."""
+    head, ends, rest = data.partition(_HEAD_ENDS)
+    lines = head.split(b"\r\n")
+    kept = [line for line in lines if line.lower().replace(b" ", b"") != b"upgrade:h2c"]
+    return data if not ends or len(kept) == len(lines) else b"\r\n".join(kept) + ends + rest
 
 
 async def _run(app: Any, cycle: Any, scope: Any, receive: Any, send: Any) -> None:

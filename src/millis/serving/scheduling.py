@@ -292,6 +292,10 @@ class Queue:
         return max(least, 0.0)
 
 
+def _write(ms: float) -> str:
+    return f"{ms:.1f}" if ms >= 1 else f"{ms:.2g}"
+
+
 def refuse(job: Job, *, slug: str, over_ns: float, predicted_ns: float) -> Refused:
     """Say no, with the time that was predicted, when to come again, and the rung that would have fitted.
 
@@ -305,10 +309,10 @@ def refuse(job: Job, *, slug: str, over_ns: float, predicted_ns: float) -> Refus
         last = len(ladder.models) - 1
         saved_ns = ladder.forecast.least_ns(job.places[-1]) - ladder.forecast.least_ns(last)
         fits = ladder.models[last].rung.name if saved_ns >= over_ns else None
-    allowed = f" of the {allowed_ms:.1f} ms allowed" if job.deadline_ns < NEVER else ""
+    allowed = f" of the {_write(allowed_ms)} ms allowed" if job.deadline_ns < NEVER else ""
+    after = f"{_write(predicted_ms)} ms{allowed}"
     return Refused(
-        f"{_REASONS[slug]}: after {predicted_ms:.1f} ms{allowed}. Ask again in {math.ceil(over_ns / 1e6)} ms, or allow"
-        " more.",
+        f"{_REASONS[slug]}: after {after}. Ask again in {math.ceil(over_ns / 1e6)} ms, or allow more.",
         slug=slug, status=504 if slug == "deadline-passed" else 503, predicted_ms=predicted_ms,
         retry_after_ms=over_ns / 1e6, rung=fits,
     )  # fmt: skip
