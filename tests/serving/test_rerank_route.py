@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 
 import httpx
 import pytest
@@ -60,6 +61,16 @@ def test_with_a_deadline_as_many_documents_are_scored_as_fit_and_it_says_how_man
     took_ms = sum(float(part.split("dur=")[1]) for part in response.headers["server-timing"].split(", "))
     assert took_ms < allowed_ms
     assert ask(server, many).json()["scored"] == 60, "without one all are"
+
+
+def test_who_reranks_under_deadlines_all_day_has_as_many_scored_in_the_end_as_at_first(tmp_path: Path) -> None:
+    bundle = make_fake_bundle(tmp_path, task="rerank", buckets=(16, 32), delay_ms=2.0)
+    many = {"query": "who wrote", "documents": ["maria garcia wrote"] * 60}
+    with Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0)) as running, httpx.Client() as client:
+        asked = {"url": f"{running.url}/v1/rerank", "json": many, "headers": {"X-Deadline-Ms": "40"}}
+        answers = [client.post(**asked).json() for _ in range(70)]
+    scored = [one.get("scored", 0) for one in answers]
+    assert median(scored[-15:]) >= 0.8 * median(scored[5:20]), scored
 
 
 @pytest.mark.parametrize(
