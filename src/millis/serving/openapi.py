@@ -151,11 +151,24 @@ _FOUND: dict[str, Any] = {
                     "fields": {"type": "object"},
                     "score": {"type": "number", "description": "sum of 1 / (60 + rank) over the two rankings"},
                     "cosine": {"type": ["number", "null"], "description": "null where words alone found it"},
+                    "relevance_score": {
+                        "type": ["number", "null"],
+                        "description": "a reranker's, where one was asked; null where there was no time for it",
+                    },
                     "ranks": {
                         "type": "object",
                         "properties": {name: {"type": "integer", "minimum": 1} for name in ("vectors", "words")},
                     },
                 },
+            },
+        },
+        "reranked": {
+            "type": "object",
+            "required": ["model", "rung", "scored"],
+            "properties": {
+                "model": {"type": "string"},
+                "rung": {"type": ["string", "null"]},
+                "scored": {"type": "integer", "description": "how many of the candidates there was time for"},
             },
         },
     },
