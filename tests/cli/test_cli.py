@@ -1,6 +1,7 @@
 """The command line as a user meets it: exit codes, one sentence per mistake, JSON that is one document."""
 
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -245,6 +246,19 @@ def test_public_names_resolve_and_are_sorted() -> None:
         assert getattr(millis, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'speed'"):
         _ = millis.speed  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("english", ["README.md", "docs/start/first-bundle.md"])
+def test_pages_in_two_languages_say_the_same(english: str) -> None:
+    pages = [(ROOT / name).read_text(encoding="utf-8") for name in (english, english.replace(".md", ".zh.md"))]
+    skeletons = []  # all but the sentences, and the texts that are asked
+    for page in pages:
+        blocks = re.findall(r"^ *```.*?^ *```", page, re.MULTILINE | re.DOTALL)
+        code = [re.sub(r"#.*|-d '.*|\(\".*", "", line).strip() for block in blocks for line in block.splitlines()]
+        links = sorted(link.replace(".zh.md", ".md") for link in re.findall(r"\]\(([^)]+)\)", page))
+        inline = sorted(re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", page, flags=re.DOTALL)))
+        skeletons.append({"code": code, "links": links, "inline": inline, "headings": len(re.findall(r"^#+ ", page, re.MULTILINE))})
+    assert skeletons[0] == skeletons[1]
 
 
 def test_python_blocks_of_the_readme_name_what_exists() -> None:

@@ -120,6 +120,30 @@ def test_documents_are_ranked(
         page.close()
 
 
+@pytest.mark.parametrize("locale", ["en-US", "zh-CN"])
+def test_lines_are_compared_with_the_first(
+    locale: str,
+    tmp_path: Path,
+    chromium: Browser,  # noqa: F811
+) -> None:
+    bundle = make_fake_bundle(tmp_path, name="emb", task="embedding")
+    with Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0)) as server:
+        page = chromium.new_page(locale=locale)
+        wrong = note_what_is_wrong(page)
+        page.goto(server.url)
+        lines = ["maria garcia wrote", "退款需要五天", "maria garcia wrote", "hello world"]
+        page.fill("#text", "\n".join(lines))
+        rows = page.locator("#scores tbody tr")
+        expect(rows).to_have_count(3)
+        expect(rows.first.locator(".tag")).to_have_text(lines[2])
+        expect(rows.first).to_contain_text("100")
+        expect(page.locator("#answer")).to_have_text(lines[2])
+        page.fill("#text", "退款需要五天")
+        expect(page.locator("#summary")).to_contain_text("请再写一行" if locale == "zh-CN" else "Write a second line")
+        assert wrong == []
+        page.close()
+
+
 def test_an_index_is_searched_as_one_types_and_a_filter_narrows_it(
     tmp_path: Path,
     chromium: Browser,  # noqa: F811
