@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 
 import msgspec
 
@@ -27,7 +28,9 @@ CERTIFICATE = "certificate.json"
 CERTIFICATES = "certificates"
 """Folder of the certificates of the rungs that do not serve, RUNG.json each."""
 
-REPORT = "report.html"
+REPORTS = {"en": "report.html", "zh": "report.zh.html"}
+"""Pages with plots, by language."""
+
 TOKENIZER = "tokenizer.json"
 
 
@@ -92,7 +95,7 @@ class Bundle:
         return {
             file: entry.sha256
             for file, entry in self.manifest.files.items()
-            if file not in (CERTIFICATE, REPORT, PROFILE)
+            if file not in (CERTIFICATE, PROFILE, *REPORTS.values())
             and not file.startswith(f"{CERTIFICATES}/")
             and (_is_of(mine, file) or not any(_is_of(one, file) for one in self.manifest.rungs))
         }
@@ -198,14 +201,19 @@ def save_bundle(path: str | Path, *, manifest: Manifest, parts: Mapping[str, Pat
     return Bundle(place, sealed)
 
 
-def certify(bundle: Bundle, *, certificates: Sequence[Certificate], report: bytes | None = None) -> Bundle:
-    """Write the bundle again with new certificates of some of its rungs (and a report), everything else unchanged."""
+def certify(
+    bundle: Bundle, *, certificates: Sequence[Certificate], reports: Mapping[str, bytes] = MappingProxyType({})
+) -> Bundle:  # fmt: skip
+    """Write the bundle again with new certificates of some of its rungs, everything else unchanged.
+
+    Args:
+        reports: pages by language; those that are there stay where none is given.
+    """
     parts: dict[str, Path | bytes] = {name: bundle.path / name for name in bundle.manifest.files}
     for certificate in certificates:
         file = _certificate_file(certificate.rung, serving=bundle.manifest.rung)
         parts[file] = msgspec.json.format(msgspec.json.encode(certificate), indent=1)
-    if report is not None:
-        parts[REPORT] = report
+    parts |= {REPORTS[language]: page for language, page in reports.items()}
     return save_bundle(bundle.path, manifest=bundle.manifest, parts=parts)
 
 

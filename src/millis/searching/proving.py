@@ -226,13 +226,13 @@ def make_certificate(
 
 
 def write_proof(bundle: Bundle, *, certificates: Sequence[Certificate], load: LoadResult) -> Bundle:
-    """Write certificates into the bundle, and the report of the first, which speaks of the rung that serves.
+    """Write certificates into the bundle, and the reports of the first, which speaks of the rung that serves.
 
     Args:
         load: the measurement of the first.
     """
-    page = report_proof(bundle, certificates=certificates, load=load)
-    return certify(bundle, certificates=certificates, report=page)
+    pages = report_proof(bundle, certificates=certificates, load=load)
+    return certify(bundle, certificates=certificates, reports=pages)
 
 
 def evaluate(path: str | Path | Bundle, examples: Sequence[Example], *, rung: str | None = None) -> Score:
