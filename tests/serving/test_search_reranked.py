@@ -8,6 +8,7 @@ import pytest
 
 import millis
 from making import make_fake_bundle
+from millis.backends import Batching
 from millis.retrieving import build_index
 from millis.retrieving.passages import Passage
 from millis.security.keys import KeyFile
@@ -25,17 +26,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("reranked")
     make_fake_bundle(folder, name="emb", task="embedding", buckets=(8, 32))
     make_fake_bundle(folder, name="rank", task="rerank", buckets=(16, 32), delay_ms=RUN_MS)
+    device = Batching(max_rows=1, max_tokens=64)
+    make_fake_bundle(folder / "device", name="rank", task="rerank", buckets=(16, 32), delay_ms=RUN_MS, batching=device)
     passages = [Passage(id=f"p{i}", text=text, fields={"even": i % 2 == 0}) for i, text in enumerate(TEXTS)]
     build_index(folder / "faq.index", passages=passages, model=folder / "emb.millis")
     return folder
 
 
-@pytest.fixture(scope="module", params=[0, 1], ids=["loop", "threads"])
+@pytest.fixture(scope="module", params=["loop", "threads", "device"])
 def server(folder: Path, request: pytest.FixtureRequest) -> Iterator[Supervisor]:
-    bundles = tuple(str(folder / f"{name}.millis") for name in ("emb", "rank"))
+    bundles = [folder / "emb.millis", (folder / "device" if request.param == "device" else folder) / "rank.millis"]
     settings = ServeSettings(
-        bundles=bundles, indexes=(str(folder / "faq.index"),), port=0, cache_bytes=1_000_000, threads=request.param
-    )
+        bundles=tuple(map(str, bundles)), indexes=(str(folder / "faq.index"),), port=0, cache_bytes=1_000_000,
+        threads=int(request.param == "threads"),
+    )  # fmt: skip
     with Supervisor(settings) as running:
         yield running
 
