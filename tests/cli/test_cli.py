@@ -248,6 +248,14 @@ def test_public_names_resolve_and_are_sorted() -> None:
         _ = millis.speed  # type: ignore[attr-defined]
 
 
+def test_inspect_shows_labels_where_there_are_and_what_a_task_was_set_to(tmp_path: Path) -> None:
+    vectors = run_millis("inspect", make_fake_bundle(tmp_path, name="emb", task="embedding").path).stdout
+    assert "settings  max_tokens 32, overlap 8, width 16, dimensions [16,8]\n" in vectors
+    assert "labels" not in vectors
+    named = run_millis("inspect", make_fake_bundle(tmp_path, name="names").path).stdout
+    assert "labels    2: ORG, PER\n" in named
+
+
 @pytest.mark.parametrize("english", ["README.md", "docs/start/first-bundle.md"])
 def test_pages_in_two_languages_say_the_same(english: str) -> None:
     pages = [(ROOT / name).read_text(encoding="utf-8") for name in (english, english.replace(".md", ".zh.md"))]
