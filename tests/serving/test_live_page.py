@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
 from test_playground import chromium  # noqa: F401 - a fixture, used by name
@@ -116,6 +117,39 @@ def test_documents_are_ranked(
         expect(page.locator("#answer")).to_have_text(rows.first.locator("td").first.text_content() or "?")
         expect(page.locator("#summary")).to_contain_text("3 documents in")
         expect(page.locator("#command")).to_contain_text('"documents":["maria garcia wrote"')
+        assert wrong == []
+        page.close()
+
+
+@pytest.mark.parametrize(("locale", "relevance"), [("en-US", "Relevance"), ("zh-CN", "相关度")])
+def test_what_is_found_is_reranked_where_a_reranker_is_served(
+    locale: str,
+    relevance: str,
+    tmp_path: Path,
+    chromium: Browser,  # noqa: F811
+) -> None:
+    emb = make_fake_bundle(tmp_path, name="emb", task="embedding", buckets=(16, 32))
+    rank = make_fake_bundle(tmp_path, name="rank", task="rerank", buckets=(16, 32))
+    passages = [Passage(id=f"p{i}", text=text) for i, text in enumerate(["refund takes five days", "退款需要五天", "order leaves lisbon"])]
+    build_index(tmp_path / "faq.index", passages=passages, model=emb.path)
+    settings = ServeSettings(bundles=(str(emb.path), str(rank.path)), indexes=(str(tmp_path / "faq.index"),), port=0)
+    with Supervisor(settings) as server:
+        wanted = httpx.post(f"{server.url}/v1/search", json={"query": "退款 refund", "rerank": True}).json()["results"]
+        page = chromium.new_page(locale=locale)
+        wrong = note_what_is_wrong(page)
+        page.goto(server.url)
+        expect(page.locator("#rerank")).to_be_hidden()
+        page.select_option("#model", "faq")
+        page.fill("#text", "退款 refund")
+        expect(page.locator("#entities tbody tr")).to_have_count(3)
+        page.check("#reranks")
+        expect(page.locator("#entities thead")).to_contain_text(relevance)
+        expect(page.locator("#answer")).to_have_text(wanted[0]["text"])
+        expect(page.locator("#entities tbody tr").first).to_contain_text(f"{100 * wanted[0]['relevance_score']:.1f}")
+        expect(page.locator("#command")).to_contain_text('"rerank":true')
+        expect(page.locator("#stages")).to_contain_text("rerank" if locale == "en-US" else "重排")
+        page.uncheck("#reranks")
+        expect(page.locator("#entities thead")).not_to_contain_text(relevance)
         assert wrong == []
         page.close()
 
