@@ -5,6 +5,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from running import Site
 
 import millis
 from making import make_fake_bundle
@@ -140,3 +141,23 @@ def test_a_key_needs_the_rerankers_scope_too_and_without_a_reranker_it_is_said(f
         response = search(running, rerank=True)
         assert (response.status_code, "no reranker is served here" in response.json()["detail"]) == (404, True)
         assert search(running).status_code == 200
+
+
+def test_a_version_on_trial_answers_no_search_of_an_index_that_it_did_not_make(tmp_path: Path) -> None:
+    emb = make_fake_bundle(tmp_path, name="emb", task="embedding", buckets=(16, 32))
+    build_index(tmp_path / "faq.index", passages=[Passage(id="p", text=TEXTS[0])], model=emb.path)
+    site = Site(tmp_path, emb, workers=1, indexes=(str(tmp_path / "faq.index"),))
+    key = {"X-API-Key": site.keys.create(name="seeker", scopes=["embedding"])[0]}
+    with site.running():
+        assert site.load(site.make("second", name="emb", task="embedding", buckets=(16, 32), delay_ms=0.1), canary_percent=50).status_code == 201
+
+        def ask(path: str, body: object) -> set[str]:
+            answers = [httpx.post(f"{site.server.url}{path}", json=body, headers=key) for _ in range(6)]
+            assert {one.status_code for one in answers} == {200}
+            return {one.headers["x-millis-version"] for one in answers}
+
+        assert len(ask("/v1/embeddings", {"input": "refund"})) == 2, "vectors alone are tried"
+        assert ask("/v1/search", {"query": "refund"}) == {"1"}
+        assert site.http.post("/v1/admin/models/emb/promote").status_code == 200
+        gone = httpx.post(f"{site.server.url}/v1/search", json={"query": "refund"}, headers=key)
+        assert (gone.status_code, gone.json()["type"]) == (409, "/problems/index-of-another-model")

@@ -128,7 +128,8 @@ class TaskRoute:
             if self._then is not None:
                 self._then.prepare(form, scope=scope)
             trial = served.trial
-            if trial is not None and request.rung is None and trial.takes():
+            may_try = request.rung is None and self._then is None  # what comes then is made for the one that serves
+            if trial is not None and may_try and trial.takes():
                 ran = await self._try(trial, served, scope, request, allowed_ms=allowed_ms)
             else:
                 ran = await self._run(served, scope, request, allowed_ms=allowed_ms)
