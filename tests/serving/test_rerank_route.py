@@ -63,6 +63,16 @@ def test_with_a_deadline_as_many_documents_are_scored_as_fit_and_it_says_how_man
     assert ask(server, many).json()["scored"] == 60, "without one all are"
 
 
+def test_several_queries_share_a_deadline_and_each_has_documents_scored(server: Supervisor) -> None:
+    many = {"query": "who wrote", "documents": ["maria garcia wrote"] * 40}
+    for _ in range(8):  # it learns how long a window takes here
+        ask(server, ASKED)
+    response = ask(server, {"input": [many] * 3}, **{"X-Deadline-Ms": str(30 * RUN_MS)})
+    assert response.status_code == 200, response.text
+    assert all(1 <= one["scored"] for one in response.json()["results"])
+    assert sum(one["scored"] for one in response.json()["results"]) < 120
+
+
 def test_who_reranks_under_deadlines_all_day_has_as_many_scored_in_the_end_as_at_first(tmp_path: Path) -> None:
     bundle = make_fake_bundle(tmp_path, task="rerank", buckets=(16, 32), delay_ms=2.0)
     many = {"query": "who wrote", "documents": ["maria garcia wrote"] * 60}

@@ -162,6 +162,14 @@ class Job:
         left = len(self.texts) - len(self.results)
         return forecast.run_ns(place, self._least_lengths()) + forecast.overhead_ns * left
 
+    def predict_next_ns(self, place: int) -> tuple[float, float]:
+        """Predict the next window of the text that runs, and what then is left: as many of each text behind it."""
+        n_next, forecast = len(self.logits) + 1, self.ladder.forecast
+        window, *behind = self.encoded[len(self.results) :]
+        lengths = [len(one.ids) for windows in behind for one in windows[:n_next]]
+        takes_ns = forecast.run_ns(place, [len(window[n_next - 1].ids)])
+        return takes_ns, forecast.run_ns(place, lengths) + forecast.overhead_ns * (1 + len(behind))
+
     def lengths(self) -> list[int]:
         """List the token counts of the windows that are left to run."""
         done = len(self.results)
@@ -260,9 +268,13 @@ class Queue:
                 return place
         return fastest
 
-    def may_go_on(self, job: Job, *, takes_ns: float, now_ns: int) -> bool:
-        """Say whether a job that may stop and all others have time for one more window, which then is expected."""
-        if now_ns + takes_ns + job.ladder.forecast.margin_ns > job.deadline_ns:
+    def may_go_on(self, job: Job, *, takes_ns: float, now_ns: int, then_ns: float = 0.0) -> bool:
+        """Say whether a job that may stop and all others have time for one more window, which then is expected.
+
+        Args:
+            then_ns: what is left of the job behind that window.
+        """
+        if now_ns + takes_ns + then_ns + job.ladder.forecast.margin_ns > job.deadline_ns:
             return False
         if self._jobs and takes_ns > SHARED * self._lanes * self._spare(-1, now_ns):
             return False
