@@ -69,7 +69,7 @@ def test_several_queries_share_a_deadline_and_each_has_documents_scored(server: 
         ask(server, ASKED)
     response = ask(server, {"input": [many] * 3}, **{"X-Deadline-Ms": str(30 * RUN_MS)})
     assert response.status_code == 200, response.text
-    assert all(1 <= one["scored"] for one in response.json()["results"])
+    assert all(one["scored"] >= 1 for one in response.json()["results"])
     assert sum(one["scored"] for one in response.json()["results"]) < 120
 
 
