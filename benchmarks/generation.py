@@ -30,7 +30,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -46,6 +45,7 @@ from millis.compiling.causal import FILE, run_stateful
 from millis.compressing.packing import pack
 from millis.contract import Contract
 from millis.errors import RunFailed
+from millis.measuring.bandwidth import measure_bandwidth
 from millis.measuring.streaming import Listener, Spoken
 
 THREADS, CONTEXT = 2, 1024
@@ -133,18 +133,6 @@ def score_llama(python: Path, model: Path, windows: Sequence[Sequence[int]], *, 
         raise RunFailed(f"llama.cpp cannot score {model.name}: {done.stderr.strip().splitlines()[-1:]}")
     seen = json.loads(done.stdout.strip().splitlines()[-1])
     return math.exp(seen["loss"]), seen["version"]
-
-
-def measure_bandwidth() -> float:
-    """Measure how many bytes two threads read from memory in a second, the best of ten times."""
-    halves = [np.ones(1 << 25, np.int64) for _ in range(THREADS)]
-    best = math.inf
-    with ThreadPoolExecutor(THREADS) as pool:
-        for _ in range(10):
-            began = time.perf_counter()
-            list(pool.map(np.max, halves))
-            best = min(best, time.perf_counter() - began)
-    return sum(half.nbytes for half in halves) / best
 
 
 def ask(client: httpx.Client, prompt: str, **more: Any) -> Spoken:
@@ -257,7 +245,7 @@ def main() -> int:
             perplexity[who], llama_version = score_llama(python, place, windows, before=before)
         n_bytes = {who: (bundle := open_bundle(place)).count_bytes(bundle.rung()) for who, place in bundles.items()}
         n_bytes |= {who: place.stat().st_size for who, place in models.items()}
-        bandwidth = measure_bandwidth()
+        bandwidth = measure_bandwidth(THREADS)
         with serve_all(bundles, models, python=python, before=before) as clients:
             table = measure(clients, prompts=prompts, instruction=instruction, rounds=asked.rounds, requests=asked.requests)
     print(f"{'server':<12} {'TTFT p50':>9} {'p99':>8} {'TPOT p50':>9} {'p99':>8} {'ceiling':>8} {'instructed TTFT p50':>20} {'perplexity':>11}")

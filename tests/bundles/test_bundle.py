@@ -256,8 +256,9 @@ def test_a_new_certificate_replaces_the_old_and_nothing_else(tmp_path: Path) -> 
         contract=bundle.manifest.contract, verdict={"status": "kept", "clauses": []}, measurement={}, machine={},
         rung="fake", serving=ServingShape(), command="", created="", versions={}, subject=before,
     )  # fmt: skip
-    proven = open_bundle(certify(bundle, certificates=[certificate], report=b"<html>").path)
+    proven = open_bundle(certify(bundle, certificates=[certificate], reports={"en": b"<html>", "zh": b"<html>"}).path)
     assert proven.certificate == certificate
+    assert {"report.html", "report.zh.html"} <= proven.manifest.files.keys()
     assert proven.subject() == before
     assert sorted(path.name for path in tmp_path.glob(".*")) == [], "no temporary folder is left"
 

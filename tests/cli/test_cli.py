@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
+import typer.main
 
 import millis
 from fitting import run_millis
@@ -52,17 +52,26 @@ def answering(answer: bytes) -> Iterator[str]:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
-def test_every_command_is_in_the_docs_and_has_help() -> None:
+def test_every_command_and_every_flag_is_in_the_docs_and_has_help() -> None:
     listed = run_millis("--help").stdout
-    reference = (ROOT / "docs" / "reference" / "cli.md").read_text()
+    pages = [ROOT / "README.md", *(ROOT / "docs" / "reference").glob("*.md"), *(ROOT / "docs" / "guides").glob("*.md")]
+    docs = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+    reference = (ROOT / "docs" / "reference" / "cli.md").read_text(encoding="utf-8")
     commands = list(list_commands(typer.main.get_command(app)))
     assert len(commands) >= 24
+    missing = []
     for name, command in commands:
         first, *rest = name.split()
         assert first in listed
         assert re.search(rf"`millis {first}{''.join(rf'[^`]*{word}' for word in rest)}", reference), name
         assert command.help, name
-        assert any("--json" in option.opts for option in command.params), name
+        for part in command.params:
+            flags = [flag for flag in (*part.opts, *part.secondary_opts) if flag.startswith("--")]
+            if flags and not any(flag in docs for flag in flags):
+                missing.append(f"{name} {flags[0]}")
+        assert all(part.help for part in command.params), f"a flag of {name} says nothing"
+        assert any("--json" in part.opts for part in command.params), f"{name} has no --json"
+    assert missing == []
     assert "--json" in run_millis("audit", "verify", "--help").stdout
     assert run_millis("--version").stdout == f"millis {version('millis')}\n"
 
@@ -270,6 +279,27 @@ def test_public_names_resolve_and_are_sorted() -> None:
         assert getattr(millis, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'speed'"):
         _ = millis.speed  # type: ignore[attr-defined]
+
+
+def test_inspect_shows_labels_where_there_are_and_what_a_task_was_set_to(tmp_path: Path) -> None:
+    vectors = run_millis("inspect", make_fake_bundle(tmp_path, name="emb", task="embedding").path).stdout
+    assert "settings  max_tokens 32, overlap 8, width 16, dimensions [16,8]\n" in vectors
+    assert "labels" not in vectors
+    named = run_millis("inspect", make_fake_bundle(tmp_path, name="names").path).stdout
+    assert "labels    2: ORG, PER\n" in named
+
+
+@pytest.mark.parametrize("english", ["README.md", "docs/start/first-bundle.md"])
+def test_pages_in_two_languages_say_the_same(english: str) -> None:
+    pages = [(ROOT / name).read_text(encoding="utf-8") for name in (english, english.replace(".md", ".zh.md"))]
+    skeletons = []  # all but the sentences, and the texts that are asked
+    for page in pages:
+        blocks = re.findall(r"^ *```.*?^ *```", page, re.MULTILINE | re.DOTALL)
+        code = [re.sub(r"#.*|-d '.*|\(\".*", "", line).strip() for block in blocks for line in block.splitlines()]
+        links = sorted(link.replace(".zh.md", ".md") for link in re.findall(r"\]\(([^)]+)\)", page))
+        inline = sorted(re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", page, flags=re.DOTALL)))
+        skeletons.append({"code": code, "links": links, "inline": inline, "headings": len(re.findall(r"^#+ ", page, re.MULTILINE))})
+    assert skeletons[0] == skeletons[1]
 
 
 def test_python_blocks_of_the_readme_name_what_exists() -> None:

@@ -73,6 +73,12 @@ def test_each_kind_of_row_is_listed_with_file_and_line(tmp_path: Path) -> None:
     assert first not in json.dumps(document)  # of texts nothing is repeated
 
 
+def test_one_chinese_character_is_a_text_and_a_sign_is_none(tmp_path: Path) -> None:
+    train = write_table(tmp_path / "train.tsv", [*clean_rows(20), ("好", "order"), ("。", "order"), ("a", "order")])
+    _, document = check("--task", "classify", "--train", train)
+    assert [where for where, _ in found(document, "empty")] == ["train.tsv:23", "train.tsv:24"]
+
+
 @pytest.mark.slow
 def test_flipped_labels_are_suspicious_and_only_a_note(tmp_path: Path) -> None:
     rows = clean_rows(120)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from millis.data.readers import read_examples
+from millis.data.readers import read_examples, read_labelled
 from millis.errors import InvalidData
 
 
@@ -41,6 +41,24 @@ def test_bytes_that_are_not_utf8_are_named_by_line_with_all_other_bad_rows(tmp_p
         "3: 1 column, but the file's first row (line 1) has 2",
         f"4: byte 5 (0xf6) is not UTF-8: {convert}",
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding", "said"),
+    [
+        ("配送很快，味道也不错", "gb18030", "GB18030"),
+        ("配送很快，味道也不错", "gbk", "GB18030"),
+        ("送餐很快，味道也不錯，下次還會再來", "big5", "BIG5"),
+        ("Ärger über die Straße in Köln, ¿qué pasó?", "latin-1", "LATIN1"),
+    ],
+)
+def test_a_chinese_file_in_another_encoding_is_told_how_to_convert_it(tmp_path: Path, text: str, encoding: str, said: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(f"text,label\n{text},good\nx y,bad\n".encode(encoding))
+    with pytest.raises(InvalidData) as caught:
+        read_labelled(path, of="labels")
+    assert f"`iconv -f {said} -t UTF-8`" in str(caught.value)
+    assert path.read_bytes().decode(said) == f"text,label\n{text},good\nx y,bad\n"
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])

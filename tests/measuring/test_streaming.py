@@ -130,6 +130,7 @@ def test_a_contract_on_tokens_is_proved_clause_by_clause(tmp_path: Path, per_tok
         assert (each.name, each.status) == ("each later token p50", status)
     assert open_bundle(bundle.path).certificate is not None
     assert (bundle.path / "report.html").is_file()
+    assert '<html lang="zh-Hans">' in (bundle.path / "report.zh.html").read_text(encoding="utf-8")
 
 
 def test_a_contract_on_tokens_wants_answers_by_tokens(tmp_path: Path) -> None:

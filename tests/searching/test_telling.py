@@ -1,6 +1,7 @@
 """A tiny model that speaks is taught through the real command line, and its answers are served."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,10 @@ def test_a_model_is_taught_to_translate_with_a_smaller_rung_and_answers_better_t
     assert "layers: 2 of 4" in seen.stdout
     proven = run_millis("prove", out, "--requests", "20", "--rate", "20/s")
     assert proven.returncode in (0, 3, 4), proven.stderr
+    assert re.search(r"a token reads \d+\.\d MB of weights, at \d+\.\d GB/s of memory .* ms at least: p50 is \d+\.\d times", proven.stdout)
+    ceiling = open_bundle(out).certificate.measurement["ceiling"]  # type: ignore[union-attr]
+    assert ceiling["weights_bytes"] == sum(file.stat().st_size for file in (out / open_bundle(out).rung().folder).glob("*.bin"))
+    assert ceiling["least_ms"] == pytest.approx(ceiling["weights_bytes"] / ceiling["bandwidth_gb_per_s"] / 1e6, rel=1e-2)
     told = run_millis("evaluate", out, "--test", pairs, "--rung", whole.name, "--json")
     assert json.loads(told.stdout)["value"] > 90, told.stderr
     unknown = run_millis("evaluate", out, "--test", pairs, "--rung", "fp32")

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import httpx
 import pytest
 from browsing import open_page, serve_page
 from playwright.sync_api import Browser, expect
@@ -77,6 +78,45 @@ def test_documents_are_ranked(tmp_path: Path, chromium: Browser) -> None:
         expect(page.locator("#answer")).to_have_text(rows.first.locator("td").first.text_content() or "?")
         expect(page.locator("#summary")).to_contain_text("3 documents in")
         expect(page.locator("#command")).to_contain_text('"documents":["maria garcia wrote"')
+
+
+@pytest.mark.parametrize(("locale", "relevance"), [("en-US", "Relevance"), ("zh-CN", "相关度")])
+def test_what_is_found_is_reranked_where_a_reranker_is_served(
+    locale: str, relevance: str, tmp_path: Path, chromium: Browser
+) -> None:
+    emb = make_fake_bundle(tmp_path, name="emb", task="embedding", buckets=(16, 32))
+    rank = make_fake_bundle(tmp_path, name="rank", task="rerank", buckets=(16, 32))
+    passages = [Passage(id=f"p{i}", text=text) for i, text in enumerate(["refund takes five days", "退款需要五天", "order leaves lisbon"])]
+    build_index(tmp_path / "faq.index", passages=passages, model=emb.path)
+    with serve_page(chromium, emb, rank, indexes=(str(tmp_path / "faq.index"),), locale=locale) as (page, url):
+        wanted = httpx.post(f"{url}/v1/search", json={"query": "退款 refund", "rerank": True}).json()["results"]
+        expect(page.locator("#rerank")).to_be_hidden()
+        page.select_option("#model", "faq")
+        page.fill("#text", "退款 refund")
+        expect(page.locator("#entities tbody tr")).to_have_count(3)
+        page.check("#reranks")
+        expect(page.locator("#entities thead")).to_contain_text(relevance)
+        expect(page.locator("#answer")).to_have_text(wanted[0]["text"])
+        expect(page.locator("#entities tbody tr").first).to_contain_text(f"{100 * wanted[0]['relevance_score']:.1f}")
+        expect(page.locator("#command")).to_contain_text('"rerank":true')
+        expect(page.locator("#stages")).to_contain_text("rerank" if locale == "en-US" else "重排")
+        page.uncheck("#reranks")
+        expect(page.locator("#entities thead")).not_to_contain_text(relevance)
+
+
+@pytest.mark.parametrize("locale", ["en-US", "zh-CN"])
+def test_lines_are_compared_with_the_first(locale: str, tmp_path: Path, chromium: Browser) -> None:
+    bundle = make_fake_bundle(tmp_path, name="emb", task="embedding")
+    with serve_page(chromium, bundle, locale=locale) as (page, _):
+        lines = ["maria garcia wrote", "退款需要五天", "maria garcia wrote", "hello world"]
+        page.fill("#text", "\n".join(lines))
+        rows = page.locator("#scores tbody tr")
+        expect(rows).to_have_count(3)
+        expect(rows.first.locator(".tag")).to_have_text(lines[2])
+        expect(rows.first).to_contain_text("100")
+        expect(page.locator("#answer")).to_have_text(lines[2])
+        page.fill("#text", "退款需要五天")
+        expect(page.locator("#summary")).to_contain_text("请再写一行" if locale == "zh-CN" else "Write a second line")
 
 
 def test_an_index_is_searched_as_one_types_and_a_filter_narrows_it(tmp_path: Path, chromium: Browser) -> None:

@@ -105,7 +105,7 @@ def test_the_client_and_the_command_line_ask_it(server: Supervisor, bundle: Path
         assert wanted["answers"][0]["answer"] in done.stdout
     done = run_millis("ask", bundle, "who wrote")
     assert done.returncode == 2
-    assert "question, context" in done.stderr
+    assert "answers questions from a text: give it with --context TEXT" in done.stderr
 
 
 def test_the_descriptions_say_so(server: Supervisor) -> None:

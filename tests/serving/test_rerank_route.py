@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 
 import httpx
 import pytest
@@ -60,6 +61,26 @@ def test_with_a_deadline_as_many_documents_are_scored_as_fit_and_it_says_how_man
     took_ms = sum(float(part.split("dur=")[1]) for part in response.headers["server-timing"].split(", "))
     assert took_ms < allowed_ms
     assert ask(server, many).json()["scored"] == 60, "without one all are"
+
+
+def test_several_queries_share_a_deadline_and_each_has_documents_scored(server: Supervisor) -> None:
+    many = {"query": "who wrote", "documents": ["maria garcia wrote"] * 40}
+    for _ in range(8):  # it learns how long a window takes here
+        ask(server, ASKED)
+    response = ask(server, {"input": [many] * 3}, **{"X-Deadline-Ms": str(30 * RUN_MS)})
+    assert response.status_code == 200, response.text
+    assert all(one["scored"] >= 1 for one in response.json()["results"])
+    assert sum(one["scored"] for one in response.json()["results"]) < 120
+
+
+def test_who_reranks_under_deadlines_all_day_has_as_many_scored_in_the_end_as_at_first(tmp_path: Path) -> None:
+    bundle = make_fake_bundle(tmp_path, task="rerank", buckets=(16, 32), delay_ms=2.0)
+    many = {"query": "who wrote", "documents": ["maria garcia wrote"] * 60}
+    with Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0)) as running, httpx.Client() as client:
+        asked = {"url": f"{running.url}/v1/rerank", "json": many, "headers": {"X-Deadline-Ms": "40"}}
+        answers = [client.post(**asked).json() for _ in range(70)]
+    scored = [one.get("scored", 0) for one in answers]
+    assert median(scored[-15:]) >= 0.8 * median(scored[5:20]), scored
 
 
 @pytest.mark.parametrize(

@@ -177,3 +177,17 @@ def test_who_comes_later_and_is_due_sooner_is_no_error_of_the_forecast() -> None
     before = patient.predicted_ns
     fill(queue, ladder, within_ms=10, n=2)
     assert patient.predicted_ns - before == pytest.approx(4.0 * MS)
+
+
+def test_more_windows_than_were_promised_are_no_error_of_the_forecast() -> None:
+    ladder, queue = make_ladder(2.0), Queue(lanes=1)
+    job, other = make_job(ladder, within_ms=50), make_job(ladder, within_ms=80)
+    queue.admit(job, now_ns=0)
+    queue.admit(other, now_ns=0)
+    queue.put(other)
+    promised_ns = (job.predicted_ns, other.predicted_ns)
+    n_more = 0
+    while queue.may_go_on(job, takes_ns=2.0 * MS, now_ns=(n_more + 1) * 2 * MS):
+        n_more += 1
+    assert n_more > 5
+    assert (job.predicted_ns, other.predicted_ns) == tuple(ns + n_more * 2 * MS for ns in promised_ns)

@@ -19,7 +19,9 @@ CERTIFICATE = "certificate.json"
 CERTIFICATES = "certificates"
 """Folder of the certificates of the rungs that do not serve, RUNG.json each."""
 
-REPORT = "report.html"
+REPORTS = {"en": "report.html", "zh": "report.zh.html"}
+"""Pages with plots, by language."""
+
 TOKENIZER = "tokenizer.json"
 
 
@@ -84,7 +86,7 @@ class Bundle:
         return {
             file: entry.sha256
             for file, entry in self.manifest.files.items()
-            if file not in (CERTIFICATE, REPORT, PROFILE)
+            if file not in (CERTIFICATE, PROFILE, *REPORTS.values())
             and not file.startswith(f"{CERTIFICATES}/")
             and (_is_of(mine, file) or not any(_is_of(one, file) for one in self.manifest.rungs))
         }

@@ -21,6 +21,7 @@ from millis.bundles.cache import compiled_cache
 from millis.bundles.manifest import Rung
 from millis.errors import InvalidBundle, InvalidValue
 from millis.tasks import Task, tasks
+from millis.tasks.instructing import SPEAKING
 from millis.tasks.task import NO_OPTIONS
 from millis.tasks.tokenization import Tokenizer
 
@@ -204,6 +205,7 @@ def load(path: str | Path | Bundle, *, rung: str | None = None, streams: int = 1
         cache: folder for compiled models; None for the user's own.
     Raises:
         InvalidBundle: a file is missing, truncated or altered.
+        InvalidValue: it is of a model that speaks.
     """
     bundle = path if isinstance(path, Bundle) else open_bundle(path)
     return _load_rung(bundle, bundle.rung(rung), task=load_task(bundle), streams=streams, cache=cache)
@@ -260,8 +262,17 @@ def _check_parts(model: Model) -> None:
 
 
 def load_task(bundle: Bundle) -> Task:
-    """Make the task that a bundle's manifest names."""
+    """Make the task that a bundle's manifest names.
+
+    Raises:
+        InvalidValue: a model that speaks has none.
+        InvalidBundle: settings that are not the task's.
+    """
     manifest = bundle.manifest
+    if manifest.task in SPEAKING:
+        raise InvalidValue(
+            f"{bundle.name} speaks, and is asked while it is served: `millis serve {bundle.path}`, then ask the server."
+        )
     tokenizer = Tokenizer(bundle.path / TOKENIZER)
     try:
         task: Task = tasks[manifest.task](tokenizer, labels=manifest.labels, **manifest.task_settings)

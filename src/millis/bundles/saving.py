@@ -12,10 +12,11 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 
-from millis.bundles.bundle import MANIFEST, REPORT, Bundle, certificate_file, compute_seal, hash_file, stay_inside
+from millis.bundles.bundle import MANIFEST, REPORTS, Bundle, certificate_file, compute_seal, hash_file, stay_inside
 from millis.bundles.manifest import Certificate, FileEntry, Manifest
 from millis.errors import InvalidValue, RunFailed
 
@@ -60,14 +61,19 @@ def save_bundle(path: str | Path, *, manifest: Manifest, parts: Mapping[str, Pat
     return Bundle(place, sealed)
 
 
-def certify(bundle: Bundle, *, certificates: Sequence[Certificate], report: bytes | None = None) -> Bundle:
-    """Write the bundle again with new certificates of some of its rungs (and a report), everything else unchanged."""
+def certify(
+    bundle: Bundle, *, certificates: Sequence[Certificate], reports: Mapping[str, bytes] = MappingProxyType({})
+) -> Bundle:  # fmt: skip
+    """Write the bundle again with new certificates of some of its rungs, everything else unchanged.
+
+    Args:
+        reports: pages by language; those that are there stay where none is given.
+    """
     parts: dict[str, Path | bytes] = {name: bundle.path / name for name in bundle.manifest.files}
     for certificate in certificates:
         file = certificate_file(certificate.rung, serving=bundle.manifest.rung)
         parts[file] = msgspec.json.format(msgspec.json.encode(certificate), indent=1)
-    if report is not None:
-        parts[REPORT] = report
+    parts |= {REPORTS[language]: page for language, page in reports.items()}
     return save_bundle(bundle.path, manifest=bundle.manifest, parts=parts)
 
 

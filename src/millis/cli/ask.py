@@ -8,6 +8,7 @@ import typer
 
 from millis.cli.output import Json, write_result
 from millis.errors import InvalidValue, RunFailed
+from millis.tasks.instructing import CHAT
 
 _SHOWN = 5
 """Numbers of a vector."""
@@ -33,10 +34,23 @@ class _Found(msgspec.Struct):
     end: int
 
 
+_PARTS = {
+    "qa": ("context", "answers questions from a text: give it with --context TEXT"),
+    "rerank": ("documents", "ranks documents: give each with --document TEXT"),
+}
+"""What a question of a task needs beside its text."""
+
+
 class _Passage(msgspec.Struct):
     id: str
     text: str
     score: float
+    relevance_score: float | None = None
+
+
+class _Ranked(msgspec.Struct):
+    index: int
+    relevance_score: float
 
 
 class _Result(msgspec.Struct):
@@ -46,7 +60,9 @@ class _Result(msgspec.Struct):
     entities: list[_Entity] | None = None
     label: str | None = None
     labels: list[str] | None = None
+    ranking: list[_Ranked] | None = None
     scores: list[_Score] = []
+    text: str | None = None
 
 
 def command(
@@ -56,32 +72,49 @@ def command(
         str | None, typer.Argument(help="A second text: a model for embeddings says how alike the two are.")
     ] = None,
     context: Annotated[str | None, typer.Option(help="The text that is to answer the question.")] = None,
+    document: Annotated[
+        list[str] | None, typer.Option(help="A document to be ranked for the query; give it again for each.")
+    ] = None,
     index: Annotated[
         str | None, typer.Option(help="Of a server: the index that is to be searched, by its name.")
     ] = None,
+    rerank: Annotated[
+        bool, typer.Option("--rerank", help="With --index: a reranker that is served scores what was found.")
+    ] = False,
     key: Annotated[
         str | None, typer.Option(envvar="MILLIS_KEY", help="For a server with keys; better in MILLIS_KEY than here.")
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Ask a bundle (in this process) or a running server, and show the answer with its milliseconds."""
-    for name, given in (("text", text), ("second text", other), ("context", context)):
-        if given == "":
-            raise InvalidValue(f"the {name} is empty: give at least one character.")
+    given = (("the text", text), ("the second text", other), ("the context", context))
+    for name, one in (*given, *(("a document", one) for one in document or ())):
+        if one == "":
+            raise InvalidValue(f"{name} is empty: give at least one character.")
     if other is not None and context is not None:
         raise InvalidValue("a second text and a context came: give one of them, or neither.")
+    is_alone = other is None and context is None
+    if document and not is_alone:
+        raise InvalidValue("--document goes with a query alone: leave the second text and --context out.")
     if index is not None:
-        _search(target, text, index=index, is_alone=other is None and context is None, key=key, is_json=as_json)
+        is_alone = is_alone and not document
+        _search(target, text, index=index, is_alone=is_alone, rerank=rerank, key=key, is_json=as_json)
         return
+    if rerank:
+        raise InvalidValue("--rerank goes with --index: name the index that is to be searched.")
     first: Any = text if context is None else {"question": text, "context": context}
+    if document:
+        first = {"query": text, "documents": document}
     asked = [first] if other is None else [first, other]
     answer: dict[str, Any]
     if target.startswith(("http://", "https://")):
         answer, timing = ask_server(target, first if other is None else asked, key=key)
     else:
-        from millis.bundles import load
+        from millis.bundles import load, open_bundle
 
-        model = load(target)
+        bundle = open_bundle(target)
+        model = load(bundle)
+        _check_asked(first, task=bundle.manifest.task, name=model.name)
         model.warm(rounds=1)
         said = [model.answer(one) for one in asked]
         model.close()
@@ -96,13 +129,15 @@ def command(
             f"two texts came, and {answer['model']} makes no vectors to compare: give one text, or a model for"
             " embeddings."
         )
-    lines = [line for one in answer["results"] for line in _lines(_read(one))]
+    lines = [line for one in answer["results"] for line in _lines(_read(one), documents=document or [])]
     if other is not None:
         lines.append(f"cosine {_cosine(*(one['embedding'] for one in answer['results'])):.4f}")
     write_result(answer, lines=[*lines, f"({answer['rung']}: {timing})"], is_json=as_json)
 
 
-def _search(target: str, query: str, *, index: str, is_alone: bool, key: str | None, is_json: bool) -> None:
+def _search(
+    target: str, query: str, *, index: str, is_alone: bool, rerank: bool, key: str | None, is_json: bool
+) -> None:  # fmt: skip
     from millis.asking import Client
 
     if not target.startswith(("http://", "https://")):
@@ -111,15 +146,15 @@ def _search(target: str, query: str, *, index: str, is_alone: bool, key: str | N
             f" `millis serve {target} --index ...` prints."
         )
     if not is_alone:
-        raise InvalidValue("--index goes with a query alone: leave the second text and --context out.")
+        raise InvalidValue("--index goes with a query alone: leave the second text, --context and --document out.")
     with Client(target, key=key) as client:
-        answer = client.search(query, index=index)
+        answer = client.search(query, index=index, **({"rerank": True} if rerank else {}))
     try:
         found = msgspec.convert(answer.results, type=list[_Passage])
     except msgspec.ValidationError as error:
         raise RunFailed(f"{target} does not answer a search like a millis server: is one running there?") from error
     width = max((len(one.id) for one in found), default=0)
-    lines = [f"{one.score:.4f}  {one.id:<{width}}  {one.text}" for one in found]
+    lines = [f"{_score(one, by_reranker=rerank)}  {one.id:<{width}}  {one.text}" for one in found]
     times = ", ".join(f"{stage} {ms:.3f}" for stage, ms in answer.times_ms.items())
     write_result(
         {"model": answer.model, "rung": answer.rung, "index": index, "results": answer.results},
@@ -139,7 +174,25 @@ def _cosine(one: list[float], other: list[float]) -> float:
     return sum(a * b for a, b in zip(one, other, strict=True)) / lengths if lengths else 0.0
 
 
-def _lines(result: _Result) -> list[str]:
+def _check_asked(asked: Any, *, task: str, name: str) -> None:
+    """Refuse a question that lacks a part, or has one too many, before anything is run."""
+    part, advice = _PARTS.get(task, ("", ""))
+    if part and (not isinstance(asked, dict) or part not in asked):
+        raise InvalidValue(f"{name} {advice}.")
+    if not part and isinstance(asked, dict):
+        raise InvalidValue(f"{name} takes text alone: leave --context and --document out.")
+
+
+def _score(passage: _Passage, *, by_reranker: bool) -> str:
+    score = passage.relevance_score if by_reranker else passage.score
+    return f"{'-':>6}" if score is None else f"{score:.4f}"
+
+
+def _lines(result: _Result, *, documents: list[str]) -> list[str]:
+    if result.ranking is not None:
+        return [f"{one.relevance_score:.3f}  {documents[one.index]}" for one in result.ranking]
+    if result.text is not None and not result.scores:
+        return result.text.splitlines() or [""]
     if result.embedding is not None:
         first = ", ".join(f"{number:.4f}" for number in result.embedding[:_SHOWN])
         return [f"{len(result.embedding)} numbers: {first}{', ...' if len(result.embedding) > _SHOWN else ''}"]
@@ -171,6 +224,11 @@ def ask_server(url: str, asked: Any, *, key: str | None = None) -> tuple[dict[st
         task, name = first.get("task"), first.get("id")
         if not isinstance(task, str) or not isinstance(name, str):
             raise RunFailed(f"{url} does not answer like a millis server (it lists no model): is one running there?")
+        if task == CHAT:
+            raise InvalidValue(
+                f"{name} chats: open {url}/chat in a browser, or give {url}/v1 to an OpenAI client as its base_url."
+            )
+        _check_asked(asked[0] if isinstance(asked, list) else asked, task=task, name=name)
         answer = client.ask(task, asked, model=name)
     times = ", ".join(f"{stage} {ms:.3f}" for stage, ms in answer.times_ms.items())
     return {

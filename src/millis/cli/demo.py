@@ -58,7 +58,7 @@ def command(
                 f"asked {server.url}/v1/ner: {_QUESTION}",
                 *(f"  {one['label']:<8} {one['score']:.3f}  {one['text']}" for one in entities),
                 f"  {timing}",
-                f"report    {bundle.path / 'report.html'}",
+                f"report    {bundle.path / 'report.html'} (in Chinese report.zh.html)",
                 f"playground {server.url}/" if keep else f"serve it  millis serve {bundle.path}",
                 "The corpus is synthetic. Bring your own:",
                 "  millis fit --train yours.conll --base FOLDER --p99 '20 ms' -o yours.millis",

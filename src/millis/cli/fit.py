@@ -155,7 +155,10 @@ def command(
     write_result(
         {"bundle": str(bundle.path), "contract": bundle.manifest.contract, "certificate": certificate,
          "quality": bundle.rung().quality, "report": str(bundle.path / "report.html")},
-        lines=[f"bundle {bundle.path}", f"report {bundle.path / 'report.html'}", f"next: millis serve {bundle.path}"],
+        lines=[
+            f"bundle {bundle.path}", f"report {bundle.path / 'report.html'} (in Chinese report.zh.html)",
+            f"next: millis serve {bundle.path}",
+        ],
         is_json=as_json,
     )  # fmt: skip
 

@@ -1,7 +1,8 @@
 """`millis inspect`: what is in a bundle, and why."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import typer
@@ -40,7 +41,8 @@ def _lines(opened: Bundle) -> list[str]:
     lines = [
         f"{opened.name}: {manifest.task}, {write_bytes(total)}, made {manifest.created} from {manifest.base}",
         f"contract  {Contract.from_record(manifest.contract)}",
-        f"labels    {len(labels)}: {', '.join(labels[:_MOST_LABELS])}{', ...' * (len(labels) > _MOST_LABELS)}",
+        *([f"labels    {len(labels)}: {_write_some(labels)}"] if labels else []),
+        *([f"settings  {_write_settings(manifest.task_settings)}"] if manifest.task in tasks else []),
         f"layout    {manifest.serving.workers} worker(s), {manifest.serving.threads} thread(s) each (0: event loop)",
     ]
     certificate = opened.certificate
@@ -63,6 +65,16 @@ def _lines(opened: Bundle) -> list[str]:
     for choice in manifest.choices:
         lines.append(f"why       {choice.what}: {choice.choice} ({choice.reason})")
     return [*lines, *(f"note      {note}" for note in manifest.notes)]
+
+
+def _write_some(labels: Sequence[str]) -> str:
+    return f"{', '.join(labels[:_MOST_LABELS])}{', ...' * (len(labels) > _MOST_LABELS)}"
+
+
+def _write_settings(settings: Mapping[str, Any]) -> str:
+    """Write a task's settings but its example, and what is not set."""
+    told = {name: value for name, value in settings.items() if name != "example" and value not in ("", None, [], {})}
+    return ", ".join(f"{name} {msgspec.json.encode(value).decode()}" for name, value in told.items())
 
 
 def _write_agreement(opened: Bundle, agreement: float) -> str:

@@ -33,7 +33,10 @@ def command(
     )
     write_result(
         {"bundle": str(bundle), "verdict": proof.verdict, "certificate": proof.bundle.certificate},
-        lines=[*proof.verdict.lines(), *proof.load.lines(), f"report {proof.bundle.path / 'report.html'}"],
+        lines=[
+            *proof.verdict.lines(), *proof.lines(),
+            f"report {proof.bundle.path / 'report.html'} (in Chinese report.zh.html)",
+        ],
         is_json=as_json,
     )
     raise typer.Exit(EXIT_CODES[proof.verdict.status])

@@ -7,6 +7,7 @@ Limits: a file is held in memory. UTF-8 only, with or without BOM. A row ends at
 a carriage return before it; no other character (U+2028, U+0085, ...) ends one.
 """
 
+import re
 import unicodedata
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Callable, Sequence
@@ -23,6 +24,13 @@ T = TypeVar("T")
 
 Row = tuple[int, str]
 """Line number, from 1, and the text of the line without its end."""
+
+
+_LOOKED_AT, _MOSTLY = 1 << 16, 0.8
+_COMMON = {
+    "GB18030": re.compile(rb"[\xa1-\xa9\xb0-\xd7][\xa1-\xfe]"), "BIG5": re.compile(rb"[\xa1-\xc6][\x40-\x7e\xa1-\xfe]")
+}  # fmt: skip
+"""Bytes of the letters and signs that each standard lists as common."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,16 +107,31 @@ def read_rows(path: Path, *, bad: BadRows) -> list[Row]:
     if not any(line.strip() for line in lines):
         raise no_examples(path)
     rows: list[Row] = []
+    encoding = ""
     for number, ended in enumerate(lines, start=1):
         line = ended.removesuffix(b"\r")
         try:
             text = line.decode()
         except UnicodeDecodeError as error:
             byte = f"byte {error.start + 1} (0x{line[error.start]:02x})"
-            bad.add(number, f"{byte} is not UTF-8: convert the file, as with `iconv -f LATIN1 -t UTF-8`")
+            encoding = encoding or _guess_encoding(content)
+            bad.add(number, f"{byte} is not UTF-8: convert the file, as with `iconv -f {encoding} -t UTF-8`")
             text = line.decode(errors="replace")
         rows.append((number, text))
     return rows
+
+
+def _guess_encoding(content: bytes) -> str:
+    """Guess in what a file that is not UTF-8 is written: where most of its letters are common Chinese ones, in that."""
+    head = content[:_LOOKED_AT].rpartition(b"\n")[0] or content
+    shares = {"LATIN1": _MOSTLY}
+    for name, is_common in _COMMON.items():
+        try:
+            letters = [letter.encode(name) for letter in head.decode(name) if not letter.isascii()]
+        except UnicodeDecodeError:
+            continue
+        shares[name] = sum(is_common.fullmatch(letter) is not None for letter in letters) / max(len(letters), 1)
+    return max(shares, key=lambda name: shares[name])
 
 
 def no_examples(path: Path) -> InvalidData:

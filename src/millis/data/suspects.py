@@ -26,6 +26,8 @@ WRONG = ("conflict", "leak", "twin", "unseen")
 NOTES = ("duplicate", "empty", "once", "suspicious")
 
 _LEAST_LETTERS = 2
+_IDEOGRAPH = re.compile(r"[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+"""A word by itself, where a letter is none."""
 _UNIT = re.compile(r"[\u2e80-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]|[^\W\u2e80-\u9fff\uf900-\ufaff]+|\S")
 _MOST_UNITS = 12  # of an entity that is looked for elsewhere
 _LEAST_OTHERS, _LEAST_SHARE = 4, 0.8
@@ -190,5 +192,5 @@ def _find_empty(parts: Mapping[str, Sequence[Example]]) -> Iterator[Finding]:
     for part in parts.values():
         for example in part:
             n = min(sum(character.isalnum() for character in text) for text in texts_of(example.text))
-            if n < _LEAST_LETTERS:
+            if n < _LEAST_LETTERS and not all(map(_IDEOGRAPH.search, texts_of(example.text))):
                 yield Finding(kind="empty", source=example.source, said=f"a text of {n} letters or digits")

@@ -22,8 +22,10 @@ from millis.contract import (
     judge_memory,
     judge_quality,
 )
+from millis.cores import n_cores
 from millis.data.examples import Example
 from millis.errors import InvalidValue
+from millis.measuring.bandwidth import Ceiling, find_ceiling
 from millis.measuring.bench import offer_load
 from millis.measuring.crowd import Crowd
 from millis.measuring.fingerprint import fingerprint
@@ -39,15 +41,18 @@ from millis.telemetry.progress import say
 
 PROOF_MS = 20_000.0
 _FEWEST = 1_000
+_MOST_READING = 8
+"""Threads that measure memory; more add nothing to it."""
 
 
 class Served(NamedTuple):
-    """A load that was offered to a server of ours."""
+    """A load that was offered to a server of ours; the ceiling is of models that speak."""
 
     load: LoadResult
     memory_mb: float
     shape: ServingShape
     crowd: Crowd
+    ceiling: Ceiling | None = None
 
 
 class Proof(NamedTuple):
@@ -56,6 +61,14 @@ class Proof(NamedTuple):
     bundle: Bundle
     verdict: Verdict
     load: LoadResult
+    ceiling: Ceiling | None = None
+
+    def lines(self) -> tuple[str, ...]:
+        """Write what was measured for a terminal."""
+        tokens = self.load.tokens
+        if self.ceiling is None or tokens is None or tokens.each is None:
+            return self.load.lines()
+        return (*self.load.lines(), self.ceiling.tell(tokens.each.p50_ms))
 
 
 def measure_served(
@@ -85,7 +98,15 @@ def measure_served(
                 name=name,
             )
         memory_mb = sum(_resident_mb(pid) for pid in server.pids)
-    return Served(result, memory_mb, shape, crowd)
+    return Served(result, memory_mb, shape, crowd, _find_ceiling(bundle) if is_chat else None)
+
+
+def _find_ceiling(bundle: Bundle) -> Ceiling | None:
+    """Find the ceiling of the rung that serves; None where its weights stand in no file of their own."""
+    folder = f"{bundle.rung().folder}/"
+    files = bundle.manifest.files.items()
+    n_bytes = sum(one.n_bytes for name, one in files if name.startswith(folder) and name.endswith(".bin"))
+    return find_ceiling(n_bytes, threads=min(n_cores(), _MOST_READING)) if n_bytes else None
 
 
 def judge_served(bundle: Bundle, *, contract: Contract, served: Served) -> Verdict:
@@ -168,7 +189,8 @@ def prove(
     served = measure_served(bundle, contract=contract, bodies=bodies, n_requests=n)
     verdict = judge_served(bundle, contract=contract, served=served)
     certificate = make_certificate(bundle, contract=contract, served=served, verdict=verdict)
-    return Proof(write_proof(bundle, certificates=[certificate], load=served.load), verdict, served.load)
+    proven = write_proof(bundle, certificates=[certificate], load=served.load)
+    return Proof(proven, verdict, served.load, served.ceiling)
 
 
 def plan_proof(contract: Contract, *, for_ms: float = PROOF_MS) -> int:
@@ -202,7 +224,8 @@ def make_certificate(
         verdict=msgspec.to_builtins(verdict),
         measurement=msgspec.to_builtins(served.load, str_keys=True)
         | {"memory_mb": round(served.memory_mb, 1)}
-        | served.crowd.record(),
+        | served.crowd.record()
+        | ({"ceiling": msgspec.to_builtins(served.ceiling)} if served.ceiling is not None else {}),
         machine=msgspec.to_builtins(machine),
         rung=bundle.manifest.rung,
         serving=served.shape,
@@ -215,13 +238,13 @@ def make_certificate(
 
 
 def write_proof(bundle: Bundle, *, certificates: Sequence[Certificate], load: LoadResult) -> Bundle:
-    """Write certificates into the bundle, and the report of the first, which speaks of the rung that serves.
+    """Write certificates into the bundle, and the reports of the first, which speaks of the rung that serves.
 
     Args:
         load: the measurement of the first.
     """
-    page = report_proof(bundle, certificates=certificates, load=load)
-    return certify(bundle, certificates=certificates, report=page)
+    pages = report_proof(bundle, certificates=certificates, load=load)
+    return certify(bundle, certificates=certificates, reports=pages)
 
 
 def evaluate(path: str | Path | Bundle, examples: Sequence[Example], *, rung: str | None = None) -> Score:

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from millis.bundles import Bundle, Certificate, Rung
+from millis.bundles.bundle import REPORTS
 from millis.contract import Verdict
 from millis.measuring.findings import BucketTime, Candidate, Latency, Lengths, Quality, Report, RungFound
 from millis.measuring.histograms import Histogram
@@ -18,8 +19,8 @@ from millis.measuring.report import write_report
 from millis.measuring.results import LoadResult
 
 
-def report_proof(bundle: Bundle, *, certificates: Sequence[Certificate], load: LoadResult) -> bytes:
-    """Draw the report of a bundle with these certificates, the first of them that of the rung that serves."""
+def report_proof(bundle: Bundle, *, certificates: Sequence[Certificate], load: LoadResult) -> dict[str, bytes]:
+    """Draw the report of a bundle with these certificates, by language; the first is that of the rung that serves."""
     manifest, rung, certificate = bundle.manifest, bundle.rung(), certificates[0]
     by_rung = {one.name: bundle.certificate_of(one.name) for one in manifest.rungs}
     by_rung |= {one.rung: one for one in certificates}
@@ -56,9 +57,10 @@ def report_proof(bundle: Bundle, *, certificates: Sequence[Certificate], load: L
         command=certificate.command,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
-        page = Path(folder) / "report.html"
-        write_report(page, report=report)
-        return page.read_bytes()
+        pages = {language: Path(folder) / name for language, name in REPORTS.items()}
+        for language, page in pages.items():
+            write_report(page, report=report, language=language)
+        return {language: page.read_bytes() for language, page in pages.items()}
 
 
 def _table(rung: Rung) -> tuple[BucketTime, ...]:

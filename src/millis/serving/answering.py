@@ -4,7 +4,7 @@ Border: HTTP and JSON; answers come from executors.
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from time import perf_counter_ns
 from typing import Any, NamedTuple, Protocol
@@ -41,11 +41,25 @@ class Language(Protocol):
         """Read what is asked, for how many ms it is of use if the body says so, and what `write` has to know."""
 
     def write(self, answer: Mapping[str, Any], form: Any) -> tuple[bytes, list[tuple[bytes, bytes]]]:
-        """Write an answer: body and headers. What it does beside writing it notes in form's `times_ns`, by stage."""
+        """Write an answer: body and headers."""
 
     @property
     def own_ms(self) -> float:
-        """How long `write` takes for what it does beside writing."""
+        """How long of a deadline is to be kept free for what comes behind the model."""
+
+
+class Then(Protocol):
+    """What a route does between a model's answer and its writing."""
+
+    def prepare(self, form: Any, *, scope: Scope) -> None:
+        """Check what can be checked before the model runs."""
+
+    async def run(self, results: Sequence[Any], form: Any, *, scope: Scope, until_ns: int | None) -> None:
+        """Do it; what it took goes into form's `times_ns`, by stage, and what other models took into `elsewhere_ns`.
+
+        Args:
+            until_ns: when the client wants its answer, None where it did not say.
+        """
 
 
 class Plain:
@@ -83,8 +97,9 @@ class TaskRoute:
     def __init__(
         self, route: str, models: Mapping[str, Served], *, language: Language, executor: Executor,
         gate: Gate, limits: Limits, observer: Observer, polling: Polling, cache: AnswerCache | None,
+        then: Then | None = None,
     ) -> None:  # fmt: skip
-        self._route, self._language = route, language
+        self._route, self._language, self._then = route, language, then
         self._models = models
         self._first = next(iter(models.values()))
         self._executor, self._gate = executor, gate
@@ -105,15 +120,21 @@ class TaskRoute:
             allowed_ms = read_deadline(
                 scope["headers"], within_ms=within_ms, left_ms=scope.get("millis.left_ms")
             )  # fmt: skip
+            until_ns = None if allowed_ms is None else scope["millis.came_ns"] + int(1e6 * allowed_ms)
             if allowed_ms is not None:
                 allowed_ms = max(allowed_ms - self._language.own_ms, 0.0)
             served = self._choose(request)
             self._gate.allow(scope, served.bundle.manifest.task, f"model:{served.bundle.name}")
+            if self._then is not None:
+                self._then.prepare(form, scope=scope)
             trial = served.trial
-            if trial is not None and request.rung is None and trial.takes():
+            may_try = request.rung is None and self._then is None  # what comes then is made for the one that serves
+            if trial is not None and may_try and trial.takes():
                 ran = await self._try(trial, served, scope, request, allowed_ms=allowed_ms)
             else:
                 ran = await self._run(served, scope, request, allowed_ms=allowed_ms)
+            if self._then is not None:
+                await self._then.run(ran.job.results, form, scope=scope, until_ns=until_ns)
         except Exception as error:
             await self._write_problem(scope, send, error, asked_id)
             if isinstance(error, Refused) and error.slug == "deadline-passed":  # it was admitted
@@ -250,11 +271,13 @@ class TaskRoute:
             {"model": served.bundle.name, "rung": rung.name, "quality": rung.quality, "results": job.results}, form
         )
         wrote = perf_counter_ns()
-        queue_ns = began - read_ns + max(writing - parsed - job.tokenize_ns - job.worked_ns, 0)
-        stages_ns = (parsed - began, queue_ns, job.tokenize_ns, job.run_ns, job.decode_ns, wrote - writing)
         own_ns: Mapping[str, int] = getattr(form, "times_ns", {})
-        spent_ns = sum(own_ns.values())
-        shown_ns = {**dict(zip(STAGES, stages_ns, strict=True)), **own_ns, "write": stages_ns[-1] - spent_ns}
+        elsewhere_ns: Mapping[str, int] = getattr(form, "elsewhere_ns", {})
+        spent_ns, write_ns = sum(own_ns.values()), wrote - writing
+        waited_ns = writing - parsed - job.tokenize_ns - job.worked_ns - spent_ns - sum(elsewhere_ns.values())
+        queue_ns = began - read_ns + max(waited_ns, 0)
+        stages_ns = (parsed - began, queue_ns, job.tokenize_ns, job.run_ns, job.decode_ns, write_ns + spent_ns)
+        shown_ns = {**dict(zip(STAGES, stages_ns, strict=True)), "write": write_ns, **own_ns, **elsewhere_ns}
         timing = ", ".join(f"{stage};dur={ns / 1e6:.3f}" for stage, ns in shown_ns.items())
         headers += [
             (b"server-timing", timing.encode()), (b"x-millis-rung", rung.header), (b"x-millis-version", served.header),

@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from millis.errors import InvalidRequest
 from millis.serving.about import list_about_routes
-from millis.serving.answering import Language, Plain, TaskRoute
+from millis.serving.answering import Language, Plain, TaskRoute, Then
 from millis.serving.caching import AnswerCache
 from millis.serving.embeddings import EMBEDDING, EMBEDDINGS, Embeddings
 from millis.serving.executor import Executor
@@ -30,6 +30,7 @@ from millis.serving.openapi import describe
 from millis.serving.pages import list_page_routes
 from millis.serving.polling import Polling
 from millis.serving.problems import handlers, list_headers, write_error
+from millis.serving.reordering import RERANK, Reordering
 from millis.serving.replies import Scope, Send, json_route, send_whole
 from millis.serving.requests import Receive
 from millis.serving.reranking import Ranked
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-_LANGUAGES: dict[str, Callable[[str], Language]] = {"rerank": Ranked}
+_LANGUAGES: dict[str, Callable[[str], Language]] = {RERANK: Ranked}
 """Of tasks that are asked and answered in a form of their own."""
 
 _ALWAYS_OPEN = ("/health/live", "/v2/health/live")
@@ -88,7 +89,11 @@ class App:
         if EMBEDDING in by_task and self._search is not None:
             self._search.follow([one.bundle for one in by_task[EMBEDDING].values()])
             indexes = self._search.by_model()
-            routes["/v1/search"] = self.make_route("/v1/search", by_task[EMBEDDING], self._search)
+            reordering = Reordering(
+                self._search, by_task.get(RERANK, {}), executor=self._executor, gate=self._gate,
+                metrics=self._observer.metrics,
+            )  # fmt: skip
+            routes["/v1/search"] = self.make_route("/v1/search", by_task[EMBEDDING], self._search, then=reordering)
         for one in served:
             name, task = one.bundle.name, one.bundle.manifest.task
             language = OpenInference(name, task, tasks[task])
@@ -118,11 +123,13 @@ class App:
         self._live.talkers = tuple(talkers)
         self._live.routes = {task: self.make_route(LIVE, models, Typed(task)) for task, models in by_task.items()}
 
-    def make_route(self, path: str, models: Mapping[str, Served], language: Language) -> TaskRoute:
+    def make_route(
+        self, path: str, models: Mapping[str, Served], language: Language, *, then: Then | None = None
+    ) -> TaskRoute:
         """Make a route that runs one of these models."""
         return TaskRoute(
             path, models, language=language, executor=self._executor, gate=self._gate, limits=self._limits,
-            observer=self._observer, polling=self._polling, cache=self._cache,
+            observer=self._observer, polling=self._polling, cache=self._cache, then=then,
         )  # fmt: skip
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -253,9 +253,9 @@ def _run_window(
         n_run = len(job.logits)
         is_last = is_late or n_run == len(windows)
         if job.may_stop and not is_last:
-            takes_ns = forecast.run_ns(place, [len(windows[n_run].ids)])
+            takes_ns, then_ns = job.predict_next_ns(place)
             with lock:
-                is_last = not queue.may_go_on(job, takes_ns=takes_ns, now_ns=ran)
+                is_last = not queue.may_go_on(job, takes_ns=takes_ns, then_ns=then_ns, now_ns=ran)
         if is_last:
             asked = job.texts[len(job.results)]
             job.results.append(model.task.decode(asked, windows[:n_run], job.logits, job.options))

@@ -61,6 +61,26 @@ _ENTITY = shape_object({
     "score": _SHARE,
 })  # fmt: skip
 _VECTOR = shape_list({"type": "number", "minimum": -1, "maximum": 1})
+_FINDING: dict[str, Shape] = {
+    "id": _TEXT,
+    "text": _TEXT,
+    "fields": {"type": "object"},
+    "score": {"type": "number", "description": "sum of 1 / (60 + rank) over the two rankings"},
+    "cosine": {"type": ["number", "null"], "description": "null where words alone found it"},
+    "ranks": {
+        "type": "object",
+        "properties": {name: {"type": "integer", "minimum": 1} for name in ("vectors", "words")},
+    },
+}
+_RELEVANCE: Shape = {
+    "type": ["number", "null"],
+    "description": "a reranker's, where one was asked; null where there was no time for it",
+}
+_RERANKED = shape_object({
+    "model": _TEXT,
+    "rung": {"type": ["string", "null"]},
+    "scored": {"type": "integer", "description": "how many of the candidates there was time for"},
+})  # fmt: skip
 
 _RESULTS: dict[str, Shape] = {
     "rerank": {"anyOf": [_RANKED, _RANKED_IN_TIME]},
@@ -92,18 +112,9 @@ FOUND = shape_object(
     {
         "index": _TEXT,
         "results": shape_list(
-            shape_object({
-                "id": _TEXT,
-                "text": _TEXT,
-                "fields": {"type": "object"},
-                "score": {"type": "number", "description": "sum of 1 / (60 + rank) over the two rankings"},
-                "cosine": {"type": ["number", "null"], "description": "null where words alone found it"},
-                "ranks": {
-                    "type": "object",
-                    "properties": {name: {"type": "integer", "minimum": 1} for name in ("vectors", "words")},
-                },
-            })
+            shape_object({**_FINDING, "relevance_score": _RELEVANCE}, required=tuple(_FINDING))
         ),
+        "reranked": _RERANKED,
     },
     required=("model", "rung", "quality", "index", "results"),
 )  # fmt: skip

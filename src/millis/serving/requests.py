@@ -51,6 +51,8 @@ class SearchRequest(msgspec.Struct, forbid_unknown_fields=True):
         top_k: how many passages, at most.
         filter: by field a value, a list of values, or {"min": ..., "max": ...}.
         index: its name; may be left out when one is served.
+        rerank: is a reranker to score what was found? Its name, or true for the first that is served.
+        candidates: how many of the found passages it scores, at most; no fewer than top_k.
         rung, fallback: as in every request; an index holds the vectors of one rung, and those of another are only near
             them, so that another answers only where the client says that it may.
     """
@@ -59,6 +61,8 @@ class SearchRequest(msgspec.Struct, forbid_unknown_fields=True):
     top_k: Annotated[int, Meta(ge=1, le=100)] = 10
     filter: dict[str, Any] = {}
     index: str | None = None
+    rerank: bool | str = False
+    candidates: Annotated[int, Meta(ge=1, le=100)] = 20
     rung: str | None = None
     fallback: bool = False
 

@@ -162,6 +162,14 @@ class Job:
         left = len(self.texts) - len(self.results)
         return forecast.run_ns(place, self._least_lengths()) + forecast.overhead_ns * left
 
+    def predict_next_ns(self, place: int) -> tuple[float, float]:
+        """Predict the next window of the text that runs, and what then is left: as many of each text behind it."""
+        n_next, forecast = len(self.logits) + 1, self.ladder.forecast
+        window, *behind = self.encoded[len(self.results) :]
+        lengths = [len(one.ids) for windows in behind for one in windows[:n_next]]
+        takes_ns = forecast.run_ns(place, [len(window[n_next - 1].ids)])
+        return takes_ns, forecast.run_ns(place, lengths) + forecast.overhead_ns * (1 + len(behind))
+
     def lengths(self) -> list[int]:
         """List the token counts of the windows that are left to run."""
         done = len(self.results)
@@ -256,17 +264,28 @@ class Queue:
             takes_ns = job.predict_ns(place)
             is_in_time = now_ns + takes_ns + job.ladder.forecast.margin_ns <= job.deadline_ns
             if is_in_time and (not self._jobs or takes_ns - fast_ns <= spare_ns):
-                job.predicted_ns += takes_ns - fast_ns  # no error of the forecast: it is meant
-                for other in self._jobs:
-                    other.predicted_ns += (takes_ns - fast_ns) / self._lanes
+                self._expect(job, longer_ns=takes_ns - fast_ns)
                 return place
         return fastest
 
-    def may_go_on(self, job: Job, *, takes_ns: float, now_ns: int) -> bool:
-        """Say whether a job that may stop has time for one more window, the others' included."""
-        if now_ns + takes_ns + job.ladder.forecast.margin_ns > job.deadline_ns:
+    def may_go_on(self, job: Job, *, takes_ns: float, now_ns: int, then_ns: float = 0.0) -> bool:
+        """Say whether a job that may stop and all others have time for one more window, which then is expected.
+
+        Args:
+            then_ns: what is left of the job behind that window.
+        """
+        if now_ns + takes_ns + then_ns + job.ladder.forecast.margin_ns > job.deadline_ns:
             return False
-        return not self._jobs or takes_ns <= SHARED * self._lanes * self._spare(-1, now_ns)
+        if self._jobs and takes_ns > SHARED * self._lanes * self._spare(-1, now_ns):
+            return False
+        self._expect(job, longer_ns=takes_ns)
+        return True
+
+    def _expect(self, job: Job, *, longer_ns: float) -> None:
+        """Predict later ends, since a job takes more on purpose: that is no error of the forecast."""
+        job.predicted_ns += longer_ns
+        for other in self._jobs:
+            other.predicted_ns += longer_ns / self._lanes
 
     def _crowdedness(self, deadline_ns: int) -> float:
         """Give how much of a forecast's error to expect: it adds up over those ahead, up to a crowd of four a lane."""

@@ -1,7 +1,8 @@
 """Search over HTTP: POST /v1/search, a query in, passages out.
 
-The query's vector is made as any request of the embedding model is: same queue, deadline, ladder and cache. The
-index is searched when the answer is written; how long that usually takes is kept free of the request's deadline.
+The query's vector is made as any request of the embedding model is: same queue, deadline, ladder and cache. Then the
+index is searched; how long that usually takes is kept free of the request's deadline. What is left of it is the
+reranker's, where one is asked for.
 Border: a translation around retrieving/, and looking whether an index changed on the disk.
 Limits: an index is searched on the event loop, a millisecond for 100,000 passages.
 """
@@ -9,9 +10,10 @@ Limits: an index is searched on the event loop, a millisecond for 100,000 passag
 import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -23,6 +25,7 @@ from millis.retrieving.passages import check_filter
 from millis.retrieving.storing import MANIFEST, identify_model
 from millis.serving.embeddings import EMBEDDING, read_result
 from millis.serving.requests import SearchRequest, TaskRequest, check_request, read_json, request_type
+from millis.serving.served import Served
 from millis.serving.settings import Limits
 from millis.tasks import tasks
 
@@ -78,14 +81,22 @@ class LiveIndex:
         self._seen = seen
 
 
-class Asked(NamedTuple):
-    """What a request asks of an index, and what the search took by stage, filled in when it was done."""
+@dataclass(slots=True)
+class Asked:
+    """What a request asks of an index, and what came of it.
+
+    Attributes:
+        by: the reranker that is to score what is found.
+        times_ns: what finding took, by stage; elsewhere_ns: what other models took.
+    """
 
     state: Index
-    query: str
-    top_k: int
-    where: dict[str, Any]
-    times_ns: dict[str, int]
+    request: SearchRequest
+    by: Served | None = None
+    results: list[dict[str, Any]] = field(default_factory=list)
+    reranked: dict[str, Any] | None = None
+    times_ns: dict[str, int] = field(default_factory=dict)
+    elsewhere_ns: dict[str, int] = field(default_factory=dict)
 
 
 class Search:
@@ -145,19 +156,27 @@ class Search:
             input=asked.query, model=live.model, rung=asked.rung, fallback=asked.fallback
         )
         check_request(request, limits=limits)
-        return request, None, Asked(index, asked.query, asked.top_k, asked.filter, {})
+        return request, None, Asked(index, asked)
 
-    def write(self, answer: Mapping[str, Any], form: Asked) -> tuple[bytes, list[tuple[bytes, bytes]]]:
-        """Search with the query's vector, and write what was found."""
-        vector = np.array(read_result(answer["results"][0])["embedding"], np.float32)
-        found = form.state.search(form.query, vector, k=form.top_k, where=form.where)
+    def find(self, result: Any, form: Asked) -> None:
+        """Search with the query's vector."""
+        asked = form.request
+        vector = np.array(read_result(result)["embedding"], np.float32)
+        k = asked.top_k if form.by is None else max(asked.top_k, asked.candidates)
+        found = form.state.search(asked.query, vector, k=k, where=asked.filter)
+        form.results = found.results
         form.times_ns.update(found.times_ns)
         took_ms = sum(found.times_ns.values()) / 1e6
         self.own_ms += _LATEST * (took_ms - self.own_ms) if self.own_ms else took_ms
+
+    def write(self, answer: Mapping[str, Any], form: Asked) -> tuple[bytes, list[tuple[bytes, bytes]]]:
+        """Write what was found."""
         said = {
             "model": answer["model"], "rung": answer["rung"], "quality": answer["quality"], "index": form.state.name,
-            "results": found.results,
+            "results": form.results[: form.request.top_k],
         }  # fmt: skip
+        if form.reranked is not None:
+            said["reranked"] = form.reranked
         return self._encode(said), [(b"content-type", b"application/json")]
 
     def _choose(self, name: str | None) -> LiveIndex:

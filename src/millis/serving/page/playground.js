@@ -8,13 +8,14 @@ import { firstLanguage, otherLanguage } from "./language.js";
 import { WORDS } from "./words.js";
 
 const DEBOUNCE_MS = 120;
-const STAGES = ["parse", "queue", "tokenize", "run", "decode", "filter", "vectors", "words", "fuse", "write"];
+const STAGES = ["parse", "queue", "tokenize", "run", "decode", "filter", "vectors", "words", "fuse", "rerank", "write"];
 
 const TASKS = ["ner", "classify", "qa", "rerank", "embedding", "search", "translate", "summarise"]; // those whose answers this page can show
 
 const state = {
   language: firstLanguage(),
   models: [],
+  hasReranker: false,
   contracts: new Map(), // model id -> {contract, verdict}
   model: null,
   answer: null, // {text, entities and which of them are marked, or chosen and scores; stages, roundTripMs, rung}
@@ -64,6 +65,7 @@ async function load() {
   try {
     const listed = await read("/v1/models");
     state.models = listed.data.filter((model) => TASKS.includes(model.task)).flatMap(withIndexes);
+    state.hasReranker = listed.data.some((model) => model.task === "rerank");
     at("chat").hidden = !listed.data.some((model) => model.task === "chat");
     if (!state.models.length && !at("chat").hidden) return location.replace("/chat");
     state.contracts = new Map((await read("/contract")).data.map((row) => [row.model, row]));
@@ -124,12 +126,13 @@ function readInput() {
   const [text, question] = [at("text").value, at("question").value];
   if (state.model?.task === "qa") return { question, context: text };
   if (state.model?.task === "rerank") return { query: question, documents: readLines(text) };
-  if (state.model?.task === "search") return { query: text, index: state.model.id, ...readFilter(question) };
+  if (isSearch()) return { query: text, index: state.model.id, ...readFilter(question), ...(isReranked() ? { rerank: true } : {}) };
   return state.model?.task === "embedding" && readLines(text).length ? readLines(text) : text; // the first with the others
 }
 
 const needsQuestion = () => ["qa", "rerank"].includes(state.model?.task);
 const isSearch = () => state.model?.task === "search";
+const isReranked = () => isSearch() && state.hasReranker && at("reranks").checked;
 
 function readFilter(text) {
   if (!text.trim()) return {};
@@ -184,8 +187,8 @@ function askSoon(event) {
 
 function readAnswer(document_, asked) {
   if (isSearch()) {
-    const found = (document_.results ?? []).map(({ id, text, cosine }, place) => (
-      { text, label: `${place + 1}`, score: cosine ?? undefined, where: id }));
+    const found = (document_.results ?? []).map(({ id, text, cosine, relevance_score: relevance }, place) => (
+      { text, label: `${place + 1}`, score: (document_.reranked ? relevance : cosine) ?? undefined, where: id }));
     return { entities: found, best: found[0]?.text ?? "", rung: document_.rung };
   }
   const { answer, answers, entities, text, label, labels, ranking, scores, embedding } = document_.results?.[0] ?? {};
@@ -248,6 +251,8 @@ function showWords() {
   Object.assign(at("language"), { textContent: other === "zh" ? "中文" : "English", lang: other });
   at("question").hidden = !needsQuestion() && !isSearch();
   at("question").placeholder = at("question").ariaLabel = words().question;
+  at("rerank").hidden = !(isSearch() && state.hasReranker);
+  if (isReranked()) document.querySelector("#entities [data-words='score']").textContent = words().relevance;
   at("keys").textContent = /Mac|iPhone|iPad/.test(navigator.platform) ? "⌘ ↵" : "Ctrl ↵";
 }
 
@@ -485,6 +490,7 @@ at("text").form.addEventListener("submit", (event) => {
   ask();
 });
 at("model").addEventListener("change", (event) => choose(event.target.value));
+at("reranks").addEventListener("change", ask);
 at("language").addEventListener("click", switchLanguage);
 for (const kind of ["pointerover", "focusin"]) document.addEventListener(kind, light);
 document.addEventListener("focusout", hideTip);

@@ -23,6 +23,8 @@ export const WORDS = {
     command: "The same from a terminal",
     private: "What you type goes to this server and nowhere else.",
     routes: "Routes",
+    rerank: "Have what is found reranked",
+    relevance: "Relevance",
     empty: "Write a sentence to see what the model finds in it.",
     tasks: {
       ner: {
@@ -117,6 +119,7 @@ export const WORDS = {
       vectors: ["vectors", "the nearest vectors"],
       words: ["words", "the passages with the query's words"],
       fuse: ["fuse", "both rankings put together"],
+      rerank: ["rerank", "query and passages read together"],
     },
   },
   zh: {
@@ -139,6 +142,8 @@ export const WORDS = {
     command: "在终端里做同样的事",
     private: "你输入的内容只发给这台服务器。",
     routes: "接口",
+    rerank: "对搜索结果重排",
+    relevance: "相关度",
     empty: "写一句话，看看模型能找出什么。",
     tasks: {
       ner: {
@@ -233,6 +238,7 @@ export const WORDS = {
       vectors: ["向量", "最近的向量"],
       words: ["词语", "含有查询词语的段落"],
       fuse: ["合并", "合并两种排名"],
+      rerank: ["重排", "把查询与段落放在一起读"],
     },
   },
 };
