@@ -24,8 +24,9 @@ generators = Registry(
     {
         "fake": "millis.backends.fake_generator:FakeGenerator",
         "genai": "millis.backends.genai:GenAiGenerator",
+        "llamacpp": "millis.backends.llamacpp:LlamaCppGenerator",
     },
-    extras={"genai": "llm"},
+    extras={"genai": "llm", "llamacpp": "llamacpp"},
 )
 
 __all__ = ["Backend", "BackendSettings", "Batch", "Batching", "backends", "generators"]

@@ -259,7 +259,7 @@ def load_talker(bundle: Bundle, *, rung: str | None = None, streams: int = STREA
     generator.load(
         bundle.path / chosen.folder,
         settings=GeneratorSettings(
-            threads=chosen.threads, context=talker.chat.context, streams=streams,
+            device=chosen.device, threads=chosen.threads, context=talker.chat.context, streams=streams,
             pieces=talker.chat.tokenizer.spell_all(), end_id=talker.chat.stop_ids[0], prefix=talker.fixed,
             keeps_prefixes=chosen.keeps_prefixes, lookup=chosen.lookup,
         ),
