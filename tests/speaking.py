@@ -68,7 +68,10 @@ def make_speaker(folder: Path, *, family: str = "llama", template: str | None = 
 
 
 def write_gguf(source: Path, file: Path) -> Path:
-    """Write a llama of make_speaker as a GGUF file in float32, with its tokenizer and template."""
+    """Write a llama of make_speaker as a GGUF file in float32, with its tokenizer and template.
+
+    There has to be a merge: "ab" takes the place of a byte that is in no text.
+    """
     import gguf
     from transformers import AutoModelForCausalLM
 
@@ -88,9 +91,9 @@ def write_gguf(source: Path, file: Path) -> Path:
     tokenizer = make_byte_tokenizer()
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list([tokenizer.id_to_token(i) for i in range(END + 1)])
+    writer.add_token_list([tokenizer.id_to_token(i).replace("\u00ff", "ab") for i in range(END + 1)])
     writer.add_token_types([gguf.TokenType.NORMAL] * START + [gguf.TokenType.CONTROL] * 2)
-    writer.add_token_merges(["a b"])  # there has to be one; "ab" is no piece, so nothing is merged
+    writer.add_token_merges(["a b"])
     writer.add_bos_token_id(START)
     writer.add_eos_token_id(END)
     writer.add_add_bos_token(False)

@@ -32,10 +32,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place / "made"
 
 
-@pytest.fixture(params=["fake", "genai", "llamacpp"])
+@pytest.fixture(params=["fake", "genai", "llamacpp", "vllm"])
 def generator(request: pytest.FixtureRequest, folder: Path) -> Iterator[Any]:
     one = _make(request.param)
-    one.load(_place(folder, request.param), settings=GeneratorSettings(context=256))
+    device = "cuda" if request.param == "vllm" else "cpu"
+    one.load(_place(folder, request.param), settings=GeneratorSettings(context=256, device=device))
     yield one
     one.close()
 
@@ -43,6 +44,8 @@ def generator(request: pytest.FixtureRequest, folder: Path) -> Iterator[Any]:
 def _make(name: str) -> Any:
     if name == "llamacpp":
         pytest.importorskip("llama_cpp", reason="pip install 'millis[llamacpp]', which compiles llama.cpp")
+    if name == "vllm":
+        pytest.importorskip("vllm", reason="pip install vllm, on a machine with an NVIDIA GPU")
     return generators[name]()
 
 
@@ -51,7 +54,7 @@ def _place(folder: Path, name: str) -> Path:
     if name == "llamacpp" and not (folder.parent / "gguf").is_dir():
         (folder.parent / "gguf").mkdir()
         write_gguf(folder.parent / "base", folder.parent / "gguf" / "model.gguf")
-    return folder.parent / "gguf" if name == "llamacpp" else folder
+    return {"llamacpp": folder.parent / "gguf", "vllm": folder.parent / "base"}.get(name, folder)
 
 
 def _collect(generator: Any, ids: list[int], **sampling: Any) -> list[Step]:

@@ -254,6 +254,30 @@ def open_model(file: Path, *, is_vocabulary: bool = False) -> Any:
     return model
 
 
+class Vocabulary:
+    """How llama.cpp reads texts with a GGUF file, by which another tokenizer of it is judged."""
+
+    def __init__(self, file: Path) -> None:
+        self._model = open_model(file, is_vocabulary=True)
+        self._vocabulary = library.llama_model_get_vocab(self._model)
+
+    def encode(self, text: str, *, has_frame: bool) -> list[int]:
+        """Cut a text into ids, special pieces where it spells some; see SpeakingTokenizer.encode."""
+        content = text.encode()
+        ids = (library.llama_token * (len(content) + 8))()
+        n = library.llama_tokenize(self._vocabulary, content, len(content), ids, len(ids), has_frame, True)
+        return list(ids[:n])
+
+    def list_ends(self) -> tuple[int, ...]:
+        """List the pieces that end an answer."""
+        n = library.llama_vocab_n_tokens(self._vocabulary)
+        return tuple(i for i in range(n) if library.llama_vocab_is_eog(self._vocabulary, i))
+
+    def close(self) -> None:
+        """Free it."""
+        library.llama_model_free(self._model)
+
+
 def _count_common(known: Sequence[int], ids: Sequence[int]) -> int:
     """Count how many ids two beginnings have in common, of which the last of a prompt is not one: it gives logits."""
     most = min(len(known), len(ids) - 1)
