@@ -163,6 +163,19 @@ def test_an_answer_ends_where_the_context_does(base: Path) -> None:
     one.close()
 
 
+def test_memory_suffices_whatever_comes_and_goes(base: Path) -> None:
+    draw = random.Random(6)
+    one = _load(base, context=64, streams=3, prefix=tuple(range(40)))
+    for _ in range(12):
+        heads = [[*range(draw.randint(0, 40))], draw.choices(range(256), k=draw.randint(1, 30))]
+        prompts = [[*draw.choice(heads), *draw.choices(range(256), k=draw.randint(1, 20))] for _ in range(5)]
+        answers = [_ask(one, ids, max_tokens=100) for ids in prompts]
+        for ids, steps in zip(prompts, answers, strict=True):
+            got = _hear(steps)
+            assert (len(got), got[-1].ending) == (64 - len(ids), "length")
+    one.close()
+
+
 def test_a_step_that_raises_fails_its_answers_and_no_later_one(base: Path) -> None:
     one = _load(base, prefix=tuple(range(40)))
     want = _ids(_ask(one, [*range(40), 7]))

@@ -22,6 +22,7 @@ from millis.serving.settings import ServeSettings
 from millis.serving.supervisor import Supervisor
 from speaking import END, TEMPLATE, make_speaker, write_gguf
 
+pytestmark = pytest.mark.slow
 CONTRACT = Contract(p99="1 s", rate="2/s")
 MESSAGES = [{"role": "user", "content": "When does the tide come in?"}]
 has_llamacpp = importlib.util.find_spec("llama_cpp") is not None
@@ -126,6 +127,13 @@ def test_a_file_whose_tokenizer_llamacpp_reads_otherwise_is_refused(base: Path, 
         pack(str(base / "tiny.gguf"), tmp_path / "x.millis", contract=CONTRACT, rungs=("llamacpp",))
 
 
+@needs_llamacpp
+def test_a_file_that_ends_too_early_is_refused(base: Path, tmp_path: Path) -> None:
+    (tmp_path / "cut.gguf").write_bytes((base / "tiny.gguf").read_bytes()[:-5000])
+    with pytest.raises(InvalidBase, match=r"cut\.gguf"):
+        pack(str(tmp_path / "cut.gguf"), tmp_path / "x.millis", contract=CONTRACT, rungs=("llamacpp",))
+
+
 @pytest.mark.skipif(has_llamacpp, reason="says what to install where llama.cpp is not")
 def test_without_the_library_pack_says_what_to_install(base: Path, tmp_path: Path) -> None:
     with pytest.raises(MissingExtra, match=r"pip install 'millis\[llamacpp\]'"):
@@ -158,7 +166,6 @@ def test_a_folder_for_vllm_is_kept_marked_untested_and_refused_without_the_libra
             load_talker(bundle)
 
 
-@pytest.mark.slow
 @needs_llamacpp
 def test_smollm2_as_it_came_knows_the_capital_of_france(tmp_path: Path) -> None:
     """A real file, by llama.cpp, with the tokenizer that transformers builds: ids equal on a thousand texts."""

@@ -254,6 +254,15 @@ def open_model(file: Path, *, is_vocabulary: bool = False) -> Any:
     return model
 
 
+def try_model(file: Path) -> None:
+    """Load a GGUF file and let it go.
+
+    Raises:
+        InvalidBundle: see open_model.
+    """
+    library.llama_model_free(open_model(file))
+
+
 class Vocabulary:
     """How llama.cpp reads texts with a GGUF file, by which another tokenizer of it is judged."""
 

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, normalizers, processors
 from millis.backends import generators
 from millis.bundles import Rung
 from millis.bundles.manifest import Choice, Step
-from millis.errors import InvalidBase, InvalidValue
+from millis.errors import InvalidBase, InvalidBundle, InvalidValue
 from millis.models.speech import read_precision
 
 CARRIED = {"llamacpp": "cpu", "vllm": "cuda"}
@@ -78,11 +78,16 @@ def agree_with_llamacpp(tokenizer: str, base: str) -> tuple[str, tuple[int, ...]
     Args:
         tokenizer: content of tokenizer.json, as it could be built from the file.
     Raises:
-        InvalidBase: it cuts texts in another way than llama.cpp.
+        InvalidBase: it cuts texts in another way than llama.cpp, or llama.cpp cannot load the file.
     """
-    from millis.backends.llamacpp import Vocabulary
+    from millis.backends.llamacpp import Vocabulary, try_model
 
-    vocabulary = Vocabulary(Path(base).expanduser())
+    file = Path(base).expanduser()
+    try:
+        try_model(file)
+        vocabulary = Vocabulary(file)
+    except InvalidBundle as error:
+        raise InvalidBase(f"base {base!r} cannot be used: {error}") from error
     try:
         want = [vocabulary.encode(one, has_frame=False) for one in PROBES]
         front, framed = (vocabulary.encode(one, has_frame=True) for one in ("", PROBES[0]))
@@ -96,7 +101,7 @@ def agree_with_llamacpp(tokenizer: str, base: str) -> tuple[str, tuple[int, ...]
             told = Choice(what="tokenizer", choice="built from the GGUF file", reason=reason)
             return candidate.to_str(), ends, told
     raise InvalidBase(
-        f"{Path(base).name}: the tokenizer that can be built from it cuts texts in another way than llama.cpp: give"
+        f"{file.name}: the tokenizer that can be built from it cuts texts in another way than llama.cpp: give"
         " another file of this model, or its folder in Hugging Face layout."
     )
 
