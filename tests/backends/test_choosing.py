@@ -28,6 +28,7 @@ def test_a_low_temperature_sharpens() -> None:
     drawn = np.bincount(_draw(2000, temperature=0.5), minlength=4) / 2000
     squares = np.array([0.5, 0.3, 0.15, 0.05]) ** 2
     assert drawn == pytest.approx(squares / squares.sum(), abs=0.03)
+    assert set(_draw(20, temperature=5e-324)) == {0}  # the least there is
 
 
 def test_top_p_leaves_the_fewest_that_suffice() -> None:

@@ -33,7 +33,7 @@ class Chooser:
         """
         said = self._sampling
         bent = self._penalise(logits)
-        piece = int(bent.argmax()) if said.temperature == 0 else self._draw(bent / np.float32(said.temperature))
+        piece = int(bent.argmax()) if said.temperature == 0 else self._draw(bent)
         self._counts[piece] = self._counts.get(piece, 0) + 1
         return piece, _log_probability(logits, piece) if said.has_logprobs else 0.0
 
@@ -48,7 +48,8 @@ class Chooser:
         return bent
 
     def _draw(self, logits: NDArray[np.float32]) -> int:
-        weights = np.exp(logits.astype(np.float64) - logits.max())
+        with np.errstate(over="ignore"):  # near 0 all but the likeliest get nothing
+            weights = np.exp((logits.astype(np.float64) - logits.max()) / self._sampling.temperature)
         if self._sampling.top_p >= 1:
             return _pick(weights, self._random.random())
         kept = _nucleus(weights, share=self._sampling.top_p)
