@@ -79,6 +79,7 @@ def test_what_is_served_is_what_the_source_says(base: Path, packed: Bundle) -> N
         with torch.no_grad():
             said.append(int(speaker.model(torch.tensor([[*ids, *said]])).logits[0, -1].argmax()))
     with Supervisor(ServeSettings(bundles=(str(packed.path),), port=0)) as server:
+        (listed,) = httpx.get(f"{server.url}/v1/models").json()["data"]
         answer = _ask(server.url)
         again = _ask(server.url)
         drawn = [_ask(server.url, temperature=1.0, seed=seed)["choices"][0]["message"]["content"] for seed in (1, 1, 2)]
@@ -88,6 +89,7 @@ def test_what_is_served_is_what_the_source_says(base: Path, packed: Bundle) -> N
         ) as stream:
             next(stream.iter_lines())  # and goes away
         assert _ask(server.url, max_tokens=1)["usage"]["completion_tokens"] == 1
+    assert (listed["engine"]["name"], listed["engine"]["device"]) == ("llamacpp", "cpu")
     content = answer["choices"][0]["message"]["content"]
     assert answer["usage"]["prompt_tokens"] == len(ids)
     assert content == source.decode(said)
