@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import gguf
 import httpx
 import pytest
 from tokenizers import Tokenizer
@@ -134,6 +135,17 @@ def test_a_file_that_ends_too_early_is_refused(base: Path, tmp_path: Path) -> No
     (tmp_path / "cut.gguf").write_bytes((base / "tiny.gguf").read_bytes()[:-5000])
     with pytest.raises(InvalidBase, match=r"cut\.gguf"):
         pack(str(tmp_path / "cut.gguf"), tmp_path / "x.millis", contract=CONTRACT, rungs=("llamacpp",))
+
+
+@needs_llamacpp
+def test_a_part_of_a_file_is_refused(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "m-00001-of-00002.gguf", "llama")
+    writer.add_uint16("split.count", 2)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    with pytest.raises(InvalidValue, match="is one of 2 parts: join them"):
+        pack(str(tmp_path / "m-00001-of-00002.gguf"), tmp_path / "x.millis", contract=CONTRACT, rungs=("llamacpp",))
 
 
 @pytest.mark.skipif(has_llamacpp, reason="says what to install where llama.cpp is not")

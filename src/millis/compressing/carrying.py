@@ -15,7 +15,7 @@ from millis.backends import generators
 from millis.bundles import Rung
 from millis.bundles.manifest import Choice, Step
 from millis.errors import InvalidBase, InvalidBundle, InvalidValue
-from millis.models.speech import read_precision
+from millis.models.speech import read_fields, read_precision
 
 CARRIED = {"llamacpp": "cpu", "vllm": "cuda"}
 """Engines that read files as they came, and where they run."""
@@ -46,8 +46,13 @@ def check_carried(base: object, rung: str) -> None:
     is_gguf = place is not None and place.suffix == ".gguf" and place.is_file()
     if rung == "llamacpp" and not is_gguf:
         raise InvalidValue("rung llamacpp holds a GGUF file as it came: give a .gguf file, or leave the rung out.")
-    if rung == "llamacpp":
-        generators[rung]
+    if rung == "llamacpp" and place is not None:
+        generators[rung]  # or it says what to install
+        n_parts = int(read_fields(place, "split.count").get("split.count", 1))
+        if n_parts > 1:
+            raise InvalidValue(
+                f"{place.name} is one of {n_parts} parts: join them with `llama-gguf-split --merge`, give the whole."
+            )
     if rung == "vllm" and (place is None or not (place.is_dir() and list(place.glob("*.safetensors")))):
         raise InvalidValue(
             "rung vllm holds a folder's weights as they came: give a folder in Hugging Face layout with"
