@@ -9,6 +9,7 @@ from its beginning. On processors with AMX weights are not repacked: 0.3.36 dies
 """
 
 import ctypes
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from millis.cores import cpu_flags
 from millis.errors import InvalidBundle, InvalidValue, RunFailed
 
 import llama_cpp as library  # isort: skip
+
+_log = logging.getLogger("millis")
 
 FILE = "model.gguf"
 _MOST_COMPLAINTS = 16
@@ -74,6 +77,8 @@ class LlamaCppGenerator(Stepping):
         if settings.lookup is not None:
             raise InvalidValue("llamacpp has no lookup: leave it out, or serve the rung on genai.")
         self._settings = settings
+        if not _repacks():
+            _log.warning("llama.cpp leaves weights as they are packed: 0.3.36 dies of AMX, which this processor has")
         self._model = open_model(folder / FILE)
         self._is_rewindable = not (
             library.llama_model_is_recurrent(self._model) or library.llama_model_is_hybrid(self._model)
@@ -244,7 +249,7 @@ def open_model(file: Path, *, is_vocabulary: bool = False) -> Any:
         raise InvalidBundle(f"{file.name} is missing from {file.parent.name}: make the bundle anew.")
     asked = library.llama_model_default_params()
     asked.n_gpu_layers, asked.vocab_only = 0, is_vocabulary
-    asked.use_extra_bufts = not {"amx_int8", "amx_tile"} & cpu_flags()
+    asked.use_extra_bufts = _repacks()
     model = library.llama_model_load_from_file(str(file).encode(), asked)
     if not model:
         raise InvalidBundle(f"{file.name} cannot be loaded by llama.cpp ({_first_said()}): copy it again.")
@@ -252,6 +257,10 @@ def open_model(file: Path, *, is_vocabulary: bool = False) -> Any:
         library.llama_model_free(model)
         raise InvalidBundle(f"{file.name} has an encoder, which is not supported: give a model of a decoder alone.")
     return model
+
+
+def _repacks() -> bool:
+    return not {"amx_int8", "amx_tile"} & cpu_flags()
 
 
 def try_model(file: Path) -> None:
