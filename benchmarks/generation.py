@@ -4,6 +4,7 @@
 
     millis-int4, millis-int8   bundles that `millis pack` makes of MODEL for this run
     llama-q4_1, llama-q8_0     the same MODEL by llama.cpp's own quantiser, in the server of llama-cpp-python
+    carried-q4_1, carried-q8_0 these files as they came in bundles of millis, where this environment has llama_cpp too
 
 VENV is an environment with `llama-cpp-python[server]` compiled from its source on this machine (pip install --no-binary
 llama-cpp-python). Both have two threads. A prompt is 64 pieces of the papers of SciTLDR in ../shared/data, no two alike
@@ -32,6 +33,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +234,10 @@ def main() -> int:
         for kind, number in QUANTISED.items():
             models[f"llama-{kind}"] = Path(scratch) / f"{kind}.gguf"
             subprocess.run([python, "-c", QUANTISE, asked.model, models[f"llama-{kind}"], str(number)], check=True, stderr=subprocess.DEVNULL)
+            if find_spec("llama_cpp") is not None:
+                place = Path(scratch) / f"carried_{kind}.millis"
+                pack(str(models[f"llama-{kind}"]), place, contract=Contract(p99="1 s", rate=1), rungs=("llamacpp",), context=CONTEXT, threads=THREADS)
+                bundles[f"carried-{kind}"] = place
         tokenizer = Tokenizer.from_file(str(bundles["millis-int4"] / TOKENIZER))
         found = list(cut_prompts(tokenizer, PAPERS / "test.jsonl"))
         needed = asked.rounds * (2 * asked.requests + 1)
@@ -243,6 +249,7 @@ def main() -> int:
         perplexity = {f"millis-{rung}": score_packed(bundles[f"millis-{rung}"] / "rungs" / rung, windows) for rung in ("int4", "int8")}
         for who, place in models.items():
             perplexity[who], llama_version = score_llama(python, place, windows, before=before)
+            perplexity[who.replace("llama", "carried")] = perplexity[who]
         n_bytes = {who: (bundle := open_bundle(place)).count_bytes(bundle.rung()) for who, place in bundles.items()}
         n_bytes |= {who: place.stat().st_size for who, place in models.items()}
         bandwidth = measure_bandwidth(THREADS)

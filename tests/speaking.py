@@ -67,6 +67,60 @@ def make_speaker(folder: Path, *, family: str = "llama", template: str | None = 
     return folder
 
 
+def write_gguf(source: Path, file: Path) -> Path:
+    """Write a llama of make_speaker as a GGUF file in float32, with its tokenizer and template.
+
+    There has to be a merge: "ab" takes the place of a byte that is in no text.
+    """
+    import gguf
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(source)
+    config = model.config
+    writer = gguf.GGUFWriter(file, "llama")
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
+    tokenizer = make_byte_tokenizer()
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list([tokenizer.id_to_token(i).replace("\u00ff", "ab") for i in range(END + 1)])
+    writer.add_token_types([gguf.TokenType.NORMAL] * START + [gguf.TokenType.CONTROL] * 2)
+    writer.add_token_merges(["a b"])
+    writer.add_bos_token_id(START)
+    writer.add_eos_token_id(END)
+    writer.add_add_bos_token(False)
+    writer.add_chat_template(TEMPLATE)
+    for name, tensor in model.state_dict().items():
+        weights = tensor.numpy()
+        for of, n_heads in (("q_proj", config.num_attention_heads), ("k_proj", config.num_key_value_heads)):
+            if of in name:  # llama.cpp turns neighbouring pairs, transformers the two halves
+                weights = weights.reshape(n_heads, 2, -1, config.hidden_size).swapaxes(1, 2).reshape(weights.shape)
+        writer.add_tensor(_name_in_gguf(name), weights)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file
+
+
+def _name_in_gguf(name: str) -> str:
+    known = {
+        "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output", "model.layers": "blk", "self_attn.o_proj": "attn_output",
+        "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "self_attn.": "attn_", "mlp.": "ffn_", "_proj": "",
+    }  # fmt: skip
+    for theirs, ours in known.items():
+        name = name.replace(theirs, ours)
+    return name
+
+
 def make_echo_bundle(
     folder: Path, *, context: int = 256, name: str = "echo", contract: Contract | None = None, task: str = "chat", **more: str
 ) -> Bundle:

@@ -17,8 +17,8 @@ from millis.backends.generator import GeneratorSettings, Lookup, Sampling, Step
 from millis.backends.spelling import write_spelling
 from millis.backends.stepping import OpenAnswer
 from millis.backends.trial import Trial
-from millis.errors import InvalidRequest
-from speaking import make_speaker
+from millis.errors import InvalidRequest, InvalidValue
+from speaking import make_speaker, write_gguf
 
 
 @pytest.fixture(scope="module")
@@ -32,12 +32,29 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place / "made"
 
 
-@pytest.fixture(params=["fake", "genai"])
+@pytest.fixture(params=["fake", "genai", "llamacpp", "vllm"])
 def generator(request: pytest.FixtureRequest, folder: Path) -> Iterator[Any]:
-    one = generators[request.param]()
-    one.load(folder, settings=GeneratorSettings(context=256))
+    one = _make(request.param)
+    device = "cuda" if request.param == "vllm" else "cpu"
+    one.load(_place(folder, request.param), settings=GeneratorSettings(context=256, device=device))
     yield one
     one.close()
+
+
+def _make(name: str) -> Any:
+    if name == "llamacpp":
+        pytest.importorskip("llama_cpp", reason="pip install 'millis[llamacpp]', which compiles llama.cpp")
+    if name == "vllm":
+        pytest.importorskip("vllm", reason="pip install vllm, on a machine with an NVIDIA GPU")
+    return generators[name]()
+
+
+def _place(folder: Path, name: str) -> Path:
+    """Give the folder of the model in the form that a generator reads."""
+    if name == "llamacpp" and not (folder.parent / "gguf").is_dir():
+        (folder.parent / "gguf").mkdir()
+        write_gguf(folder.parent / "base", folder.parent / "gguf" / "model.gguf")
+    return {"llamacpp": folder.parent / "gguf", "vllm": folder.parent / "base"}.get(name, folder)
 
 
 def _collect(generator: Any, ids: list[int], **sampling: Any) -> list[Step]:
@@ -120,6 +137,21 @@ def test_closing_tells_whoever_waits(generator: Any) -> None:
 def test_a_grammar_holds_an_answer_where_the_engine_can(generator: Any) -> None:
     with pytest.raises(InvalidRequest, match="cannot hold its answers"):
         generator.accept('root ::= "a"')  # loaded without the pieces that grammars are read in
+
+
+def test_a_device_that_a_generator_has_not_is_refused(generator: Any, folder: Path) -> None:
+    if generator.name == "fake":
+        pytest.skip("it runs nowhere")
+    with pytest.raises(InvalidValue, match=f"{generator.name} has no device 'npu' here"):
+        generators[generator.name]().load(_place(folder, generator.name), settings=GeneratorSettings(device="npu"))
+
+
+def test_one_seed_gives_one_answer_and_others_give_others(generator: Any) -> None:
+    if generator.name == "fake":
+        pytest.skip("it draws nothing")
+    by_seed = [[step.id for step in _collect(generator, [5, 6, 7], max_tokens=20, temperature=1.0, seed=seed)] for seed in (1, 1, 2, 3)]
+    assert by_seed[0] == by_seed[1]
+    assert len({tuple(ids) for ids in by_seed}) > 1
 
 
 def test_a_step_that_raises_fails_its_answer_and_no_later_one(folder: Path) -> None:

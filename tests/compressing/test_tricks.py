@@ -83,7 +83,7 @@ def test_tricks_are_tried_on_the_prompts_and_the_server_runs_with_what_is_left(t
     with Supervisor(ServeSettings(bundles=(str(tmp_path / "tiny.millis"),), port=0)) as server:
         models = httpx.get(f"{server.url}/v1/models").json()["data"]
     assert models[0]["engine"] == {
-        "threads": rung.threads, "keeps_prefixes": rung.keeps_prefixes,
+        "name": "genai", "device": "cpu", "threads": rung.threads, "keeps_prefixes": rung.keeps_prefixes,
         "lookup": None if rung.lookup is None else {"guesses": rung.lookup.guesses, "ngram": rung.lookup.ngram},
     }  # fmt: skip
     changed = msgspec.structs.replace(rung, lookup=Lookup(guesses=3, ngram=2), keeps_prefixes=False)

@@ -1,4 +1,4 @@
-"""Runtimes that turn arrays into arrays: openvino, onnxruntime, torch, static, and fake.
+"""Runtimes that turn arrays into arrays: openvino, onnxruntime, torch, static, and fake; and those that generate.
 
 Border: knows token ids and logits, nothing of text, tasks or HTTP. Each library is imported in the one file named
 after it. What every backend must do is in conformance.py.
@@ -24,8 +24,13 @@ generators = Registry(
     {
         "fake": "millis.backends.fake_generator:FakeGenerator",
         "genai": "millis.backends.genai:GenAiGenerator",
+        "llamacpp": "millis.backends.llamacpp:LlamaCppGenerator",
+        "vllm": "millis.backends.vllm:VllmGenerator",
     },
-    extras={"genai": "llm"},
+    extras={"genai": "llm", "llamacpp": "llamacpp"},
 )
 
-__all__ = ["Backend", "BackendSettings", "Batch", "Batching", "backends", "generators"]
+UNTESTED = frozenset({"vllm"})
+"""Written from its documentation: no machine that millis was tested on can run it."""
+
+__all__ = ["UNTESTED", "Backend", "BackendSettings", "Batch", "Batching", "backends", "generators"]

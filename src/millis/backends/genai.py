@@ -22,7 +22,7 @@ from millis.backends.spelling import write_spelling
 from millis.backends.stepping import OpenAnswer, Stepping
 from millis.backends.trial import Trial
 from millis.cores import cpu_flags
-from millis.errors import InvalidBundle
+from millis.errors import InvalidBundle, InvalidValue
 
 import openvino as ov  # isort: skip
 import openvino_genai as genai  # isort: skip
@@ -51,6 +51,8 @@ class GenAiGenerator(Stepping):
 
     def load(self, folder: Path, *, settings: GeneratorSettings) -> None:
         """Read the model and take all the memory that keys and values will ever have."""
+        if settings.device != "cpu":
+            raise InvalidValue(f"genai has no device {settings.device!r} here: it runs on cpu.")
         self._folder, self._settings = folder, settings
         n_kept = len(settings.prefix) // BLOCK_TOKENS if settings.keeps_prefixes else 0
         self._prefix = settings.prefix[: n_kept * BLOCK_TOKENS]

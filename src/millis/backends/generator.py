@@ -36,6 +36,7 @@ class GeneratorSettings:
     """How to load.
 
     Args:
+        device: "cpu" or "cuda".
         context: most tokens of a prompt and its answer together.
         streams: answers at once; the memory for keys and values is for so many whole contexts, and no more is taken.
         pieces: the bytes that each id spells, in which grammars are read, b"" for special ones; None for no grammars.
@@ -45,6 +46,7 @@ class GeneratorSettings:
         lookup: None for one piece a step.
     """
 
+    device: str = "cpu"
     threads: int = 1
     context: int = 2048
     streams: int = 4
@@ -107,7 +109,12 @@ class Generator(Protocol):
     name: str
 
     def load(self, folder: Path, *, settings: GeneratorSettings) -> None:
-        """Read the model of a folder."""
+        """Read the model of a folder.
+
+        Raises:
+            InvalidValue: the device is not one of this generator's, or is not on this machine; or it has no lookup.
+            InvalidBundle: the files cannot be read.
+        """
 
     def start(self, ids: Sequence[int], *, sampling: Sampling, emit: Emit) -> Stream:
         """Begin an answer; returns at once."""

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
+from millis.backends import UNTESTED
 from millis.bundles import Bundle, LatencyRow, Rung, open_bundle
 from millis.bundles.manifest import Spread
 from millis.cli.output import Json, write_result
@@ -16,6 +17,7 @@ from millis.units import write_bytes
 
 _MOST_LABELS = 20
 _UNTESTED = "untested: millis has been tested on cpu only"
+_UNTESTED_BACKEND = "untested: written from the engine's documentation, and never run"
 
 
 def command(
@@ -31,6 +33,7 @@ def command(
         row["certificate"] = msgspec.to_builtins(opened.certificate_of(rung.name), str_keys=True)
         row["n_bytes"] = opened.count_bytes(rung)
         row["is_tested_device"] = rung.device == "cpu"
+        row["is_tested_backend"] = rung.backend not in UNTESTED
     write_result(document, lines=_lines(opened), is_json=as_json)
 
 
@@ -109,6 +112,8 @@ def _write_work(row: LatencyRow) -> str:
 def _rung_lines(opened: Bundle, rung: Rung) -> list[str]:
     serves = " (serves)" if rung.name == opened.manifest.rung else ""
     device = rung.device if rung.device == "cpu" else f"{rung.device}, {_UNTESTED}"
+    if rung.backend in UNTESTED:
+        device = f"{rung.device}, {_UNTESTED_BACKEND}"
     lines = [
         f"rung      {rung.name}{serves}: {rung.backend} {rung.precision} on {device}, {rung.threads} thread(s),"
         f" {write_bytes(opened.count_bytes(rung))}"

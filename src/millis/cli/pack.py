@@ -10,9 +10,15 @@ from millis.cli.output import Json, write_result
 
 
 def command(
-    base: Annotated[str, typer.Argument(help="Folder in Hugging Face layout (Llama, Qwen2, Gemma 3), or a .gguf.")],
+    base: Annotated[str, typer.Argument(help="Folder in Hugging Face layout, or a .gguf file.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="NAME.millis")],
-    rungs: Annotated[str, typer.Option(help="Weights to make, of int8, int4, fp32; the first serves.")] = "int8,int4",
+    rungs: Annotated[
+        str,
+        typer.Option(
+            help="What to make, the first serves: int8, int4, fp32 (Llama, Qwen2, Gemma 3; on OpenVINO), or llamacpp (a"
+            " .gguf file as it came), or vllm (a folder as it came, on an NVIDIA GPU; untested)."
+        ),
+    ] = "int8,int4",
     p99: Annotated[str, typer.Option("--p99", help="Bound on the time to the first token.")] = "500 ms",
     per_token: Annotated[
         str | None, typer.Option(help="Bound on an answer's mean time per later token, like '30 ms'.")
@@ -71,12 +77,14 @@ def command(
     lines = [f"wrote {out}: {', '.join(rung.name for rung in bundle.manifest.rungs)}, {bundle.manifest.rung} serves"]
     for rung in bundle.manifest.rungs:
         last = rung.steps[-1]
-        assert last.agreement is not None
+        if last.agreement is None:
+            lines.append(f"  {rung.name}  {write_bytes(last.n_bytes)} of {rung.precision}, {last.step}")
+            continue
         lines.append(
             f"  {rung.name}  {write_bytes(last.n_bytes)}; logits differ by up to {last.max_abs:.3g}, the likeliest"
             f" piece is the source's in {100 * last.agreement:.1f} % of places"
         )
-    told = [one for one in bundle.manifest.choices if one.what in ("vocabulary", "system message")]
+    told = [one for one in bundle.manifest.choices if one.what in ("vocabulary", "system message", "tokenizer")]
     lines += [f"  {one.what}: {one.choice} ({one.reason})" for one in told]
     lines += [f"  {line}" for line in list_tricks(bundle.rung())]
     write_result(

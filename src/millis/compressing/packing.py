@@ -1,9 +1,11 @@
 """A causal language model to a bundle that chats: stateful IR, weights of eight or four bits, tokenizer, template.
 
 Border: base in, bundle out; nothing is trained. Each step's logits are compared with the torch source's, and the
-differences stand in the manifest: the conversion has to be exact, what rounding costs is shown.
+differences stand in the manifest: the conversion has to be exact, what rounding costs is shown. Rungs for other engines
+hold the base's files as they came (carrying.py).
 """
 
+import dataclasses
 import tempfile
 import time
 from collections.abc import Sequence
@@ -19,18 +21,21 @@ from millis.bundles.bundle import TOKENIZER
 from millis.bundles.manifest import FORMAT, Step
 from millis.compiling.causal import convert_causal, run_source, run_stateful, save_causal
 from millis.compiling.comparing import Difference, compare, require_exact
+from millis.compressing.carrying import CARRIED, agree_with_llamacpp, carry, check_carried
 from millis.compressing.rounding import cut_windows, round_weights
 from millis.compressing.tricks import check_prompts, try_tricks
 from millis.compressing.vocabulary import Trimmed, trim_speaker
 from millis.contract import Contract
 from millis.errors import InvalidRequest, InvalidValue
 from millis.models.speakers import Speaker, load_speaker
+from millis.models.speech import Speech, load_speech
 from millis.tasks.chat import TEMPLATE, Chat, Prompt
 from millis.tasks.instructing import CHAT, SPEAKING, USUAL_INSTRUCTIONS, check_instruction
 from millis.telemetry.progress import say
 from millis.units import write_bytes
 
-RUNGS = ("int8", "int4", "fp32")
+COMPILED = ("int8", "int4", "fp32")
+RUNGS = (*COMPILED, *CARRIED)
 _SPEECH = (TOKENIZER, TEMPLATE)
 _N_FIRST, _N_PROBE = 24, 32
 _TEXT = (
@@ -45,11 +50,12 @@ def pack(
     system: str | None = None, corpus: Sequence[str] | None = None, round_by: Sequence[str] | None = None,
     prompts: Sequence[Prompt] | None = None, may_change: bool = False, name: str | None = None,
 ) -> Bundle:  # fmt: skip
-    """Compile a causal language model into a bundle; the first of the rungs serves.
+    """Compile a causal language model into a bundle, or take its files as they are; the first of the rungs serves.
 
     Args:
         base: a folder in Hugging Face layout, a .gguf file, or a model that is loaded already.
         contract: its bound is on the time to the first token.
+        rungs: out of RUNGS; compiled ones, and engines that read the base as it came.
         context: the most tokens of prompt and answer together.
         threads: of the engine.
         task: "chat", "translate" or "summarise".
@@ -67,15 +73,24 @@ def pack(
         RunFailed: the conversion changed the model, or the disk is full.
     """
     _check(rungs, corpus=corpus, round_by=round_by)
+    carried = [one for one in rungs if one in CARRIED]
+    for one in carried:
+        check_carried(base, one)
     further = _instruct(task, instruction) | _add_system(system)
-    speaker = base if isinstance(base, Speaker) else load_speaker(base)
+    speaker: Speaker | Speech = _load(base, is_compiled=len(carried) < len(rungs))
     known_as = name or (Path(base).name if isinstance(base, str) else "a loaded model")
     if not context >= 1:
         raise InvalidValue(f"context cannot be {context}: give 1 to {speaker.context} tokens.")
     fits = min(context, speaker.context)
     reason = "as asked" if fits == context else f"the model has no more than {speaker.context}"
     choices = [Choice(what="context", choice=f"{fits} tokens", reason=reason)]
+    if "llamacpp" in carried:
+        tokenizer, ends, agreed = agree_with_llamacpp(speaker.tokenizer, str(base))
+        stops = tuple(dict.fromkeys([*(i for i in speaker.stop_ids if i in ends), *ends]))  # the usual one first
+        speaker = dataclasses.replace(speaker, tokenizer=tokenizer, stop_ids=stops)
+        choices.append(agreed)
     if corpus is not None:
+        assert isinstance(speaker, Speaker)
         speaker, trimmed = trim_speaker(speaker, texts=[*corpus, *further.values()])  # an instruction is read too
         choices.append(_note_trimming(trimmed, n_texts=len(corpus)))
     windows = () if round_by is None else cut_windows(speaker.tokenizer, round_by)
@@ -91,24 +106,12 @@ def pack(
             choices.append(_note_fixed(n_fixed))
         if asked is not None:
             check_prompts(asked, context=fits)
-        say(f"converting {known_as}")
-        ids = _probe(speaker.tokenizer, n_pieces=speaker.model.config.vocab_size)
-        want = run_source(speaker.model, ids)
-        began = time.perf_counter()
-        made = convert_causal(speaker.model)
-        exact = compare([want], [run_stateful(made, ids, n_first=_N_FIRST)])
-        require_exact(exact, step="conversion to OpenVINO")
-        config = speaker.model.config.to_json_string()
-        source = Path(scratch) / "fp32"
-        save_causal(made, source, config=config)
-        steps = (_note("convert", source, exact, began=began),)
-        del made
-        written = [
-            _write_rung(
-                rung, source, ids=ids, want=want, steps=steps, threads=threads, config=config, windows=windows
-            )
-            for rung in rungs
-        ]
+        made = {one: carry(str(base), one, scratch=Path(scratch), threads=threads) for one in carried}
+        if isinstance(speaker, Speaker):
+            say(f"converting {known_as}")
+            compiled = [one for one in rungs if one in COMPILED]
+            made |= _compile(speaker, compiled, scratch=Path(scratch), threads=threads, windows=windows)
+        written = [made[one] for one in rungs]
         if asked is not None:
             written[0] = _settle_engine(
                 written[0], Path(scratch), chat=chat, prompts=asked, may_change=may_change
@@ -119,15 +122,49 @@ def pack(
         manifest = Manifest(
             format=FORMAT, name=place.stem, task=task, labels=(), task_settings=settings, rungs=tuple(written),
             rung=written[0].name, contract=contract.record(), base=known_as,
-            created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), versions=_versions(), choices=tuple(choices),
+            created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), versions=_versions(carried),
+            choices=tuple(choices),
         )  # fmt: skip
         return save_bundle(place, manifest=manifest, parts=parts)
+
+
+def _load(base: str | Speaker, *, is_compiled: bool) -> Speaker | Speech:
+    """Load a model, or only how it is spoken with where nothing is compiled."""
+    if isinstance(base, Speaker):
+        return base
+    return load_speaker(base) if is_compiled else load_speech(base)
+
+
+def _compile(
+    speaker: Speaker, rungs: Sequence[str], *, scratch: Path, threads: int, windows: Sequence[NDArray[np.int64]]
+) -> dict[str, Rung]:
+    """Convert a model and write each rung in a folder of its name."""
+    ids = _probe(speaker.tokenizer, n_pieces=speaker.model.config.vocab_size)
+    want = run_source(speaker.model, ids)
+    began = time.perf_counter()
+    made = convert_causal(speaker.model)
+    exact = compare([want], [run_stateful(made, ids, n_first=_N_FIRST)])
+    require_exact(exact, step="conversion to OpenVINO")
+    config = speaker.model.config.to_json_string()
+    source = scratch / "fp32"
+    save_causal(made, source, config=config)
+    steps = (_note("convert", source, exact, began=began),)
+    del made
+    return {
+        rung: _write_rung(
+            rung, source, ids=ids, want=want, steps=steps, threads=threads, config=config, windows=windows
+        )
+        for rung in rungs
+    }
 
 
 def _check(rungs: Sequence[str], *, corpus: Sequence[str] | None, round_by: Sequence[str] | None) -> None:
     wrong = [one for one in rungs if one not in RUNGS]
     if wrong or not rungs or len(set(rungs)) < len(rungs):
         raise InvalidValue(f"rungs cannot be {', '.join(rungs) or 'none'}: give each once, out of {', '.join(RUNGS)}.")
+    carried = [one for one in rungs if one in CARRIED]
+    if corpus is not None and carried:
+        raise InvalidValue(f"a corpus came for {', '.join(carried)}: files as they came keep their vocabulary.")
     if corpus is not None and not corpus:
         raise InvalidValue("the corpus has no text: give a file with a text on each line, as they will come and go.")
     if round_by is not None and "int4" not in rungs:
@@ -151,7 +188,7 @@ def _add_system(system: str | None) -> dict[str, str]:
     return {} if system is None else {"system": system}
 
 
-def _write_speech(speaker: Speaker, folder: Path) -> None:
+def _write_speech(speaker: Speaker | Speech, folder: Path) -> None:
     """Write what Chat reads."""
     (folder / TOKENIZER).write_text(speaker.tokenizer, "utf-8")
     if speaker.template is not None:
@@ -235,7 +272,8 @@ def _note(step: str, folder: Path, difference: Difference, *, began: float) -> S
     )  # fmt: skip
 
 
-def _versions() -> dict[str, str]:
+def _versions(carried: Sequence[str]) -> dict[str, str]:
     from importlib.metadata import version
 
-    return {name: version(name) for name in ("millis", "openvino", "nncf", "torch", "transformers")}
+    more = ["llama-cpp-python"] if "llamacpp" in carried else []
+    return {name: version(name) for name in ("millis", "openvino", "nncf", "torch", "transformers", *more)}

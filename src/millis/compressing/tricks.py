@@ -75,8 +75,12 @@ def try_tricks(
         changed = change(settings)
         if changed == settings or changed.threads > max(n_cores(), settings.threads):
             continue
-        with _load(backend, folder, settings) as before, _load(backend, folder, changed) as after:
-            pairs = _answer_in_turn(before, after, prompts=chosen, stop_ids=stop_ids, name=name)
+        try:
+            with _load(backend, folder, settings) as before, _load(backend, folder, changed) as after:
+                pairs = _answer_in_turn(before, after, prompts=chosen, stop_ids=stop_ids, name=name)
+        except InvalidValue as error:  # the engine has no such thing
+            say(f"{name}: left out, {error}")
+            continue
         trial = judge_trick(name, pairs, against=describe(settings), may_change=may_change)
         say(f"{name}: {'kept' if trial.is_kept else 'not kept'}, {trial.reason}")
         trials.append(trial)

@@ -5,13 +5,20 @@ Limits: the families in FAMILIES; a GGUF file is widened to fp32. Gemma 3 looks 
 its context is cut to that, within which both kinds of layers are the same.
 """
 
-import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from millis.errors import InvalidBase, MissingExtra
+from millis.errors import InvalidBase
+from millis.models.speech import (
+    find_place,
+    list_ids,
+    pick_template,
+    read_config,
+    read_fields,
+    unreadable,
+    write_tokenizer,
+)
 
 FAMILIES = ("llama", "qwen2", "gemma3_text")
 
@@ -45,12 +52,8 @@ def load_speaker(base: str) -> Speaker:
         InvalidBase: nothing stands there, it is truncated, or of a family that is not supported.
         MissingExtra: reading GGUF needs a package that is not installed.
     """
-    place = Path(base).expanduser()
+    place = find_place(base)
     is_gguf = place.suffix == ".gguf"
-    if not (place.is_file() if is_gguf else (place / "config.json").is_file()):
-        raise InvalidBase(
-            f"base {base!r} is neither a folder with a config.json nor a .gguf file: give one of the two."
-        )
     folder, more = (place.parent, {"gguf_file": place.name}) if is_gguf else (place, {})
     family = _family_of(place)
     if family not in FAMILIES:
@@ -65,44 +68,19 @@ def load_speaker(base: str) -> Speaker:
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, attn_implementation="sdpa", local_files_only=True, **more
         )
-    except ImportError as error:
-        raise MissingExtra(f"base {base!r} cannot be read ({error}): pip install 'millis[train,llm]'.") from error
     except Exception as error:  # each reader has its own for a file that ends too early
-        said = (str(error).strip().splitlines() or ["no reason given"])[0][:200]
-        raise InvalidBase(f"base {base!r} cannot be read ({type(error).__name__}: {said}): copy it again.") from error
-    if not hasattr(tokenizer, "backend_tokenizer"):
-        raise InvalidBase(f"base {base!r} has no tokenizer.json: save its tokenizer with transformers first.")
+        raise unreadable(base, error) from error
+    content = write_tokenizer(tokenizer, base=base)
     config = model.config
-    stops = _list_ids(model.generation_config.eos_token_id, config.eos_token_id, tokenizer.eos_token_id)
+    stops = list_ids(model.generation_config.eos_token_id, config.eos_token_id, tokenizer.eos_token_id)
     context = min(int(config.max_position_embeddings), int(getattr(config, "sliding_window", None) or 1 << 30))
-    template = tokenizer.chat_template
     return Speaker(
-        model=model.eval(), tokenizer=tokenizer.backend_tokenizer.to_str(),
-        template=template if isinstance(template, str) else None, stop_ids=stops,
+        model=model.eval(), tokenizer=content, template=pick_template(tokenizer), stop_ids=stops,
         begin=tokenizer.bos_token or "", end=tokenizer.eos_token or "", context=context,
     )  # fmt: skip
 
 
 def _family_of(place: Path) -> str:
     if place.suffix == ".gguf":
-        try:
-            from gguf import GGUFReader
-        except ImportError as error:
-            raise MissingExtra("GGUF files need gguf, which is not installed: pip install 'millis[llm]'.") from error
-        try:
-            field = GGUFReader(place).fields["general.architecture"]
-            return str(field.contents())
-        except Exception as error:  # the reader trusts what it reads: numpy's errors, KeyError, ValueError
-            raise InvalidBase(f"{place.name} cannot be read as GGUF: truncated or another format. Copy it.") from error
-    try:
-        return str(json.loads((place / "config.json").read_text("utf-8")).get("model_type"))
-    except (ValueError, AttributeError) as error:
-        raise InvalidBase(f"{place.name}/config.json is not JSON of a model: copy the folder again.") from error
-
-
-def _list_ids(*said: int | Sequence[int] | None) -> tuple[int, ...]:
-    found: dict[int, None] = {}
-    for one in said:
-        for i in [one] if isinstance(one, int) else one or ():
-            found[i] = None
-    return tuple(found)
+        return str(read_fields(place, "general.architecture").get("general.architecture"))
+    return str(read_config(place).get("model_type"))

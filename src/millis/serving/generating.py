@@ -213,9 +213,12 @@ class Talker:
                 text, pieces, is_said = text[cut:], [], True
 
     def describe_engine(self) -> dict[str, Any]:
-        """Say how the engine is built."""
+        """Say which engine it is, and how it is built."""
         rung = self.bundle.rung()
-        return {"threads": rung.threads, "keeps_prefixes": rung.keeps_prefixes, "lookup": rung.lookup}
+        return {
+            "name": rung.backend, "device": rung.device, "threads": rung.threads,
+            "keeps_prefixes": rung.keeps_prefixes, "lookup": rung.lookup,
+        }  # fmt: skip
 
     def join(self, executor: Executor) -> None:
         """Nothing: a generator has threads of its own."""
@@ -259,7 +262,7 @@ def load_talker(bundle: Bundle, *, rung: str | None = None, streams: int = STREA
     generator.load(
         bundle.path / chosen.folder,
         settings=GeneratorSettings(
-            threads=chosen.threads, context=talker.chat.context, streams=streams,
+            device=chosen.device, threads=chosen.threads, context=talker.chat.context, streams=streams,
             pieces=talker.chat.tokenizer.spell_all(), end_id=talker.chat.stop_ids[0], prefix=talker.fixed,
             keeps_prefixes=chosen.keeps_prefixes, lookup=chosen.lookup,
         ),
