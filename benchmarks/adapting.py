@@ -34,6 +34,7 @@ from millis.compiling.openvino import convert_onnx
 from millis.compressing.quantize import quantize_openvino
 from millis.data.examples import SpanExample
 from millis.data.readers import read_examples
+from millis.measuring.crowd import Crowd
 from millis.models.bases import find_base
 from millis.models.prediction import predict
 from millis.models.taggers import load_tagger
@@ -42,7 +43,6 @@ from millis.tasks.tokenization import Tokenizer
 from millis.training.loop import train
 from millis.training.methods import METHODS
 from millis.training.settings import TrainSettings
-from training_epoch import watch_others
 
 SETS = {
     "ner_en_wnut17": {"train": ["train"], "dev": ["dev"], "test": ["test"]},
@@ -109,10 +109,10 @@ def adapt_apart(method: str, *, name: str, options: Any) -> dict[str, Any]:
         "--epochs", options.epochs, "--seed", options.seed, "--work", options.work,
         *(["--limit", options.limit] if options.limit else []),
     ]  # fmt: skip
-    others = watch_others()
-    done = subprocess.run([str(one) for one in command], stdout=subprocess.PIPE, text=True, check=True)
+    with Crowd() as crowd:
+        done = subprocess.run([str(one) for one in command], stdout=subprocess.PIPE, text=True, check=True)
     row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return {**row, "others_share": round(others(), 3)}
+    return {**row, **crowd.record()}
 
 
 def time_all(methods: Sequence[str], *, name: str, options: Any) -> dict[str, np.ndarray]:

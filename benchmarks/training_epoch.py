@@ -8,13 +8,12 @@ recipe is what most tutorials do: every sentence padded to 128, float32, dropout
 trained. Base, head, seed, optimizer, learning rate, warm-up and windows per step are the same.
 
 Border: times steps of training alone; checkpoints, TensorBoard and scoring on dev are not in it, for either.
-Limits: a result is kept only when other processes used less than 5 % of the cores meanwhile.
+Limits: a result is kept only when other processes and machines had less than 5 % of the cores meanwhile (Linux).
 """
 
 import argparse
-import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from transformers.utils import logging as transformers_logging
 from common import ROOT, keep
 from millis.data.examples import SpanExample
 from millis.data.readers import read_examples
+from millis.measuring.crowd import Crowd
 from millis.models.bases import find_base
 from millis.models.prediction import predict
 from millis.models.taggers import Tagger, build_tagger
@@ -97,14 +97,13 @@ def main() -> None:
     settings = TrainSettings(
         epochs=max(options.epochs, 1), seed=options.seed, autocast=options.autocast, learning_rate=options.learning_rate
     )
-    others = watch_others()
-    with torch_state(settings.seed):
+    with Crowd() as crowd, torch_state(settings.seed):
         ours = Steps(base, head=task.head, windows=encode_examples(task, train), settings=settings)
         plain = PlainRecipe(base, task=task, examples=train, ours=ours, seed=settings.seed)
         for reason in ours.reasons:
             print(reason, flush=True)
         blocks, scores = measure(ours, plain, task=task, dev=dev, options=options)
-    report(blocks, scores, ours=ours, options=options, others_share=others())
+    report(blocks, scores, ours=ours, options=options, crowd=crowd)
 
 
 def measure(
@@ -142,7 +141,7 @@ def measure(
 
 
 def report(
-    blocks: np.ndarray, scores: list[dict[str, float]], *, ours: Steps, options: Any, others_share: float
+    blocks: np.ndarray, scores: list[dict[str, float]], *, ours: Steps, options: Any, crowd: Crowd
 ) -> None:
     """Print the table, and keep the result when the machine was quiet."""
     epochs = len(blocks) // N_BLOCKS
@@ -157,29 +156,13 @@ def report(
         "ours_s": round(float(ours_s), 2), "plain_s": round(float(plain_s), 2),
         "ratio": round(float(plain_s / ours_s), 3), "block_ratios": [round(float(ratio), 2) for ratio in ratios],
         "tokens_ratio": round(tokens_ratio, 3), "dev_f1": scores, "reasons": ours.reasons,
-        "others_share": round(others_share, 3), "seed": options.seed,
+        **crowd.record(), "seed": options.seed,
     }  # fmt: skip
-    if others_share > BUSY_SHARE:
-        print(f"not kept: other processes used {100 * others_share:.0f} % of the cores meanwhile")
+    if crowd.share is None or crowd.share > BUSY_SHARE:
+        told = "an unknown share" if crowd.share is None else f"{100 * crowd.share:.0f} %"
+        print(f"not kept: others had {told} of the cores meanwhile")
     else:
         keep("training_epoch", result)
-
-
-def watch_others() -> Callable[[], float]:
-    """Start to watch; the result gives the share of all cores that other processes used since."""
-
-    def read() -> tuple[float, float, float]:
-        ticks = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
-        idle = ticks[3] + ticks[4]
-        return sum(ticks) - idle, sum(ticks), sum(os.times()[:4]) * os.sysconf("SC_CLK_TCK")
-
-    busy, total, own = read()
-
-    def share() -> float:
-        busy_now, total_now, own_now = read()
-        return max(0.0, (busy_now - busy - (own_now - own)) / max(total_now - total, 1))
-
-    return share
 
 
 def read_options() -> Any:

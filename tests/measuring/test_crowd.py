@@ -33,6 +33,7 @@ def test_what_we_started_is_ours_and_the_rest_is_others(proc: Path) -> None:
         # 200 ticks: we 20 and 60, another 90, nobody 20, other machines 10
         write_proc(proc, user=1_170, idle=1_020, steal=10, spent={OURS: 30, CHILD: 10, GRANDCHILD: 60, OTHER: 590})
     assert crowd.record() == {"others_share": 0.45, "steal_share": 0.05}
+    assert crowd.share == 0.5
     assert crowd.is_crowded
     assert "other processes had 45 % of the cores meanwhile and other machines 5 %" in crowd.note()
 
@@ -50,4 +51,5 @@ def test_where_the_system_does_not_tell_nothing_is_said(proc: Path) -> None:
     with Crowd() as crowd:
         pass
     assert crowd.record() == {}
+    assert crowd.share is None
     assert crowd.note() == ""

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from millis.backends.fake_generator import FakeGenerator
-from millis.bundles import open_bundle
+from millis.bundles import open_bundle, save_bundle
 from millis.cli.app import app
 from millis.contract import Contract
 from millis.errors import InvalidValue, RunFailed
@@ -131,6 +131,16 @@ def test_a_contract_on_tokens_is_proved_clause_by_clause(tmp_path: Path, per_tok
     assert open_bundle(bundle.path).certificate is not None
     assert (bundle.path / "report.html").is_file()
     assert '<html lang="zh-Hans">' in (bundle.path / "report.zh.html").read_text(encoding="utf-8")
+
+
+def test_a_file_as_it_came_has_a_ceiling_too(tmp_path: Path) -> None:
+    bundle = make_echo_bundle(tmp_path, contract=Contract(p50="2 s", rate="100/s"))
+    parts: dict[str, Path | bytes] = {name: bundle.path / name for name in bundle.manifest.files}
+    save_bundle(bundle.path, manifest=bundle.manifest, parts={**parts, "rungs/fake/model.gguf": bytes(1_000_000)})
+    proof = prove(bundle.path, n_requests=40)
+    assert proof.ceiling is not None
+    assert proof.ceiling.weights_bytes == 1_000_000
+    assert "a token reads 1.0 MB of weights" in proof.lines()[-1]
 
 
 def test_a_contract_on_tokens_wants_answers_by_tokens(tmp_path: Path) -> None:

@@ -55,9 +55,14 @@ class Crowd:
         self.others = round(max(ended.busy - began.busy - (ended.ours - began.ours), 0) / spent, 4)
 
     @property
+    def share(self) -> float | None:
+        """What others and other machines had together, 0 to 1; None where nobody tells."""
+        return None if self.others is None or self.steal is None else self.others + self.steal
+
+    @property
     def is_crowded(self) -> bool:
         """Say whether others had so much that the measurement speaks of them too."""
-        return (self.others or 0.0) + (self.steal or 0.0) > CROWDED
+        return (self.share or 0.0) > CROWDED
 
     def note(self) -> str:
         """Say who had the cores, where it was much; else nothing."""

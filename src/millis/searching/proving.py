@@ -44,6 +44,8 @@ _FEWEST = 1_000
 _MOST_READING = 8
 """Threads that measure memory; more add nothing to it."""
 
+_WEIGHTS = (".bin", ".gguf")  # of OpenVINO, and of llama.cpp
+
 
 class Served(NamedTuple):
     """A load that was offered to a server of ours; the ceiling is of models that speak."""
@@ -105,7 +107,7 @@ def _find_ceiling(bundle: Bundle) -> Ceiling | None:
     """Find the ceiling of the rung that serves; None where its weights stand in no file of their own."""
     folder = f"{bundle.rung().folder}/"
     files = bundle.manifest.files.items()
-    n_bytes = sum(one.n_bytes for name, one in files if name.startswith(folder) and name.endswith(".bin"))
+    n_bytes = sum(one.n_bytes for name, one in files if name.startswith(folder) and name.endswith(_WEIGHTS))
     return find_ceiling(n_bytes, threads=min(n_cores(), _MOST_READING)) if n_bytes else None
 
 
