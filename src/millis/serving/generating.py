@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from time import perf_counter_ns
-from typing import Any
+from typing import Any, NamedTuple
 
 from millis.backends import generators
 from millis.backends.generator import BLOCK_TOKENS, Generator, GeneratorSettings, Sampling, Step
@@ -27,18 +27,26 @@ _LEARN = 0.1
 """Weight of the newest observation in the forecast."""
 
 
+class Piece(NamedTuple):
+    """A piece of an answer: its id, the logarithm of its probability, and the characters that stand before it."""
+
+    id: int
+    logprob: float
+    at: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
     """What is new of an answer.
 
     Args:
-        pieces: ids and logarithms of probability of the pieces that the text is spelled from.
+        pieces: what the text is spelled from.
         ending: of the last part: stop, length or deadline.
         is_whole: does the answer end where a sentence ends, or where the model or the client said?
     """
 
     text: str
-    pieces: tuple[tuple[int, float], ...]
+    pieces: tuple[Piece, ...]
     ending: str | None = None
     is_whole: bool = True
 
@@ -75,6 +83,7 @@ class Talker:
         kept_ns: when it last gave a piece.
         forms: the grammars that its answers can be held to.
         fixed: ids that prompts begin with, of which the generator keeps whole blocks read.
+        spelled: the bytes of each id, b"" for special ones; None where the tokenizer spells otherwise.
     """
 
     notes: tuple[str, ...] = ()
@@ -83,6 +92,7 @@ class Talker:
         self.bundle = bundle
         self.chat = Chat(bundle.path, settings=bundle.manifest.task_settings)
         self.fixed = self.chat.list_fixed()
+        self.spelled = self.chat.tokenizer.spell_all()
         n_kept = len(self.fixed) // BLOCK_TOKENS * BLOCK_TOKENS if bundle.rung().keeps_prefixes else 0
         self._kept = self.fixed[:n_kept]
         self.forecast = Forecast()
@@ -98,11 +108,12 @@ class Talker:
         n_kept = len(self._kept)
         return len(ids) - (n_kept if n_kept < len(ids) and tuple(ids[:n_kept]) == self._kept else 0)
 
-    def admit(self, ids: Sequence[int], *, n_answers: int, left_ns: float) -> None:
+    def admit(self, ids: Sequence[int], *, n_answers: int, left_ns: float, param: str | None = None) -> None:
         """Refuse what cannot be.
 
         Args:
             ids: of the prompt; of the longest, where one request has several.
+            param: the member of the request that the prompt came in.
             left_ns: time until the deadline, infinite where there is none.
         Raises:
             InvalidRequest: 400 when the prompt fills the context; 503 when too many wait, or prefill alone is longer
@@ -112,8 +123,8 @@ class Talker:
             raise InvalidRequest(
                 f"the prompt has {len(ids):,} tokens, and prompt and answer together may have {self.chat.context:,}:"
                 " send a shorter one.",
-                slug="context-length-exceeded",
-            )
+                slug="context-length-exceeded", param=param,
+            )  # fmt: skip
         if self.n_answers + n_answers > STREAMS + _MOST_WAITING:
             raise InvalidRequest(
                 f"{self.n_answers} answers are being written or wait: ask again in a second.",
@@ -177,8 +188,8 @@ class Talker:
     ) -> AsyncGenerator[Part, None]:  # fmt: skip
         speller, scanner = self.chat.tokenizer.speller(), Stops(stops)
         text, is_said = "", False
-        pieces: list[tuple[int, float]] = []
-        first_ns, n = 0, 0
+        pieces: list[Piece] = []
+        first_ns, n, n_spelled = 0, 0, 0
         while True:
             step = await _next(steps, until_ns=deadline_ns - self.forecast.step_ns - _MARGIN_NS)
             now = perf_counter_ns()
@@ -198,9 +209,11 @@ class Talker:
             first_ns = first_ns or now
             is_stopped = False
             if step.id is not None and not (step.ending == "stop" and step.id in self.chat.stop_ids):
-                new, is_stopped = scanner.add(speller.add(step.id))
+                spelled = speller.add(step.id)
+                new, is_stopped = scanner.add(spelled)
                 text += new
-                pieces.append((step.id, step.logprob))
+                pieces.append(Piece(step.id, step.logprob, n_spelled))
+                n_spelled += len(spelled)
             if is_stopped or step.ending is not None:
                 per_step = (now - first_ns) / (n - 1) if n > 1 else None
                 self.forecast.observe(n_prompt=n_prompt, first_ns=first_ns - began, step_ns=per_step)
@@ -260,7 +273,7 @@ def load_talker(bundle: Bundle, *, rung: str | None = None, streams: int = STREA
         bundle.path / chosen.folder,
         settings=GeneratorSettings(
             threads=chosen.threads, context=talker.chat.context, streams=streams,
-            pieces=talker.chat.tokenizer.spell_all(), end_id=talker.chat.stop_ids[0], prefix=talker.fixed,
+            pieces=talker.spelled, end_id=talker.chat.stop_ids[0], prefix=talker.fixed,
             keeps_prefixes=chosen.keeps_prefixes, lookup=chosen.lookup,
         ),
     )
