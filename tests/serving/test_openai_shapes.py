@@ -197,3 +197,29 @@ def test_a_character_that_is_cut_between_two_packets_is_read_whole_and_half_a_on
             said = b"".join(iter(lambda: one.recv(65536), b""))
         assert said.split(b" ", 2)[1] == status
         assert ('user\\n\u00e9'.encode() in said) is (status == b"200")
+
+
+MEMBERS = (
+    "model", "messages", "prompt", "stream", "stream_options", "n", "stop", "seed", "temperature", "top_p", "max_tokens",
+    "max_completion_tokens", "frequency_penalty", "presence_penalty", "logit_bias", "user", "metadata", "safety_identifier",
+    "response_format", "logprobs", "top_logprobs", "tools", "tool_choice", "functions", "modalities", "echo", "best_of", "suffix",
+)  # fmt: skip
+ODD = (
+    "null", "true", "-1", "0", "1.5", "1e400", "NaN", "-0.0", str(10**30), '""', '"\\u0000"', '"\u202e\U0001f642"', '"\\ud800"', "[]",
+    "[[]]", "[null]", '["", ""]', "{}", '{"": {}}', '{"type": "json_schema", "json_schema": {"name": "x", "schema": {"$ref": "#"}}}',
+    "[" * 1000 + "]" * 1000, '[{"role": "user", "content": [{"type": "text", "text": "\\ud83d"}]}]',
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("path", ROUTES)
+def test_whatever_a_member_is_the_answer_is_one_of_openais(url: str, path: str) -> None:
+    with httpx.Client(timeout=20) as client:
+        for name in MEMBERS:
+            for odd in ODD:
+                rest = {"model": "echo", **ROUTES[path]}
+                rest.pop(name, None)
+                body = json.dumps(rest)[:-1] + f', "{name}": {odd}}}'
+                answer = client.post(f"{url}/v1/{path}", content=body.encode())
+                if answer.status_code != 200:
+                    assert 400 <= answer.status_code < 500, (name, odd, answer.text)
+                    assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
