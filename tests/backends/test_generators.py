@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from millis.backends import generators, stepping
+from millis.backends.apart import Apart
 from millis.backends.fake_generator import FakeGenerator
 from millis.backends.generator import GeneratorSettings, Lookup, Sampling, Step
 from millis.backends.spelling import write_spelling
@@ -32,9 +33,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place / "made"
 
 
-@pytest.fixture(params=["fake", "genai"])
+@pytest.fixture(params=["fake", "genai", "fake apart", "genai apart"])
 def generator(request: pytest.FixtureRequest, folder: Path) -> Iterator[Any]:
-    one = generators[request.param]()
+    name, _, is_apart = request.param.partition(" ")
+    one = Apart(name) if is_apart else generators[name]()
     one.load(folder, settings=GeneratorSettings(context=256))
     yield one
     one.close()

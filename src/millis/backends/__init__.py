@@ -28,4 +28,7 @@ generators = Registry(
     extras={"genai": "llm"},
 )
 
-__all__ = ["Backend", "BackendSettings", "Batch", "Batching", "backends", "generators"]
+KEPT_APART = frozenset({"genai"})
+"""Generators that hold the interpreter's lock while they step; beside anything else they need apart.py."""
+
+__all__ = ["KEPT_APART", "Backend", "BackendSettings", "Batch", "Batching", "backends", "generators"]

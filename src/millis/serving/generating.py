@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from time import perf_counter_ns
 from typing import Any, NamedTuple
 
-from millis.backends import generators
+from millis.backends import KEPT_APART, generators
+from millis.backends.apart import Apart
 from millis.backends.generator import BLOCK_TOKENS, Generator, GeneratorSettings, Sampling, Step
 from millis.bundles import Bundle
 from millis.errors import InvalidRequest, RunFailed
@@ -267,7 +268,8 @@ async def _next(steps: "asyncio.Queue[Step]", *, until_ns: float) -> Step | None
 def load_talker(bundle: Bundle, *, rung: str | None = None, streams: int = STREAMS, number: int = 1) -> Talker:
     """Load a rung of a chat bundle, the one that serves when None is named, and warm it."""
     chosen = bundle.rung(rung)
-    generator: Generator = generators[chosen.backend]()
+    name = chosen.backend
+    generator: Generator = Apart(name) if name in KEPT_APART else generators[name]()
     talker = Talker(bundle, generator, streams=streams, number=number)
     generator.load(
         bundle.path / chosen.folder,
