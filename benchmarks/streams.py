@@ -168,7 +168,7 @@ def main() -> int:
                     lambda: turns.speak("alone", streams=1), lambda: turns.speak("together", streams=STREAMS),
                 ]  # fmt: skip
                 if encoder is not None:
-                    rate = asked.rate or Contract.from_record(encoder.manifest.contract).rate
+                    rate = asked.rate or Contract.from_record(encoder.manifest.contract).rate_per_s
                     kinds += [
                         lambda i=i, rate=rate: turns.load("encoder alone", encoder, rate=rate, seed=i, streams=0),
                         lambda i=i, rate=rate: turns.load("encoder beside", encoder, rate=rate, seed=i, streams=STREAMS),
