@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from millis.backends.apart import Apart
-from millis.backends.generator import GeneratorSettings, Sampling, Step
+from millis.backends.apart import Apart, _Asked, _Load
+from millis.backends.generator import GeneratorSettings, Lookup, Sampling, Step
 from millis.errors import InvalidBundle, RunFailed
 
 HOLDING = """
@@ -127,3 +128,11 @@ def test_no_process_is_left_behind_whoever_dies(tmp_path: Path) -> None:
     while Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2]:
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_settings_arrive_as_they_were_sent() -> None:
+    settings = GeneratorSettings(
+        threads=2, context=99, pieces=(b"\xff", b""), prefix=(1, 2), keeps_prefixes=False, lookup=Lookup(guesses=3, ngram=2)
+    )
+    sent = msgspec.msgpack.encode(_Load("fake", "somewhere", settings))
+    assert msgspec.msgpack.decode(sent, type=_Asked) == _Load("fake", "somewhere", settings)
