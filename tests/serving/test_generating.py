@@ -99,6 +99,20 @@ def test_deadline_before_the_first_sentence_ends_gives_what_there_is_and_says_so
     _run(work, talker, generator)
 
 
+def test_the_forecast_learns_from_answers_that_a_deadline_ended(tmp_path: Path) -> None:
+    generator = _Slow()
+    talker = _talk(tmp_path, generator)
+
+    async def work() -> None:
+        generator.gate.release(8)
+        async for _ in _say(talker, "It works. And more.", deadline_ns=perf_counter_ns() + 200_000_000):
+            pass
+        assert talker.forecast.prefill_ns > 0
+        assert 0 < talker.forecast.step_ns < 200_000_000 / 7
+
+    _run(work, talker, generator)
+
+
 def test_client_that_leaves_stops_the_engine_within_a_step(tmp_path: Path) -> None:
     generator = _Slow()
     talker = _talk(tmp_path, generator)

@@ -17,7 +17,7 @@ from millis.backends import KEPT_APART, generators
 from millis.backends.apart import Apart
 from millis.backends.generator import BLOCK_TOKENS, Generator, GeneratorSettings, Sampling, Step
 from millis.bundles import Bundle
-from millis.errors import InvalidRequest, RunFailed
+from millis.errors import InvalidRequest, MillisError, RunFailed
 from millis.serving.executor import Executor
 from millis.serving.forms import Forms
 from millis.tasks.chat import Chat, Stops, end_of_sentence
@@ -190,7 +190,12 @@ class Talker:
         speller, scanner = self.chat.tokenizer.speller(), Stops(stops)
         text, is_said = "", False
         pieces: list[Piece] = []
-        first_ns, n, n_spelled = 0, 0, 0
+        first_ns, last_ns, n, n_spelled = 0, 0, 0, 0
+
+        def learn() -> None:
+            per_step = (last_ns - first_ns) / (n - 1) if n > 1 else None
+            self.forecast.observe(n_prompt=n_prompt, first_ns=first_ns - began, step_ns=per_step)
+
         while True:
             step = await _next(steps, until_ns=deadline_ns - self.forecast.step_ns - _MARGIN_NS)
             now = perf_counter_ns()
@@ -199,6 +204,7 @@ class Talker:
             if step is None:
                 if n == 0:
                     raise _passed()
+                learn()
                 text += scanner.end()
                 is_whole = not has_form and (is_said or end_of_sentence(text) > 0)  # half a form is none
                 said = text[: end_of_sentence(text)] if is_whole else text
@@ -207,7 +213,7 @@ class Talker:
             if step.ending == "failed":
                 raise RunFailed("the engine failed on this request: ask again, or look at the server's log.")
             n += 1
-            first_ns = first_ns or now
+            first_ns, last_ns = first_ns or now, now
             is_stopped = False
             if step.id is not None and not (step.ending == "stop" and step.id in self.chat.stop_ids):
                 spelled = speller.add(step.id)
@@ -216,8 +222,7 @@ class Talker:
                 pieces.append(Piece(step.id, step.logprob, n_spelled))
                 n_spelled += len(spelled)
             if is_stopped or step.ending is not None:
-                per_step = (now - first_ns) / (n - 1) if n > 1 else None
-                self.forecast.observe(n_prompt=n_prompt, first_ns=first_ns - began, step_ns=per_step)
+                learn()
                 rest = "" if is_stopped else scanner.end()
                 yield Part(text=text + rest, pieces=tuple(pieces), ending="stop" if is_stopped else step.ending)
                 return
@@ -266,7 +271,11 @@ async def _next(steps: "asyncio.Queue[Step]", *, until_ns: float) -> Step | None
 
 
 def load_talker(bundle: Bundle, *, rung: str | None = None, streams: int = STREAMS, number: int = 1) -> Talker:
-    """Load a rung of a chat bundle, the one that serves when None is named, and warm it."""
+    """Load a rung of a chat bundle, the one that serves when None is named, and warm it.
+
+    Raises:
+        MillisError: it cannot be loaded, or cannot answer; nothing of it is left then.
+    """
     chosen = bundle.rung(rung)
     name = chosen.backend
     generator: Generator = Apart(name) if name in KEPT_APART else generators[name]()
@@ -279,7 +288,11 @@ def load_talker(bundle: Bundle, *, rung: str | None = None, streams: int = STREA
             keeps_prefixes=chosen.keeps_prefixes, lookup=chosen.lookup,
         ),
     )
-    asyncio.run(_warm(talker))
+    try:
+        asyncio.run(_warm(talker))
+    except MillisError:
+        talker.close()
+        raise
     return talker
 
 
