@@ -23,7 +23,9 @@ from millis.serving.forms import Forms
 from millis.tasks.chat import Chat, Stops, end_of_sentence
 
 STREAMS, _MOST_WAITING = 4, 64
-_WARM_TOKENS, _MARGIN_NS, _RECENT_NS = 16, 5_000_000, 2_000_000_000
+_WARM_PROMPT, _WARM_TOKENS, _MARGIN_NS, _RECENT_NS, _DOUBT_NS = 64, 16, 5_000_000, 2_000_000_000, 1_000_000_000
+_LEAST_READ = 16
+"""Tokens of a prompt that says how long each takes; in a shorter one the step is all there is to see."""
 _LEARN = 0.1
 """Weight of the newest observation in the forecast."""
 
@@ -53,20 +55,27 @@ class Part:
 
 
 class Forecast:
-    """How long prefill takes for each token, and a step."""
+    """How long a step takes, and reading each token of a prompt besides.
+
+    Attributes:
+        seen_ns: when it last learnt something, or was doubted.
+    """
 
     def __init__(self) -> None:
         self.prefill_ns = self.step_ns = 0.0
+        self.seen_ns = 0
 
     def observe(self, *, n_prompt: int, first_ns: float, step_ns: float | None) -> None:
         """Learn from an answer."""
-        self.prefill_ns = _blend(self.prefill_ns, first_ns / n_prompt)
+        self.seen_ns = perf_counter_ns()
         if step_ns is not None:
             self.step_ns = _blend(self.step_ns, step_ns)
+        if n_prompt >= _LEAST_READ:
+            self.prefill_ns = _blend(self.prefill_ns, max(first_ns - self.step_ns, 0) / n_prompt)
 
     def first_ns(self, n_prompt: int) -> float:
         """Predict the time to the first piece."""
-        return self.prefill_ns * n_prompt
+        return self.step_ns + self.prefill_ns * n_prompt
 
 
 def _blend(known: float, seen: float) -> float:
@@ -133,12 +142,20 @@ class Talker:
             )  # fmt: skip
         n_unread = self.count_unread(ids)
         needs_ns = self.forecast.first_ns(n_unread) + self.forecast.step_ns + _MARGIN_NS
-        if needs_ns > left_ns:
+        if needs_ns > left_ns and not self._doubts(left_ns):
             raise InvalidRequest(
                 f"reading {n_unread:,} tokens of the prompt is predicted to take {needs_ns / 1e6:.0f} ms, and"
                 f" {max(left_ns, 0) / 1e6:.0f} ms are left: allow more, or send a shorter one.",
                 status=503, slug="would-be-late", headers=((b"retry-after", b"1"),),
             )  # fmt: skip
+
+    def _doubts(self, left_ns: float) -> bool:
+        """Say, once in a while, that a forecast is to be tried: whoever is refused teaches it nothing."""
+        now = perf_counter_ns()
+        if self.n_answers or left_ns <= _MARGIN_NS or now - self.forecast.seen_ns < _DOUBT_NS:
+            return False
+        self.forecast.seen_ns = now
+        return True
 
     async def answer(
         self, ids: Sequence[int], *, sampling: Sampling, stops: Sequence[str], deadline_ns: float = math.inf
@@ -300,7 +317,7 @@ async def _warm(talker: Talker) -> None:
     """Answer twice, so that the forecast begins with what a warm engine takes; each prompt is a new one."""
     for round_ in range(2):
         talker.forecast = Forecast()
-        ids = [round_] * min(_WARM_TOKENS, talker.chat.context - 1)
+        ids = [round_] * min(_WARM_PROMPT, talker.chat.context - 1)
         n_new = min(_WARM_TOKENS, talker.chat.context - len(ids))
         async for _ in talker.answer(ids, sampling=Sampling(max_tokens=n_new), stops=()):
             pass
