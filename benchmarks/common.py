@@ -59,6 +59,18 @@ def free_port() -> int:
         return int(listening.getsockname()[1])
 
 
+def pack_speaker(model: Path, scratch: Path, *, rung: str, threads: int) -> Path:
+    """Pack a base that speaks into a folder and give its bundle; a bundle is given back as it is."""
+    if model.suffix == ".millis":
+        return model
+    from millis.compressing.packing import pack
+    from millis.contract import Contract
+
+    out = scratch / f"{rung}.millis"
+    pack(str(model), out, contract=Contract(p99="1 s", rate=1), rungs=(rung,), context=1024, threads=threads)
+    return out
+
+
 @contextmanager
 def serve(
     command: Sequence[str], *, port: int, within_s: float = 60.0, env: dict[str, str] | None = None

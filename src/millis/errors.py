@@ -69,6 +69,7 @@ class InvalidRequest(MillisError):
         status: the HTTP status, when it is not 400.
         slug: the problem's name, when it is not `invalid-request`.
         headers: further ones of the answer.
+        param: the member of the body that cannot be, where it is one.
     Attributes:
         extra: further members of the problem.
     """
@@ -84,12 +85,13 @@ class InvalidRequest(MillisError):
         status: int = 400,
         slug: str = "invalid-request",
         headers: Sequence[tuple[bytes, bytes]] = (),
+        param: str | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.slug = slug
         self.headers = tuple(headers)
-        self.extra: dict[str, Any] = {}
+        self.extra: dict[str, Any] = {} if param is None else {"param": param}
 
 
 class MissingExtra(MillisError):

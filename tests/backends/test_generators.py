@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from millis.backends import generators, stepping
+from millis.backends.apart import Apart
 from millis.backends.fake_generator import FakeGenerator
 from millis.backends.generator import GeneratorSettings, Lookup, Sampling, Step
 from millis.backends.spelling import write_spelling
@@ -32,11 +33,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place / "made"
 
 
-@pytest.fixture(params=["fake", "genai", "llamacpp", "vllm"])
+@pytest.fixture(params=["fake", "genai", "llamacpp", "vllm", "fake apart", "genai apart"])
 def generator(request: pytest.FixtureRequest, folder: Path) -> Iterator[Any]:
-    one = _make(request.param)
-    device = "cuda" if request.param == "vllm" else "cpu"
-    one.load(_place(folder, request.param), settings=GeneratorSettings(context=256, device=device))
+    name, _, is_apart = request.param.partition(" ")
+    one = Apart(name) if is_apart else _make(name)
+    device = "cuda" if name == "vllm" else "cpu"
+    one.load(_place(folder, name), settings=GeneratorSettings(context=256, device=device))
     yield one
     one.close()
 

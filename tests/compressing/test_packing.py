@@ -83,10 +83,40 @@ def test_unusable_bases_are_refused(tmp_path: Path) -> None:
     (folder / "config.json").write_text("{")
     with pytest.raises(InvalidBase, match="not JSON"):
         load_speaker(str(folder))
-    broken = tmp_path / "cut.gguf"
-    broken.write_bytes(b"GGUF\x03\x00\x00\x00")
-    with pytest.raises(InvalidBase, match="GGUF"):
-        load_speaker(str(broken))
+
+
+def _make_gguf(file: Path, *, architecture: str) -> bytes:
+    """Write a GGUF file that is whole, and holds one tensor."""
+    import gguf
+
+    writer = gguf.GGUFWriter(file, architecture)
+    writer.add_context_length(64)
+    writer.add_token_list(["a", "b"])
+    writer.add_tensor("token_embd.weight", np.zeros((2, 16), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file.read_bytes()
+
+
+def test_a_gguf_that_is_cut_or_lies_or_is_of_no_known_family_is_refused(tmp_path: Path) -> None:
+    file, out = tmp_path / "base.gguf", tmp_path / "x.millis"
+    whole = _make_gguf(file, architecture="llama")
+    most = (1 << 62).to_bytes(8, "little")
+    cut = {f"cut at {n}": whole[:n] for n in (0, 3, 8, 24, 100, len(whole) // 2, len(whole) - 1)}
+    lies = {
+        "another version": whole[:4] + b"\x63" + whole[5:], "tensors without end": whole[:8] + most + whole[16:],
+        "keys without end": whole[:16] + most + whole[24:], "a key without end": whole[:24] + most + whole[32:],
+    }  # fmt: skip
+    cases = {**cut, **lies, "family": _make_gguf(tmp_path / "other.gguf", architecture="mamba")}
+    for name, content in cases.items():
+        file.write_bytes(content)
+        done = CliRunner().invoke(app, ["pack", str(file), "-o", str(out)])
+        words = "'mamba'" if name == "family" else "cannot be read as GGUF"
+        assert isinstance(done.exception, InvalidBase), (name, done.exception)
+        assert words in str(done.exception), name
+        assert not out.exists()
 
 
 def test_trimmed_vocabulary_cuts_and_says_what_the_source_does(tmp_path: Path) -> None:

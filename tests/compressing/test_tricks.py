@@ -90,7 +90,7 @@ def test_tricks_are_tried_on_the_prompts_and_the_server_runs_with_what_is_left(t
     forge(open_bundle(tmp_path / "tiny.millis"), rungs=[msgspec.to_builtins(changed)])
     talker = load_talker(open_bundle(tmp_path / "tiny.millis"))
     talker.close()
-    built = talker._generator._settings  # type: ignore[attr-defined]
+    built = talker._generator._load.settings  # type: ignore[attr-defined]
     assert (built.lookup, built.keeps_prefixes) == (changed.lookup, False)
     alone = CliRunner().invoke(app, [*asked, "--answers-may-change"])
     assert "--answers-may-change came alone" in f"{alone.output}{alone.exception}"

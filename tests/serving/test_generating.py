@@ -12,7 +12,7 @@ import pytest
 from millis.backends.fake_generator import FakeGenerator
 from millis.backends.generator import GeneratorSettings, Sampling
 from millis.errors import InvalidRequest, RunFailed
-from millis.serving.generating import Part, Talker
+from millis.serving.generating import Forecast, Part, Talker
 from millis.tasks.chat import Stops, end_of_sentence
 from speaking import make_echo_bundle
 
@@ -99,6 +99,53 @@ def test_deadline_before_the_first_sentence_ends_gives_what_there_is_and_says_so
     _run(work, talker, generator)
 
 
+def test_the_forecast_learns_from_answers_that_a_deadline_ended(tmp_path: Path) -> None:
+    generator = _Slow()
+    talker = _talk(tmp_path, generator)
+
+    async def work() -> None:
+        generator.gate.release(8)
+        async for _ in _say(talker, "It works. And more.", deadline_ns=perf_counter_ns() + 200_000_000):
+            pass
+        assert talker.forecast.seen_ns > 0
+        assert 0 < talker.forecast.step_ns < 200_000_000 / 7
+
+    _run(work, talker, generator)
+
+
+def test_a_question_of_one_piece_says_nothing_of_long_prompts(tmp_path: Path) -> None:
+    talker = _talk(tmp_path, FakeGenerator())
+    talker.forecast = Forecast()
+    talker.forecast.observe(n_prompt=100, first_ns=1.1e8, step_ns=1e7)
+    before = talker.forecast.first_ns(100)
+    for _ in range(100):  # health asks so
+        talker.forecast.observe(n_prompt=1, first_ns=1.2e7, step_ns=None)
+    assert talker.forecast.first_ns(100) == before == pytest.approx(1.1e8)
+    talker.close()
+
+
+def test_a_forecast_of_a_busy_hour_is_doubted_once_a_second_while_nobody_asks(tmp_path: Path) -> None:
+    talker = _talk(tmp_path, FakeGenerator())
+    talker.forecast.observe(n_prompt=100, first_ns=1e12, step_ns=1e7)
+
+    def ask(left_ns: float = 3e8) -> None:
+        talker.admit([1] * 100, n_answers=1, left_ns=left_ns)
+
+    with pytest.raises(InvalidRequest, match="is predicted to take"):
+        ask()  # it was just seen
+    talker.forecast.seen_ns -= 2_000_000_000
+    with pytest.raises(InvalidRequest, match="is predicted to take"):
+        ask(1e6)  # hopeless, whatever is predicted
+    talker.n_answers = 1
+    with pytest.raises(InvalidRequest, match="is predicted to take"):
+        ask()  # it would be at others' expense
+    talker.n_answers = 0
+    ask()
+    with pytest.raises(InvalidRequest, match="is predicted to take"):
+        ask()
+    talker.close()
+
+
 def test_client_that_leaves_stops_the_engine_within_a_step(tmp_path: Path) -> None:
     generator = _Slow()
     talker = _talk(tmp_path, generator)
@@ -163,7 +210,7 @@ def test_what_is_kept_read_of_a_prompt_is_not_predicted(tmp_path: Path) -> None:
     )
     assert 0 <= len(mine) - talker.count_unread(mine) - 32 * 3 < 32  # whole blocks of it
     assert talker.count_unread(other) == len(other)
-    talker.forecast.observe(n_prompt=1, first_ns=1e6, step_ns=None)
+    talker.forecast.observe(n_prompt=100, first_ns=1e8, step_ns=None)
     talker.admit(mine, n_answers=1, left_ns=6e6 + 1e6 * (len(mine) - 96))
     with pytest.raises(InvalidRequest, match=f"reading {len(other)} tokens"):
         talker.admit(other, n_answers=1, left_ns=6e6 + 1e6 * (len(mine) - 96))

@@ -1,6 +1,8 @@
 """OpenAI's own client against a server that chats: on a fake that says its prompt again, and on a tiny real Llama."""
 
 import json
+import os
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -22,7 +24,7 @@ HELLO = [{"role": "user", "content": "hello"}]
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Supervisor]:
     from millis.compressing.packing import pack
 
     folder: Path = tmp_path_factory.mktemp("chats")
@@ -30,7 +32,12 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     tiny = pack(str(base), folder / "tiny.millis", contract=Contract(p99="1 s"), rungs=("fp32",))
     bundles = (make_echo_bundle(folder), tiny, make_fake_bundle(folder, name="tags"))
     with Supervisor(ServeSettings(bundles=tuple(str(one.path) for one in bundles), port=0)) as server:
-        yield server.url
+        yield server
+
+
+@pytest.fixture(scope="module")
+def url(server: Supervisor) -> str:
+    return server.url
 
 
 @pytest.fixture
@@ -333,6 +340,19 @@ def test_streams_that_are_dropped_leave_nothing_behind(url: str) -> None:
     assert answer.status_code == 200
     assert time.perf_counter() - began < 5
     assert 'status="499"' in httpx.get(f"{url}/metrics").text
+
+
+def test_an_engine_that_is_killed_is_started_again_while_others_answer(server: Supervisor) -> None:
+    (worker,) = server.pids
+    children = [one for task in Path(f"/proc/{worker}/task").glob("*/children") for one in task.read_text().split()]
+    (engine,) = [int(one) for one in children if b"millis.backends.apart" in Path(f"/proc/{one}/cmdline").read_bytes()]
+    os.kill(engine, signal.SIGKILL)
+    wishes, deadline = {"model": "tiny", "prompt": [3, 4], "max_tokens": 2}, time.monotonic() + 20
+    while (answer := post(server.url, wishes, path="completions")).status_code != 200:
+        assert answer.json()["error"]["type"] == "server_error"
+        assert post(server.url, {"model": "echo", "messages": HELLO}).status_code == 200
+        assert time.monotonic() < deadline
+    assert server.pids == [worker]
 
 
 def test_keys_are_asked_for(tmp_path: Path) -> None:

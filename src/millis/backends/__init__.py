@@ -33,4 +33,7 @@ generators = Registry(
 UNTESTED = frozenset({"vllm"})
 """Written from its documentation: no machine that millis was tested on can run it."""
 
-__all__ = ["UNTESTED", "Backend", "BackendSettings", "Batch", "Batching", "backends", "generators"]
+KEPT_APART = frozenset({"genai"})
+"""Generators that hold the interpreter's lock while they step; beside anything else they need apart.py."""
+
+__all__ = ["KEPT_APART", "UNTESTED", "Backend", "BackendSettings", "Batch", "Batching", "backends", "generators"]

@@ -135,5 +135,5 @@ def no_grammars() -> InvalidRequest:
     return InvalidRequest(
         "this model cannot hold its answers to a form: leave response_format out, or ask a model on genai whose"
         " tokenizer spells by bytes.",
-        slug="unsupported",
-    )
+        slug="unsupported", param="response_format",
+    )  # fmt: skip

@@ -100,8 +100,8 @@ def _read(process: "subprocess.Popen[bytes]", *, within_s: float) -> dict[str, A
 def _refuse(wrong: str) -> InvalidRequest:
     return InvalidRequest(
         f"answers cannot be held to this schema: {wrong}. Give fewer members, choices or repetitions.",
-        slug="invalid-schema",
-    )
+        slug="invalid-schema", param="response_format",
+    )  # fmt: skip
 
 
 def _try(generator: Any, grammar: str, *, end_id: int) -> dict[str, Any]:

@@ -259,11 +259,13 @@ def evaluate(path: str | Path | Bundle, examples: Sequence[Example], *, rung: st
 
 
 def _resident_mb(pid: int) -> float:
-    """Read a process's resident memory; 0 where the system does not tell."""
+    """Read the resident memory of a process and of those that it started; 0 where the system does not tell."""
+    place, held_mb = Path(f"/proc/{pid}"), 0.0
     try:
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        for line in (place / "status").read_text().splitlines():
             if line.startswith("VmRSS:"):
-                return int(line.split()[1]) * 1024 / 1e6
+                held_mb = int(line.split()[1]) * 1024 / 1e6
+        children = [one for task in place.glob("task/*/children") for one in task.read_text().split()]
     except OSError:
-        pass
-    return 0.0
+        return held_mb
+    return held_mb + sum(_resident_mb(int(one)) for one in children)

@@ -16,6 +16,9 @@ from millis.errors import InvalidRequest
 from millis.tasks.schemas import ANY_OBJECT, write_grammar
 
 MOST_ANSWERS, MOST_STOPS, MOST_STOP_CHARACTERS, MOST_MESSAGES = 8, 4, 200, 1000
+_MEMBER = re.compile(r"(?:unknown field `|required field `|at `\$\.)(\w+)")
+"""How msgspec names the member that it cannot read."""
+
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 ROLES = ("system", "developer", "user", "assistant")
 
@@ -101,7 +104,11 @@ def read_wish(body: bytes, *, kind: Literal["chat", "text"], characters: int) ->
     try:
         said: _Wish = msgspec.json.decode(body, type=ChatWish if kind == "chat" else TextWish)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _refuse(f"the body cannot be read ({error}): send JSON as OpenAI's API has it.") from error
+        named = _MEMBER.search(str(error))
+        raise _refuse(
+            f"the body cannot be read ({error}): send JSON as OpenAI's API has it.",
+            param=named.group(1) if named else None,
+        ) from error
     if isinstance(said, ChatWish):
         _refuse_unsupported_chat(said)
         prompt: Any = _read_messages(said.messages)
@@ -117,15 +124,18 @@ def read_wish(body: bytes, *, kind: Literal["chat", "text"], characters: int) ->
     if n_characters > characters:
         raise _refuse(
             f"{n_characters:,} characters came in one request; {characters:,} are allowed: cut the text.",
-            status=413, slug="too-many-characters",
+            param="messages" if kind == "chat" else "prompt", status=413, slug="too-many-characters",
         )  # fmt: skip
     if said.logit_bias:
         raise _unsupported("logit_bias")
     options = said.stream_options or {}
     if set(options) - {"include_usage"} or not isinstance(options.get("include_usage", False), bool):
-        raise _refuse("stream_options can have include_usage, true or false, and nothing else: leave the others out.")
+        raise _refuse(
+            "stream_options can have include_usage, true or false, and nothing else: leave the others out.",
+            param="stream_options",
+        )
     if options and not said.stream:
-        raise _refuse("stream_options came without stream: send both, or neither.")
+        raise _refuse("stream_options came without stream: send both, or neither.", param="stream_options")
     return Wish(
         kind=kind, model=said.model, prompt=prompt, is_stream=said.stream,
         has_usage=bool(options.get("include_usage")), n=int(_within("n", said.n, low=1, high=MOST_ANSWERS, usual=1)),
@@ -168,7 +178,8 @@ def _read_format(asked: dict[str, Any] | None) -> str | None:
     if asked.get("type") != "json_schema" or set(asked) != {"type", "json_schema"} or not isinstance(form, dict):
         raise _refuse(
             'response_format cannot be this: send {"type": "text"}, {"type": "json_object"} or {"type": "json_schema",'
-            ' "json_schema": {"name": NAME, "schema": SCHEMA}}.'
+            ' "json_schema": {"name": NAME, "schema": SCHEMA}}.',
+            param="response_format",
         )
     name = form.get("name")
     if (
@@ -178,33 +189,36 @@ def _read_format(asked: dict[str, Any] | None) -> str | None:
     ):  # fmt: skip
         raise _refuse(
             "response_format.json_schema must have name, of 1 to 64 letters, digits, _ or -, and schema; strict (true"
-            " or false) and description may be there too: leave out the rest."
+            " or false) and description may be there too: leave out the rest.",
+            param="response_format",
         )
     return write_grammar(form["schema"])
 
 
 def _read_messages(messages: list[Any]) -> list[dict[str, str]]:
     if not 1 <= len(messages) <= MOST_MESSAGES:
-        raise _refuse(f"{len(messages):,} messages came: send 1 to {MOST_MESSAGES:,}.")
+        raise _refuse(f"{len(messages):,} messages came: send 1 to {MOST_MESSAGES:,}.", param="messages")
     return [_read_message(one, at=f"messages[{i}]") for i, one in enumerate(messages)]
 
 
 def _read_message(message: Any, *, at: str) -> dict[str, str]:
     if not isinstance(message, dict) or set(message) - {"role", "content", "name", "refusal"}:
-        raise _refuse(f"{at} must have role and content, and besides them at most name: leave out the rest.")
+        raise _refuse(
+            f"{at} must have role and content, and besides them at most name: leave out the rest.", param="messages"
+        )
     role = message.get("role")
     if role not in ROLES:
-        raise _refuse(f"{at} has a role that is not known: use one of {', '.join(ROLES)}.")
+        raise _refuse(f"{at} has a role that is not known: use one of {', '.join(ROLES)}.", param="messages")
     content = message.get("content")
     if isinstance(content, list):
         if not all(
             isinstance(part, dict) and set(part) == {"type", "text"} and part["type"] == "text"
             and isinstance(part["text"], str) for part in content
         ):  # fmt: skip
-            raise _refuse(f"{at} has a part that is not text: send parts of type text only.")
+            raise _refuse(f"{at} has a part that is not text: send parts of type text only.", param="messages")
         content = "".join(part["text"] for part in content)
     if not isinstance(content, str) or not (content or role == "assistant"):
-        raise _refuse(f"{at} has no content: send a text of at least one character.")
+        raise _refuse(f"{at} has no content: send a text of at least one character.", param="messages")
     return {"role": "system" if role == "developer" else role, "content": content}
 
 
@@ -213,7 +227,10 @@ def _read_prompt(prompt: Any) -> str | list[int]:
         prompt = prompt[0]
     is_ids = isinstance(prompt, list) and all(type(one) is int and 0 <= one < 1 << 31 for one in prompt)
     if not prompt or not (isinstance(prompt, str) or is_ids):
-        raise _refuse("prompt must be one text, or one list of token ids, with something in it: ask once for each.")
+        raise _refuse(
+            "prompt must be one text, or one list of token ids, with something in it: ask once for each.",
+            param="prompt",
+        )
     checked: str | list[int] = prompt
     return checked
 
@@ -222,20 +239,22 @@ def _read_stops(stop: str | list[str] | None) -> tuple[str, ...]:
     stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
     if len(stops) > MOST_STOPS or not all(1 <= len(one) <= MOST_STOP_CHARACTERS for one in stops):
         raise _refuse(
-            f"stop has {len(stops):,} strings: give up to {MOST_STOPS}, each of 1 to {MOST_STOP_CHARACTERS} characters."
+            f"stop has {len(stops):,} strings: give up to {MOST_STOPS}, each of 1 to {MOST_STOP_CHARACTERS}"
+            " characters.",
+            param="stop",
         )
     return stops
 
 
 def _read_seed(seed: int | None) -> int | None:
     if seed is not None and not -(1 << 63) <= seed < 1 << 63:
-        raise _refuse("seed must fit into 64 bits: give a smaller number.")
+        raise _refuse("seed must fit into 64 bits: give a smaller number.", param="seed")
     return None if seed is None else seed % (1 << 32)
 
 
 def _agree(one: int | None, other: int | None) -> int | None:
     if one is not None and other is not None and one != other:
-        raise _refuse("max_tokens and max_completion_tokens differ: send one of them.")
+        raise _refuse("max_tokens and max_completion_tokens differ: send one of them.", param="max_tokens")
     return other if one is None else one
 
 
@@ -243,13 +262,16 @@ def _within(name: str, value: float | None, *, low: float, high: float, usual: f
     if value is None:
         return usual
     if not (math.isfinite(value) and low <= value <= high):
-        raise _refuse(f"{name} cannot be {value:g}: give {low:g} to {high:g}.")
+        raise _refuse(f"{name} cannot be {value:g}: give {low:g} to {high:g}.", param=name)
     return value
 
 
 def _unsupported(what: str) -> InvalidRequest:
-    return _refuse(f"{what} came, which is not supported here: leave it out.", slug="unsupported")
+    message = f"{what} came, which is not supported here: leave it out."
+    return _refuse(message, param=what.partition(" ")[0], slug="unsupported")
 
 
-def _refuse(message: str, *, status: int = 400, slug: str = "invalid-request") -> InvalidRequest:
-    return InvalidRequest(message, status=status, slug=slug)
+def _refuse(
+    message: str, *, param: str | None = None, status: int = 400, slug: str = "invalid-request"
+) -> InvalidRequest:
+    return InvalidRequest(message, status=status, slug=slug, param=param)

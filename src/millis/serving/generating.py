@@ -11,20 +11,31 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from time import perf_counter_ns
-from typing import Any
+from typing import Any, NamedTuple
 
-from millis.backends import generators
+from millis.backends import KEPT_APART, generators
+from millis.backends.apart import Apart
 from millis.backends.generator import BLOCK_TOKENS, Generator, GeneratorSettings, Sampling, Step
 from millis.bundles import Bundle
-from millis.errors import InvalidRequest, RunFailed
+from millis.errors import InvalidRequest, MillisError, RunFailed
 from millis.serving.executor import Executor
 from millis.serving.forms import Forms
 from millis.tasks.chat import Chat, Stops, end_of_sentence
 
 STREAMS, _MOST_WAITING = 4, 64
-_WARM_TOKENS, _MARGIN_NS, _RECENT_NS = 16, 5_000_000, 2_000_000_000
+_WARM_PROMPT, _WARM_TOKENS, _MARGIN_NS, _RECENT_NS, _DOUBT_NS = 64, 16, 5_000_000, 2_000_000_000, 1_000_000_000
+_LEAST_READ = 16
+"""Tokens of a prompt that says how long each takes; in a shorter one the step is all there is to see."""
 _LEARN = 0.1
 """Weight of the newest observation in the forecast."""
+
+
+class Piece(NamedTuple):
+    """A piece of an answer: its id, the logarithm of its probability, and the characters that stand before it."""
+
+    id: int
+    logprob: float
+    at: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,32 +43,39 @@ class Part:
     """What is new of an answer.
 
     Args:
-        pieces: ids and logarithms of probability of the pieces that the text is spelled from.
+        pieces: what the text is spelled from.
         ending: of the last part: stop, length or deadline.
         is_whole: does the answer end where a sentence ends, or where the model or the client said?
     """
 
     text: str
-    pieces: tuple[tuple[int, float], ...]
+    pieces: tuple[Piece, ...]
     ending: str | None = None
     is_whole: bool = True
 
 
 class Forecast:
-    """How long prefill takes for each token, and a step."""
+    """How long a step takes, and reading each token of a prompt besides.
+
+    Attributes:
+        seen_ns: when it last learnt something, or was doubted.
+    """
 
     def __init__(self) -> None:
         self.prefill_ns = self.step_ns = 0.0
+        self.seen_ns = 0
 
     def observe(self, *, n_prompt: int, first_ns: float, step_ns: float | None) -> None:
         """Learn from an answer."""
-        self.prefill_ns = _blend(self.prefill_ns, first_ns / n_prompt)
+        self.seen_ns = perf_counter_ns()
         if step_ns is not None:
             self.step_ns = _blend(self.step_ns, step_ns)
+        if n_prompt >= _LEAST_READ:
+            self.prefill_ns = _blend(self.prefill_ns, max(first_ns - self.step_ns, 0) / n_prompt)
 
     def first_ns(self, n_prompt: int) -> float:
         """Predict the time to the first piece."""
-        return self.prefill_ns * n_prompt
+        return self.step_ns + self.prefill_ns * n_prompt
 
 
 def _blend(known: float, seen: float) -> float:
@@ -75,6 +93,7 @@ class Talker:
         kept_ns: when it last gave a piece.
         forms: the grammars that its answers can be held to.
         fixed: ids that prompts begin with, of which the generator keeps whole blocks read.
+        spelled: the bytes of each id, b"" for special ones; None where the tokenizer spells otherwise.
     """
 
     notes: tuple[str, ...] = ()
@@ -83,6 +102,7 @@ class Talker:
         self.bundle = bundle
         self.chat = Chat(bundle.path, settings=bundle.manifest.task_settings)
         self.fixed = self.chat.list_fixed()
+        self.spelled = self.chat.tokenizer.spell_all()
         n_kept = len(self.fixed) // BLOCK_TOKENS * BLOCK_TOKENS if bundle.rung().keeps_prefixes else 0
         self._kept = self.fixed[:n_kept]
         self.forecast = Forecast()
@@ -98,11 +118,12 @@ class Talker:
         n_kept = len(self._kept)
         return len(ids) - (n_kept if n_kept < len(ids) and tuple(ids[:n_kept]) == self._kept else 0)
 
-    def admit(self, ids: Sequence[int], *, n_answers: int, left_ns: float) -> None:
+    def admit(self, ids: Sequence[int], *, n_answers: int, left_ns: float, param: str | None = None) -> None:
         """Refuse what cannot be.
 
         Args:
             ids: of the prompt; of the longest, where one request has several.
+            param: the member of the request that the prompt came in.
             left_ns: time until the deadline, infinite where there is none.
         Raises:
             InvalidRequest: 400 when the prompt fills the context; 503 when too many wait, or prefill alone is longer
@@ -112,8 +133,8 @@ class Talker:
             raise InvalidRequest(
                 f"the prompt has {len(ids):,} tokens, and prompt and answer together may have {self.chat.context:,}:"
                 " send a shorter one.",
-                slug="context-length-exceeded",
-            )
+                slug="context-length-exceeded", param=param,
+            )  # fmt: skip
         if self.n_answers + n_answers > STREAMS + _MOST_WAITING:
             raise InvalidRequest(
                 f"{self.n_answers} answers are being written or wait: ask again in a second.",
@@ -121,12 +142,20 @@ class Talker:
             )  # fmt: skip
         n_unread = self.count_unread(ids)
         needs_ns = self.forecast.first_ns(n_unread) + self.forecast.step_ns + _MARGIN_NS
-        if needs_ns > left_ns:
+        if needs_ns > left_ns and not self._doubts(left_ns):
             raise InvalidRequest(
                 f"reading {n_unread:,} tokens of the prompt is predicted to take {needs_ns / 1e6:.0f} ms, and"
                 f" {max(left_ns, 0) / 1e6:.0f} ms are left: allow more, or send a shorter one.",
                 status=503, slug="would-be-late", headers=((b"retry-after", b"1"),),
             )  # fmt: skip
+
+    def _doubts(self, left_ns: float) -> bool:
+        """Say, once in a while, that a forecast is to be tried: whoever is refused teaches it nothing."""
+        now = perf_counter_ns()
+        if self.n_answers or left_ns <= _MARGIN_NS or now - self.forecast.seen_ns < _DOUBT_NS:
+            return False
+        self.forecast.seen_ns = now
+        return True
 
     async def answer(
         self, ids: Sequence[int], *, sampling: Sampling, stops: Sequence[str], deadline_ns: float = math.inf
@@ -177,8 +206,13 @@ class Talker:
     ) -> AsyncGenerator[Part, None]:  # fmt: skip
         speller, scanner = self.chat.tokenizer.speller(), Stops(stops)
         text, is_said = "", False
-        pieces: list[tuple[int, float]] = []
-        first_ns, n = 0, 0
+        pieces: list[Piece] = []
+        first_ns, last_ns, n, n_spelled = 0, 0, 0, 0
+
+        def learn() -> None:
+            per_step = (last_ns - first_ns) / (n - 1) if n > 1 else None
+            self.forecast.observe(n_prompt=n_prompt, first_ns=first_ns - began, step_ns=per_step)
+
         while True:
             step = await _next(steps, until_ns=deadline_ns - self.forecast.step_ns - _MARGIN_NS)
             now = perf_counter_ns()
@@ -187,6 +221,7 @@ class Talker:
             if step is None:
                 if n == 0:
                     raise _passed()
+                learn()
                 text += scanner.end()
                 is_whole = not has_form and (is_said or end_of_sentence(text) > 0)  # half a form is none
                 said = text[: end_of_sentence(text)] if is_whole else text
@@ -195,15 +230,16 @@ class Talker:
             if step.ending == "failed":
                 raise RunFailed("the engine failed on this request: ask again, or look at the server's log.")
             n += 1
-            first_ns = first_ns or now
+            first_ns, last_ns = first_ns or now, now
             is_stopped = False
             if step.id is not None and not (step.ending == "stop" and step.id in self.chat.stop_ids):
-                new, is_stopped = scanner.add(speller.add(step.id))
+                spelled = speller.add(step.id)
+                new, is_stopped = scanner.add(spelled)
                 text += new
-                pieces.append((step.id, step.logprob))
+                pieces.append(Piece(step.id, step.logprob, n_spelled))
+                n_spelled += len(spelled)
             if is_stopped or step.ending is not None:
-                per_step = (now - first_ns) / (n - 1) if n > 1 else None
-                self.forecast.observe(n_prompt=n_prompt, first_ns=first_ns - began, step_ns=per_step)
+                learn()
                 rest = "" if is_stopped else scanner.end()
                 yield Part(text=text + rest, pieces=tuple(pieces), ending="stop" if is_stopped else step.ending)
                 return
@@ -255,19 +291,28 @@ async def _next(steps: "asyncio.Queue[Step]", *, until_ns: float) -> Step | None
 
 
 def load_talker(bundle: Bundle, *, rung: str | None = None, streams: int = STREAMS, number: int = 1) -> Talker:
-    """Load a rung of a chat bundle, the one that serves when None is named, and warm it."""
+    """Load a rung of a chat bundle, the one that serves when None is named, and warm it.
+
+    Raises:
+        MillisError: it cannot be loaded, or cannot answer; nothing of it is left then.
+    """
     chosen = bundle.rung(rung)
-    generator: Generator = generators[chosen.backend]()
+    name = chosen.backend
+    generator: Generator = Apart(name) if name in KEPT_APART else generators[name]()
     talker = Talker(bundle, generator, streams=streams, number=number)
     generator.load(
         bundle.path / chosen.folder,
         settings=GeneratorSettings(
             device=chosen.device, threads=chosen.threads, context=talker.chat.context, streams=streams,
-            pieces=talker.chat.tokenizer.spell_all(), end_id=talker.chat.stop_ids[0], prefix=talker.fixed,
+            pieces=talker.spelled, end_id=talker.chat.stop_ids[0], prefix=talker.fixed,
             keeps_prefixes=chosen.keeps_prefixes, lookup=chosen.lookup,
         ),
     )
-    asyncio.run(_warm(talker))
+    try:
+        asyncio.run(_warm(talker))
+    except MillisError:
+        talker.close()
+        raise
     return talker
 
 
@@ -275,7 +320,7 @@ async def _warm(talker: Talker) -> None:
     """Answer twice, so that the forecast begins with what a warm engine takes; each prompt is a new one."""
     for round_ in range(2):
         talker.forecast = Forecast()
-        ids = [round_] * min(_WARM_TOKENS, talker.chat.context - 1)
+        ids = [round_] * min(_WARM_PROMPT, talker.chat.context - 1)
         n_new = min(_WARM_TOKENS, talker.chat.context - len(ids))
         async for _ in talker.answer(ids, sampling=Sampling(max_tokens=n_new), stops=()):
             pass

@@ -243,7 +243,7 @@ class _Connection:
         deadline_ns = math.inf if message.deadline_ms is None else came_ns + 1e6 * message.deadline_ms
         ids, n_new, first_ns, last = _encode(message, talker) if message.input else [], 0, 0, None
         if ids:
-            talker.admit(ids, n_answers=1, left_ns=deadline_ns - perf_counter_ns())
+            talker.admit(ids, n_answers=1, left_ns=deadline_ns - perf_counter_ns(), param="input")
             room = talker.chat.context - len(ids)
             sampling = Sampling(max_tokens=min(message.max_tokens or room, room), stop_ids=talker.chat.stop_ids)
             counted = Counted(talker.bundle.name, self._live.observer.metrics)

@@ -17,7 +17,7 @@ import msgspec
 from millis.backends.generator import Sampling
 from millis.errors import InvalidRequest
 from millis.serving.chat_requests import Wish, read_wish
-from millis.serving.generating import Part, Talker
+from millis.serving.generating import Part, Piece, Talker
 from millis.serving.settings import Limits
 from millis.serving.talking import JSON, Counted, Reply, merge
 
@@ -45,7 +45,10 @@ class OpenAi:
         ids = _encode(asked, talker)
         if asked.grammar is not None:
             await talker.forms.accept(asked.grammar)
-        talker.admit(ids, n_answers=asked.n, left_ns=deadline_ns - perf_counter_ns())
+        talker.admit(
+            ids, n_answers=asked.n, left_ns=deadline_ns - perf_counter_ns(),
+            param="messages" if asked.kind == "chat" else "prompt",
+        )  # fmt: skip
         writer = _Writer(asked, talker, n_prompt=len(ids))
         if asked.is_stream:
             await reply.begin()
@@ -73,7 +76,9 @@ def _encode(wish: Wish, talker: Talker) -> list[int]:
     ids: list[int] = wish.prompt  # type: ignore[assignment]
     most = talker.chat.tokenizer.n_pieces
     if any(i >= most for i in ids):
-        raise InvalidRequest(f"prompt has a token id that is not below {most:,}: send ids of this model's tokenizer.")
+        raise InvalidRequest(
+            f"prompt has a token id that is not below {most:,}: send ids of this model's tokenizer.", param="prompt"
+        )
     return ids
 
 
@@ -106,7 +111,7 @@ class _Writer:
             "model": talker.bundle.name, "system_fingerprint": talker.bundle.manifest.seal[:12],
         }  # fmt: skip
         self._texts = [""] * wish.n
-        self._pieces: list[list[tuple[int, float]]] = [[] for _ in range(wish.n)]
+        self._pieces: list[list[Piece]] = [[] for _ in range(wish.n)]
         self._endings: list[Part | None] = [None] * wish.n
 
     def add(self, i: int, part: Part) -> None:
@@ -132,14 +137,14 @@ class _Writer:
 
     def usage_chunk(self) -> dict[str, Any]:
         """Give the chunk that has no choices but the usage."""
-        return self._chunk([]) | {"usage": self._usage()}
+        return self._chunk([], usage=self._usage())
 
     def whole(self) -> dict[str, Any]:
         """Give the whole answer."""
         choices = []
         for i, (text, pieces, last) in enumerate(zip(self._texts, self._pieces, self._endings, strict=True)):
             assert last is not None
-            message = {"role": "assistant", "content": text, "refusal": None}
+            message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None, "annotations": []}
             body: dict[str, Any] = {"message": message} if self._wish.kind == "chat" else {"text": text}
             choices.append(
                 {"index": i, **body, "logprobs": self._logprobs(pieces), "finish_reason": last.ending}
@@ -152,27 +157,35 @@ class _Writer:
         late = [last for last in self._endings if last is not None and last.ending == "deadline"]
         return [(b"x-millis-whole", b"true" if all(last.is_whole for last in late) else b"false")] if late else []
 
-    def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+    def _chunk(self, choices: list[dict[str, Any]], *, usage: dict[str, int] | None = None) -> dict[str, Any]:
         kind = "chat.completion.chunk" if self._wish.kind == "chat" else "text_completion"
-        return {**self._head, "object": kind, "choices": choices}
+        return {**self._head, "object": kind, "choices": choices, **({"usage": usage} if self._wish.has_usage else {})}
 
     def _usage(self) -> dict[str, int]:
         n_new = sum(map(len, self._pieces))
         return {"prompt_tokens": self._n_prompt, "completion_tokens": n_new, "total_tokens": self._n_prompt + n_new}
 
-    def _logprobs(self, pieces: Sequence[tuple[int, float]]) -> dict[str, Any] | None:
+    def _logprobs(self, pieces: Sequence[Piece]) -> dict[str, Any] | None:
         if not self._wish.has_logprobs:
             return None
-        said = [(self._talker.chat.tokenizer.spell(i), logprob) for i, logprob in pieces]
-        if self._wish.kind == "chat":
+        spelled = [self._spell(one.id) for one in pieces]
+        texts = [text for text, _ in spelled]
+        if self._wish.kind == "text":
             return {
-                "content": [
-                    {"token": text, "logprob": logprob, "bytes": list(text.encode()), "top_logprobs": []}
-                    for text, logprob in said
-                ],
-                "refusal": None,
-            }
+                "tokens": texts, "token_logprobs": [one.logprob for one in pieces], "top_logprobs": None,
+                "text_offset": [one.at for one in pieces],
+            }  # fmt: skip
         return {
-            "tokens": [text for text, _ in said], "token_logprobs": [logprob for _, logprob in said],
-            "top_logprobs": None, "text_offset": [],
-        }  # fmt: skip
+            "content": [
+                {"token": text, "logprob": one.logprob, "bytes": own, "top_logprobs": []}
+                for one, (text, own) in zip(pieces, spelled, strict=True)
+            ],
+            "refusal": None,
+        }
+
+    def _spell(self, i: int) -> tuple[str, list[int] | None]:
+        """Give a piece's text and bytes; half a character is a mark in the text, a special piece has no bytes."""
+        own = b"" if self._talker.spelled is None else self._talker.spelled[i]
+        if own:
+            return own.decode(errors="replace"), list(own)
+        return self._talker.chat.tokenizer.spell(i), None

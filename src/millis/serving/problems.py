@@ -24,6 +24,12 @@ Handler = Callable[[Request, Any], Awaitable[Response]]
 _OIP = "/v2"
 _OPENAI = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
 _OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+_OPENAI_CODES = {
+    "unknown-model": "model_not_found", "no-key": "invalid_api_key", "too-often": "rate_limit_exceeded",
+    "quota-used": "insufficient_quota",
+}  # fmt: skip
+"""Where OpenAI has a code of its own for a slug of ours."""
+
 _SLUGS = {404: "unknown-route", 405: "method-not-allowed"}
 
 
@@ -37,6 +43,7 @@ class Problem(msgspec.Struct, kw_only=True, omit_defaults=True):
         predicted_ms: of a refusal, when the answer was predicted.
         retry_after_ms: of a refusal, when the same request is predicted to fit.
         rung: of a refusal, the faster one that would have fitted.
+        param: the member of the body that cannot be, where it is known.
     """
 
     type: str
@@ -46,6 +53,7 @@ class Problem(msgspec.Struct, kw_only=True, omit_defaults=True):
     predicted_ms: float | None = None
     retry_after_ms: float | None = None
     rung: str | None = None
+    param: str | None = None
 
 
 def write_problem(error: Exception) -> tuple[int, bytes]:
@@ -97,8 +105,11 @@ def _shape(problem: bytes, *, path: str) -> tuple[bytes, str]:
     if path in _OPENAI:
         said = msgspec.json.decode(problem, type=Problem)
         usual = "invalid_request_error" if said.status < 500 else "server_error"
-        code = said.type.rpartition("/")[2].replace("-", "_")
-        error = {"message": said.detail, "type": _OPENAI_TYPES.get(said.status, usual), "param": None, "code": code}
+        slug = said.type.rpartition("/")[2]
+        error = {
+            "message": said.detail, "type": _OPENAI_TYPES.get(said.status, usual), "param": said.param,
+            "code": _OPENAI_CODES.get(slug, slug.replace("-", "_")),
+        }  # fmt: skip
         return msgspec.json.encode({"error": error}), "application/json"
     if path != _OIP and not path.startswith(f"{_OIP}/"):
         return problem, MEDIA_TYPE

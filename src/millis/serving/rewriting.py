@@ -104,7 +104,7 @@ class Rewriting:
         prompts = [talker.chat.encode_text(text) for text in texts]
         longest = max(prompts, key=len)
         talker.admit(
-            longest, n_answers=min(len(texts), STREAMS), left_ns=deadline_ns - perf_counter_ns()
+            longest, n_answers=min(len(texts), STREAMS), left_ns=deadline_ns - perf_counter_ns(), param="input"
         )
         usage = _Usage(sum(map(len, prompts)), [_Grown() for _ in texts])
         answers = [

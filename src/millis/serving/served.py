@@ -136,7 +136,7 @@ def no_such_model(known: Iterable[str]) -> InvalidRequest:
     """Say that no such model is served, and which are."""
     choices = ", ".join(sorted(known))
     return InvalidRequest(
-        f"that model is not served here: choose one of {choices}.", status=404, slug="unknown-model"
+        f"that model is not served here: choose one of {choices}.", status=404, slug="unknown-model", param="model"
     )
 
 

@@ -121,7 +121,7 @@ class Chat:
     def _render(self, messages: Sequence[Mapping[str, str]], *, asks: bool) -> str:
         if self._template is None:
             raise InvalidRequest(
-                "this model has no chat template: ask it at /v1/completions.", status=400, slug="no-chat-template"
+                "this model has no chat template: ask it at /v1/completions.", slug="no-chat-template", param="messages"
             )
         try:
             text: str = self._template.render(
@@ -132,7 +132,7 @@ class Chat:
             raise InvalidRequest(
                 "the model's chat template refuses these messages: begin with system or user, and let user and"
                 " assistant take turns.",
-                slug="template-refused",
+                slug="template-refused", param="messages",
             ) from error
         return text
 

@@ -301,4 +301,4 @@ def _place(at: str) -> str:
 
 
 def _refuse(wrong: str) -> InvalidRequest:
-    return InvalidRequest(f"the schema cannot be used: {wrong}.", slug="invalid-schema")
+    return InvalidRequest(f"the schema cannot be used: {wrong}.", slug="invalid-schema", param="response_format")
