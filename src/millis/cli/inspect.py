@@ -16,7 +16,8 @@ from millis.tasks import tasks
 from millis.units import write_bytes
 
 _MOST_LABELS = 20
-_UNTESTED = "untested: millis has been tested on cpu only"
+_UNTESTED = "untested: millis has been tested on cpu, and torch on cuda on one NVIDIA H200"
+_BY_HAND = "run by hand on one NVIDIA H200, in no test that runs everywhere"
 _UNTESTED_BACKEND = "untested: written from the engine's documentation, and never run"
 
 
@@ -111,7 +112,9 @@ def _write_work(row: LatencyRow) -> str:
 
 def _rung_lines(opened: Bundle, rung: Rung) -> list[str]:
     serves = " (serves)" if rung.name == opened.manifest.rung else ""
-    device = rung.device if rung.device == "cpu" else f"{rung.device}, {_UNTESTED}"
+    device = rung.device
+    if device != "cpu":
+        device += f", {_BY_HAND if (rung.backend, device) == ('torch', 'cuda') else _UNTESTED}"
     if rung.backend in UNTESTED:
         device = f"{rung.device}, {_UNTESTED_BACKEND}"
     lines = [

@@ -64,6 +64,8 @@ class Adaptation:
             size = min(METHODS[method].size, tagger.longest)
             graft(tagger.network, method, size=size, ids=_draw_pieces(windows, n=size, seed=seed).to(device))
         for name, weights in tagger.network.named_parameters():
+            if "ranknum" in name:  # AdaLoRA's own count, which peft lets be trained when it moves it to a GPU
+                weights.requires_grad_(False)
             is_norm = method == "adapter" and "norm" in name.lower() and "embeddings." not in name
             if name.startswith(_HEAD) or is_of_graft(name) or is_norm:
                 weights.requires_grad_(True)
