@@ -54,7 +54,8 @@ def test_a_gpu_is_offered_torch_in_each_precision_and_one_worker() -> None:
     variants = propose(device="cuda")
     assert [one.name for one in variants if one.backend == "torch"] == ["torch-fp16", "torch-bf16", "torch-fp32"]
     for one in variants:
-        assert shapes_for(one, cores=16, device="cuda") == (ServingShape(workers=1, threads=0),)
+        assert shapes_for(one, cores=16, device="cuda") == (ServingShape(workers=4, threads=0),)
+        assert shapes_for(one, cores=2, device="cuda") == (ServingShape(workers=1, threads=0),)
 
 
 def test_every_candidate_has_a_name_of_its_own_and_fits_the_cores() -> None:

@@ -24,6 +24,9 @@ _COLD_AFTER_MS = 2.0
 """Measured on Zen 4: after 2 ms of anything else a request costs 0.2 ms more, after 10 ms all that it ever will."""
 
 _ARRIVALS = 20_000
+
+_CORES_BESIDE, _MOST_BESIDE = 4, 4
+"""A worker beside a GPU has so many cores (its loop, its device's thread, what copies), and there are at most so many."""
 _MOST_ROWS = 64
 
 
@@ -91,9 +94,12 @@ STATIC = Variant(backend="static", precision="fp16", is_bucketed=False)
 def shapes_for(variant: Variant, *, cores: int, device: str = "cpu") -> tuple[ServingShape, ...]:
     """List the ways to lay out a server: processes side by side, or one process whose threads share the weights.
 
-    A device beside the processor has one worker: two of them do not know of each other's batches.
+    A device beside the processor has some workers, each with a thread of its own for it: they do not know of each
+    other's batches, but an interpreter is full long before such a device (measured: docs/decisions/0025).
     """
-    lanes = max(cores // variant.threads, 1) if device == "cpu" else 1
+    if device != "cpu":
+        return (ServingShape(workers=min(max(cores // _CORES_BESIDE, 1), _MOST_BESIDE), threads=0),)
+    lanes = max(cores // variant.threads, 1)
     if lanes == 1:
         return (ServingShape(workers=1, threads=0),)
     return (ServingShape(workers=1, threads=lanes), ServingShape(workers=lanes, threads=0))
