@@ -3,7 +3,7 @@
 A network of six layers is a hundred small kernels, and starting each from Python costs more than running it. A graph is
 of one shape, so it is recorded for some numbers of rows at each static length; rows that are missing are filled up.
 Border: shapes, buffers and filling up are plain; whatever needs a GPU stands in CudaRecorder. Knows no weights.
-Limits: a shape that was not recorded is the caller's to run. Ran on one H200; the tests elsewhere use a recorder of their own.
+Limits: a shape that was not recorded is the caller's to run. Ran on one H200; elsewhere tests bring a recorder.
 """
 
 import threading

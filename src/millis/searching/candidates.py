@@ -26,7 +26,7 @@ _COLD_AFTER_MS = 2.0
 _ARRIVALS = 20_000
 
 _CORES_BESIDE, _MOST_BESIDE = 4, 4
-"""A worker beside a GPU has so many cores (its loop, its device's thread, what copies), and there are at most so many."""
+"""A worker beside a GPU has so many cores: its loop, the thread of its device, copies. And the most workers."""
 _MOST_ROWS = 64
 
 
