@@ -14,6 +14,7 @@ from millis.backends.generator import Lookup
 from millis.bundles import open_bundle
 from millis.cli.app import app
 from millis.compressing.tricks import Answer, bound_median, judge_trick
+from millis.cores import cpu_flags
 from millis.serving.generating import load_talker
 from millis.serving.settings import ServeSettings
 from millis.serving.supervisor import Supervisor
@@ -35,6 +36,8 @@ def _pair(first: float, token: float, *, ids: tuple[int, ...] = (1, 2)) -> tuple
         ([_pair(0.9, 1.0), _pair(1.1, 1.0)] * 4, False, "no more than noise"),
         ([_pair(0.99, 0.99)] * 8, False, "no more than noise"),
         ([_pair(0.5, 1.2)] * 8, False, "slower"),
+        ([_pair(0.8, 1.05)] * 8, True, "whole answers 0.82 times as long"),
+        ([_pair(1.05, 0.8)] * 8, False, "slower"),
         ([_pair(1.0, 0.5)] * 7 + [_pair(1.0, 0.5, ids=(1, 3))], False, "answers to 1 of 8 prompts change"),
         ([_pair(1.0, 0.5)] * 7 + [(_pair(1.0, 0.5)[0], None)], False, "failed on 1 of 8"),
     ],
@@ -73,10 +76,12 @@ def test_tricks_are_tried_on_the_prompts_and_the_server_runs_with_what_is_left(t
     names = [one["trick"] for one in told]
     assert names == [one.trick for one in rung.tricks]
     assert {"no prefixes kept", "lookup of 5", "lookup of 2"} <= set(names)
+    assert ("float32" in names) == any("bf16" in one for one in cpu_flags()), "elsewhere nothing is rounded to bf16"
     assert all(one["n_prompts"] == 8 and one["first_ms"]["median"] > 0 and one["reason"] for one in told)
     kept = [one["trick"] for one in told if one["is_kept"]]
     assert (rung.lookup is not None) == any("lookup" in one for one in kept)
     assert rung.keeps_prefixes == ("no prefixes kept" not in kept)
+    assert rung.keeps_float32 == ("float32" in kept)
     assert rung.threads == (2 if "2 threads" in kept else 1)
     shown = CliRunner().invoke(app, ["inspect", str(tmp_path / "tiny.millis")]).output
     assert all(f"kept  {name}: " in shown for name in names)
@@ -85,13 +90,14 @@ def test_tricks_are_tried_on_the_prompts_and_the_server_runs_with_what_is_left(t
     assert models[0]["engine"] == {
         "name": "genai", "device": "cpu", "threads": rung.threads, "keeps_prefixes": rung.keeps_prefixes,
         "lookup": None if rung.lookup is None else {"guesses": rung.lookup.guesses, "ngram": rung.lookup.ngram},
+        "keeps_float32": rung.keeps_float32,
     }  # fmt: skip
-    changed = msgspec.structs.replace(rung, lookup=Lookup(guesses=3, ngram=2), keeps_prefixes=False)
+    changed = msgspec.structs.replace(rung, lookup=Lookup(guesses=3, ngram=2), keeps_prefixes=False, keeps_float32=True)
     forge(open_bundle(tmp_path / "tiny.millis"), rungs=[msgspec.to_builtins(changed)])
     talker = load_talker(open_bundle(tmp_path / "tiny.millis"))
     talker.close()
     built = talker._generator._load.settings  # type: ignore[attr-defined]
-    assert (built.lookup, built.keeps_prefixes) == (changed.lookup, False)
+    assert (built.lookup, built.keeps_prefixes, built.keeps_float32) == (changed.lookup, False, True)
     alone = CliRunner().invoke(app, [*asked, "--answers-may-change"])
     assert "--answers-may-change came alone" in f"{alone.output}{alone.exception}"
     (tmp_path / "few.txt").write_text("one\ntwo")

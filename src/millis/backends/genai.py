@@ -94,8 +94,8 @@ class GenAiGenerator(Stepping):
         scheduler.max_num_seqs = settings.streams + bool(self._prefix)
         scheduler.max_num_batched_tokens = max(settings.context, 256)
         properties: dict[str, Any] = {"INFERENCE_NUM_THREADS": settings.threads, "PERFORMANCE_HINT": "LATENCY"}
-        if settings.threads == 1 and "amx_bf16" in cpu_flags():
-            properties["INFERENCE_PRECISION_HINT"] = "f32"  # 2026.4's bf16 kernels for AMX divide by half the threads
+        if settings.keeps_float32 or (settings.threads == 1 and "amx_bf16" in cpu_flags()):
+            properties["INFERENCE_PRECISION_HINT"] = "f32"  # 2026.4's bf16 for AMX divides by half the threads
         if settings.lookup is not None:
             properties["prompt_lookup"] = True
         if self._trial is None:

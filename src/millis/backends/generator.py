@@ -44,6 +44,7 @@ class GeneratorSettings:
         keeps_prefixes: does a prompt that begins like an earlier one begin there?
         prefix: ids that most prompts begin with, of which the whole blocks stay read where prefixes are kept.
         lookup: None for one piece a step.
+        keeps_float32: compute in float32 where the engine would round to bfloat16 on this processor.
     """
 
     device: str = "cpu"
@@ -55,6 +56,7 @@ class GeneratorSettings:
     keeps_prefixes: bool = True
     prefix: tuple[int, ...] = ()
     lookup: Lookup | None = None
+    keeps_float32: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

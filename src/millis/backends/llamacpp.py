@@ -76,6 +76,8 @@ class LlamaCppGenerator(Stepping):
             raise InvalidValue(f"llamacpp has no device {settings.device!r} here: it runs on cpu.")
         if settings.lookup is not None:
             raise InvalidValue("llamacpp has no lookup: leave it out, or serve the rung on genai.")
+        if settings.keeps_float32:
+            raise InvalidValue("llamacpp chooses its arithmetic itself: leave keeps_float32 out, or serve on genai.")
         self._settings = settings
         if not _repacks():
             _log.warning("llama.cpp leaves weights as they are packed: 0.3.36 dies of AMX, which this processor has")

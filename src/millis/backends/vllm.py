@@ -43,6 +43,8 @@ class VllmGenerator(Stepping):
             raise InvalidValue("vllm has no device 'cuda' here: this machine shows no NVIDIA GPU. Serve another rung.")
         if settings.lookup is not None:
             raise InvalidValue("vllm has no lookup: leave it out, or serve the rung on genai.")
+        if settings.keeps_float32:
+            raise InvalidValue("vllm chooses its arithmetic itself: leave keeps_float32 out, or serve on genai.")
         asked = vllm.EngineArgs(
             model=str(folder), skip_tokenizer_init=True, max_model_len=settings.context,
             max_num_seqs=settings.streams, enable_prefix_caching=settings.keeps_prefixes, disable_log_stats=True,

@@ -107,8 +107,8 @@ class TrickTrial(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         n_equal: prompts with the same likeliest answer.
         first_ms, first_ms_before: time to the first piece.
         token_ms, token_ms_before: mean time of a later piece.
-        first_ratio, token_ratio: of the same prompt's times, with the trick over without it. Numbers are None where
-            too few prompts had them.
+        first_ratio, token_ratio, whole_ratio: of the same prompt's times (the last: of the whole answer, to the piece
+            that both reached), with the trick over without it. Numbers are None where too few prompts had them.
     """
 
     trick: str
@@ -121,6 +121,7 @@ class TrickTrial(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     token_ms: Spread | None
     token_ms_before: Spread | None
     token_ratio: Spread | None
+    whole_ratio: Spread | None = None
     is_kept: bool
     reason: str
 
@@ -140,7 +141,7 @@ class Rung(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         table: its file of word embeddings, which other rungs may share; None where they are in the model's own file.
         buckets: static token counts, or None for any length.
         quality: name, value, reference, drop, low, high in points (low and high bound the drop, 95 %).
-        keeps_prefixes, lookup: how its engine is built, where it speaks; see GeneratorSettings.
+        keeps_prefixes, lookup, keeps_float32: how its engine is built, where it speaks; see GeneratorSettings.
         tricks: what was tried before that was decided.
         layers: what pruning left of each, none where nothing was pruned.
     """
@@ -155,6 +156,7 @@ class Rung(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     buckets: tuple[int, ...] | None = None
     keeps_prefixes: bool = True
     lookup: Lookup | None = None
+    keeps_float32: bool = False
     tricks: tuple[TrickTrial, ...] = ()
     quality: dict[str, Any] = {}
     latency: tuple[LatencyRow, ...] = ()

@@ -218,7 +218,8 @@ def _settle_engine(
         may_change=may_change,
     )
     return msgspec.structs.replace(
-        rung, threads=settings.threads, keeps_prefixes=settings.keeps_prefixes, lookup=settings.lookup, tricks=trials
+        rung, threads=settings.threads, keeps_prefixes=settings.keeps_prefixes, lookup=settings.lookup,
+        keeps_float32=settings.keeps_float32, tricks=trials,
     )
 
 

@@ -1,8 +1,9 @@
 """Which settings of a language model's engine pay on somebody's own prompts: each tried against the best before it.
 
 Two engines, without and with the trick, answer the same prompts in turn, each prompt once: a prompt that an engine has
-seen costs it nothing. A trick is kept when the time to the first piece or the time of a later one is shorter by more
-than noise, the other no longer, and every likeliest answer is the same, or may change.
+seen costs it nothing. A trick is kept when the first piece, a later one or the whole answer comes sooner by more than
+noise, none of them later, and every likeliest answer is the same, or may change. Where the whole answer comes sooner,
+the first piece or later ones may cost a tenth.
 Border: a compiled model and prompts in ids in, settings and numbers out.
 Limits: one answer at a time, so what a trick does to several at once is not seen; likeliest answers only.
 """
@@ -20,7 +21,7 @@ import numpy as np
 from millis.backends import generators
 from millis.backends.generator import Generator, GeneratorSettings, Lookup, Sampling, Step
 from millis.bundles.manifest import Spread, TrickTrial
-from millis.cores import n_cores
+from millis.cores import cpu_flags, n_cores
 from millis.errors import InvalidValue, RunFailed
 from millis.telemetry.progress import bar, say
 
@@ -31,13 +32,20 @@ _MOST_NEW, _WARM_TOKENS, _WITHIN_S = 48, 16, 600
 _WORTH = 0.02
 """Of the time, which a trick has to change to have won or lost."""
 
+_PART_COST = 0.10
+"""That a part of an answer may take longer, where the whole takes less."""
+
 _TRICKS: Mapping[str, Callable[[GeneratorSettings], GeneratorSettings]] = {
     "1 thread": lambda asked: dataclasses.replace(asked, threads=1),
     "2 threads": lambda asked: dataclasses.replace(asked, threads=2),
+    "float32": lambda asked: dataclasses.replace(asked, keeps_float32=any("bf16" in one for one in cpu_flags())),
     "no prefixes kept": lambda asked: dataclasses.replace(asked, keeps_prefixes=False),
     "lookup of 5": lambda asked: dataclasses.replace(asked, lookup=Lookup(guesses=5, ngram=3)),
     "lookup of 2": lambda asked: dataclasses.replace(asked, lookup=Lookup(guesses=2, ngram=3)),
 }
+
+_NEARER = ("float32",)
+"""What brings answers nearer to the model's own may change them: the engine's default rounds more."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +55,10 @@ class Answer:
     ids: tuple[int, ...]
     first_ms: float
     token_ms: float | None
+
+    def until(self, n: int) -> float:
+        """Give the time to the n-th piece, in ms."""
+        return self.first_ms + (self.token_ms or 0.0) * max(n - 1, 0)
 
 
 def try_tricks(
@@ -81,7 +93,8 @@ def try_tricks(
         except InvalidValue as error:  # the engine has no such thing
             say(f"{name}: left out, {error}")
             continue
-        trial = judge_trick(name, pairs, against=describe(settings), may_change=may_change)
+        may = may_change or name in _NEARER
+        trial = judge_trick(name, pairs, against=describe(settings), may_change=may)
         say(f"{name}: {'kept' if trial.is_kept else 'not kept'}, {trial.reason}")
         trials.append(trial)
         if trial.is_kept:
@@ -93,7 +106,8 @@ def describe(settings: GeneratorSettings) -> str:
     """Say how an engine is built."""
     lookup = "no lookup" if settings.lookup is None else f"lookup of {settings.lookup.guesses}"
     prefixes = "prefixes kept" if settings.keeps_prefixes else "no prefixes kept"
-    return f"{settings.threads} thread(s), {prefixes}, {lookup}"
+    numbers = ", float32" if settings.keeps_float32 else ""
+    return f"{settings.threads} thread(s), {prefixes}, {lookup}{numbers}"
 
 
 def check_prompts(prompts: Sequence[Sequence[int]], *, context: int) -> list[Sequence[int]]:
@@ -169,15 +183,17 @@ def judge_trick(
     tokens = [(one.token_ms, other.token_ms) for one, other in whole if one.token_ms and other.token_ms]
     n_equal = sum(one.ids == other.ids for one, other in whole)
     first, token = _compare(firsts), _compare(tokens)
+    reached = [(one, other, min(len(one.ids), len(other.ids))) for one, other in whole]
+    both = _compare([(one.until(n), other.until(n)) for one, other, n in reached])
     is_kept, reason = _decide(
-        first and first[2], token and token[2], n_equal=n_equal, n_failed=len(pairs) - len(whole), n=len(pairs),
-        may_change=may_change,
+        first and first[2], token and token[2], both and both[2], n_equal=n_equal, n_failed=len(pairs) - len(whole),
+        n=len(pairs), may_change=may_change,
     )
     return TrickTrial(
         trick=name, against=against, n_prompts=len(pairs), n_equal=n_equal,
         first_ms_before=first and first[0], first_ms=first and first[1], first_ratio=first and first[2],
         token_ms_before=token and token[0], token_ms=token and token[1], token_ratio=token and token[2],
-        is_kept=is_kept, reason=reason,
+        whole_ratio=both and both[2], is_kept=is_kept, reason=reason,
     )  # fmt: skip
 
 
@@ -211,17 +227,20 @@ def bound_median(values: Sequence[float]) -> Spread:
 
 
 def _decide(
-    first: Spread | None, token: Spread | None, *, n_equal: int, n_failed: int, n: int, may_change: bool
-) -> tuple[bool, str]:
+    first: Spread | None, token: Spread | None, whole: Spread | None, *, n_equal: int, n_failed: int, n: int,
+    may_change: bool,
+) -> tuple[bool, str]:  # fmt: skip
     if n_failed:
         return False, f"the engine failed on {n_failed} of {n} prompts"
-    named = {"first piece": first, "later pieces": token}
-    won = [name for name, ratio in named.items() if ratio is not None and ratio.high < 1 - _WORTH]
-    lost = [name for name, ratio in named.items() if ratio is not None and ratio.low > 1 + _WORTH]
+    named = {"first piece": first, "later pieces": token, "whole answers": whole}
+    known = {name: ratio for name, ratio in named.items() if ratio is not None}
+    won = [name for name, ratio in known.items() if ratio.high < 1 - _WORTH]
+    may_cost = {name: _PART_COST if "whole answers" in won and name != "whole answers" else _WORTH for name in known}
+    lost = [name for name, ratio in known.items() if ratio.low > 1 + may_cost[name]]
     said = "; ".join(
         f"{name} {ratio.median:.2f} times as long ({ratio.low:.2f} to {ratio.high:.2f})"
-        for name, ratio in named.items() if ratio is not None
-    )  # fmt: skip
+        for name, ratio in known.items()
+    )
     if n_equal < n:
         said = f"answers to {n - n_equal} of {n} prompts change{', as allowed' * may_change}; {said}"
         if not may_change:

@@ -254,6 +254,7 @@ class Talker:
         return {
             "name": rung.backend, "device": rung.device, "threads": rung.threads,
             "keeps_prefixes": rung.keeps_prefixes, "lookup": rung.lookup,
+            "keeps_float32": rung.keeps_float32,
         }  # fmt: skip
 
     def join(self, executor: Executor) -> None:
@@ -305,7 +306,7 @@ def load_talker(bundle: Bundle, *, rung: str | None = None, streams: int = STREA
         settings=GeneratorSettings(
             device=chosen.device, threads=chosen.threads, context=talker.chat.context, streams=streams,
             pieces=talker.spelled, end_id=talker.chat.stop_ids[0], prefix=talker.fixed,
-            keeps_prefixes=chosen.keeps_prefixes, lookup=chosen.lookup,
+            keeps_prefixes=chosen.keeps_prefixes, lookup=chosen.lookup, keeps_float32=chosen.keeps_float32,
         ),
     )
     try:
