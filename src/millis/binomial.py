@@ -22,9 +22,9 @@ _MOST_REQUESTS = 10**9
 
 def most_misses(percentile: float, *, n_requests: int) -> int | None:
     """Give the most misses among n_requests that still say kept; None when not even no miss does."""
-    if decide(0, n_requests, percentile)[0] != "kept":
+    if decide(0, n_requests, percentile=percentile)[0] != "kept":
         return None
-    return _first(lambda misses: decide(misses, n_requests, percentile)[0] != "kept", high=n_requests) - 1
+    return _first(lambda misses: decide(misses, n_requests, percentile=percentile)[0] != "kept", high=n_requests) - 1
 
 
 def requests_to_decide(percentile: float, *, n_misses: int = 0, miss_share: float = 0.0) -> int:
@@ -45,7 +45,7 @@ def requests_to_decide(percentile: float, *, n_misses: int = 0, miss_share: floa
     wanted, whole = ("kept", math.ceil) if miss_share < _share(percentile) else ("broken", math.floor)
 
     def is_decided(n: int) -> bool:
-        return decide(min(n_misses + whole(miss_share * n), n), n, percentile)[0] == wanted
+        return decide(min(n_misses + whole(miss_share * n), n), n, percentile=percentile)[0] == wanted
 
     high = 1
     while not is_decided(high):
@@ -58,7 +58,7 @@ def requests_to_decide(percentile: float, *, n_misses: int = 0, miss_share: floa
     return _first(is_decided, high=high)
 
 
-def decide(n_misses: int, n_requests: int, percentile: float) -> tuple[Decision, float]:
+def decide(n_misses: int, n_requests: int, *, percentile: float) -> tuple[Decision, float]:
     """Give the status, and the chance of this many misses or a rarer number at the bound."""
     share = _share(percentile)
     at_most = _tail(n_misses, n_requests, share)

@@ -206,7 +206,7 @@ def judge_latency(
     name = f"{name} p{contract.percentile:g}".lstrip()
     bound_ms = contract.bound_ms if bound_ms is None else bound_ms
     if void is not None:
-        status, chance = decide(n_sure_misses, n_requests, contract.percentile)
+        status, chance = decide(n_sure_misses, n_requests, percentile=contract.percentile)
         if status == "broken":
             detail = (
                 f"{n_sure_misses} of {n_requests} requests took the server itself longer than"
@@ -214,7 +214,7 @@ def judge_latency(
             )
             return Clause(name=name, status="broken", detail=detail, value=seen_ms, bound=bound_ms)
         return Clause(name=name, status="void", detail=void, value=seen_ms, bound=bound_ms)
-    status, chance = decide(n_misses, n_requests, contract.percentile)
+    status, chance = decide(n_misses, n_requests, percentile=contract.percentile)
     most = most_misses(contract.percentile, n_requests=n_requests)
     allowed = f"at most {most} say kept" if most is not None else "too few requests to say kept"
     parts = [f"{n_misses} of {n_requests} requests missed {write_ms(bound_ms)} ({allowed})"]

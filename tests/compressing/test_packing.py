@@ -1,5 +1,7 @@
 """A causal language model becomes a bundle that computes what its source computes."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -15,6 +17,7 @@ from millis.cli.app import app
 from millis.compiling.causal import FILE, convert_causal, run_source, run_stateful
 from millis.compressing.packing import pack
 from millis.compressing.rounding import cut_windows
+from millis.compressing.vocabulary import trim_speaker
 from millis.contract import Contract
 from millis.errors import InvalidBase, InvalidValue
 from millis.models.speakers import load_speaker
@@ -147,6 +150,19 @@ def test_trimmed_vocabulary_cuts_and_says_what_the_source_does(tmp_path: Path) -
     assert np.abs(got - want).max() < 1e-3 * np.abs(want).max()
     shown = CliRunner().invoke(app, ["inspect", str(bundle.path)])
     assert f"vocabulary: {len(kept)} of {old.get_vocab_size()} pieces" in shown.output
+
+
+def test_a_tokenizer_that_names_an_id_without_a_piece_is_not_trimmed(tmp_path: Path) -> None:
+    speaker = load_speaker(str(make_speaker(tmp_path)))
+    parts = json.loads(speaker.tokenizer)
+    end = "<|im_end|>"
+    frame = [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": end, "type_id": 0}}]
+    parts["post_processor"] = {
+        "type": "TemplateProcessing", "single": frame, "pair": frame,
+        "special_tokens": {end: {"id": end, "ids": [999_999], "tokens": [end]}},
+    }  # fmt: skip
+    with pytest.raises(InvalidBase, match="no piece for id 999999"):
+        trim_speaker(replace(speaker, tokenizer=json.dumps(parts)), texts=["the tide comes in"])
 
 
 def test_trimming_wants_the_flag_and_the_corpus(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny import write_base
 
 from making import make_tokenizer
 from millis.backends import BackendSettings
@@ -17,6 +16,7 @@ from millis.models.bases import MODEL_TYPES
 from millis.models.described import pooling_of
 from millis.models.taggers import build_tagger, load_tagger, save_tagger
 from millis.tasks.task import Head
+from models.tiny import write_base
 
 pytestmark = pytest.mark.slow
 

@@ -46,8 +46,15 @@ class Labels:
         return None
 
 
-def draw_mark(x: float, text: str, class_: str, height: float, labels: Labels, *, level: int = 0) -> Markup:
-    """Draw a vertical line with its name above or beside it, where there is room."""
+def draw_mark(
+    x: float, text: str, *, class_: str, height: float, labels: Labels, level: int = 0
+) -> Markup:
+    """Draw a vertical line with its name where there is room.
+
+    Args:
+        height: of the picture.
+        level: 0 for a name above the line, else beside it, so many lines down.
+    """
     width, baseline = _text_width(text), TOP - 12 + 15 * level
     top = baseline + 4 if level == 0 else baseline - 10
     name = None
@@ -65,14 +72,14 @@ def draw_mark(x: float, text: str, class_: str, height: float, labels: Labels, *
     return element("g", element("line", x1=x, x2=x, y1=top, y2=height - BOTTOM, class_=class_), name)
 
 
-def draw_frame(height: float, title: str, *shapes: Markup | None) -> Markup:
+def draw_frame(*shapes: Markup | None, height: float, title: str) -> Markup:
     """Put shapes into one picture, which a screen reader calls by its title."""
     return element(
         "svg", element("title", title), *shapes, viewBox=f"0 0 {WIDTH} {height}", role="img", class_="plot"
     )
 
 
-def draw_x_axis(x: Callable[[float], float], ticks: Sequence[float], height: float, name: str) -> Markup:
+def draw_x_axis(x: Callable[[float], float], ticks: Sequence[float], *, height: float, name: str) -> Markup:
     """Draw the axis at the foot, with its ticks, their numbers and its name."""
     base = height - BOTTOM
     marks = [element("line", x1=x(tick), x2=x(tick), y1=base, y2=base + 4, class_="axis") for tick in ticks]
@@ -82,7 +89,7 @@ def draw_x_axis(x: Callable[[float], float], ticks: Sequence[float], height: flo
     return element("g", line, *marks, *numbers, label)
 
 
-def draw_y_axis(y: Callable[[float], float], ticks: Sequence[float], name: str) -> Markup:
+def draw_y_axis(y: Callable[[float], float], ticks: Sequence[float], *, name: str) -> Markup:
     """Draw a line across at each tick, their numbers, and the axis' name."""
     grid = [
         element("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y(tick), y2=y(tick), class_="grid") for tick in ticks
@@ -93,7 +100,7 @@ def draw_y_axis(y: Callable[[float], float], ticks: Sequence[float], name: str) 
     return element("g", *grid, *numbers, element("text", name, x=2, y=11, class_="tick"))
 
 
-def scale_y(low: float, high: float, height: float) -> Callable[[float], float]:
+def scale_y(low: float, high: float, *, height: float) -> Callable[[float], float]:
     """Give the way from a value to its place between foot and head."""
     span = (high - low) or 1.0
     return lambda value: height - BOTTOM - (value - low) / span * (height - BOTTOM - TOP)

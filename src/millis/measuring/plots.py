@@ -7,6 +7,7 @@ Limits: labels that would cover another one are left out (axes.py); the report's
 import math
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from millis.measuring.axes import (
@@ -73,7 +74,7 @@ def draw_latency(
     marked = [ms for ms in (bound_ms, *percentiles.values()) if ms]
     low, high = min(bars[0][0], *marked, bars[0][1]), max(bars[-1][1], *marked, 0) * 1.12
     height, x, most = 300, scale_log_x(low, high), max(count for _, _, count in bars)
-    y = scale_y(0, most, height)
+    y = scale_y(0, most, height=height)
     shapes = []
     for left, right, count in bars:
         top = min(y(count), y(0) - 1.5)  # one late request in ten thousand must still be seen
@@ -81,15 +82,17 @@ def draw_latency(
         width, kind = max(x(right) - x(left) - 1, 1), "bar late" if is_late else "bar"
         shapes.append(element("rect", x=x(left), y=top, width=width, height=y(0) - top, class_=kind))
     labels = Labels()
-    lines = [draw_mark(x(bound_ms), f"{write_number(bound_ms)} ms", "bound", height, labels)] if bound_ms else []
+    mark = partial(draw_mark, height=height, labels=labels)
+    lines = [mark(x(bound_ms), f"{write_number(bound_ms)} ms", class_="bound")] if bound_ms else []
     lines += [
-        draw_mark(x(ms), f"{name} {write_number(ms)}", "percentile", height, labels, level=1 + i)
+        mark(x(ms), f"{name} {write_number(ms)}", class_="percentile", level=1 + i)
         for i, (name, ms) in enumerate(percentiles.items())
         if ms > 0
     ]
     return draw_frame(
-        height, title, draw_x_axis(x, choose_log_ticks(low, high), height, axes[0]),
-        draw_y_axis(y, choose_ticks(0, most), axes[1]), *shapes, *lines,
+        draw_x_axis(x, choose_log_ticks(low, high), height=height, name=axes[0]),
+        draw_y_axis(y, choose_ticks(0, most), name=axes[1]), *shapes, *lines,
+        height=height, title=title,
     )  # fmt: skip
 
 
@@ -118,11 +121,12 @@ def draw_candidates(
     fastest, slowest = min(seen) / 1.25, max(seen) * 1.35
     height, x = 340, scale_log_x(fastest, slowest)
     low, high = min(qualities) - margin, max(qualities) + margin
-    y = scale_y(low, high, height)
+    y = scale_y(low, high, height=height)
     labels = Labels()
+    mark = partial(draw_mark, height=height, labels=labels)
     for ms, quality in [(ms, one.quality) for one in drawn for ms in (one.measured, one.predicted) if ms]:
         labels.take((x(ms) - 6, y(quality) - 6, x(ms) + 6, y(quality) + 6))
-    lines = [draw_mark(x(bound_ms), f"{write_number(bound_ms)} ms", "bound", height, labels)] if bound_ms else []
+    lines = [mark(x(bound_ms), f"{write_number(bound_ms)} ms", class_="bound")] if bound_ms else []
     if bound_ms:
         labels.take((x(bound_ms) - 2, TOP, x(bound_ms) + 2, height - BOTTOM))
     if floor is not None:
@@ -140,8 +144,9 @@ def draw_candidates(
             )
         )
     return draw_frame(
-        height, title, draw_x_axis(x, choose_log_ticks(fastest, slowest), height, axes[0]),
-        draw_y_axis(y, choose_ticks(low, high), axes[1]), *lines, *shapes, *names,
+        draw_x_axis(x, choose_log_ticks(fastest, slowest), height=height, name=axes[0]),
+        draw_y_axis(y, choose_ticks(low, high), name=axes[1]), *lines, *shapes, *names,
+        height=height, title=title,
     )  # fmt: skip
 
 
@@ -171,7 +176,8 @@ def draw_stages(rows: Sequence[tuple[str, dict[str, float]]], *, title: str, axi
             kind = f"stage {slug(stage)}"
             shapes.append(element("rect", tip, x=left, y=top, width=width, height=30, class_=kind))
             start += ms
-    return draw_frame(height, title, draw_x_axis(x, choose_ticks(0, longest), height, axis), *shapes)
+    x_axis = draw_x_axis(x, choose_ticks(0, longest), height=height, name=axis)
+    return draw_frame(x_axis, *shapes, height=height, title=title)
 
 
 def draw_lengths(
@@ -193,17 +199,19 @@ def draw_lengths(
     for tokens, count in counts:
         grouped[tokens // per_bar] = grouped.get(tokens // per_bar, 0) + count
     height, x = 280, scale_x(0, longest + per_bar)
-    y = scale_y(0, max(grouped.values()), height)
+    y = scale_y(0, max(grouped.values()), height=height)
     bars = [
         element("rect", x=x(bar * per_bar), y=min(y(count), y(0) - 1), height=y(0) - min(y(count), y(0) - 1),
                 width=(x(per_bar) - x(0)) * 0.88, class_="bar")
         for bar, count in sorted(grouped.items())
     ]  # fmt: skip
     labels = Labels()
-    lines = [draw_mark(x(bucket + per_bar), str(bucket), "bucket", height, labels) for bucket in buckets]
+    mark = partial(draw_mark, height=height, labels=labels)
+    lines = [mark(x(bucket + per_bar), str(bucket), class_="bucket") for bucket in buckets]
     return draw_frame(
-        height, title, draw_x_axis(x, choose_ticks(0, longest), height, axes[0]),
-        draw_y_axis(y, choose_ticks(0, max(grouped.values())), axes[1]), *bars, *lines,
+        draw_x_axis(x, choose_ticks(0, longest), height=height, name=axes[0]),
+        draw_y_axis(y, choose_ticks(0, max(grouped.values())), name=axes[1]), *bars, *lines,
+        height=height, title=title,
     )  # fmt: skip
 
 

@@ -158,13 +158,14 @@ def _glance(report: Report, words: Words) -> Markup | None:
             if quality.reference is None
             else words["of_reference"].format(reference=f"{quality.reference:.2f}")
         )
-        shown.append(write_figure(quality.name, f"{quality.value:.2f}", of))
+        shown.append(write_figure(quality.name, f"{quality.value:.2f}", small=of))
         if quality.drop is not None:
             low, high = quality.interval or (None, None)
             interval = (
                 words["interval"].format(low=show_points(low), high=show_points(high)) if quality.interval else None
             )
-            shown.append(write_figure(words["drop"].format(name=quality.name), show_points(quality.drop), interval))
+            name = words["drop"].format(name=quality.name)
+            shown.append(write_figure(name, show_points(quality.drop), small=interval))
     return element("dl", *shown, class_="glance", aria_label=words["glance"]) if shown else None
 
 

@@ -15,7 +15,7 @@ Words = Mapping[str, Any]
 """A language's part of page/words.json."""
 
 
-def write_figure(name: str, value: str, small: str | None) -> Markup:
+def write_figure(name: str, value: str, *, small: str | None) -> Markup:
     """Write a number under its name, and something small behind it."""
     return element(
         "div", element("dt", name), element("dd", value, element("small", small) if small else None)

@@ -2,6 +2,7 @@
 
 Border: the top of the making rooms; what it measures is what is served. `prove` needs no training library.
 
+    settings    what is asked of a fit; case, what stays the same through it
     fitting     labelled text to a proven bundle: what is asked is read and checked
     search      which rungs are made and proven, in which order
     candidates  which variants are worth building, and how long each will take by prediction

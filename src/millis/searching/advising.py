@@ -128,7 +128,7 @@ def _try(one: Measured, question: Question, *, epochs: int) -> Measured:
         except InvalidBase as error:
             return Measured(name=one.name, problem=str(error))
         score = result.dev_score.value
-        remember(SHELF, key, score)
+        remember(SHELF, key, value=score)
         shutil.rmtree(folder, ignore_errors=True)
     return replace(one, dev=round(score, 2))
 

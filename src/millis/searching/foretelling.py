@@ -220,7 +220,7 @@ def _time(
 
                 untrained = untrained or stack.enter_context(UntrainedBase(base, task=laid.task))
                 known = tuple(untrained.time(variant, buckets=laid.buckets, without_layers=without_layers))
-                remember(SHELF, key, known)
+                remember(SHELF, key, value=known)
             return known
 
         tables: dict[Variant, _Rows] = {}

@@ -67,7 +67,7 @@ def find_table(
     table: LayerTable | None = recall(_SHELF, key, kind=LayerTable)
     if table is None:
         table = _measure(config, runtime=runtime, tokens=tuple(tokens), is_static=is_static)
-        remember(_SHELF, key, table)
+        remember(_SHELF, key, value=table)
     return table
 
 

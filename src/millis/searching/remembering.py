@@ -25,7 +25,7 @@ def recall(shelf: str, key: str, *, kind: Any) -> Any:
         return None
 
 
-def remember(shelf: str, key: str, value: Any) -> None:
+def remember(shelf: str, key: str, *, value: Any) -> None:
     """Keep a value under a key; where that cannot be, say so and go on."""
     file = cache_root() / shelf / f"{key}.json"
     try:
