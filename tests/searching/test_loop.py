@@ -121,7 +121,7 @@ def test_an_impossible_contract_gets_numbers_and_exit_code_3(fitted: Fitted) -> 
     case, _ = fitted
     out = case.folder / "fast.millis"
     (case.folder / "fast.run").symlink_to(case.folder / "names.run")
-    done = run_millis("fit", *case.flags, "--p99", "0.02 ms", "--memory-mb", "1", "--within", "30 s", "-o", out, "--json")
+    done = run_millis("fit", *case.flags, "--p99", "0.02 ms", "--memory-mb", "1", "--within", "3m", "-o", out, "--json")
     assert done.returncode == 3, done.stderr[-2000:]
     assert "nearest:" in done.stderr
     assert "instead: p99 <=" in done.stderr
