@@ -122,7 +122,8 @@ def _name_in_gguf(name: str) -> str:
 
 
 def make_echo_bundle(
-    folder: Path, *, context: int = 256, name: str = "echo", contract: Contract | None = None, task: str = "chat", **more: str
+    folder: Path, *, context: int = 256, name: str = "echo", contract: Contract | None = None, task: str = "chat",
+    pause_ms: float = 0.0, **more: str,
 ) -> Bundle:
     """Write a bundle on the fake generator, which says its prompt again; more are task settings."""
     rung = Rung(name="fake", backend="fake", precision="none", folder="rungs/fake")
@@ -133,6 +134,7 @@ def make_echo_bundle(
     )  # fmt: skip
     parts: dict[str, Path | bytes] = {
         "tokenizer.json": make_byte_tokenizer().to_str().encode(), "rungs/fake/none": b"-",
+        "rungs/fake/pause_ms": str(pause_ms).encode(),
         "chat_template.jinja": TEMPLATE.encode(),
     }  # fmt: skip
     return save_bundle(folder / f"{name}.millis", manifest=manifest, parts=parts)

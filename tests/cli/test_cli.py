@@ -237,6 +237,7 @@ def test_ctrl_c_ends_a_command_with_its_code_and_one_sentence(tmp_path: Path) ->
     proving = subprocess.Popen(
         [sys.executable, "-m", "millis", "prove", str(bundle.path), "--seconds", "60", "--json"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # tests run in the background, too
     )  # fmt: skip
     assert proving.stderr is not None
     assert proving.stderr.readline().startswith("bodies:"), "it has begun"

@@ -46,9 +46,9 @@ def test_a_refusal_is_said_and_the_message_comes_back(tmp_path: Path, chromium: 
 
 
 def test_stop_ends_the_answer_and_the_decoding(tmp_path: Path, chromium: Browser) -> None:
-    bundle = make_echo_bundle(tmp_path, context=200_000)
+    bundle = make_echo_bundle(tmp_path, context=200_000, pause_ms=1)  # ten seconds of it, which no page outlasts
     with serve_page(chromium, bundle, path="/chat", may_complain=True) as (page, url):
-        page.fill("#text", "wxyz " * 9000)
+        page.fill("#text", "wxyz " * 2000)
         page.click("#send")
         expect(page.locator("#talk li[data-role=assistant]")).to_contain_text("wxyz")
         page.locator("#stop").dispatch_event("click")  # it moves down as the answer grows: a click would wait for it

@@ -1,9 +1,10 @@
 """A generator without a model, for tests: it says its prompt again, piece by piece, as often as it is let.
 
-Border: stdlib only.
+Border: stdlib only; reads pause_ms, where there is such a file: how long each step takes.
 """
 
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,10 +27,13 @@ class FakeGenerator(Stepping):
         super().__init__()
         self._said: dict[OpenAnswer, int] = {}
         self._hold = hold
+        self._pause_s = 0.0
         self.n_steps = 0
 
     def load(self, folder: Path, *, settings: GeneratorSettings) -> None:
-        """Read nothing."""
+        """Read how long a step takes, nothing else."""
+        if (folder / "pause_ms").is_file():
+            self._pause_s = float((folder / "pause_ms").read_text()) / 1000
         self._thread.start()
 
     def accept(self, grammar: str) -> None:
@@ -42,6 +46,8 @@ class FakeGenerator(Stepping):
     def _step(self, answers: Sequence[OpenAnswer]) -> None:
         if self._hold is not None:
             self._hold.wait()
+        if self._pause_s:
+            time.sleep(self._pause_s)
         self.n_steps += 1
         for answer in answers:
             n = self._said[answer]
