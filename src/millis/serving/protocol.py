@@ -154,6 +154,11 @@ class Protocol(HttpToolsProtocol):
         for tell in getattr(self, "_gone", ()):
             tell()
 
+    def handle_websocket_upgrade(self) -> None:
+        """Hand the connection over, and let go of the parser: it and this hold each other, and gc comes by rarely."""
+        super().handle_websocket_upgrade()
+        self.parser = None  # type: ignore[assignment]
+
     def send_400_response(self, msg: str) -> None:
         """Write a problem in place of msg."""
         refusal, self._refusal = self._refusal, None
