@@ -138,7 +138,7 @@ def test_trimmed_vocabulary_cuts_and_says_what_the_source_does(tmp_path: Path) -
         assert new.encode(text).tokens == old.encode(text).tokens
     assert new.decode(new.encode("boats, 船 and ÿ").ids) == "boats, 船 and ÿ"  # spelt by smaller pieces
     stops = [new.id_to_token(i) for i in bundle.manifest.task_settings["stop_ids"]]
-    assert stops == [old.id_to_token(i) for i in source.stop_ids]
+    assert stops == [old.id_to_token(i) for i in source.speech.stop_ids]
     assert "<|im_end|>" in stops
 
     text = corpus[0] + corpus[1]
@@ -154,7 +154,7 @@ def test_trimmed_vocabulary_cuts_and_says_what_the_source_does(tmp_path: Path) -
 
 def test_a_tokenizer_that_names_an_id_without_a_piece_is_not_trimmed(tmp_path: Path) -> None:
     speaker = load_speaker(str(make_speaker(tmp_path)))
-    parts = json.loads(speaker.tokenizer)
+    parts = json.loads(speaker.speech.tokenizer)
     end = "<|im_end|>"
     frame = [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": end, "type_id": 0}}]
     parts["post_processor"] = {
@@ -162,7 +162,7 @@ def test_a_tokenizer_that_names_an_id_without_a_piece_is_not_trimmed(tmp_path: P
         "special_tokens": {end: {"id": end, "ids": [999_999], "tokens": [end]}},
     }  # fmt: skip
     with pytest.raises(InvalidBase, match="no piece for id 999999"):
-        trim_speaker(replace(speaker, tokenizer=json.dumps(parts)), texts=["the tide comes in"])
+        trim_speaker(replace(speaker, speech=replace(speaker.speech, tokenizer=json.dumps(parts))), texts=["the tide comes in"])
 
 
 def test_trimming_wants_the_flag_and_the_corpus(tmp_path: Path) -> None:

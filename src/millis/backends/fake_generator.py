@@ -61,3 +61,6 @@ class FakeGenerator(Stepping):
 
     def _drop(self, answer: OpenAnswer) -> None:
         self._said.pop(answer, None)
+
+    def _renew(self) -> None:
+        """Nothing: what it said is forgotten answer by answer."""

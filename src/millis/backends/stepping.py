@@ -4,6 +4,7 @@ Border: knows no engine; one derives from it and says what a step is.
 """
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from millis.backends.generator import Emit, Sampling, Step
@@ -27,10 +28,10 @@ class OpenAnswer:
             self.emit(step)
 
 
-class Stepping:
+class Stepping(ABC):
     """Steps through all open answers on one thread.
 
-    A generator gives `_begin`, `_step` and `_drop`, and where it needs to `_renew`; they are called on the thread only.
+    A generator gives `_begin`, `_step`, `_drop` and `_renew`; they are called on the thread only.
     """
 
     def __init__(self) -> None:
@@ -88,14 +89,18 @@ class Stepping:
                 self._renew()
             self._open = [answer for answer in self._open if not answer.is_ended]
 
+    @abstractmethod
     def _renew(self) -> None:
         """Make good what a step that raised may have left behind; must not raise."""
 
+    @abstractmethod
     def _begin(self, answer: OpenAnswer) -> None:
-        raise NotImplementedError
+        """Take a prompt, of which nothing was read yet."""
 
+    @abstractmethod
     def _step(self, answers: Sequence[OpenAnswer]) -> None:
-        raise NotImplementedError
+        """Tell some of the open answers their next pieces; one at least, or wait a moment."""
 
+    @abstractmethod
     def _drop(self, answer: OpenAnswer) -> None:
-        raise NotImplementedError
+        """Forget an answer that was cancelled, or failed."""

@@ -90,6 +90,9 @@ class VllmGenerator(Stepping):
             with contextlib.suppress(Exception):  # an engine that is dead has nothing to stop
                 self._engine.abort_request(names)
 
+    def _renew(self) -> None:
+        """Nothing: every open answer was aborted, and an engine that is dead cannot be made anew here."""
+
 
 def _tell(answer: OpenAnswer, output: Any) -> None:
     """Tell what is new of an answer; nothing or several pieces may have come."""

@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -77,28 +78,31 @@ def pack(
     for one in carried:
         check_carried(base, one)
     further = _instruct(task, instruction) | _add_system(system)
-    speaker: Speaker | Speech = _load(base, is_compiled=len(carried) < len(rungs))
+    compiled = [one for one in rungs if one in COMPILED]
+    speaker = base if isinstance(base, Speaker) else load_speaker(base) if compiled else None
+    speech = load_speech(str(base)) if speaker is None else speaker.speech
     known_as = name or (Path(base).name if isinstance(base, str) else "a loaded model")
     if not context >= 1:
-        raise InvalidValue(f"context cannot be {context}: give 1 to {speaker.context} tokens.")
-    fits = min(context, speaker.context)
-    reason = "as asked" if fits == context else f"the model has no more than {speaker.context}"
+        raise InvalidValue(f"context cannot be {context}: give 1 to {speech.context} tokens.")
+    fits = min(context, speech.context)
+    reason = "as asked" if fits == context else f"the model has no more than {speech.context}"
     choices = [Choice(what="context", choice=f"{fits} tokens", reason=reason)]
     if "llamacpp" in carried:
-        tokenizer, ends, agreed = agree_with_llamacpp(speaker.tokenizer, str(base))
-        stops = tuple(dict.fromkeys([*(i for i in speaker.stop_ids if i in ends), *ends]))  # the usual one first
-        speaker = dataclasses.replace(speaker, tokenizer=tokenizer, stop_ids=stops)
+        tokenizer, ends, agreed = agree_with_llamacpp(speech.tokenizer, str(base))
+        stops = tuple(dict.fromkeys([*(i for i in speech.stop_ids if i in ends), *ends]))  # the usual one first
+        speech = dataclasses.replace(speech, tokenizer=tokenizer, stop_ids=stops)
         choices.append(agreed)
     if corpus is not None:
-        assert isinstance(speaker, Speaker)
+        assert speaker is not None  # what is carried keeps its vocabulary: _check
         speaker, trimmed = trim_speaker(speaker, texts=[*corpus, *further.values()])  # an instruction is read too
+        speech = speaker.speech
         choices.append(_note_trimming(trimmed, n_texts=len(corpus)))
-    windows = () if round_by is None else cut_windows(speaker.tokenizer, round_by)
+    windows = () if round_by is None else cut_windows(speech.tokenizer, round_by)
     settings = {
-        "context": fits, "stop_ids": list(speaker.stop_ids), "begin": speaker.begin, "end": speaker.end, **further,
+        "context": fits, "stop_ids": list(speech.stop_ids), "begin": speech.begin, "end": speech.end, **further,
     }  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="millis-pack-") as scratch:
-        _write_speech(speaker, Path(scratch))
+        _write_speech(speech, Path(scratch))
         chat = Chat(Path(scratch), settings=settings)
         n_fixed = _count_fixed(chat)
         asked = None if prompts is None else [chat.encode_prompt(one) for one in prompts]
@@ -107,10 +111,10 @@ def pack(
         if asked is not None:
             check_prompts(asked, context=fits)
         made = {one: carry(str(base), one, scratch=Path(scratch), threads=threads) for one in carried}
-        if isinstance(speaker, Speaker):
+        if speaker is not None:
             say(f"converting {known_as}")
-            compiled = [one for one in rungs if one in COMPILED]
-            made |= _compile(speaker, compiled, scratch=Path(scratch), threads=threads, windows=windows)
+            ids = _probe(speech.tokenizer, n_pieces=speaker.model.config.vocab_size)
+            made |= _compile(speaker.model, compiled, ids=ids, scratch=Path(scratch), threads=threads, windows=windows)
         written = [made[one] for one in rungs]
         if asked is not None:
             written[0] = _settle_engine(
@@ -128,24 +132,17 @@ def pack(
         return save_bundle(place, manifest=manifest, parts=parts)
 
 
-def _load(base: str | Speaker, *, is_compiled: bool) -> Speaker | Speech:
-    """Load a model, or only how it is spoken with where nothing is compiled."""
-    if isinstance(base, Speaker):
-        return base
-    return load_speaker(base) if is_compiled else load_speech(base)
-
-
 def _compile(
-    speaker: Speaker, rungs: Sequence[str], *, scratch: Path, threads: int, windows: Sequence[NDArray[np.int64]]
-) -> dict[str, Rung]:
+    model: Any, rungs: Sequence[str], *, ids: NDArray[np.int64], scratch: Path, threads: int,
+    windows: Sequence[NDArray[np.int64]],
+) -> dict[str, Rung]:  # fmt: skip
     """Convert a model and write each rung in a folder of its name."""
-    ids = _probe(speaker.tokenizer, n_pieces=speaker.model.config.vocab_size)
-    want = run_source(speaker.model, ids)
+    want = run_source(model, ids)
     began = time.perf_counter()
-    made = convert_causal(speaker.model)
+    made = convert_causal(model)
     exact = compare([want], [run_stateful(made, ids, n_first=_N_FIRST)])
     require_exact(exact, step="conversion to OpenVINO")
-    config = speaker.model.config.to_json_string()
+    config = model.config.to_json_string()
     source = scratch / "fp32"
     save_causal(made, source, config=config)
     steps = (_note("convert", source, exact, began=began),)
@@ -188,11 +185,11 @@ def _add_system(system: str | None) -> dict[str, str]:
     return {} if system is None else {"system": system}
 
 
-def _write_speech(speaker: Speaker | Speech, folder: Path) -> None:
+def _write_speech(speech: Speech, folder: Path) -> None:
     """Write what Chat reads."""
-    (folder / TOKENIZER).write_text(speaker.tokenizer, "utf-8")
-    if speaker.template is not None:
-        (folder / TEMPLATE).write_text(speaker.template, "utf-8")
+    (folder / TOKENIZER).write_text(speech.tokenizer, "utf-8")
+    if speech.template is not None:
+        (folder / TEMPLATE).write_text(speech.template, "utf-8")
 
 
 def _count_fixed(chat: Chat) -> int:

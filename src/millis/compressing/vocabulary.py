@@ -118,16 +118,16 @@ def trim_speaker(speaker: Speaker, *, texts: Sequence[str]) -> tuple[Speaker, Tr
         InvalidValue: a text is not valid Unicode.
         RunFailed: a text was cut otherwise than before.
     """
-    config = speaker.model.config
+    config, speech = speaker.model.config, speaker.speech
     keys = ("bos_token_id", "eos_token_id", "pad_token_id")
     named: dict[str, Any] = {key: getattr(config, key, None) for key in keys}
     listed = [i for one in named.values() for i in (one if isinstance(one, list) else [one])]
-    texts = [*texts, *_FRAMES, *([speaker.template] if speaker.template else [])]
+    texts = [*texts, *_FRAMES, *([speech.template] if speech.template else [])]
     with tempfile.TemporaryDirectory(prefix="millis-trim-") as scratch:
         file = Path(scratch) / TOKENIZER
-        file.write_text(speaker.tokenizer, "utf-8")
+        file.write_text(speech.tokenizer, "utf-8")
         before = Tokenizer(file)
-        cut = cut_tokenizer(speaker.tokenizer, used=_find_used(before, texts), named=[*listed, *speaker.stop_ids])
+        cut = cut_tokenizer(speech.tokenizer, used=_find_used(before, texts), named=[*listed, *speech.stop_ids])
         file.write_text(cut.content, "utf-8")
         _require_same(before, Tokenizer(file), texts, numbers=cut.numbers)
     n_bytes = _keep_pieces(speaker.model, cut.order)
@@ -137,10 +137,10 @@ def trim_speaker(speaker: Speaker, *, texts: Sequence[str]) -> tuple[Speaker, Tr
         setattr(config, key, new)
     trimmed = Trimmed(
         pieces_before=cut.n_before, pieces_after=len(numbers),
-        bytes_before=n_bytes[0] + len(speaker.tokenizer.encode()), bytes_after=n_bytes[1] + len(cut.content.encode()),
+        bytes_before=n_bytes[0] + len(speech.tokenizer.encode()), bytes_after=n_bytes[1] + len(cut.content.encode()),
     )  # fmt: skip
-    stops = tuple(numbers[i] for i in speaker.stop_ids if i in numbers)
-    return replace(speaker, tokenizer=cut.content, stop_ids=stops), trimmed
+    stops = tuple(numbers[i] for i in speech.stop_ids if i in numbers)
+    return replace(speaker, speech=replace(speech, tokenizer=cut.content, stop_ids=stops)), trimmed
 
 
 def _keep_pieces(model: Any, order: Sequence[int]) -> tuple[int, int]:

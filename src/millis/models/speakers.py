@@ -11,6 +11,7 @@ from typing import Any
 
 from millis.errors import InvalidBase
 from millis.models.speech import (
+    Speech,
     find_place,
     list_ids,
     pick_template,
@@ -29,20 +30,10 @@ class Speaker:
 
     Args:
         model: torch, fp32, in evaluation mode.
-        tokenizer: content of tokenizer.json.
-        template: the chat template (Jinja), None for a model that knows no chats.
-        stop_ids: pieces that end an answer.
-        begin, end: the text of the pieces that begin and end a text, as templates name them.
-        context: the most tokens of prompt and answer together.
     """
 
     model: Any
-    tokenizer: str
-    template: str | None
-    stop_ids: tuple[int, ...]
-    begin: str
-    end: str
-    context: int
+    speech: Speech
 
 
 def load_speaker(base: str) -> Speaker:
@@ -74,10 +65,11 @@ def load_speaker(base: str) -> Speaker:
     config = model.config
     stops = list_ids(model.generation_config.eos_token_id, config.eos_token_id, tokenizer.eos_token_id)
     context = min(int(config.max_position_embeddings), int(getattr(config, "sliding_window", None) or 1 << 30))
-    return Speaker(
-        model=model.eval(), tokenizer=content, template=pick_template(tokenizer), stop_ids=stops,
-        begin=tokenizer.bos_token or "", end=tokenizer.eos_token or "", context=context,
-    )  # fmt: skip
+    speech = Speech(
+        tokenizer=content, template=pick_template(tokenizer), stop_ids=stops, begin=tokenizer.bos_token or "",
+        end=tokenizer.eos_token or "", context=context,
+    )
+    return Speaker(model=model.eval(), speech=speech)
 
 
 def _family_of(place: Path) -> str:
