@@ -102,6 +102,15 @@ def read_set(name: str, *, seed: int) -> Parts:
 def train_ours(base: Path, parts: Parts, *, options: Any) -> dict[str, Any]:
     """Fine-tune as a fit does; score fp32 and int8 on test."""
     task = ClassifyTask.learn(Tokenizer(base / "tokenizer.json"), parts.train, max_tokens=LONGEST)
+    return train_task(base, parts, task=task, options=options, of="accuracy")
+
+
+def train_task(base: Path, parts: Parts, *, task: Any, options: Any, of: str = "score") -> dict[str, Any]:
+    """Fine-tune as a fit does; score fp32 and int8 on test.
+
+    Args:
+        of: what the score is called in the result.
+    """
     settings = TrainSettings(epochs=options.epochs, patience=None, seed=options.seed, learning_rate=options.rate)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -109,12 +118,12 @@ def train_ours(base: Path, parts: Parts, *, options: Any) -> dict[str, Any]:
             base, task=task, train=parts.train, dev=parts.dev, folder=folder / "run", settings=settings,
             tokenizer_file=base / "tokenizer.json",
         )  # fmt: skip
-        texts = [example.text for example in parts.test]
-        accuracy = task.score(parts.test, predict(load_tagger(result.best), task=task, texts=texts)).value
+        asked = [example.text for example in parts.test]
+        score = task.score(parts.test, predict(load_tagger(result.best), task=task, texts=asked))
         int8 = score_int8(result.best, parts, task=task, folder=folder)
     return {
-        "accuracy": round(accuracy, 2), "int8_accuracy": int8 and round(int8.value, 2), "seconds": round(result.seconds, 1),
-        "dev": round(result.dev_score.value, 2),
+        of: round(score.value, 2), f"int8_{of}": int8 and round(int8.value, 2), "seconds": round(result.seconds, 1),
+        "dev": round(result.dev_score.value, 2), "report": score.report.replace("\n", "; "),
     }  # fmt: skip
 
 

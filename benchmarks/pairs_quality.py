@@ -23,20 +23,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from classify_quality import Parts, score_int8
+from classify_quality import Parts, train_task
 from common import ROOT, keep
 from millis.cores import n_cores
 from millis.data.readers import ReadSettings, read_labelled
 from millis.data.splits import make_splits
 from millis.models.bases import find_base
-from millis.models.prediction import predict
-from millis.models.taggers import load_tagger
 from millis.tasks.qa import QaTask
 from millis.tasks.rerank import RerankTask
 from millis.tasks.scoring import score_answers, score_rankings
 from millis.tasks.tokenization import Tokenizer
-from millis.training.loop import train
-from millis.training.settings import TrainSettings
 
 DATA = ROOT.parent / "shared" / "data"
 STRIDE, BEST = 64, 20
@@ -46,20 +42,29 @@ def main() -> None:
     """Train both on each set, tell, keep."""
     options = read_options()
     base = find_base(options.base)
+    kinds = {"cmrc": (QaTask, answer_plainly), "simclue": (RerankTask, rank_plainly)}
     for name in options.sets:
         parts = read_set(name, seed=options.seed, most=options.limit)
-        print(f"{name}: {len(parts.train)} / {len(parts.dev)} / {len(parts.test)}", flush=True)
-        ours = train_ours(base, parts, options=options, kind=QaTask if name == "cmrc" else RerankTask)
-        plain = (answer_plainly if name == "cmrc" else rank_plainly)(base, parts, options=options)
-        print(f"{'':28}{'score':>10}{'seconds':>10}")
-        print(f"{'millis, fp32':28}{ours['score']:10.2f}{ours['seconds']:10.1f}   {ours['report']}")
-        print(f"{'millis, int8 compiled':28}{float('nan') if ours['int8_score'] is None else ours['int8_score']:10.2f}")
-        print(f"{'Trainer, padded':28}{plain['score']:10.2f}{plain['seconds']:10.1f}   {plain['report']}", flush=True)
-        keep("pairs_quality", {
-            "set": name, "ours": ours, "plain": plain, "ratio": round(plain["seconds"] / ours["seconds"], 2),
-            "epochs": options.epochs, "longest": options.longest, "seed": options.seed, "base": Path(options.base).name,
-            "rows": [len(one) for one in parts],
-        })  # fmt: skip
+        kind, plainly = kinds[name]
+        task = kind.learn(Tokenizer(base / "tokenizer.json"), parts.train, max_tokens=options.longest, overlap=STRIDE)
+        ours = train_task(base, parts, task=task, options=options)
+        tell("pairs_quality", name, ours=ours, plain=plainly(base, parts, options=options), parts=parts, options=options)
+
+
+def tell(
+    benchmark: str, name: str, *, ours: dict[str, Any], plain: dict[str, Any], parts: Parts, options: Any
+) -> None:
+    """Print what both reached on a set, and keep it."""
+    int8 = float("nan") if ours["int8_score"] is None else ours["int8_score"]
+    print(f"{name}: {len(parts.train)} / {len(parts.dev)} / {len(parts.test)}\n{'':28}{'score':>10}{'seconds':>10}")
+    print(f"{'millis, fp32':28}{ours['score']:10.2f}{ours['seconds']:10.1f}   {ours['report']}")
+    print(f"{'millis, int8 compiled':28}{int8:10.2f}")
+    print(f"{'Trainer, padded':28}{plain['score']:10.2f}{plain['seconds']:10.1f}   {plain['report']}", flush=True)
+    keep(benchmark, {
+        "set": name, "ours": ours, "plain": plain, "ratio": round(plain["seconds"] / ours["seconds"], 2),
+        "epochs": options.epochs, "longest": options.longest, "seed": options.seed, "base": Path(options.base).name,
+        "rows": [len(one) for one in parts],
+    })  # fmt: skip
 
 
 def read_set(name: str, *, seed: int, most: int | None) -> Parts:
@@ -75,25 +80,6 @@ def read_set(name: str, *, seed: int, most: int | None) -> Parts:
         rows = read_labelled(DATA / "match_zh_simclue" / "train_rank_1w.json", of="rankings").examples
         return Parts(*make_splits(rows[:most], seed=seed).parts().values())
     raise SystemExit(f"no set {name}: choose among cmrc, simclue.")
-
-
-def train_ours(base: Path, parts: Parts, *, options: Any, kind: Any) -> dict[str, Any]:
-    """Fine-tune as a fit does; score fp32 and int8 on test."""
-    task = kind.learn(Tokenizer(base / "tokenizer.json"), parts.train, max_tokens=options.longest, overlap=STRIDE)
-    settings = TrainSettings(epochs=options.epochs, patience=None, seed=options.seed, learning_rate=options.rate)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        result = train(
-            base, task=task, train=parts.train, dev=parts.dev, folder=folder / "run", settings=settings,
-            tokenizer_file=base / "tokenizer.json",
-        )  # fmt: skip
-        asked = [example.text for example in parts.test]
-        score = task.score(parts.test, predict(load_tagger(result.best), task=task, texts=asked))
-        int8_score = score_int8(result.best, parts, task=task, folder=folder)
-    return {
-        "score": round(score.value, 2), "int8_score": int8_score and round(int8_score.value, 2), "seconds": round(result.seconds, 1),
-        "dev": round(result.dev_score.value, 2), "report": score.report.replace("\n", "; "),
-    }  # fmt: skip
 
 
 def answer_plainly(base: Path, parts: Parts, *, options: Any) -> dict[str, Any]:
@@ -194,14 +180,17 @@ def run_trainer(model: Any, rows: list[dict[str, Any]], *, options: Any) -> tupl
     return trainer, round(time.perf_counter() - started, 1)
 
 
-def read_options() -> Any:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--sets", nargs="+", default=["cmrc"])
-    parser.add_argument("--base", required=True)
-    parser.add_argument("--epochs", type=int, default=2)
+def read_options(
+    description: str | None = __doc__, *, sets: Sequence[str] = ("cmrc",), base: str | None = None, epochs: int = 2,
+    longest: int = 256,
+) -> Any:  # fmt: skip
+    """Read the command line; the rest is what is usual for a benchmark."""
+    parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
+    parser.add_argument("--sets", nargs="+", default=list(sets))
+    parser.add_argument("--base", default=base, required=base is None)
+    parser.add_argument("--epochs", type=int, default=epochs)
     parser.add_argument("--rate", type=float, default=2e-4, help="peak learning rate of both")
-    parser.add_argument("--longest", type=int, default=256, help="tokens of a window, question and text together")
+    parser.add_argument("--longest", type=int, default=longest, help="tokens of a window, all its texts together")
     parser.add_argument("--limit", type=int, default=None, help="rows to take, to try it")
     parser.add_argument("--seed", type=int, default=7)
     return parser.parse_args()
