@@ -232,6 +232,13 @@ def test_memory_that_runs_out_in_a_fit_is_an_error_of_ours(said: Exception, monk
         fitting.run_fit(None, None)  # type: ignore[arg-type]
 
 
+def test_a_wrong_option_names_the_whole_command_whose_help_lists_them() -> None:
+    for command in ("keys create", "serve"):
+        refused = run_millis(*command.split(), "--nonsense")
+        assert refused.returncode == 2
+        assert f"`millis {command} --help` shows" in refused.stderr
+
+
 def test_ctrl_c_ends_a_command_with_its_code_and_one_sentence(tmp_path: Path) -> None:
     bundle = make_fake_bundle(tmp_path)
     proving = subprocess.Popen(

@@ -94,7 +94,10 @@ def _run(arguments: list[str]) -> int:
     try:
         code = app(arguments, standalone_mode=False)
     except _UsageError as error:
-        command = f"millis {error.ctx.info_name}" if error.ctx and error.ctx.parent else "millis"
+        names, place = list[str](), error.ctx
+        while place is not None and place.parent is not None:
+            names, place = [str(place.info_name), *names], place.parent
+        command = " ".join(["millis", *names])
         wrong = error.format_message().rstrip(".")
         raise InvalidValue(f"{wrong}: `{command} --help` shows what can be given.") from error
     if code == Interrupted.exit_code:
