@@ -25,7 +25,7 @@ from millis.telemetry.progress import bar
 Ease = Callable[[Collection[str], Path], None]
 """ease(names, folder): write the int8 model into folder with these layers in floats."""
 
-_MOST_WINDOWS, _ROUNDS = 16, 5
+_MOST_WINDOWS, _ROUNDS = 16, 2
 _LENGTH_PERCENTILE = 75
 """Of the windows' lengths: where all are run at one static length. Longer windows are left out."""
 
@@ -73,8 +73,8 @@ def rank_layers(
         source: the folder in floats.
         int8: the folder whose every layer is in eight bits.
         windows: token ids (T,), of the data that calibrated; sixteen at most are run, evenly from among all.
-    Cost: for each layer a model is written, loaded and run some hundred times; one to three seconds of MiniLM-L6 on
-        two cores that others used too.
+    Cost: for each layer a model is written, loaded and run 48 times, and the one in floats as often; one to two seconds
+        of MiniLM-L6 on two cores.
     """
     length = int(np.percentile([len(one) for one in windows], _LENGTH_PERCENTILE, method="higher"))
     fitting = [one for one in windows if len(one) <= length]
