@@ -36,6 +36,10 @@ def main() -> int:
         for units, row in zip(half.units, half.ms, strict=True):
             print(f"{units:>8} " + "".join(f"{ms:9.3f}" for ms in row))
     print(f"{'rest':>8} " + "".join(f"{ms:9.3f}" for ms in table.rest_ms))
+    if table.cold is not None:
+        for name, shape in (("whole", (table.heads.units[-1], table.channels.units[-1])), ("least", (1, 16))):
+            both = [(one.predict_ms([shape] * table.n_layers, tokens=n) for n in tokens) for one in (table, table.cold)]
+            print(f"{name:>8} " + "".join(f"{f'{warm:.2f}/{cold:.2f}':>10}" for warm, cold in zip(*both, strict=True)) + "  warm/cold")
     errors = sorted(abs(check.error) for check in table.checks)
     for check in table.checks:
         shape = " ".join(f"{heads}/{channels}" for heads, channels in check.shape)

@@ -1,9 +1,10 @@
 """A layer table's arithmetic, on times that are known."""
 
+import msgspec
 import numpy as np
 import pytest
 
-from millis.measuring.layers import LayerTable, Timed, check_table, halves_of, learn_residual
+from millis.measuring.layers import LayerTable, Timed, check_table, coldness_at, halves_of, learn_residual
 
 TOKENS = (8, 16, 32)
 REST = (1.0, 1.5, 2.5)
@@ -46,6 +47,23 @@ def test_the_cost_of_halves_adds_up_to_the_mean_time_over_the_texts(table: Layer
     wanted = np.mean([table.predict_ms(shape, tokens=tokens) for tokens in lengths])
     assert layers_ms + table.rest_mean_ms(lengths) == pytest.approx(wanted)
     assert table.cost([999])("heads", 12) == pytest.approx(half_ms("heads", 12)[-1]), "longer texts are cut there"
+
+
+def test_cold_a_layer_costs_what_the_rate_says(table: LayerTable) -> None:
+    norms_ms = tuple(3 * ms for ms in NORMS)
+    both = msgspec.structs.replace(table, cold=msgspec.structs.replace(table, norms_ms=norms_ms, scale=(2.0,) * 3))
+    warm, mixed, cold = (both.cost([16], coldness=coldness) for coldness in (0.0, 0.25, 1.0))
+    assert warm("norms", 1) == pytest.approx(NORMS[1])
+    assert mixed("norms", 1) == pytest.approx(1.5 * NORMS[1])
+    assert cold("heads", 6) == pytest.approx(2 * warm("heads", 6))
+    assert both.rest_mean_ms([16], coldness=1.0) == pytest.approx(REST[1] - 6 * 3 * NORMS[1])
+    assert table.cost([16], coldness=1.0)("heads", 6) == pytest.approx(warm("heads", 6)), "nobody timed it cold"
+
+
+def test_the_rarer_a_compiled_length_runs_the_colder_it_is_found() -> None:
+    assert coldness_at(1e5, n_lengths=1) < 0.001
+    assert coldness_at(100, n_lengths=4) == pytest.approx(0.632, abs=0.001)
+    assert coldness_at(100, n_lengths=1) < coldness_at(50, n_lengths=1) < coldness_at(1, n_lengths=1) < 1.0001
 
 
 def test_whole_networks_teach_what_fusion_saves(table: LayerTable) -> None:

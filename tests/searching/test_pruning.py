@@ -52,7 +52,7 @@ def make_pruner(prepared: tuple[Case, Reference], change: Change, *, runtime: st
         heads=halves_of(halves, rest_ms=rest, n_layers=2, whole_bytes=100),
         channels=halves_of([(n * 64, ms) for n, ms in halves], rest_ms=rest, n_layers=2, whole_bytes=100),
     )  # fmt: skip
-    return Pruner(artifact_case(case, reference), reference, table=table, lengths=case.lengths, change=change)
+    return Pruner(artifact_case(case, reference), reference, table=table, lengths=case.lengths, coldness=0.5, change=change)
 
 
 def test_only_the_layers_asked_for_stay_and_those_are_distilled(prepared: tuple[Case, Reference]) -> None:
@@ -100,7 +100,7 @@ def test_without_a_wish_the_activation_stays(prepared: tuple[Case, Reference]) -
 def test_relu_is_taken_where_a_layer_is_faster_for_it(
     own: float, relu: float, asked: str, chosen: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(layers, "time_in_turns", lambda loaded, tokens: [(ms,) * len(tokens) for ms in (0.1, 0.1 + own, 0.1 + relu)])
+    monkeypatch.setattr(layers, "time_in_turns", lambda loaded, tokens: ([(ms,) * len(tokens) for ms in (0.1, 0.1 + own, 0.1 + relu)], []))
     found, choice = choose_activation(
         asked, make_base(tmp_path / "base"), runtime="onnxruntime-int8", tokens=(8, 16), is_static=False, lengths=[8, 16, 12]
     )

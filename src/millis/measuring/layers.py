@@ -4,10 +4,15 @@ A network is the rest (embeddings, head, the call), the norms of its layers, and
 these together, but for a residual that whole networks taught, since fusion is not additive: for each length some ms on
 top of the rest, and a scale of the halves.
 
+All of it is known twice: back to back, and cold, when much else went through the caches since the last run. Cold, a
+layer costs by its calls more than by its width: a nearly empty one takes two fifths of a whole one's time, a third when
+warm.
+
 Border: arithmetic on times; who builds and times the networks is searching/layers.py's matter.
-Limits: one thread in an inference, back to back; what a cold request pays on top is in a rung's own table.
+Limits: one thread in an inference.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from statistics import median
 from typing import NamedTuple
@@ -20,6 +25,19 @@ from millis.bundles.manifest import TableCheck
 
 Shape = Sequence[tuple[int, int]]
 """Heads and feed-forward channels, layer by layer."""
+
+_COOLING_MS = 40.0
+"""In which caches lose two thirds of a network. WNUT-17's 40 % on a shared Xeon, 32 tokens: 0.76 ms back to back, 1.04
+after 10 ms of other work on the same core, 1.62 after 30, 2.01 after 100."""
+
+
+def coldness_at(rate_per_s: float, *, n_lengths: int) -> float:
+    """Say how cold requests at a rate find a network: 0 as back to back, 1 as if never run.
+
+    Args:
+        n_lengths: for how many lengths it is compiled: each has weights and code of its own, and waits for its turn.
+    """
+    return -math.expm1(-1000 * n_lengths / rate_per_s / _COOLING_MS)
 
 
 class HalfTimes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -62,6 +80,7 @@ class LayerTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         heads, channels: the two halves of a layer.
         extra_ms, scale: the residual by token count: on top of the rest, and of the halves' times.
         checks: networks that taught it nothing, predicted and measured.
+        cold: the same of cold runs; None where nobody timed them.
     """
 
     runtime: str
@@ -74,6 +93,7 @@ class LayerTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     extra_ms: tuple[float, ...]
     scale: tuple[float, ...]
     checks: tuple[Check, ...] = ()
+    cold: "LayerTable | None" = None
 
     def predict_ms(self, shape: Shape, *, tokens: int) -> float:
         """Predict the time of a network of this shape at a token count; layers that are gone are not in it."""
@@ -81,17 +101,25 @@ class LayerTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         ms = self._fixed() - gone_ms + self._sum_halves(shape) * np.array(self.scale)
         return float(np.interp(tokens, self.tokens, ms))
 
-    def cost(self, lengths: Sequence[int]) -> Callable[[str, int], float]:
+    def cost(self, lengths: Sequence[int], *, coldness: float = 0.0) -> Callable[[str, int], float]:
         """Give a function of kind and units: mean ms of half a layer over texts of these token counts.
 
         Of the kind "norms" a layer has one.
+
+        Args:
+            coldness: share of the way from back to back, 0, to cold, 1; see `coldness_at`.
         """
+        if self.cold is not None and coldness:
+            warm, cold = self.cost(lengths), self.cold.cost(lengths)
+            return lambda kind, units: (1 - coldness) * warm(kind, units) + coldness * cold(kind, units)
         weights = self._weights(lengths)
         norms_ms, mean = float(np.array(self.norms_ms) @ weights), weights * np.array(self.scale)
         return lambda kind, units: units * norms_ms if kind == "norms" else float(self._half(kind, units) @ mean)
 
-    def rest_mean_ms(self, lengths: Sequence[int]) -> float:
-        """Give the mean ms, over texts of these token counts, that no pruning takes away."""
+    def rest_mean_ms(self, lengths: Sequence[int], *, coldness: float = 0.0) -> float:
+        """Give the mean ms, over texts of these token counts, that no pruning takes away; coldness as for `cost`."""
+        if self.cold is not None and coldness:
+            return (1 - coldness) * self.rest_mean_ms(lengths) + coldness * self.cold.rest_mean_ms(lengths)
         return float((self._fixed() - self.n_layers * np.array(self.norms_ms)) @ self._weights(lengths))
 
     def count_bytes(self, shape: Shape) -> int:

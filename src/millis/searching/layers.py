@@ -15,6 +15,7 @@ from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForTokenClassification
@@ -35,7 +36,7 @@ from millis.telemetry.progress import bar, say
 
 RUNTIMES = ("openvino-int8", "onnxruntime-int8", "openvino-fp32", "onnxruntime-fp32")
 
-_VERSION = 4
+_VERSION = 5
 _SHELF = "layers"
 _N_TEACHING, _N_CHECKING = 5, 10
 _LEAST_CHANNELS = 16  # a few cost nearly as much as many: half the time of 64 is calls
@@ -90,7 +91,7 @@ def choose_activation(
             made = Path(scratch) / str(place)
             _build(_read_config(folder, activation=name), shape, runtime=runtime, folder=made)
             loaded.append(stack.enter_context(_loaded(made, runtime, tuple(tokens) if is_static else None)))
-        times = np.array(time_in_turns(loaded, tokens))
+        times = np.array(time_in_turns(loaded, tokens)[0])
     own_ms, relu_ms = (
         float(np.interp(lengths, tokens, row - times[0]).mean()) for row in times[1:]
     )
@@ -138,22 +139,28 @@ def _measure(config: Any, *, runtime: str, tokens: tuple[int, ...], is_static: b
                 _build(config, shape, runtime=runtime, folder=folder)
                 loaded.append(stack.enter_context(_loaded(folder, runtime, tokens if is_static else None)))
                 advance(done, "")
-        times = iter(time_in_turns(loaded, tokens))
-    bare_ms, rest_ms = next(times), next(times)
-    halves = [
-        halves_of(
-            [(size, next(times)) for size in sizes], rest_ms=rest_ms, n_layers=n_layers, whole_bytes=_count_bytes(part)
-        )
-        for sizes, part in zip((heads, channels), parts[:2], strict=True)
-    ]
-    table = LayerTable(
-        runtime=runtime, n_layers=n_layers, tokens=tokens, rest_ms=rest_ms,
-        norms_ms=tuple(max(ms - bare, 0.0) / n_layers for ms, bare in zip(rest_ms, bare_ms, strict=True)),
-        heads=halves[0], channels=halves[1],
-        extra_ms=(0.0,) * len(tokens), scale=(1.0,) * len(tokens),
-    )  # fmt: skip
-    table = learn_residual(table, [Timed(shape, next(times)) for shape in teaching])
-    return check_table(table, [Timed(shape, next(times)) for shape in checking])
+        warm, cold = time_in_turns(loaded, tokens)
+
+    def tabulate(measured: Sequence[tuple[float, ...]]) -> LayerTable:
+        times = iter(measured)
+        bare_ms, rest_ms = next(times), next(times)
+        halves = [
+            halves_of(
+                [(size, next(times)) for size in sizes], rest_ms=rest_ms, n_layers=n_layers,
+                whole_bytes=_count_bytes(part),
+            )  # fmt: skip
+            for sizes, part in zip((heads, channels), parts[:2], strict=True)
+        ]
+        table = LayerTable(
+            runtime=runtime, n_layers=n_layers, tokens=tokens, rest_ms=rest_ms,
+            norms_ms=tuple(max(ms - bare, 0.0) / n_layers for ms, bare in zip(rest_ms, bare_ms, strict=True)),
+            heads=halves[0], channels=halves[1],
+            extra_ms=(0.0,) * len(tokens), scale=(1.0,) * len(tokens),
+        )  # fmt: skip
+        table = learn_residual(table, [Timed(shape, next(times)) for shape in teaching])
+        return check_table(table, [Timed(shape, next(times)) for shape in checking])
+
+    return msgspec.structs.replace(tabulate(warm), cold=tabulate(cold))
 
 
 def _thin_out(sizes: Sequence[int]) -> list[int]:
@@ -228,20 +235,30 @@ def _loaded(folder: Path, runtime: str, buckets: tuple[int, ...] | None) -> Iter
         backend.close()
 
 
-def time_in_turns(loaded: Sequence[Backend], tokens: Sequence[int]) -> list[tuple[float, ...]]:
-    """Give the median ms of each network at each token count; all take turns, so the machine's drift hits all."""
+Times = list[tuple[float, ...]]
+"""ms of each network, by token count."""
+
+
+def time_in_turns(loaded: Sequence[Backend], tokens: Sequence[int]) -> tuple[Times, Times]:
+    """Give the median ms of each network at each token count; all take turns, so the machine's drift hits all.
+
+    Returns:
+        of a second run right behind a first, and of the first, which finds the caches full of the others.
+    """
     ones = [np.ones((1, length), np.int64) for length in tokens]
     batches = [{"input_ids": one, "attention_mask": one} for one in ones]
-    seen = np.empty((_ROUNDS, len(loaded), len(tokens)))
+    seen = np.empty((2, _ROUNDS, len(loaded), len(tokens)))
     for turn in range(-_WARM, _ROUNDS):
         for i, backend in enumerate(loaded):
             for j, batch in enumerate(batches):
-                backend.run(batch)  # its weights come into the near cache, as back to back they are
                 began = perf_counter_ns()
+                backend.run(batch)  # its weights come into the near cache, as back to back they are
+                between = perf_counter_ns()
                 backend.run(batch)
                 if turn >= 0:
-                    seen[turn, i, j] = (perf_counter_ns() - began) / 1e6
-    return [tuple(float(value) for value in row) for row in np.median(seen, axis=0)]
+                    seen[:, turn, i, j] = (perf_counter_ns() - between) / 1e6, (between - began) / 1e6
+    warm, cold = ([tuple(map(float, row)) for row in times] for times in np.median(seen, axis=1))
+    return warm, cold
 
 
 def _count_bytes(part: Part) -> int:

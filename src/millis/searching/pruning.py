@@ -16,7 +16,7 @@ import msgspec
 from millis.backends.encoder import LayerShape
 from millis.bundles import Choice, LatencyRow
 from millis.bundles.manifest import LayerTime, Step
-from millis.measuring.layers import LayerTable
+from millis.measuring.layers import LayerTable, coldness_at
 from millis.searching.building import Artifact, Reference
 from millis.searching.candidates import SHARES
 from millis.searching.cutting import Change, Maker
@@ -65,6 +65,7 @@ class Pruner:
     Args:
         table: times of the layers in the runtime that is to be fast.
         lengths: token counts of the texts, whose mean time counts.
+        coldness: of the times that count, as `coldness_at` gives it.
         change: what becomes of the reference in any case.
     Attributes:
         rest_ms: mean time of what no pruning takes away.
@@ -72,12 +73,19 @@ class Pruner:
     """
 
     def __init__(
-        self, case: Artifact, reference: Reference, *, table: LayerTable, lengths: Sequence[int], change: Change
+        self,
+        case: Artifact,
+        reference: Reference,
+        *,
+        table: LayerTable,
+        lengths: Sequence[int],
+        coldness: float,
+        change: Change,
     ) -> None:
         self._case, self._reference, self._table, self._change = case, reference, table, change
-        self.rest_ms = table.rest_mean_ms(lengths)
+        self.rest_ms = table.rest_mean_ms(lengths, coldness=coldness)
         self.checks = table.sum_checks()
-        self._cost = table.cost(lengths)
+        self._cost = table.cost(lengths, coldness=coldness)
         self._maker: Maker | None = None
         self._whole = [LayerShape(table.heads.units[-1], table.channels.units[-1])] * table.n_layers
         self._layers_ms = sum(self._layer_ms(layer) for layer in self._whole)
@@ -149,12 +157,14 @@ def make_pruner(
     runtime: str,
     buckets: Sequence[int],
     lengths: Sequence[int],
+    rate_per_s: float,
     layers: tuple[int, ...] | None = None,
     activation: str = "own",
 ) -> Pruner:
     """Measure the layers of the reference's base in a runtime, or find them measured, and give what prunes by them.
 
     Args:
+        rate_per_s: of the requests, which says how cold they find a network.
         layers: of the base's, counted from 0, that may stay; None for all.
         activation: of the feed-forwards: own, relu, or auto for what is faster.
     """
@@ -179,4 +189,5 @@ def make_pruner(
         f"layer table of {runtime}: within {100 * table.worst_error():.0f} % on {len(table.checks)} times of shapes"
         " that it had not seen"
     )
-    return Pruner(case, reference, table=table, lengths=lengths, change=change)
+    coldness = coldness_at(rate_per_s, n_lengths=len(buckets) if is_static else 1)
+    return Pruner(case, reference, table=table, lengths=lengths, coldness=coldness, change=change)

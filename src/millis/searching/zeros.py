@@ -62,7 +62,7 @@ def _measure(case: Case, reference: Reference, *, share: float) -> str:
             for place, settings in ((dense, plain), (folder / "int8", plain), (folder / "int8", packed))
         ]
         dense_ms, plain_ms, packed_ms = (
-            _mean(row, case.buckets, case.lengths) for row in time_in_turns(models, case.buckets)
+            _mean(row, case.buckets, case.lengths) for row in time_in_turns(models, case.buckets)[0]
         )
     with loaded("openvino", folder / "int8") as backend:
         quality = score_backend(artifact, case.splits.dev, backend).value
