@@ -60,6 +60,21 @@ def test_a_setting_that_cannot_be_is_refused_before_a_file_is_read(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [("退款需要几天才能到账".encode("gb18030"), "texts.txt:1: byte 1 .* is not UTF-8: .*iconv -f GB18030"), (b"\n \n", "has no examples"), (None, "no such file")],
+)
+def test_texts_without_labels_that_cannot_be_read_are_told_before_anything_is_trained(
+    tmp_path: Path, content: bytes | None, says: str
+) -> None:
+    write_conll(tmp_path / "train.conll", ROWS)
+    if content is not None:
+        (tmp_path / "texts.txt").write_bytes(content)
+    with pytest.raises(InvalidData, match=says):
+        fit(tmp_path, domain_text=tmp_path / "texts.txt")
+    assert not (tmp_path / "o.run").exists()
+
+
 @pytest.mark.parametrize("name", [".millis", "a\nb.millis", "\udcff.millis", "x" * 300 + ".millis", ""])
 def test_a_name_that_no_bundle_can_have_is_refused_before_the_training(tmp_path: Path, name: str) -> None:
     write_conll(tmp_path / "train.conll", ROWS)

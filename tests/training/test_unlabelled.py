@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from fitting import FILLERS, NAMES, make_base
 from making import make_tokenizer
@@ -86,6 +87,16 @@ def test_a_base_of_any_kind_reads_on_and_is_a_base_again(tmp_path: Path, kind: s
     again = read_on(base, texts, out=tmp_path / "again", settings=TrainSettings(epochs=2, autocast="off", learning_rate=1e-3))
     same = build_tagger(again, head=Head(("a", "b")), seed=1).network.base_model.state_dict()
     assert all(torch.equal(after[name], same[name]) for name in after), "the same seed, the same base"
+
+
+def test_a_base_reads_on_at_its_own_rate_whatever_is_adapted_after(tmp_path: Path) -> None:
+    base = write_base(tmp_path / "base", "bert")
+    make_tokenizer(base)
+    texts = [example.text for example in draw(8, seed=1)]
+    tuned = TrainSettings(epochs=1, autocast="off", adapt="prompt", learning_rate=0.1)
+    plain, before = (read_on(base, texts, out=tmp_path / one.adapt, settings=one) for one in (TrainSettings(epochs=1, autocast="off"), tuned))
+    read = [load_file(folder / "model.safetensors") for folder in (plain, before)]
+    assert all(torch.equal(read[0][name], read[1][name]) for name in read[0])
 
 
 def test_some_pieces_are_hidden_and_special_ones_never(tmp_path: Path) -> None:
