@@ -12,6 +12,7 @@ Border: knows tokens, labels and probabilities, no model library and no HTTP.
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
@@ -30,6 +31,9 @@ from millis.tasks.tokenization import Tokenizer
 Logits = NDArray[np.float32]
 _NO, _YES = 0, 1
 _MOST_TEMPLATE = 1_000
+_FORMS = ("scores", "labels")
+_PLACE = re.compile(r"\{(label|score|text)\}")
+"""What a template has filled in."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,7 +168,17 @@ class ClassifyTask:
     def encode(
         self, text: str, *, example: LabelExample | None = None, options: Mapping[str, Any] = NO_OPTIONS
     ) -> tuple[Window, ...]:
-        """Cut a text into windows, at least one; with an example, windows carry its targets, int64 (R,)."""
+        """Cut a text into windows, at least one; with an example, windows carry its targets, int64 (R,).
+
+        Raises:
+            InvalidValue: an output that is neither a form nor a template.
+        """
+        output = options.get("output", "scores")
+        if output not in _FORMS and not _PLACE.search(output):
+            raise InvalidValue(
+                f"output cannot be {len(output)} characters without {{label}}, {{score}} or {{text}}, which would be"
+                " the same for every text: give scores, labels, or a template that has one of the three in it."
+            )
         targets = self._targets(example) if example else None
         return cut_whole(
             text, tokenizer=self._tokenizer, room=self._room, overlap=self._overlap, targets=targets
@@ -211,7 +225,10 @@ class ClassifyTask:
             return {key: result[key] for key in ("label", "labels") if key in result}
         if output == "scores":
             return {**result, "scores": ranked}
-        return {"text": _fill(output, text=text, result=result, ranked=ranked)}
+        score = min((float(one) for one in scores if one > 0.5), default=0.0) if self.is_multi else result["score"]
+        label = ", ".join(result["labels"]) if self.is_multi else result["label"] or ""
+        filled = {"label": label, "score": f"{score:.3f}", "text": text}
+        return {"text": _PLACE.sub(lambda place: filled[place[1]], output)}
 
     def score(self, examples: Sequence[LabelExample], answers: Sequence[dict[str, Any]]) -> Score:
         """Compare labels: accuracy of single ones, F1 over all of several; by label; how far scores are calibrated."""
@@ -279,9 +296,11 @@ class ClassifyTask:
         return self._ids[label]
 
     def _out_of_scope(self, logits: NDArray[np.floating]) -> float | None:
-        """Give the probability that no label fits, for logits (K + 1,)."""
-        if self.out_of_scope is None or self.out_of_scope.weights is None:
+        """Give the probability that no label fits, for logits (K + 1,): the plain softmax's before any is fitted."""
+        if self.out_of_scope is None:
             return None
+        if self.out_of_scope.weights is None:
+            return float(np.exp(logits[-1] - np.logaddexp.reduce(logits.astype(np.float64))))
         odds = sum(sign * weight for sign, weight in zip(signs_of(logits), self.out_of_scope.weights, strict=True))
         return 1 / (1 + math.exp(-min(max(odds, -50.0), 50.0)))
 
@@ -293,13 +312,3 @@ def _average(windows: Sequence[Window], logits: Sequence[NDArray[np.float32]]) -
     weights = np.array([max(window.places, 1) for window in windows], np.float64)
     mean: NDArray[np.float32] = np.average(np.stack(logits), axis=0, weights=weights).astype(np.float32)
     return mean
-
-
-def _fill(template: str, *, text: str, result: dict[str, Any], ranked: Sequence[dict[str, Any]]) -> str:
-    """Fill a template by plain replacement; the client's text last, since it may look like a template itself."""
-    if "labels" in result:
-        score = min((one["score"] for one in ranked if one["label"] in result["labels"]), default=0.0)
-        label = ", ".join(result["labels"])
-    else:
-        label, score = result["label"] or "", result["score"]
-    return template.replace("{score}", f"{score:.3f}").replace("{label}", label).replace("{text}", text)
