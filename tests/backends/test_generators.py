@@ -4,6 +4,7 @@ import importlib.util
 import os
 import queue
 import random
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -165,6 +166,25 @@ def test_a_step_that_raises_fails_its_answer_and_no_later_one(folder: Path) -> N
     assert [step.id for step in _collect(one, [5, 6, 7])] == before
     held = _collect(one, [5, 6, 7], grammar='root ::= "no" | "nay"', stop_ids=(257,))
     assert bytes(step.id for step in held[:-1]) in (b"no", b"nay")
+    one.close()
+
+
+def test_a_prompt_that_the_engine_does_not_take_fails_alone() -> None:
+    class Choosy(FakeGenerator):
+        def _begin(self, answer: OpenAnswer) -> None:
+            if answer.ids == (13,):
+                raise RuntimeError
+            super()._begin(answer)
+
+    hold, other = threading.Event(), queue.SimpleQueue[Step]()
+    one = Choosy(hold)
+    one.load(Path(), settings=GeneratorSettings())
+    one.start([1, 2], sampling=Sampling(max_tokens=3), emit=other.put)
+    refused = queue.SimpleQueue[Step]()
+    one.start([13], sampling=Sampling(max_tokens=3), emit=refused.put)
+    hold.set()
+    assert refused.get(timeout=5).ending == "failed"
+    assert [other.get(timeout=5).ending for _ in range(3)] == [None, None, "length"]
     one.close()
 
 
