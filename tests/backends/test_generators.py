@@ -20,7 +20,7 @@ from millis.backends.spelling import write_spelling
 from millis.backends.stepping import OpenAnswer
 from millis.backends.trial import Trial
 from millis.errors import InvalidRequest, InvalidValue
-from speaking import make_speaker, write_gguf
+from speaking import make_speaker, mix_texts, write_gguf
 
 
 @pytest.fixture(scope="module")
@@ -268,8 +268,7 @@ def test_smollm2_knows_the_capital_of_france(tmp_path: Path) -> None:
     bundle = pack(file, tmp_path / "smol.millis", contract=Contract(p99="1 s"), rungs=("int8",), context=512)
     source = AutoTokenizer.from_pretrained(Path(file).parent, gguf_file=Path(file).name)
     chat = Chat(bundle.path, settings=bundle.manifest.task_settings)
-    texts = [f"{a} {i} 你好，{b}\n  def f_{i}(x): return {i}*x" for i, (a, b) in enumerate([("It's", "世界")] * 1000)]
-    assert all(chat.encode(text) == source.encode(text) for text in texts)
+    assert all(chat.encode(text) == source.encode(text) for text in mix_texts(1000))
     messages = [{"role": "user", "content": "What is the capital of France? Answer in one sentence."}]
     ids = chat.encode_messages(messages)
     assert ids == source.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
