@@ -80,6 +80,16 @@ def test_system_and_parts_of_text_are_read(client: openai.OpenAI) -> None:
     assert chat(client, messages=system).choices[0].message.content == "system\nshort"
 
 
+def test_an_answer_may_be_sent_back_as_it_came(client: openai.OpenAI) -> None:
+    mine = chat(client).choices[0].message
+    for said in (mine, mine.model_dump()):
+        again = chat(client, messages=[*HELLO, said, {"role": "user", "content": "more"}])
+        assert again.usage.prompt_tokens > 30
+    for name, value in (("tool_calls", [{"id": "a"}]), ("refusal", "no"), ("audio", {"id": "a"})):
+        with pytest.raises(openai.BadRequestError, match="leave out the rest"):
+            chat(client, messages=[*HELLO, {"role": "assistant", "content": "x", name: value}])
+
+
 def test_stream_gives_the_same_text_piece_by_piece(client: openai.OpenAI) -> None:
     chunks = list(chat(client, stream=True, stream_options={"include_usage": True}))
     assert chunks[0].choices[0].delta.role == "assistant"
@@ -263,6 +273,14 @@ def test_seed_decides_what_is_drawn(client: openai.OpenAI) -> None:
 def test_likeliest_pieces_are_no_matter_of_seeds(client: openai.OpenAI) -> None:
     texts = {complete(client, model="tiny", seed=s, temperature=0, max_tokens=20).choices[0].text for s in range(3)}
     assert len(texts) == 1
+
+
+def test_temperatures_next_to_nothing_take_the_likeliest_and_disturb_nobody(client: openai.OpenAI) -> None:
+    wishes: dict[str, Any] = {"model": "tiny", "prompt": [5, 77, 130], "max_tokens": 100}
+    beside = complete(client, stream=True, temperature=0, **wishes)
+    text = next(beside).choices[0].text
+    answers = {complete(client, temperature=t, seed=1, **wishes).choices[0].text for t in (0, 1e-300, 1e-40, 1e-20)}
+    assert answers == {text + "".join(chunk.choices[0].text for chunk in beside)}
 
 
 def test_logprobs_of_a_chat_are_negative_and_one_for_each_piece(client: openai.OpenAI) -> None:

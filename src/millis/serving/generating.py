@@ -20,9 +20,11 @@ from millis.bundles import Bundle
 from millis.errors import InvalidRequest, MillisError, RunFailed
 from millis.serving.executor import Executor
 from millis.serving.forms import Forms
-from millis.tasks.chat import Chat, Stops, end_of_sentence
+from millis.tasks.chat import Chat, Stops
+from millis.tasks.sentences import end_of_sentence
 
 STREAMS, _MOST_WAITING = 4, 64
+DEADLINE_PASSED = "deadline-passed"
 _WARM_PROMPT, _WARM_TOKENS, _MARGIN_NS, _RECENT_NS, _DOUBT_NS = 64, 16, 5_000_000, 2_000_000_000, 1_000_000_000
 _LEAST_READ = 16
 """Tokens of a prompt that says how long each takes; in a shorter one the step is all there is to see."""
@@ -274,7 +276,7 @@ class Talker:
 def _passed() -> InvalidRequest:
     return InvalidRequest(
         "the deadline came before the first piece of an answer: allow more, or ask again when fewer answers are open.",
-        status=504, slug="deadline-passed",
+        status=504, slug=DEADLINE_PASSED,
     )  # fmt: skip
 
 
