@@ -12,7 +12,8 @@ import pytest
 from millis.backends.fake_generator import FakeGenerator
 from millis.backends.generator import GeneratorSettings, Sampling
 from millis.errors import InvalidRequest, RunFailed
-from millis.serving.generating import Forecast, Part, Talker
+from millis.serving.generating import Forecast, Talker
+from millis.serving.growing import Part
 from millis.tasks.chat import Stops
 from millis.tasks.sentences import end_of_sentence
 from speaking import make_echo_bundle

@@ -363,7 +363,7 @@ def test_streams_that_are_dropped_leave_nothing_behind(url: str) -> None:
 def test_an_engine_that_is_killed_is_started_again_while_others_answer(server: Supervisor) -> None:
     (worker,) = server.pids
     children = [one for task in Path(f"/proc/{worker}/task").glob("*/children") for one in task.read_text().split()]
-    (engine,) = [int(one) for one in children if b"millis.backends.apart" in Path(f"/proc/{one}/cmdline").read_bytes()]
+    (engine,) = [int(one) for one in children if b"millis.backends.apart_engine" in Path(f"/proc/{one}/cmdline").read_bytes()]
     os.kill(engine, signal.SIGKILL)
     wishes, deadline = {"model": "tiny", "prompt": [3, 4], "max_tokens": 2}, time.monotonic() + 20
     while (answer := post(server.url, wishes, path="completions")).status_code != 200:

@@ -1,6 +1,7 @@
 """`millis ask`: one question to a bundle, or to a server."""
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -87,10 +88,8 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Ask a bundle (in this process) or a running server, and show the answer with its milliseconds."""
-    given = (("the text", text), ("the second text", other), ("the context", context))
-    for name, one in (*given, *(("a document", one) for one in document or ())):
-        if one == "":
-            raise InvalidValue(f"{name} is empty: give at least one character.")
+    _check_full(("the text", text), ("the second text", other), ("the context", context))
+    _check_full(*(("a document", one) for one in document or ()))
     if other is not None and context is not None:
         raise InvalidValue("a second text and a context came: give one of them, or neither.")
     is_alone = other is None and context is None
@@ -106,24 +105,10 @@ def command(
     if document:
         first = {"query": text, "documents": document}
     asked = [first] if other is None else [first, other]
-    answer: dict[str, Any]
     if target.startswith(("http://", "https://")):
         answer, timing = ask_server(target, first if other is None else asked, key=key)
     else:
-        from millis.bundles import load, open_bundle
-
-        bundle = open_bundle(target)
-        model = load(bundle)
-        _check_asked(first, task=bundle.manifest.task, name=model.name)
-        model.warm(rounds=1)
-        said = [model.answer(one) for one in asked]
-        model.close()
-        answer = {"model": model.name, "rung": model.rung.name, "results": [one.result for one in said]}
-        spent_ns = {
-            "tokenize": sum(one.tokenize_ns for one in said), "run": sum(one.run_ns for one in said),
-            "decode": sum(one.decode_ns for one in said),
-        }  # fmt: skip
-        timing = ", ".join(f"{stage} {ns / 1e6:.2f}" for stage, ns in spent_ns.items()) + " ms"
+        answer, timing = _ask_bundle(target, asked)
     if other is not None and "embedding" not in answer["results"][0]:
         raise InvalidValue(
             f"two texts came, and {answer['model']} makes no vectors to compare: give one text, or a model for"
@@ -133,6 +118,31 @@ def command(
     if other is not None:
         lines.append(f"cosine {_cosine(*(one['embedding'] for one in answer['results'])):.4f}")
     write_result(answer, lines=[*lines, f"({answer['rung']}: {timing})"], is_json=as_json)
+
+
+def _check_full(*given: tuple[str, str | None]) -> None:
+    """Refuse texts without a character, by the names that they are known by."""
+    for name, text in given:
+        if text == "":
+            raise InvalidValue(f"{name} is empty: give at least one character.")
+
+
+def _ask_bundle(path: str, asked: Sequence[Any]) -> tuple[dict[str, Any], str]:
+    """Ask a bundle in this process; see ask_server."""
+    from millis.bundles import load, open_bundle
+
+    bundle = open_bundle(path)
+    model = load(bundle)
+    _check_asked(asked[0], task=bundle.manifest.task, name=model.name)
+    model.warm(rounds=1)
+    said = [model.answer(one) for one in asked]
+    model.close()
+    spent_ns = {
+        "tokenize": sum(one.tokenize_ns for one in said), "run": sum(one.run_ns for one in said),
+        "decode": sum(one.decode_ns for one in said),
+    }  # fmt: skip
+    timing = ", ".join(f"{stage} {ns / 1e6:.2f}" for stage, ns in spent_ns.items()) + " ms"
+    return {"model": model.name, "rung": model.rung.name, "results": [one.result for one in said]}, timing
 
 
 def _search(

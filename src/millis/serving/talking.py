@@ -17,7 +17,8 @@ import msgspec
 from millis.errors import MillisError
 from millis.serving.deadlines import read_deadline
 from millis.serving.gate import Gate
-from millis.serving.generating import DEADLINE_PASSED, STREAMS, Part, Talker
+from millis.serving.generating import DEADLINE_PASSED, STREAMS, Talker
+from millis.serving.growing import Part
 from millis.serving.observing import Observer
 from millis.serving.problems import list_headers, write_error
 from millis.serving.replies import request_id
