@@ -148,7 +148,7 @@ def _measure(config: Any, *, runtime: str, tokens: tuple[int, ...], is_static: b
             halves_of(
                 [(size, next(times)) for size in sizes], rest_ms=rest_ms, n_layers=n_layers,
                 whole_bytes=_count_bytes(part),
-            )  # fmt: skip
+            )
             for sizes, part in zip((heads, channels), parts[:2], strict=True)
         ]
         table = LayerTable(
