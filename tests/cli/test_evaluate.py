@@ -22,3 +22,4 @@ def test_several_labels_are_parted_as_fit_parts_them(tmp_path: Path) -> None:
     done = run_millis("evaluate", bundle.path, "--test", file, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["value"] == 100
+    assert "calibration error" in run_millis("evaluate", bundle.path, "--test", file).stdout

@@ -147,6 +147,15 @@ def test_scores_of_labels(tokenizer: Tokenizer) -> None:
     assert (score.name, score.value) == ("F1", pytest.approx(100 * 2 * 2 / (3 + 3)))
 
 
+def test_scores_of_several_labels_are_compared_with_how_often_each_is_right(tokenizer: Tokenizer) -> None:
+    task = ClassifyTask(tokenizer, labels=("a", "b"), is_multi=True)
+    said = [answer(task, [[0, math.log(4)], [math.log(4), 0]])] * 5  # 0.8 of a, 0.2 of b
+    honest = [example("x", "a")] * 3 + [example("x", "a", "b"), example("x")]
+    assert "calibration error 0.0 % of 10 scores: mean 0.500, right 0.500" in task.score(honest, said).report
+    boastful = [example("x", "b"), *[example("x")] * 4]  # no a where four were promised
+    assert "calibration error 40.0 % of 10 scores: mean 0.500, right 0.100" in task.score(boastful, said).report
+
+
 def test_area_under_roc_counts_pairs() -> None:
     scores = np.array([0.1, 0.4, 0.4, 0.8])
     assert area_under_roc(scores, np.array([False, False, True, True])) == pytest.approx((1 + 1 + 1 + 0.5) / 4)

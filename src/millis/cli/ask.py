@@ -82,6 +82,9 @@ def command(
     rerank: Annotated[
         bool, typer.Option("--rerank", help="With --index: a reranker that is served scores what was found.")
     ] = False,
+    model: Annotated[
+        str | None, typer.Option(help="Of a server: the model that is to answer, by its name; its first when missing.")
+    ] = None,
     key: Annotated[
         str | None, typer.Option(envvar="MILLIS_KEY", help="For a server with keys; better in MILLIS_KEY than here.")
     ] = None,
@@ -96,7 +99,7 @@ def command(
     if document and not is_alone:
         raise InvalidValue("--document goes with a query alone: leave the second text and --context out.")
     if index is not None:
-        is_alone = is_alone and not document
+        is_alone = is_alone and not document and model is None
         _search(target, text, index=index, is_alone=is_alone, rerank=rerank, key=key, is_json=as_json)
         return
     if rerank:
@@ -106,7 +109,9 @@ def command(
         first = {"query": text, "documents": document}
     asked = [first] if other is None else [first, other]
     if target.startswith(("http://", "https://")):
-        answer, timing = ask_server(target, first if other is None else asked, key=key)
+        answer, timing = ask_server(target, first if other is None else asked, model=model, key=key)
+    elif model is not None:
+        raise InvalidValue(f"--model chooses among what a server has, and {target} is no server: leave it out.")
     else:
         answer, timing = _ask_bundle(target, asked)
     if other is not None and "embedding" not in answer["results"][0]:
@@ -156,7 +161,9 @@ def _search(
             f" `millis serve {target} --index ...` prints."
         )
     if not is_alone:
-        raise InvalidValue("--index goes with a query alone: leave the second text, --context and --document out.")
+        raise InvalidValue(
+            "--index goes with a query alone: leave the second text, --context, --document and --model out."
+        )
     with Client(target, key=key) as client:
         answer = client.search(query, index=index, **({"rerank": True} if rerank else {}))
     try:
@@ -218,20 +225,27 @@ def _lines(result: _Result, *, documents: list[str]) -> list[str]:
     return [", ".join(chosen) or "no label fits", *scores]
 
 
-def ask_server(url: str, asked: Any, *, key: str | None = None) -> tuple[dict[str, Any], str]:
-    """Ask the first task that a server has.
+def ask_server(
+    url: str, asked: Any, *, model: str | None = None, key: str | None = None
+) -> tuple[dict[str, Any], str]:  # fmt: skip
+    """Ask a model of a server: the first, where none is named.
 
     Returns:
         its answer, and the milliseconds by stage, in words.
     Raises:
+        InvalidValue: it has no such model, or one that needs something else.
         RunFailed: nobody answers there, or not as a millis server does.
         InvalidRequest: the server refused the text; the sentence is the server's.
     """
     from millis.asking import Client
 
     with Client(url, key=key) as client:
-        first = next(iter(client.models()), {})
-        task, name = first.get("task"), first.get("id")
+        listed = client.models()
+        names = [str(one.get("id")) for one in listed]
+        if model is not None and model not in names:
+            raise InvalidValue(f"{url} serves no model {model!r}: choose from {', '.join(names)}.")
+        chosen = listed[0 if model is None else names.index(model)] if listed else {}
+        task, name = chosen.get("task"), chosen.get("id")
         if not isinstance(task, str) or not isinstance(name, str):
             raise RunFailed(f"{url} does not answer like a millis server (it lists no model): is one running there?")
         if task == CHAT:
