@@ -224,9 +224,10 @@ def test_looking_up_takes_fewer_steps_and_holds_to_a_grammar(folder: Path, tempe
 
 
 def _first_ms(generator: Any, ids: list[int]) -> float:
-    began = time.perf_counter()
+    """Give the processor's time of a first piece: a clock on the wall would see what else the machine does."""
+    began = time.process_time()
     _collect(generator, ids, max_tokens=1)
-    return 1000 * (time.perf_counter() - began)
+    return 1000 * (time.process_time() - began)
 
 
 def test_a_prefix_stays_read_whatever_others_ask(folder: Path) -> None:
