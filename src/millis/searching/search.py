@@ -192,10 +192,14 @@ class _Search:
         return self._pruner
 
     def _fastest_kinds(self) -> list[Variant]:
-        """Give the runtimes to build pruned ones in: the first over HTTP, and the first by the tables."""
-        pruned = [one for one in self.tried if one.variant != STATIC]
-        first = (pruned[0], min(pruned, key=lambda one: one.predicted_ms))
-        return list({one.variant.runtime: one.variant for one in first}.values())
+        """Give what to build pruned ones in: the first over HTTP, then the best of every other runtime as precise.
+
+        Which is faster changes with the size: one copy of the weights for all lengths is found warm more often, a copy
+        for each wins where there is more to compute.
+        """
+        pruned = [one.variant for one in self.tried if one.variant != STATIC]
+        alike = [one for one in pruned if one.precision == pruned[0].precision]
+        return list({one.runtime: one for one in reversed(alike)}.values())[::-1]
 
     def _prune_to(self, share: int) -> bool:
         """Prune, build, probe; say whether dev is content with it."""
