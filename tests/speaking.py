@@ -3,6 +3,7 @@
 Border: used by tests only.
 """
 
+import random
 from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
@@ -27,6 +28,18 @@ def make_byte_tokenizer() -> Tokenizer:
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken("<|im_start|>", special=True), AddedToken("<|im_end|>", special=True)])
     return tokenizer
+
+
+_PARTS = (
+    "The tide", "潮水", "来了", "，", "。", "def f(x):\n    return x ** 2", "\tif (a != b) { c[i]++; }", " ", "  ", "\n\n", "3.14", "2026年", "I'll", "don't", "¿Qué?",
+    "naïve", "nai\u0308ve", "🙂", "👩\u200d👧", "ﬁ", "Ａ", "ſ", "\u00a0", "\u3000", "…", "“”", "<|x|>", "</s>", "%s", "\\n", "한국어", "मानक", "שלום", "__init__", "https://a.b/c?d=e&f",
+)  # fmt: skip
+
+
+def mix_texts(n: int) -> list[str]:
+    """Mix Chinese, English, code and signs into texts, each another."""
+    draw = random.Random(17)
+    return [f"{i}" + "".join(draw.choices(_PARTS, k=draw.randint(1, 12))) for i in range(n)]
 
 
 def make_speaker(folder: Path, *, family: str = "llama", template: str | None = TEMPLATE, n_layers: int = 2) -> Path:

@@ -13,7 +13,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from millis.backends.apart import Apart, _Asked, _Load
+from millis.backends.apart import Apart
+from millis.backends.apart_messages import Asked, Load
 from millis.backends.generator import GeneratorSettings, Lookup, Sampling, Step
 from millis.errors import InvalidBundle, RunFailed
 
@@ -134,5 +135,5 @@ def test_settings_arrive_as_they_were_sent() -> None:
     settings = GeneratorSettings(
         threads=2, context=99, pieces=(b"\xff", b""), prefix=(1, 2), keeps_prefixes=False, lookup=Lookup(guesses=3, ngram=2)
     )
-    sent = msgspec.msgpack.encode(_Load("fake", "somewhere", settings))
-    assert msgspec.msgpack.decode(sent, type=_Asked) == _Load("fake", "somewhere", settings)
+    sent = msgspec.msgpack.encode(Load("fake", "somewhere", settings))
+    assert msgspec.msgpack.decode(sent, type=Asked) == Load("fake", "somewhere", settings)

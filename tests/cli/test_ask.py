@@ -56,12 +56,22 @@ def test_what_an_index_finds_is_reranked_where_asked(ranking: Supervisor) -> Non
     assert "rerank " in shown.stdout.splitlines()[-1]
 
 
+def test_of_several_models_the_one_that_is_named_is_asked(ranking: Supervisor) -> None:
+    shown = run_millis("ask", ranking.url, "maria", "hello", "--model", "emb")
+    assert shown.returncode == 0, shown.stderr
+    assert "numbers: " in shown.stdout
+    assert "cosine " in shown.stdout
+
+
 def test_what_does_not_go_together_is_a_sentence(ranking: Supervisor, folder: Path) -> None:
     rank = folder / "rank.millis"
     for said, arguments in (
         ("rank ranks documents: give each with --document TEXT", (rank, "who")),
         ("rank ranks documents: give each with --document TEXT", (ranking.url, "who")),
         ("--rerank goes with --index", (ranking.url, "who", "--rerank")),
+        (f"{ranking.url} serves no model 'embed': choose from rank, emb", (ranking.url, "who", "--model", "embed")),
+        ("--model chooses among what a server has", (folder / "emb.millis", "who", "--model", "emb")),
+        ("--index goes with a query alone", (ranking.url, "who", "--index", "faq", "--model", "emb")),
         ("--document goes with a query alone", (rank, "who", "--document", "x", "--context", "y")),
         ("a document is empty", (rank, "who", "--document", "")),
         ("emb takes text alone", (folder / "emb.millis", "who", "--document", "x")),

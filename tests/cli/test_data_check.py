@@ -79,6 +79,23 @@ def test_one_chinese_character_is_a_text_and_a_sign_is_none(tmp_path: Path) -> N
     assert [where for where, _ in found(document, "empty")] == ["train.tsv:23", "train.tsv:24"]
 
 
+def test_questions_with_another_answer_conflict_and_passages_may_stand_in_two_files(tmp_path: Path) -> None:
+    def write(name: str, rows: list[dict[str, str]]) -> Path:
+        (tmp_path / name).write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
+        return tmp_path / name
+
+    asked = {"question": "谁写的？", "context": "张伟写了信"}
+    train = write("qa.jsonl", [{**asked, "answer": "张伟"}, {**asked, "answer": "信"}])
+    code, document = check("--task", "qa", "--train", train)
+    assert code == 1
+    assert found(document, "conflict") == [("qa.jsonl:2", f"labelled otherwise than the same text at {train}:1")]
+    pairs = [{"query": "退款要多久", "positive": "退款需要五天到账"}, {"query": "怎么付款", "positive": "可以用银行卡付款"}]
+    again = [{**pairs[0], "query": "钱什么时候到账"}, pairs[1]]
+    code, document = check("--task", "embedding", "--train", write("a.jsonl", pairs), "--test", write("b.jsonl", again))
+    assert code == 1
+    assert [where for where, _ in found(document, "leak")] == ["b.jsonl:2"], "the query, not what it finds"
+
+
 @pytest.mark.slow
 def test_flipped_labels_are_suspicious_and_only_a_note(tmp_path: Path) -> None:
     rows = clean_rows(120)

@@ -124,6 +124,24 @@ def test_passages_are_added_replaced_and_deleted(tmp_path: Path, bundle: Bundle)
     assert find(open_index(path), bundle, "refunds") == []
 
 
+def test_a_build_that_was_killed_is_done_by_the_same_command(tmp_path: Path, bundle: Bundle) -> None:
+    path = make(tmp_path, bundle)
+    (path / "index.json").rename(path / "index.json.new")  # a moment before the end
+    assert len(open_index(make(tmp_path, bundle))) == 4
+    assert len(list((path / "segments").iterdir())) == 1
+    for name in ("somebodys", ".lock"):
+        (tmp_path / "other" / name / "segments").mkdir(parents=True)
+        with pytest.raises(InvalidValue, match="exists: choose another -o"):
+            build_index(tmp_path / "other", passages=[Passage(id="x", text="x")], model=bundle.path)
+
+
+def test_a_value_that_a_passage_has_twice_counts_once(tmp_path: Path, bundle: Bundle) -> None:
+    rows = [{"id": "a", "text": "one", "tags": ["x", "x"]}, {"id": "b", "text": "two", "tags": ["x"]}]
+    index = open_index(make(tmp_path, bundle, rows))
+    found = index.search("two", np.ones(16, np.float32), k=10, where={"tags": "x"}).results
+    assert found == index.search("two", np.ones(16, np.float32), k=10).results
+
+
 def test_many_small_additions_make_few_segments(tmp_path: Path, bundle: Bundle) -> None:
     path = make(tmp_path, bundle)
     for i in range(12):

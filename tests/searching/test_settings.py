@@ -42,6 +42,12 @@ def fit(folder: Path, **settings: object) -> None:
         ({"query_prefix": "query: "}, "task ner has no setting query_prefix"),
         ({"task": "embedding", "passage_prefix": 3}, "passage_prefix cannot be 3: give the text"),
         ({"teacher": "t", "adapt": "prefix"}, "a teacher teaches a plain network, and adapt prefix"),
+        ({"task": "qa", "balance": True}, "balance is for labels, which answers from a text have none of"),
+        ({"unlabelled": Path("x")}, "unlabelled texts teach tasks with one label a text"),
+        ({"task": "classify", "multi_label": True, "unlabelled": Path("x")}, "use task classify without multi_label"),
+        ({"task": "embedding", "epochs": 0, "adapt": "lora"}, "adapt is for training, and epochs 0 trains nothing"),
+        ({"task": "embedding", "epochs": 0, "domain_text": Path("x")}, "domain_text is for training"),
+        ({"task": "embedding", "epochs": 0, "track": "wandb"}, "track is for training"),
         ({"speed": "high"}, "layout"),
         ({"reading": None}, "layout"),
     ],
@@ -52,6 +58,21 @@ def test_a_setting_that_cannot_be_is_refused_before_a_file_is_read(
     with pytest.raises(InvalidValue, match=says):
         fit(tmp_path, **wrong)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [("退款需要几天才能到账".encode("gb18030"), "texts.txt:1: byte 1 .* is not UTF-8: .*iconv -f GB18030"), (b"\n \n", "has no examples"), (None, "no such file")],
+)
+def test_texts_without_labels_that_cannot_be_read_are_told_before_anything_is_trained(
+    tmp_path: Path, content: bytes | None, says: str
+) -> None:
+    write_conll(tmp_path / "train.conll", ROWS)
+    if content is not None:
+        (tmp_path / "texts.txt").write_bytes(content)
+    with pytest.raises(InvalidData, match=says):
+        fit(tmp_path, domain_text=tmp_path / "texts.txt")
+    assert not (tmp_path / "o.run").exists()
 
 
 @pytest.mark.parametrize("name", [".millis", "a\nb.millis", "\udcff.millis", "x" * 300 + ".millis", ""])

@@ -50,7 +50,7 @@ def test_the_client_chooses_the_form(server: Supervisor) -> None:
     ("body", "said"),
     [
         ({"top_k": 0}, "top_k"), ({"top_k": "many"}, "top_k"), ({"output": ""}, "output"), ({"output": 3}, "output"),
-        ({"output": "x" * 1001}, "output"), ({"topk": 3}, "the keys known are input, model, rung, fallback, top_k"),
+        ({"output": "x" * 1001}, "output"), ({"output": "label"}, "give scores, labels, or a template"), ({"topk": 3}, "the keys known are input, model, rung, fallback, top_k"),
     ],
 )  # fmt: skip
 def test_a_bad_option_is_a_problem(server: Supervisor, body: dict[str, object], said: str) -> None:

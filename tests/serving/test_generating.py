@@ -12,8 +12,10 @@ import pytest
 from millis.backends.fake_generator import FakeGenerator
 from millis.backends.generator import GeneratorSettings, Sampling
 from millis.errors import InvalidRequest, RunFailed
-from millis.serving.generating import Forecast, Part, Talker
-from millis.tasks.chat import Stops, end_of_sentence
+from millis.serving.generating import Forecast, Talker
+from millis.serving.growing import Part
+from millis.tasks.chat import Stops
+from millis.tasks.sentences import end_of_sentence
 from speaking import make_echo_bundle
 
 SLACK_NS = 100_000_000
@@ -55,8 +57,14 @@ def _say(talker: Talker, text: str, **more: Any) -> AsyncGenerator[Part, None]:
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
-    [("One. Two. Thr", "One. Two."), ("Pi is 3.14 or so", ""), ("他来了。她走", "他来了。"), ('"Go!" he', '"Go!"'), ("a\nb", "a\n")],
-)
+    [
+        ("One. Two. Thr", "One. Two."), ("Pi is 3.14 or so", ""), ("It is 3.5. Not", "It is 3.5."), ('"Go!" he', '"Go!"'), ("a\nb", "a\n"),
+        ("1. Go", ""), ("Do this. 2. Go", "Do this."), ("Do this:\n1. Go", ""), ("\n\nGo", ""), ("Dear all,\n\nwe", ""), ("It was 1984. We", "It was 1984."),
+        ("Mr. Smith met Dr. Jones", ""), ("It is, e.g. here", ""), ("At 5 p.m. in the U.S. he", ""), ("Ask J. Doe", ""), ("No. I", "No."),
+        ("他来了。她走", "他来了。"), ("“他来了。”她说", "“他来了。”"), ("真的吗？！我", "真的吗？！"), ("我……不", ""), ("你好!世界", "你好!"), ("他来了.然后", "他来了."),
+        ("步骤：\n1. 先", ""), ("版本3.5", ""), ("そうです。でも", "そうです。"), ("نعم؟ لا", "نعم؟"), ("हाँ। नहीं", "हाँ।"),
+    ],
+)  # fmt: skip
 def test_last_whole_sentence_is_found(text: str, sentence: str) -> None:
     assert text[: end_of_sentence(text)] == sentence
 

@@ -80,6 +80,16 @@ def test_system_and_parts_of_text_are_read(client: openai.OpenAI) -> None:
     assert chat(client, messages=system).choices[0].message.content == "system\nshort"
 
 
+def test_an_answer_may_be_sent_back_as_it_came(client: openai.OpenAI) -> None:
+    mine = chat(client).choices[0].message
+    for said in (mine, mine.model_dump()):
+        again = chat(client, messages=[*HELLO, said, {"role": "user", "content": "more"}])
+        assert again.usage.prompt_tokens > 30
+    for name, value in (("tool_calls", [{"id": "a"}]), ("refusal", "no"), ("audio", {"id": "a"})):
+        with pytest.raises(openai.BadRequestError, match="leave out the rest"):
+            chat(client, messages=[*HELLO, {"role": "assistant", "content": "x", name: value}])
+
+
 def test_stream_gives_the_same_text_piece_by_piece(client: openai.OpenAI) -> None:
     chunks = list(chat(client, stream=True, stream_options={"include_usage": True}))
     assert chunks[0].choices[0].delta.role == "assistant"
@@ -265,6 +275,14 @@ def test_likeliest_pieces_are_no_matter_of_seeds(client: openai.OpenAI) -> None:
     assert len(texts) == 1
 
 
+def test_temperatures_next_to_nothing_take_the_likeliest_and_disturb_nobody(client: openai.OpenAI) -> None:
+    wishes: dict[str, Any] = {"model": "tiny", "prompt": [5, 77, 130], "max_tokens": 100}
+    beside = complete(client, stream=True, temperature=0, **wishes)
+    text = next(beside).choices[0].text
+    answers = {complete(client, temperature=t, seed=1, **wishes).choices[0].text for t in (0, 1e-300, 1e-40, 1e-20)}
+    assert answers == {text + "".join(chunk.choices[0].text for chunk in beside)}
+
+
 def test_logprobs_of_a_chat_are_negative_and_one_for_each_piece(client: openai.OpenAI) -> None:
     answer = chat(client, model="tiny", max_tokens=8, logprobs=True, temperature=1, seed=3)
     rows = answer.choices[0].logprobs.content
@@ -345,7 +363,7 @@ def test_streams_that_are_dropped_leave_nothing_behind(url: str) -> None:
 def test_an_engine_that_is_killed_is_started_again_while_others_answer(server: Supervisor) -> None:
     (worker,) = server.pids
     children = [one for task in Path(f"/proc/{worker}/task").glob("*/children") for one in task.read_text().split()]
-    (engine,) = [int(one) for one in children if b"millis.backends.apart" in Path(f"/proc/{one}/cmdline").read_bytes()]
+    (engine,) = [int(one) for one in children if b"millis.backends.apart_engine" in Path(f"/proc/{one}/cmdline").read_bytes()]
     os.kill(engine, signal.SIGKILL)
     wishes, deadline = {"model": "tiny", "prompt": [3, 4], "max_tokens": 2}, time.monotonic() + 20
     while (answer := post(server.url, wishes, path="completions")).status_code != 200:

@@ -76,6 +76,25 @@ def test_a_deadline_ends_the_answer_and_says_whether_it_is_whole(tmp_path: Path)
         assert answer.status_code in (200, 503, 504)
 
 
+def test_of_a_list_that_its_deadline_cuts_what_was_written_is_given(tmp_path: Path) -> None:
+    bundle = make_echo_bundle(tmp_path, task="translate", instruction="{text}", context=4096, pause_ms=5)
+    with Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0)) as server:
+        texts = ["潮水来了。然后" + "又走了" * 100] * 12  # four at once, and each would take five seconds
+        ask = {"url": f"{server.url}/v1/translate", "headers": {"X-Deadline-Ms": "600"}, "timeout": 20}
+        results = httpx.post(**ask, json={"input": texts}).json()["results"]
+        body = {"messages": [{"role": "user", "content": texts[0]}], "n": 8}
+        ask["url"] = f"{server.url}/v1/chat/completions"
+        answer = httpx.post(**ask, json=body)
+        events = [line for line in httpx.post(**ask, json={**body, "stream": True}).text.splitlines() if line]
+    assert [one["whole"] for one in results] == [True] * 4 + [False] * 8
+    assert {one["text"] for one in results} == {"user\n潮水来了。", ""}
+    assert {one["finish_reason"] for one in results} == {"deadline"}
+    assert [bool(one["message"]["content"]) for one in answer.json()["choices"]] == [True] * 4 + [False] * 4
+    assert answer.headers["x-millis-whole"] == "false"
+    assert events[-1] == "data: [DONE]"
+    assert sum('"finish_reason":"deadline"' in one for one in events) == 8
+
+
 @pytest.mark.parametrize(
     ("body", "status", "says"),
     [

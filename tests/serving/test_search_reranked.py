@@ -109,6 +109,7 @@ def test_both_models_share_one_deadline_and_what_was_not_scored_keeps_its_order(
     [
         ({"rerank": "other"}, 404, "that model is not served here: choose one of rank"),
         ({"rerank": 3}, 422, "rerank"),
+        ({"candidates": 5}, 422, "candidates are for a reranker"),
         ({"rerank": True, "candidates": 0}, 422, "candidates"),
         ({"rerank": True, "candidates": 101}, 422, "candidates"),
     ],

@@ -63,6 +63,14 @@ def test_several_labels_are_as_many_questions(tokenizer: Tokenizer) -> None:
     assert answer(task, [[0, -2], [0, -2], [0, -1]], output="labels") == {"labels": []}
 
 
+def test_a_template_says_the_least_sure_of_all_labels_however_few_are_listed(tokenizer: Tokenizer) -> None:
+    task = ClassifyTask(tokenizer, labels=("a", "b", "{text}"), is_multi=True)
+    logits = [[0.0, math.log(9)], [0.0, -2.0], [0.0, math.log(3)]]
+    for top_k in (1, 3):
+        assert answer(task, logits, output="{label}: {score}", top_k=top_k) == {"text": "a, {text}: 0.750"}
+    assert answer(task, [[0.0, -1.0]] * 3, output="<{label}> {score}") == {"text": "<> 0.000"}
+
+
 def test_a_long_text_is_read_in_windows_that_cover_it(tokenizer: Tokenizer) -> None:
     task = ClassifyTask(tokenizer, labels=("a", "b"), max_tokens=12, overlap=3)
     text = " ".join(["one"] * 30)
@@ -102,6 +110,15 @@ def test_out_of_scope_is_told_by_its_output_and_by_doubt(tokenizer: Tokenizer) -
     assert "AUROC 100.00" in score.report
 
 
+def test_out_of_scope_is_answered_before_it_is_calibrated_too(tokenizer: Tokenizer) -> None:
+    task = ClassifyTask.learn(tokenizer, EXAMPLES, out_of_scope="none")
+    outside, inside = answer(task, [[0.0, 0.0, math.log(18)]]), answer(task, [[math.log(8), 0.0, 0.0]])
+    assert (outside["label"], outside["out_of_scope"]) == (None, pytest.approx(0.9, abs=1e-6))
+    assert (inside["label"], inside["out_of_scope"]) == ("a", pytest.approx(0.1, abs=1e-6))
+    score = task.score([example("x", "none"), example("x", "a")], [outside, inside])
+    assert score.value == 100, "the best epoch is chosen by it"
+
+
 def test_temperature_makes_scores_mean_what_they_say(tokenizer: Tokenizer) -> None:
     task = ClassifyTask(tokenizer, labels=("a", "b", "c"))
     chance = np.random.default_rng(1)
@@ -128,6 +145,15 @@ def test_scores_of_labels(tokenizer: Tokenizer) -> None:
     said = [answer(multi, [[0, 1], [0, 1]]), answer(multi, [[0, 1], [1, 0]])]
     score = multi.score([example("x", "a"), example("x", "a", "b")], said)
     assert (score.name, score.value) == ("F1", pytest.approx(100 * 2 * 2 / (3 + 3)))
+
+
+def test_scores_of_several_labels_are_compared_with_how_often_each_is_right(tokenizer: Tokenizer) -> None:
+    task = ClassifyTask(tokenizer, labels=("a", "b"), is_multi=True)
+    said = [answer(task, [[0, math.log(4)], [math.log(4), 0]])] * 5  # 0.8 of a, 0.2 of b
+    honest = [example("x", "a")] * 3 + [example("x", "a", "b"), example("x")]
+    assert "calibration error 0.0 % of 10 scores: mean 0.500, right 0.500" in task.score(honest, said).report
+    boastful = [example("x", "b"), *[example("x")] * 4]  # no a where four were promised
+    assert "calibration error 40.0 % of 10 scores: mean 0.500, right 0.100" in task.score(boastful, said).report
 
 
 def test_area_under_roc_counts_pairs() -> None:

@@ -115,6 +115,19 @@ def test_an_answer_takes_in_whole_words_and_no_blanks(tokenizer: Tokenizer) -> N
     assert answer(task, example, [logits])["answer"] == "unbelievable"
 
 
+def test_as_many_answers_are_listed_as_were_asked_for_where_words_have_many_pieces(tokenizer: Tokenizer) -> None:
+    task = QaTask(tokenizer)
+    example = ask("unbelievable schwarzenegger order", "order")
+    (window,) = task.encode(example.text)
+    logits = np.zeros((2, len(window.ids)), np.float32)
+    logits[:, window.places.first : window.places.first + 3] = 9  # all stretches within the first word come first
+    for top_k in (1, 2, 3, 6, 50):
+        found = answer(task, example, [logits], top_k=top_k)["answers"]
+        assert len({(one["start"], one["end"]) for one in found}) == len(found) == min(top_k, 6), "of three words, six stretches"
+        assert found[0]["answer"] == "unbelievable"
+        assert [one["score"] for one in found] == sorted((one["score"] for one in found), reverse=True)
+
+
 def test_chinese_answers_are_cut_by_character(tokenizer: Tokenizer) -> None:
     task = QaTask(tokenizer)
     example = ask("张伟昨天从上海写了信", "上海", "从哪里")

@@ -7,12 +7,15 @@ import pytest
 import torch
 
 import toy
+from millis.data.examples import LabelExample
 from millis.errors import InvalidBase, InvalidValue
 from millis.models.taggers import build_tagger
+from millis.tasks.classify import ClassifyTask
 from millis.tasks.task import Head
+from millis.tasks.tokenization import Tokenizer
 from millis.training.batches import encode_examples, make_batch, padding_share, plan_epoch
 from millis.training.settings import TrainSettings, choose_learning_rate, choose_precision
-from millis.training.steps import rate_share
+from millis.training.steps import Steps, compare_labels, rate_share
 from millis.training.vocabulary import UsedRows
 
 LENGTHS = np.random.default_rng(5).integers(3, 60, size=1000)
@@ -97,6 +100,29 @@ def test_tokenizer_of_another_base_is_refused(tmp_path: Path) -> None:
     windows = encode_examples(toy.ToyTask(base / "tokenizer.json"), toy.make_examples(40, seed=1))
     with pytest.raises(InvalidBase, match="the base has 20 embedding rows"):
         UsedRows(build_tagger(base, head=Head(("O", "NAME")), seed=1), windows)
+
+
+def test_balance_gives_each_of_several_labels_the_same_however_rare(tmp_path: Path) -> None:
+    labels = [("a",)] * 12 + [("a", "b")] * 3 + [("c",)] + [()] * 4
+    examples = [LabelExample(text=f"name{i % 12}", labels=one) for i, one in enumerate(labels)]
+    task = ClassifyTask.learn(Tokenizer(toy.write_base(tmp_path) / "tokenizer.json"), examples, multi_label=True)
+    windows = encode_examples(task, examples)
+    steps = Steps(tmp_path, head=task.head, windows=windows, settings=TrainSettings(balance=True))
+    targets = torch.from_numpy(np.stack([window.targets for window in windows]))
+    logits = torch.zeros(len(windows), 3, 2)
+    logits.requires_grad_(True)
+    compare_labels(logits, targets, weights=steps.weights).backward()
+    of_yes = (logits.grad[:, :, 1] * (targets == 1)).sum(dim=0)
+    torch.testing.assert_close(of_yes, of_yes[:1].expand(3))
+    assert steps.step(0, 0, step=0)[0] > 0
+
+
+def test_balance_of_single_labels_is_torchs_own() -> None:
+    logits, targets = torch.randn(5, 4, 3, generator=torch.Generator().manual_seed(1)), torch.arange(20).reshape(5, 4) % 3
+    targets[0, 1] = -100
+    weights = torch.tensor([0.5, 1.0, 3.0])
+    want = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), weight=weights)
+    torch.testing.assert_close(compare_labels(logits, targets, weights=weights[None]), want)
 
 
 def test_rate_rises_then_falls() -> None:

@@ -6,19 +6,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from fitting import FILLERS, NAMES, make_base
 from making import make_tokenizer
 from millis.data.examples import LabelExample
 from millis.errors import InvalidBase, InvalidValue
 from millis.models.bases import find_base
-from millis.models.taggers import build_tagger
+from millis.models.taggers import build_tagger, save_tagger
 from millis.tasks.classify import ClassifyTask
 from millis.tasks.task import Head
 from millis.tasks.tokenization import Tokenizer
 from millis.training.loop import train
 from millis.training.masking import _hide, read_on
-from millis.training.self_training import LEAST, check_self_training, label_texts, self_train
+from millis.training.self_training import LEAST, label_texts, self_train
 from millis.training.settings import TrainSettings
 from models.tiny import TYPES, write_base
 
@@ -58,10 +59,17 @@ def test_a_model_teaches_itself_with_what_it_is_sure_of_and_dev_decides(tmp_path
     assert best in (first.best, *(folder / "best" for folder in (tmp_path / "self").iterdir()))
 
 
-def test_a_task_without_one_label_a_text_is_refused(tmp_path: Path) -> None:
-    task = ClassifyTask.learn(Tokenizer(make_tokenizer(tmp_path)), draw(9, seed=1), multi_label=True)
-    with pytest.raises(InvalidValue, match="one label a text"):
-        check_self_training(task)
+def test_texts_out_of_scope_are_learnt_as_such_and_not_as_the_next_best_label(tmp_path: Path) -> None:
+    base = make_base(tmp_path / "base")
+    tokenizer = Tokenizer(base / "tokenizer.json")
+    task = ClassifyTask.learn(tokenizer, [LabelExample(text="x", labels=(name,)) for name in ("a", "b", "none")], out_of_scope="none")
+    tagger = build_tagger(base, head=task.head, seed=1)
+    with torch.no_grad():
+        tagger.network.classifier.weight.zero_()
+        tagger.network.classifier.bias.copy_(torch.tensor([2.0, 0.0, 9.0]))
+    save_tagger(tagger, tmp_path / "sure", tokenizer_file=base / "tokenizer.json")
+    found = label_texts(tmp_path / "sure", task=task, texts=["hello", "world"], share=1.0)
+    assert [one.labels for one in found] == [("none",), ("none",)]
 
 
 @pytest.mark.slow
@@ -79,6 +87,16 @@ def test_a_base_of_any_kind_reads_on_and_is_a_base_again(tmp_path: Path, kind: s
     again = read_on(base, texts, out=tmp_path / "again", settings=TrainSettings(epochs=2, autocast="off", learning_rate=1e-3))
     same = build_tagger(again, head=Head(("a", "b")), seed=1).network.base_model.state_dict()
     assert all(torch.equal(after[name], same[name]) for name in after), "the same seed, the same base"
+
+
+def test_a_base_reads_on_at_its_own_rate_whatever_is_adapted_after(tmp_path: Path) -> None:
+    base = write_base(tmp_path / "base", "bert")
+    make_tokenizer(base)
+    texts = [example.text for example in draw(8, seed=1)]
+    tuned = TrainSettings(epochs=1, autocast="off", adapt="prompt", learning_rate=0.1)
+    plain, before = (read_on(base, texts, out=tmp_path / one.adapt, settings=one) for one in (TrainSettings(epochs=1, autocast="off"), tuned))
+    read = [load_file(folder / "model.safetensors") for folder in (plain, before)]
+    assert all(torch.equal(read[0][name], read[1][name]) for name in read[0])
 
 
 def test_some_pieces_are_hidden_and_special_ones_never(tmp_path: Path) -> None:

@@ -34,6 +34,10 @@ MOST_GRAMMARS = 500
 """That the engine has compiled; it forgets none (0.2 MB each), so after these it is made anew when it is idle."""
 
 
+_LEAST_TEMPERATURE = 1e-6
+"""Below it the likeliest piece is certain; what is nothing in single precision the engine refuses."""
+
+
 class GenAiGenerator(Stepping):
     """See Generator."""
 
@@ -188,7 +192,7 @@ def _write_config(sampling: Sampling) -> Any:
     config.rng_seed = sampling.seed
     if sampling.grammar is not None:
         config.structured_output_config = genai.StructuredOutputConfig(grammar=sampling.grammar)
-    config.do_sample = sampling.temperature > 0
+    config.do_sample = sampling.temperature >= _LEAST_TEMPERATURE
     if config.do_sample:
         config.temperature, config.top_p = sampling.temperature, sampling.top_p
     return config

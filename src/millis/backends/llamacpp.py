@@ -3,7 +3,8 @@
 Each answer has a sequence of the engine's memory. A sequence keeps what was read when its answer has ended, and a
 prompt begins where the sequence that began most like it does, open ones too: the cells are shared, nothing is copied.
 A step reads one piece of every answer that is under way; prompts share what is left of STEP_TOKENS.
-Border: the one file that imports llama_cpp. Reads model.gguf. Ids in and out: its tokenizer is not used to answer.
+Border: the one file that imports llama_cpp; sequences.py decides where a prompt begins and what a step reads. Reads
+model.gguf. Ids in and out: its tokenizer is not used to answer.
 Limits: CPU. No grammars, no lookup. Models that keep a state in place of keys (Mamba and its like) read every prompt
 from its beginning. On processors with AMX weights are not repacked: 0.3.36 dies of it (docs/log.md).
 """
@@ -17,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from millis.backends.choosing import Chooser
 from millis.backends.generator import BLOCK_TOKENS, GeneratorSettings, Step, no_grammars
+from millis.backends.sequences import Held, Turn, choose_sequence, share_out
 from millis.backends.stepping import OpenAnswer, Stepping
 from millis.cores import cpu_flags
 from millis.errors import InvalidBundle, InvalidValue, RunFailed
@@ -33,29 +34,6 @@ STEP_TOKENS = 128
 """Read in one step: a long prompt lets others' pieces through so often."""
 
 
-class _Sequence:
-    """A sequence of the engine's memory, and the ids that it holds keys and values of."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.read: list[int] = []
-        self.turn: _Turn | None = None
-        self.used_at = 0
-
-
-class _Turn:
-    """An answer that is under way."""
-
-    def __init__(self, answer: OpenAnswer, sequence: _Sequence) -> None:
-        self.answer, self.sequence = answer, sequence
-        self.ids = list(answer.ids)
-        self.chooser = Chooser(answer.sampling)
-
-    @property
-    def n_unread(self) -> int:
-        return len(self.ids) - len(self.sequence.read)
-
-
 class LlamaCppGenerator(Stepping):
     """See Generator."""
 
@@ -67,7 +45,7 @@ class LlamaCppGenerator(Stepping):
         self._context: Any = None
         self._batch: Any = None
         self._waiting: list[OpenAnswer] = []
-        self._turns: dict[OpenAnswer, _Turn] = {}
+        self._turns: dict[OpenAnswer, Turn] = {}
         self._n_given = 0
 
     def load(self, folder: Path, *, settings: GeneratorSettings) -> None:
@@ -89,8 +67,8 @@ class LlamaCppGenerator(Stepping):
         n_kept = len(settings.prefix) // BLOCK_TOKENS * BLOCK_TOKENS if keeps else 0
         self._prefix = settings.prefix[:n_kept]
         self._step_tokens = max(STEP_TOKENS, settings.streams)
-        self._sequences = [_Sequence(i) for i in range(settings.streams)]
-        self._fixed = _Sequence(settings.streams) if self._prefix else None
+        self._sequences = [Held(i) for i in range(settings.streams)]
+        self._fixed = Held(settings.streams) if self._prefix else None
         self._make_context()
         self._n_pieces = library.llama_vocab_n_tokens(library.llama_model_get_vocab(self._model))
         self._read_prefix()
@@ -143,23 +121,13 @@ class LlamaCppGenerator(Stepping):
         self._read_prefix()
         while self._waiting and any(one.turn is None for one in self._sequences):
             self._give_sequence(self._waiting.pop(0))
-        parts = self._share_out()
+        parts = share_out(self._turns.values(), n_tokens=self._step_tokens)
         ends = self._decode([(turn.sequence, ids) for turn, ids in parts]) if parts else []
         for (turn, _), end in zip(parts, ends, strict=True):
             if turn.n_unread == 0:
                 self._say(turn, self._logits(end))
 
-    def _share_out(self) -> list[tuple[_Turn, list[int]]]:
-        """Decide what a step reads: all have the same share, and what some do not need the others have."""
-        left, parts = self._step_tokens, []
-        turns = sorted(self._turns.values(), key=lambda one: one.n_unread)
-        for i, turn in enumerate(turns):
-            n, n_read = min(turn.n_unread, left // (len(turns) - i)), len(turn.sequence.read)
-            parts.append((turn, turn.ids[n_read : n_read + n]))
-            left -= n
-        return parts
-
-    def _say(self, turn: _Turn, logits: NDArray[np.float32]) -> None:
+    def _say(self, turn: Turn, logits: NDArray[np.float32]) -> None:
         sampling, answer = turn.answer.sampling, turn.answer
         piece, logprob = turn.chooser.choose(logits)
         turn.ids.append(piece)
@@ -189,16 +157,9 @@ class LlamaCppGenerator(Stepping):
             self._fixed.read = []
 
     def _give_sequence(self, answer: OpenAnswer) -> None:
-        """Let an answer begin where the sequence that began most like its prompt does."""
         free = [one for one in self._sequences if one.turn is None]
-        chosen = min(free, key=lambda one: one.used_at)
-        source, n_known = chosen, 0
-        if self._settings.keeps_prefixes and self._is_rewindable:
-            known = {one: _count_common(one.read, answer.ids) for one in self._list_read()}
-            source = max(known, key=lambda one: known[one], default=chosen)
-            n_known = known.get(source, 0)
-            if source in free and 2 * n_known > len(source.read):
-                chosen = source  # goes on from there; otherwise it stays what it is, for others
+        shared = self._list_read() if self._settings.keeps_prefixes and self._is_rewindable else []
+        chosen, source, n_known = choose_sequence(answer.ids, free=free, read=shared)
         if source is chosen and library.llama_memory_seq_rm(self._memory, chosen.number, n_known, -1):
             chosen.read = chosen.read[:n_known]
         else:
@@ -209,12 +170,12 @@ class LlamaCppGenerator(Stepping):
                 chosen.read = list(answer.ids[:n_known])
         self._n_given += 1
         chosen.used_at = self._n_given
-        chosen.turn = self._turns[answer] = _Turn(answer, chosen)
+        chosen.turn = self._turns[answer] = Turn(answer, chosen)
 
-    def _list_read(self) -> list[_Sequence]:
+    def _list_read(self) -> list[Held]:
         return [one for one in [*self._sequences, self._fixed] if one is not None and one.read]
 
-    def _decode(self, parts: Sequence[tuple[_Sequence, Sequence[int]]]) -> list[int]:
+    def _decode(self, parts: Sequence[tuple[Held, Sequence[int]]]) -> list[int]:
         """Read ids behind what sequences hold; give the places in the batch where each part ends, with its logits."""
         batch, n = self._batch, 0
         ends = []
@@ -296,12 +257,6 @@ class Vocabulary:
     def close(self) -> None:
         """Free it."""
         library.llama_model_free(self._model)
-
-
-def _count_common(known: Sequence[int], ids: Sequence[int]) -> int:
-    """Count how many ids two beginnings have in common, of which the last of a prompt is not one: it gives logits."""
-    most = min(len(known), len(ids) - 1)
-    return next((i for i in range(most) if known[i] != ids[i]), most)
 
 
 _ERROR = 4  # of ggml_log_level

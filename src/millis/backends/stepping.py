@@ -75,8 +75,7 @@ class Stepping(ABC):
             try:
                 for answer in new:
                     if not answer.is_cancelled:
-                        self._open.append(answer)
-                        self._begin(answer)
+                        self._take(answer)
                 for answer in [one for one in self._open if one.is_cancelled]:  # one look: it may change
                     self._open.remove(answer)
                     self._drop(answer)
@@ -88,6 +87,16 @@ class Stepping(ABC):
                     self._drop(answer)
                 self._renew()
             self._open = [answer for answer in self._open if not answer.is_ended]
+
+    def _take(self, answer: OpenAnswer) -> None:
+        """Begin an answer; one that the engine does not take fails alone, since nothing was run."""
+        self._open.append(answer)
+        try:
+            self._begin(answer)
+        except Exception:  # as in _work
+            answer.tell(Step(id=None, ending="failed"))
+            self._open.remove(answer)
+            self._drop(answer)
 
     @abstractmethod
     def _renew(self) -> None:

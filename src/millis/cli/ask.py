@@ -1,6 +1,7 @@
 """`millis ask`: one question to a bundle, or to a server."""
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -81,23 +82,24 @@ def command(
     rerank: Annotated[
         bool, typer.Option("--rerank", help="With --index: a reranker that is served scores what was found.")
     ] = False,
+    model: Annotated[
+        str | None, typer.Option(help="Of a server: the model that is to answer, by its name; its first when missing.")
+    ] = None,
     key: Annotated[
         str | None, typer.Option(envvar="MILLIS_KEY", help="For a server with keys; better in MILLIS_KEY than here.")
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Ask a bundle (in this process) or a running server, and show the answer with its milliseconds."""
-    given = (("the text", text), ("the second text", other), ("the context", context))
-    for name, one in (*given, *(("a document", one) for one in document or ())):
-        if one == "":
-            raise InvalidValue(f"{name} is empty: give at least one character.")
+    _check_full(("the text", text), ("the second text", other), ("the context", context))
+    _check_full(*(("a document", one) for one in document or ()))
     if other is not None and context is not None:
         raise InvalidValue("a second text and a context came: give one of them, or neither.")
     is_alone = other is None and context is None
     if document and not is_alone:
         raise InvalidValue("--document goes with a query alone: leave the second text and --context out.")
     if index is not None:
-        is_alone = is_alone and not document
+        is_alone = is_alone and not document and model is None
         _search(target, text, index=index, is_alone=is_alone, rerank=rerank, key=key, is_json=as_json)
         return
     if rerank:
@@ -106,24 +108,12 @@ def command(
     if document:
         first = {"query": text, "documents": document}
     asked = [first] if other is None else [first, other]
-    answer: dict[str, Any]
     if target.startswith(("http://", "https://")):
-        answer, timing = ask_server(target, first if other is None else asked, key=key)
+        answer, timing = ask_server(target, first if other is None else asked, model=model, key=key)
+    elif model is not None:
+        raise InvalidValue(f"--model chooses among what a server has, and {target} is no server: leave it out.")
     else:
-        from millis.bundles import load, open_bundle
-
-        bundle = open_bundle(target)
-        model = load(bundle)
-        _check_asked(first, task=bundle.manifest.task, name=model.name)
-        model.warm(rounds=1)
-        said = [model.answer(one) for one in asked]
-        model.close()
-        answer = {"model": model.name, "rung": model.rung.name, "results": [one.result for one in said]}
-        spent_ns = {
-            "tokenize": sum(one.tokenize_ns for one in said), "run": sum(one.run_ns for one in said),
-            "decode": sum(one.decode_ns for one in said),
-        }  # fmt: skip
-        timing = ", ".join(f"{stage} {ns / 1e6:.2f}" for stage, ns in spent_ns.items()) + " ms"
+        answer, timing = _ask_bundle(target, asked)
     if other is not None and "embedding" not in answer["results"][0]:
         raise InvalidValue(
             f"two texts came, and {answer['model']} makes no vectors to compare: give one text, or a model for"
@@ -133,6 +123,31 @@ def command(
     if other is not None:
         lines.append(f"cosine {_cosine(*(one['embedding'] for one in answer['results'])):.4f}")
     write_result(answer, lines=[*lines, f"({answer['rung']}: {timing})"], is_json=as_json)
+
+
+def _check_full(*given: tuple[str, str | None]) -> None:
+    """Refuse texts without a character, by the names that they are known by."""
+    for name, text in given:
+        if text == "":
+            raise InvalidValue(f"{name} is empty: give at least one character.")
+
+
+def _ask_bundle(path: str, asked: Sequence[Any]) -> tuple[dict[str, Any], str]:
+    """Ask a bundle in this process; see ask_server."""
+    from millis.bundles import load, open_bundle
+
+    bundle = open_bundle(path)
+    model = load(bundle)
+    _check_asked(asked[0], task=bundle.manifest.task, name=model.name)
+    model.warm(rounds=1)
+    said = [model.answer(one) for one in asked]
+    model.close()
+    spent_ns = {
+        "tokenize": sum(one.tokenize_ns for one in said), "run": sum(one.run_ns for one in said),
+        "decode": sum(one.decode_ns for one in said),
+    }  # fmt: skip
+    timing = ", ".join(f"{stage} {ns / 1e6:.2f}" for stage, ns in spent_ns.items()) + " ms"
+    return {"model": model.name, "rung": model.rung.name, "results": [one.result for one in said]}, timing
 
 
 def _search(
@@ -146,7 +161,9 @@ def _search(
             f" `millis serve {target} --index ...` prints."
         )
     if not is_alone:
-        raise InvalidValue("--index goes with a query alone: leave the second text, --context and --document out.")
+        raise InvalidValue(
+            "--index goes with a query alone: leave the second text, --context, --document and --model out."
+        )
     with Client(target, key=key) as client:
         answer = client.search(query, index=index, **({"rerank": True} if rerank else {}))
     try:
@@ -208,20 +225,27 @@ def _lines(result: _Result, *, documents: list[str]) -> list[str]:
     return [", ".join(chosen) or "no label fits", *scores]
 
 
-def ask_server(url: str, asked: Any, *, key: str | None = None) -> tuple[dict[str, Any], str]:
-    """Ask the first task that a server has.
+def ask_server(
+    url: str, asked: Any, *, model: str | None = None, key: str | None = None
+) -> tuple[dict[str, Any], str]:  # fmt: skip
+    """Ask a model of a server: the first, where none is named.
 
     Returns:
         its answer, and the milliseconds by stage, in words.
     Raises:
+        InvalidValue: it has no such model, or one that needs something else.
         RunFailed: nobody answers there, or not as a millis server does.
         InvalidRequest: the server refused the text; the sentence is the server's.
     """
     from millis.asking import Client
 
     with Client(url, key=key) as client:
-        first = next(iter(client.models()), {})
-        task, name = first.get("task"), first.get("id")
+        listed = client.models()
+        names = [str(one.get("id")) for one in listed]
+        if model is not None and model not in names:
+            raise InvalidValue(f"{url} serves no model {model!r}: choose from {', '.join(names)}.")
+        chosen = listed[0 if model is None else names.index(model)] if listed else {}
+        task, name = chosen.get("task"), chosen.get("id")
         if not isinstance(task, str) or not isinstance(name, str):
             raise RunFailed(f"{url} does not answer like a millis server (it lists no model): is one running there?")
         if task == CHAT:

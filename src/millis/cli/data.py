@@ -36,7 +36,7 @@ def check(
     train: Annotated[Path, typer.Option(help="Labelled text, as for fit.")],
     dev: Annotated[Path | None, typer.Option(help="As for fit.")] = None,
     test: Annotated[Path | None, typer.Option(help="As for fit.")] = None,
-    task: Annotated[str, typer.Option(help="What the labels are for: ner or classify.")] = "ner",
+    task: Annotated[str, typer.Option(help="What the labels are for: ner, classify, qa, rerank or embedding.")] = "ner",
     limit: Annotated[int, typer.Option(help="Rows to list of each kind; --json lists all.", min=1)] = 10,
     seed: Annotated[int, typer.Option(help="Of the folds by which wrong labels are looked for.")] = 7,
     *,

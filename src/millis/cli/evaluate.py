@@ -1,5 +1,6 @@
 """`millis evaluate`: score a bundle on labelled text."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,6 +35,8 @@ def command(
     if opened.manifest.task in SPEAKING:
         _score_spoken(opened, test, rung=rung, as_json=as_json)
         return
+    if opened.manifest.task_settings.get("is_multi") and reading.separator is None:
+        reading = replace(reading, separator=",")  # as fit reads them
     read = read_labelled(test, settings=reading, of=tasks[opened.manifest.task].data)
     for note in read.notes:
         say(note)

@@ -14,6 +14,7 @@ from millis.tasks.instructing import SPEAKING
 from millis.units import read_duration_ms
 
 if TYPE_CHECKING:
+    from millis.bundles import Bundle
     from millis.data.readers import ReadSettings
 
 _SPEAKING_ONLY = frozenset({"instruction", "per_token"})
@@ -150,17 +151,7 @@ def command(
         reading=reading,
         within_ms=None if within is None else read_duration_ms(within, name="within", unit="s"),
     )  # fmt: skip
-    bundle = run_fit(contract, settings)
-    certificate = bundle.certificate
-    write_result(
-        {"bundle": str(bundle.path), "contract": bundle.manifest.contract, "certificate": certificate,
-         "quality": bundle.rung().quality, "report": str(bundle.path / "report.html")},
-        lines=[
-            f"bundle {bundle.path}", f"report {bundle.path / 'report.html'} (in Chinese report.zh.html)",
-            f"next: millis serve {bundle.path}",
-        ],
-        is_json=as_json,
-    )  # fmt: skip
+    _write_fitted(run_fit(contract, settings), is_json=as_json)
 
 
 def _refuse_all_but(known: Collection[str], context: typer.Context) -> None:
@@ -170,6 +161,19 @@ def _refuse_all_but(known: Collection[str], context: typer.Context) -> None:
     wrong = [f"--{name.replace('_', '-')}" for name in given if name not in known]
     if wrong:
         raise InvalidValue(f"{', '.join(wrong)} came, which means nothing for {context.params['task']}: leave it out.")
+
+
+def _write_fitted(bundle: "Bundle", *, is_json: bool) -> None:
+    report = bundle.path / "report.html"
+    write_result(
+        {"bundle": str(bundle.path), "contract": bundle.manifest.contract, "certificate": bundle.certificate,
+         "quality": bundle.rung().quality, "report": str(report)},
+        lines=[
+            f"bundle {bundle.path}", f"report {report} (in Chinese report.zh.html)",
+            f"next: millis serve {bundle.path}",
+        ],
+        is_json=is_json,
+    )  # fmt: skip
 
 
 def _tell(given: Mapping[str, Any]) -> None:

@@ -1,12 +1,16 @@
 """`millis pack`: compile a language model that speaks into a bundle."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from millis.cli.inspect import list_tricks
 from millis.cli.output import Json, write_result
+from millis.errors import InvalidValue
+
+if TYPE_CHECKING:
+    from millis.bundles import Bundle
 
 
 def command(
@@ -56,8 +60,6 @@ def command(
     from millis.compressing.packing import pack
     from millis.contract import Contract
     from millis.data.plain import read_plain, read_text
-    from millis.errors import InvalidValue
-    from millis.units import write_bytes
 
     if trim_vocabulary != (corpus is not None):
         raise InvalidValue(
@@ -74,7 +76,19 @@ def command(
         round_by=None if round_by is None else read_plain(round_by),
         prompts=None if prompts is None else read_plain(prompts), may_change=answers_may_change,
     )  # fmt: skip
-    lines = [f"wrote {out}: {', '.join(rung.name for rung in bundle.manifest.rungs)}, {bundle.manifest.rung} serves"]
+    names = [rung.name for rung in bundle.manifest.rungs]
+    wrote = f"wrote {out}: {', '.join(names)}, {bundle.manifest.rung} serves"
+    write_result(
+        {"bundle": str(out), "rungs": names, "tricks": bundle.rung().tricks},
+        lines=[wrote, *_list_lines(bundle)], is_json=as_json,
+    )  # fmt: skip
+
+
+def _list_lines(bundle: "Bundle") -> list[str]:
+    """Say what each rung is and how near it is to the source, what was chosen, and which tricks are on."""
+    from millis.units import write_bytes
+
+    lines = []
     for rung in bundle.manifest.rungs:
         last = rung.steps[-1]
         if last.agreement is None:
@@ -86,8 +100,4 @@ def command(
         )
     told = [one for one in bundle.manifest.choices if one.what in ("vocabulary", "system message", "tokenizer")]
     lines += [f"  {one.what}: {one.choice} ({one.reason})" for one in told]
-    lines += [f"  {line}" for line in list_tricks(bundle.rung())]
-    write_result(
-        {"bundle": str(out), "rungs": [rung.name for rung in bundle.manifest.rungs], "tricks": bundle.rung().tricks},
-        lines=lines, is_json=as_json,
-    )  # fmt: skip
+    return lines + [f"  {line}" for line in list_tricks(bundle.rung())]

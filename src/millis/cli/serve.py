@@ -1,11 +1,14 @@
 """`millis serve`: answer over HTTP."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from millis.cli.output import Json, write_result
+
+if TYPE_CHECKING:
+    from millis.serving.supervisor import Supervisor
 
 
 def command(
@@ -92,16 +95,20 @@ def command(
         ),
     )  # fmt: skip
     with Supervisor(settings) as server:
-        names = [bundle.name for bundle in server.bundles]
-        tasks = sorted({bundle.manifest.task for bundle in server.bundles})
-        first = "chat/completions" if tasks[0] == "chat" else tasks[0]
-        write_result(
-            {"url": server.url, "grpc": server.grpc_address, "models": names, "workers": server.pids},
-            lines=[
-                f"ready: {server.url} serves {', '.join(names)} with {server.n_workers} worker(s)",
-                *([f"  and {server.grpc_address} over gRPC"] if server.grpc_address else []),
-                f"  try {server.url}/ in a browser, or POST {server.url}/v1/{first}; Ctrl-C stops",
-            ],
-            is_json=as_json,
-        )
+        _say_ready(server, is_json=as_json)
         server.watch()
+
+
+def _say_ready(server: "Supervisor", *, is_json: bool) -> None:
+    names = [bundle.name for bundle in server.bundles]
+    tasks = sorted({bundle.manifest.task for bundle in server.bundles})
+    first = "chat/completions" if tasks[0] == "chat" else tasks[0]
+    write_result(
+        {"url": server.url, "grpc": server.grpc_address, "models": names, "workers": server.pids},
+        lines=[
+            f"ready: {server.url} serves {', '.join(names)} with {server.n_workers} worker(s)",
+            *([f"  and {server.grpc_address} over gRPC"] if server.grpc_address else []),
+            f"  try {server.url}/ in a browser, or POST {server.url}/v1/{first}; Ctrl-C stops",
+        ],
+        is_json=is_json,
+    )

@@ -5,6 +5,7 @@ Border: files and words of a command line to texts.
 
 from pathlib import Path
 
+from millis.data.rows import BadRows, read_rows
 from millis.errors import InvalidData
 
 
@@ -12,13 +13,12 @@ def read_plain(file: Path) -> list[str]:
     """Read a text from each line that is not blank.
 
     Raises:
-        InvalidData: the file cannot be read as UTF-8.
+        InvalidData: the file cannot be read as UTF-8, or has no text.
     """
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidData(f"{file} cannot be read ({error}): give a UTF-8 file with a text on each line.") from error
-    return [line for line in lines if line.strip()]
+    bad = BadRows(file, limit=20)
+    texts = [text for _, text in read_rows(file, bad=bad) if text.strip()]
+    bad.raise_any()
+    return texts
 
 
 def read_text(given: str) -> str:

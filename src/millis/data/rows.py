@@ -95,9 +95,9 @@ def read_rows(path: Path, *, bad: BadRows) -> list[Row]:
     try:
         content = path.read_bytes()
     except FileNotFoundError as error:
-        raise InvalidData(f"{path}: no such file: give the path of a file of labelled text.") from error
+        raise InvalidData(f"{path}: no such file: give the path of a file of texts.") from error
     except IsADirectoryError as error:
-        raise InvalidData(f"{path}: a folder: give the path of one file of labelled text in it.") from error
+        raise InvalidData(f"{path}: a folder: give the path of one file of texts in it.") from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not a path"
         raise InvalidData(f"{path}: cannot be read ({reason}): give a file that you may read.") from error
@@ -136,7 +136,7 @@ def _guess_encoding(content: bytes) -> str:
 
 def no_examples(path: Path) -> InvalidData:
     """Give the error for a file with nothing in it."""
-    return InvalidData(f"{path}:1: the file has no examples: give a file with at least one labelled text.")
+    return InvalidData(f"{path}:1: the file has no examples: give a file with at least one text.")
 
 
 def is_blank(text: str) -> bool:

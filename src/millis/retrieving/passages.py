@@ -96,9 +96,9 @@ class Columns:
             self.n = place + 1
             for name, value in passage.fields.items():
                 column = rows.setdefault(name, {})
-                for one in value if isinstance(value, list) else [value]:
-                    if isinstance(one, Plain):
-                        column.setdefault(_key(one), []).append(place)
+                keys = [_key(one) for one in (value if isinstance(value, list) else [value]) if isinstance(one, Plain)]
+                for key in dict.fromkeys(keys):
+                    column.setdefault(key, []).append(place)
         self._rows = {
             name: {value: np.array(places, np.int64) for value, places in column.items()}
             for name, column in rows.items()

@@ -141,6 +141,15 @@ def check_files(folder: Path, segment: Segment) -> None:
             )
 
 
+def is_free(folder: Path) -> bool:
+    """Say whether an index may be made there: nothing stands there, or what a writer left that was killed."""
+    if not folder.is_dir():
+        return not folder.exists()
+    names = {file.name for file in folder.iterdir()}
+    left = {_SEGMENTS, _DELETED, f"{MANIFEST}.new"} if _LOCK in names else set()
+    return all(name.startswith(".") for name in names - left)
+
+
 def check_model(manifest: IndexManifest, bundle: Bundle, *, name: str) -> None:
     """Refuse a bundle whose vectors are not those of an index.
 

@@ -24,11 +24,11 @@ from millis.retrieving.lexicon import Lexicon
 from millis.retrieving.passages import Passage
 from millis.retrieving.storing import (
     FORMAT,
-    MANIFEST,
     IndexManifest,
     Segment,
     check_model,
     identify_model,
+    is_free,
     write_deleted,
     write_manifest,
     write_segment,
@@ -57,7 +57,7 @@ def build_index(path: Path, *, passages: Sequence[Passage], model: Path, text_ke
     Raises:
         InvalidValue: something stands at path already, or the model makes no vectors.
     """
-    if path.exists() and ((path / MANIFEST).exists() or path.is_file() or any(path.glob("[!.]*"))):
+    if not is_free(path):
         raise InvalidValue(
             f"{path} exists: choose another -o, or put passages into the index with `millis index add`."
         )

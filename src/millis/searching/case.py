@@ -15,9 +15,10 @@ from millis.bundles.bundle import MANIFEST, TOKENIZER, hash_file
 from millis.contract import Contract
 from millis.data.checks import check
 from millis.data.examples import Example
+from millis.data.plain import read_plain
 from millis.data.readers import read_labelled
 from millis.data.splits import Splits, make_splits
-from millis.errors import InvalidData, InvalidValue
+from millis.errors import InvalidValue
 from millis.measuring.fingerprint import fingerprint
 from millis.models.bases import find_base
 from millis.models.described import has_two_types
@@ -90,8 +91,8 @@ def prepare(contract: Contract, settings: FitSettings, *, began: float) -> Case:
 
         choose_device(settings.train_on)
     for file in (settings.corpus, settings.unlabelled, settings.domain_text):
-        if file is not None and not file.is_file():
-            raise InvalidData(f"{file} is no file: give a UTF-8 file with a text on each line.")
+        if file is not None:
+            read_plain(file)  # what is wrong with it is told before anything is trained
     splits, read_notes = read_splits(settings)
     report = check(splits)
     for line in (*read_notes, *splits.notes, *report.lines()):

@@ -19,9 +19,10 @@ from millis.measuring.quality import bound_drop, measure_quality
 from millis.searching.bodies import bodies_of_examples
 from millis.searching.building import Reference
 from millis.searching.case import Case
+from millis.searching.drafting import make_manifest, parts_of, save_draft
 from millis.searching.layout import OVERLAP
 from millis.searching.proving import Served, judge_served, make_certificate, measure_served, plan_proof, write_proof
-from millis.searching.trying import Candidate, make_manifest, parts_of, save_draft
+from millis.searching.trying import Candidate
 from millis.telemetry.progress import say
 from millis.training.batches import encode_asked
 

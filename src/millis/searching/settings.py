@@ -18,6 +18,7 @@ from millis.training.augmentation import check_ways
 from millis.training.methods import METHODS
 from millis.training.settings import TrainSettings
 
+_WITHOUT_LABELS = {"matches": "texts that fit one another", "answers": "answers from a text"}
 ACTIVATIONS = ("own", "relu", "auto")
 
 
@@ -120,10 +121,19 @@ class FitSettings:
             raise InvalidValue(f"rungs cannot be {self.rungs!r}: a ladder has 1 or more.")
         if not (isinstance(self.tune, int) and self.tune >= 0):
             raise InvalidValue(f"tune cannot be {self.tune!r}: give the number of trainings to try, 0 for none.")
-        if kind.data == "matches" and self.balance:
-            raise InvalidValue("balance is for labels, which texts that fit one another have none of: leave it out.")
+        if self.balance and kind.data in _WITHOUT_LABELS:
+            raise InvalidValue(f"balance is for labels, which {_WITHOUT_LABELS[kind.data]} have none of: leave it out.")
+        if self.unlabelled is not None and (kind.data != "labels" or self.multi_label):
+            raise InvalidValue(
+                "unlabelled texts teach tasks with one label a text: leave them out, or use task classify without"
+                " multi_label."
+            )
         if self.epochs == 0 and (kind.data != "matches" or self.tune):
             raise InvalidValue("epochs cannot be 0 where something is trained: give 1 or more, and no --tune with 0.")
+        idle = [name for name in ("domain_text", "teacher", "track") if getattr(self, name) is not None]
+        idle += ["adapt"] if self.adapt != "full" else []
+        if self.epochs == 0 and idle:
+            raise InvalidValue(f"{idle[0]} is for training, and epochs 0 trains nothing: leave one of them out.")
         if self.augment and kind.data == "matches":
             raise InvalidValue("augment alters texts one by one, and these name one another: leave it out.")
         check_ways(self.augment)

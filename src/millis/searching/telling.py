@@ -30,7 +30,7 @@ from millis.data.splits import Splits, make_splits
 from millis.errors import InvalidData, InvalidValue
 from millis.searching.case import check_place
 from millis.searching.hearing import MOST_SCORED, answer_all, ask
-from millis.searching.shortening import Course, choose_rung, make_ladder
+from millis.searching.shortening import Course, Packed, choose_rung, make_ladder
 from millis.tasks.chat import Chat, Prompt
 from millis.tasks.instructing import CHAT, SPEAKING, check_instruction
 from millis.tasks.wording import check_measures, score_rewritten
@@ -131,30 +131,49 @@ def tell(contract: Contract, settings: TellSettings) -> tuple[Bundle, dict[str, 
         made, ladder = make_ladder(speaker, course=course)
         serving, why = choose_rung(ladder, max_drop=course.max_drop)
         say(f"{serving.rung.name} serves: {why}")
-        asked: Sequence[Any] = splits.test[:MOST_SCORED]
-        right = [one.answers for one in asked]
-        was, score = score_rewritten(settings.task, before, right), ladder[0].heard.test
-        say(f"on {len(right)} of test: the base {was.report}")
-        say(f"on {len(right)} of test: taught {score.report}")
-        quality = {
-            "name": score.name, "value": serving.heard.test.value, "base": was.value, "whole": score.value,
-            "rung": serving.rung.name,
-        }  # fmt: skip
+        quality, told = _compare(settings.task, splits.test, before=before, ladder=ladder, serving=serving)
         choices = (
-            *made.manifest.choices,
             *_note(taught, adapt=settings.training.adapt),
-            Choice(what="answers to test", choice=score.report, reason=f"the base's: {was.report}; {len(right)} texts"),
+            told,
             *([Choice(what="rung", choice=serving.rung.name, reason=why)] if settings.rungs > 1 else []),
         )
-        manifest = msgspec.structs.replace(
-            made.manifest, name=settings.out.stem, choices=choices, notes=(*made.manifest.notes, *splits.notes),
-            rungs=tuple(one.rung for one in ladder), rung=serving.rung.name,
-        )  # fmt: skip
-        parts: dict[str, Path | bytes] = {
-            name: made.path / name for name in made.manifest.files if not name.startswith("rungs/")
-        }
-        parts |= {one.rung.folder: one.folder for one in ladder}
-        return save_bundle(settings.out, manifest=manifest, parts=parts), quality
+        return _save(settings.out, made, ladder=ladder, serving=serving, choices=choices, notes=splits.notes), quality
+
+
+def _compare(
+    task: str, test: Sequence[Any], *, before: Sequence[str], ladder: Sequence[Packed], serving: Packed
+) -> tuple[dict[str, Any], Choice]:
+    """Say how good answers to test are beside the base's: as `tell` returns it, and as the bundle tells it.
+
+    Args:
+        before: the base's answers.
+    """
+    right = [one.answers for one in test[:MOST_SCORED]]
+    was, score = score_rewritten(task, before, right), ladder[0].heard.test
+    say(f"on {len(right)} of test: the base {was.report}")
+    say(f"on {len(right)} of test: taught {score.report}")
+    quality = {
+        "name": score.name, "value": serving.heard.test.value, "base": was.value, "whole": score.value,
+        "rung": serving.rung.name,
+    }  # fmt: skip
+    reason = f"the base's: {was.report}; {len(right)} texts"
+    return quality, Choice(what="answers to test", choice=score.report, reason=reason)
+
+
+def _save(
+    out: Path, made: Bundle, *, ladder: Sequence[Packed], serving: Packed, choices: Sequence[Choice],
+    notes: Sequence[str],
+) -> Bundle:  # fmt: skip
+    """Write what was packed of the taught model, with the ladder's rungs, and what is to be told of them."""
+    manifest = msgspec.structs.replace(
+        made.manifest, name=out.stem, choices=(*made.manifest.choices, *choices), notes=(*made.manifest.notes, *notes),
+        rungs=tuple(one.rung for one in ladder), rung=serving.rung.name,
+    )  # fmt: skip
+    parts: dict[str, Path | bytes] = {
+        name: made.path / name for name in made.manifest.files if not name.startswith("rungs/")
+    }
+    parts |= {one.rung.folder: one.folder for one in ladder}
+    return save_bundle(out, manifest=manifest, parts=parts)
 
 
 def _note(taught: "Taught", *, adapt: str) -> tuple[Choice, ...]:

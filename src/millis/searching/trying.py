@@ -6,19 +6,13 @@ is found again in the run folder's ledger.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 
-from millis.backends.ir import EMBEDDINGS
-from millis.bundles import Bundle, Choice, Manifest, Rung, ServingShape, load, save_bundle
-from millis.bundles.bundle import TOKENIZER, hash_file
-from millis.bundles.manifest import TableCheck, Tried
+from millis.bundles import Rung, ServingShape, load
 from millis.contract import Contract
 from millis.cores import n_cores
-from millis.data.lengths import LengthHistogram
-from millis.measuring.fingerprint import fingerprint
 from millis.measuring.quality import measure_quality
 from millis.measuring.table import measure_table
 from millis.models.work import read_work
@@ -26,6 +20,7 @@ from millis.searching.bodies import bodies_of_examples
 from millis.searching.building import Artifact, Built, Reference, build_artifact
 from millis.searching.candidates import AT_EASE, STATIC, Variant, mean_ms, predict_percentile_ms, shapes_for
 from millis.searching.case import Case
+from millis.searching.drafting import name_table, save_draft
 from millis.searching.proving import measure_served
 from millis.searching.pruning import Pruning
 from millis.telemetry.progress import say
@@ -194,7 +189,7 @@ def _measure_rung(case: Case, variant: Variant, built: Built, *, quality: float 
     lengths = case.buckets if variant.share == 100 else case.fine_buckets
     rung = Rung(
         name=variant.name, backend=variant.backend, precision=variant.precision, folder=f"rungs/{variant.name}",
-        table=_name_table(built), device=case.contract.device, threads=variant.threads,
+        table=name_table(built), device=case.contract.device, threads=variant.threads,
         buckets=lengths if variant.is_bucketed else None, choices=built.choices, steps=built.steps,
     )  # fmt: skip
     model = load(save_draft(case, rung, built), cache=case.folder / "cache")
@@ -257,48 +252,3 @@ def _probe_one(case: Case, candidate: Candidate, *, bodies: Sequence[bytes]) -> 
         known = {"measured_ms": measured_ms}
         case.ledger.add("probe", key, known)
     return float(known["measured_ms"])
-
-
-def save_draft(case: Case, rung: Rung, built: Built, *, shape: ServingShape | None = None) -> Bundle:
-    """Write a bundle of one rung into the run folder, to load and to serve it as it will be."""
-    manifest = make_manifest(case, [rung], shape=shape or ServingShape(), name="draft")
-    return save_bundle(
-        case.folder / "drafts" / f"{rung.name}.millis",
-        manifest=manifest,
-        parts={TOKENIZER: case.tokenizer_file, **parts_of(rung, built)},
-    )
-
-
-def parts_of(rung: Rung, built: Built) -> dict[str, Path | bytes]:
-    """Say where a rung's files go in a bundle: its table of word embeddings is apart, once for all that share it."""
-    if rung.table is None:
-        return {rung.folder: built.folder}
-    files = [file for file in built.folder.iterdir() if file.name != EMBEDDINGS]
-    return {rung.table: built.folder / EMBEDDINGS, **{f"{rung.folder}/{file.name}": file for file in files}}
-
-
-def _name_table(built: Built) -> str | None:
-    file = built.folder / EMBEDDINGS
-    return f"tables/{hash_file(file)[:16]}.npy" if file.is_file() else None
-
-
-def make_manifest(
-    case: Case,
-    rungs: Sequence[Rung],
-    *,
-    shape: ServingShape,
-    name: str,
-    choices: tuple[Choice, ...] = (),
-    tried: tuple[Tried, ...] = (),
-    checks: tuple[TableCheck, ...] = (),
-) -> Manifest:
-    """Write down what a bundle of these rungs is; the first of them serves."""
-    base = case.settings.base
-    return Manifest(
-        format=1, name=name, task=case.settings.task, labels=case.task.labels,
-        task_settings=case.task.settings,
-        rungs=tuple(rungs), rung=rungs[0].name, contract=case.contract.record(), serving=shape,
-        base=base if base.startswith("package:") else Path(base).name,
-        created=datetime.now(UTC).isoformat(timespec="seconds"), versions=fingerprint().versions, choices=choices,
-        notes=case.notes, tried=tried, table_checks=checks, lengths=LengthHistogram.from_lengths(case.lengths).counts,
-    )  # fmt: skip

@@ -16,7 +16,7 @@ from millis.searching.building import Reference, score_reference, train_referenc
 from millis.searching.case import Case
 from millis.telemetry.progress import say
 from millis.training.masking import read_on
-from millis.training.self_training import check_self_training, self_train
+from millis.training.self_training import self_train
 from millis.training.settings import TrainSettings
 
 _KEPT, _NOT_USED = "kept", "not used"
@@ -31,8 +31,6 @@ def learn_reference(base: Path, *, case: Case, settings: TrainSettings | None, f
     Raises: as `train`.
     """
     given = case.settings
-    if given.unlabelled is not None:
-        check_self_training(case.task)
     reference = _train(base, case=case, settings=settings, folder=folder)
     if settings is None:
         return reference

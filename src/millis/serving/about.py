@@ -4,6 +4,7 @@ Border: HTTP and JSON; nothing of a client's is run.
 """
 
 from collections.abc import Mapping, Sequence
+from time import perf_counter_ns
 from types import MappingProxyType
 from typing import Any
 
@@ -11,13 +12,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from millis.backends.generator import Sampling
 from millis.serving.executor import Executor
-from millis.serving.generating import Talker, check_talking, list_talking
+from millis.serving.generating import Talker
 from millis.serving.replies import Answer, json_route, write_json
 from millis.serving.served import Served, check_ready
 from millis.telemetry.metrics import write_metrics
 
 NO_INDEXES: Mapping[str, Sequence[str]] = MappingProxyType({})
+
+_RECENT_NS = 2_000_000_000
 
 
 def list_about_routes(
@@ -37,7 +41,7 @@ def list_about_routes(
 def _answer_health(served: Sequence[Served], executor: Executor, talkers: Sequence[Talker]) -> Answer:
     async def answer(request: Request) -> Response:
         models = await check_ready(served, executor)
-        return write_json({"status": "ready", "models": models | await check_talking(talkers)})
+        return write_json({"status": "ready", "models": models | await _check_talking(talkers)})
 
     return answer
 
@@ -64,8 +68,37 @@ def _list_models(
             }
             for one in served
         ]
-        + list_talking(talkers),
+        + _list_talking(talkers),
     }
+
+
+async def _check_talking(talkers: Sequence[Talker]) -> dict[str, dict[str, Any]]:
+    """Ready is who just gave a piece: to a client, or else to this question, behind whoever was there before."""
+    models: dict[str, dict[str, Any]] = {}
+    for one in talkers:
+        began = perf_counter_ns()
+        if began - one.kept_ns < _RECENT_NS:
+            models[one.bundle.name] = {"status": "ready", "by": "a request"}
+            continue
+        async for _ in one.answer([0], sampling=Sampling(max_tokens=1), stops=()):
+            pass
+        took_ms = round((perf_counter_ns() - began) / 1e6, 3)
+        models[one.bundle.name] = {"status": "ready", "by": "a piece", "ms": took_ms}
+    return models
+
+
+def _list_talking(talkers: Sequence[Talker]) -> list[dict[str, Any]]:
+    """Describe models as /v1/models does."""
+    return [
+        {
+            "id": one.bundle.name, "object": "model", "created": 0, "owned_by": "millis",
+            "task": one.bundle.manifest.task,
+            "rung": one.bundle.manifest.rung, "rungs": [one.bundle.manifest.rung], "labels": [],
+            "example": "What is a tide?", "context": one.chat.context, "contract": one.bundle.manifest.contract,
+            "version": one.number, "timed_here": None, "engine": one.describe_engine(),
+        }
+        for one in talkers
+    ]  # fmt: skip
 
 
 def _list_contracts(served: Sequence[Served | Talker]) -> dict[str, Any]:

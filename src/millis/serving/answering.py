@@ -1,51 +1,30 @@
 """A route that runs a model: read, answer, write, and account for each stage.
 
-Border: HTTP and JSON; answers come from executors.
+Border: HTTP; bodies are a language's (languages.py), answers come from executors.
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from time import perf_counter_ns
 from typing import Any, NamedTuple, Protocol
 
-import msgspec
-
 from millis.errors import InvalidRequest, MillisError
-from millis.serving.agreeing import agree
 from millis.serving.caching import AnswerCache, Asked
 from millis.serving.deadlines import read_deadline
 from millis.serving.executor import Executor, give_up, gone
 from millis.serving.gate import KEY, Gate
+from millis.serving.languages import Language
 from millis.serving.observing import Observer
 from millis.serving.polling import Polling
 from millis.serving.problems import list_headers, write_error
 from millis.serving.replies import Scope, Send, after_sending, request_id, send_whole
-from millis.serving.requests import Receive, TaskRequest, make_reader, read_body
+from millis.serving.requests import Receive, TaskRequest, read_body
 from millis.serving.scheduling import NEVER, Job, Refused
 from millis.serving.served import Served, Trial, no_such_model
 from millis.serving.settings import Limits
-from millis.tasks import tasks
+from millis.serving.shadowing import Shadows
 from millis.telemetry.metrics import STAGES
-
-_MOST_SHADOWS = 8
-"""That wait at the same time; further ones are skipped, and counted."""
-
-
-class Language(Protocol):
-    """How a route's clients write what they ask, and read the answer."""
-
-    def read(
-        self, body: bytes, *, headers: Iterable[tuple[bytes, bytes]], limits: Limits
-    ) -> tuple[TaskRequest, float | None, Any]:
-        """Read what is asked, for how many ms it is of use if the body says so, and what `write` has to know."""
-
-    def write(self, answer: Mapping[str, Any], form: Any) -> tuple[bytes, list[tuple[bytes, bytes]]]:
-        """Write an answer: body and headers."""
-
-    @property
-    def own_ms(self) -> float:
-        """How long of a deadline is to be kept free for what comes behind the model."""
 
 
 class Then(Protocol):
@@ -60,26 +39,6 @@ class Then(Protocol):
         Args:
             until_ns: when the client wants its answer, None where it did not say.
         """
-
-
-class Plain:
-    """How /v1/{task} reads and writes."""
-
-    own_ms = 0.0
-
-    def __init__(self, task: str) -> None:
-        self._read = make_reader(task, tasks[task])
-        self._encode = msgspec.json.Encoder().encode
-
-    def read(
-        self, body: bytes, *, headers: Iterable[tuple[bytes, bytes]], limits: Limits
-    ) -> tuple[TaskRequest, float | None, None]:
-        """See Language."""
-        return self._read(body, limits=limits), None, None
-
-    def write(self, answer: Mapping[str, Any], form: None) -> tuple[bytes, list[tuple[bytes, bytes]]]:
-        """See Language."""
-        return self._encode(answer), [(b"content-type", b"application/json")]
 
 
 class _Ran(NamedTuple):
@@ -107,7 +66,7 @@ class TaskRoute:
         self._observer, self._metrics = observer, observer.metrics
         self._polling = polling
         self._cache = cache
-        self._shadows: set[asyncio.Task[None]] = set()
+        self._shadows = Shadows(executor, metrics=observer.metrics)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request: ASGI."""
@@ -146,7 +105,7 @@ class TaskRoute:
             self._polling.go_on()
             after_sending(self._gate.note, scope, status=200, on=served.bundle.name)
             if trial is not None and ran.served is served and trial.shadows():
-                after_sending(self._shadow, trial, ran.job)
+                after_sending(self._shadows.ask, trial, ran.job)
 
     async def _run(self, served: Served, scope: Scope, request: TaskRequest, *, allowed_ms: float | None) -> _Ran:
         """Answer a request by a version."""
@@ -192,37 +151,6 @@ class TaskRoute:
         ran = await self._run(usual, scope, request, allowed_ms=allowed_ms)
         _count_miss(trial.served, allowed_ms=allowed_ms)  # there was time for an answer, and the new version had none
         return ran
-
-    def _shadow(self, trial: Trial, job: Job) -> None:
-        """Ask the version on trial what was answered by the one that serves, behind all who wait."""
-        if trial.n_shadows >= _MOST_SHADOWS:
-            self._metrics.try_out(model=job.ladder.name, outcome="skipped")
-            return
-        trial.n_shadows += 1
-        trial.served.n_open += 1
-        task = asyncio.get_running_loop().create_task(self._compare(trial, job))
-        self._shadows.add(task)
-        task.add_done_callback(self._shadows.discard)
-
-    async def _compare(self, trial: Trial, job: Job) -> None:
-        assert job.rung is not None
-        ladder = trial.served.ladder
-        place = min(job.rung, len(ladder.models) - 1)
-        again = Job(
-            ladder, job.texts, came_ns=perf_counter_ns(), deadline_ns=NEVER, is_own_deadline=False,
-            places=range(place, place + 1), options=job.options,
-        )  # fmt: skip
-        try:
-            await self._executor.answer(again)
-            outcome = "agrees" if agree(job.results, again.results) else "differs"
-        except Refused:
-            outcome = "skipped"
-        except Exception:  # whatever it is, it is the new version's, and what operators look for is in the counts
-            outcome = "failed"
-        finally:
-            trial.n_shadows -= 1
-            trial.served.n_open -= 1
-        self._metrics.try_out(model=job.ladder.name, outcome=outcome)
 
     def _choose(self, request: TaskRequest) -> Served:
         if request.model is None:  # not a question of how many there are, or loading one more would fail old clients

@@ -13,12 +13,13 @@ from starlette.routing import Route
 
 from millis.errors import InvalidRequest
 from millis.serving.about import list_about_routes
-from millis.serving.answering import Language, Plain, TaskRoute, Then
+from millis.serving.answering import TaskRoute, Then
 from millis.serving.caching import AnswerCache
 from millis.serving.embeddings import EMBEDDING, EMBEDDINGS, Embeddings
 from millis.serving.executor import Executor
 from millis.serving.gate import ON, Gate
 from millis.serving.generating import Talker
+from millis.serving.languages import Language, Plain
 from millis.serving.live import PATH as LIVE
 from millis.serving.live import Live
 from millis.serving.live_tasks import Typed

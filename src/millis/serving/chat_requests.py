@@ -20,6 +20,10 @@ _MEMBER = re.compile(r"(?:unknown field `|required field `|at `\$\.)(\w+)")
 """How msgspec names the member that it cannot read."""
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_READ = {"role", "content", "name"}
+_EMPTY = {"refusal", "annotations", "audio", "function_call", "tool_calls"}
+"""What OpenAI's clients send back, with nothing in it, of an answer that was text."""
+
 ROLES = ("system", "developer", "user", "assistant")
 
 
@@ -202,7 +206,7 @@ def _read_messages(messages: list[Any]) -> list[dict[str, str]]:
 
 
 def _read_message(message: Any, *, at: str) -> dict[str, str]:
-    if not isinstance(message, dict) or set(message) - {"role", "content", "name", "refusal"}:
+    if not isinstance(message, dict) or {key for key, one in message.items() if one or key not in _EMPTY} - _READ:
         raise _refuse(
             f"{at} must have role and content, and besides them at most name: leave out the rest.", param="messages"
         )

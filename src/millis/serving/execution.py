@@ -1,6 +1,6 @@
 """Where a request runs: on the event loop, window by window, or on threads that share the weights.
 
-Border: runs jobs in the order of scheduling.py; knows no HTTP. Which of the two is better depends on the machine and
+Border: runs jobs in the order of queueing.py; knows no HTTP. Which of the two is better depends on the machine and
 the rate, so the search measures both (docs/decisions has the numbers).
 """
 
@@ -13,7 +13,8 @@ from time import perf_counter_ns
 from millis.bundles import Model
 from millis.serving.clock import SocketClock
 from millis.serving.executor import give_up, gone, settle, wait
-from millis.serving.scheduling import NEVER, Job, Ladder, Queue, refuse
+from millis.serving.queueing import Queue
+from millis.serving.scheduling import NEVER, Job, Ladder, refuse
 
 _BREATH_S = 0.001
 _NO_LOCK = nullcontext()
@@ -74,7 +75,7 @@ class LoopExecutor:
 
     def foresee(self, ladder: Ladder, *, came_ns: int, usual_ns: int) -> float | None:
         """See Executor."""
-        return ladder.foresee(self._queue, came_ns=came_ns, usual_ns=usual_ns, now_ns=perf_counter_ns())
+        return self._queue.foresee(ladder, came_ns=came_ns, usual_ns=usual_ns, now_ns=perf_counter_ns())
 
     def drop(self, job: Job) -> None:
         """See Executor."""
@@ -169,7 +170,7 @@ class ThreadExecutor:
     def foresee(self, ladder: Ladder, *, came_ns: int, usual_ns: int) -> float | None:
         """See Executor."""
         with self._changed:
-            return ladder.foresee(self._queue, came_ns=came_ns, usual_ns=usual_ns, now_ns=perf_counter_ns())
+            return self._queue.foresee(ladder, came_ns=came_ns, usual_ns=usual_ns, now_ns=perf_counter_ns())
 
     def drop(self, job: Job) -> None:
         """See Executor."""
@@ -217,7 +218,7 @@ def _prepare(job: Job, queue: Queue) -> None:
     fastest = job.places[-1]
     began = perf_counter_ns()
     if job.is_own_deadline:
-        over_ns = queue.foresee(job.deadline_ns, least_ns=job.ladder.forecast.least_ns(fastest), now_ns=began)
+        over_ns = queue.misses_by(job.deadline_ns, least_ns=job.ladder.forecast.least_ns(fastest), now_ns=began)
         if over_ns > 0:
             raise refuse(job, slug="would-be-late", over_ns=over_ns, predicted_ns=job.deadline_ns + over_ns)
     job.encoded = [job.ladder.task.encode(text, options=job.options) for text in job.texts]

@@ -2,16 +2,15 @@
 
 What stops an answer: the model, a stop string, max_tokens, a deadline, a client that went away. Under a deadline text
 goes out in whole sentences, so that it can end after one.
-Border: knows no HTTP and no JSON.
+Border: knows no HTTP and no JSON. What a text is made of is growing.py's.
 """
 
 import asyncio
 import math
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from time import perf_counter_ns
-from typing import Any, NamedTuple
+from typing import Any
 
 from millis.backends import KEPT_APART, generators
 from millis.backends.apart import Apart
@@ -20,38 +19,16 @@ from millis.bundles import Bundle
 from millis.errors import InvalidRequest, MillisError, RunFailed
 from millis.serving.executor import Executor
 from millis.serving.forms import Forms
-from millis.tasks.chat import Chat, Stops, end_of_sentence
+from millis.serving.growing import Growth, Part
+from millis.tasks.chat import Chat
 
 STREAMS, _MOST_WAITING = 4, 64
-_WARM_PROMPT, _WARM_TOKENS, _MARGIN_NS, _RECENT_NS, _DOUBT_NS = 64, 16, 5_000_000, 2_000_000_000, 1_000_000_000
+DEADLINE_PASSED = "deadline-passed"
+_WARM_PROMPT, _WARM_TOKENS, _MARGIN_NS, _DOUBT_NS = 64, 16, 5_000_000, 1_000_000_000
 _LEAST_READ = 16
 """Tokens of a prompt that says how long each takes; in a shorter one the step is all there is to see."""
 _LEARN = 0.1
 """Weight of the newest observation in the forecast."""
-
-
-class Piece(NamedTuple):
-    """A piece of an answer: its id, the logarithm of its probability, and the characters that stand before it."""
-
-    id: int
-    logprob: float
-    at: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """What is new of an answer.
-
-    Args:
-        pieces: what the text is spelled from.
-        ending: of the last part: stop, length or deadline.
-        is_whole: does the answer end where a sentence ends, or where the model or the client said?
-    """
-
-    text: str
-    pieces: tuple[Piece, ...]
-    ending: str | None = None
-    is_whole: bool = True
 
 
 class Forecast:
@@ -170,6 +147,9 @@ class Talker:
         """
         loop = asyncio.get_running_loop()
         steps: asyncio.Queue[Step] = asyncio.Queue()
+        growth = Growth(
+            self.chat, stops=stops, is_timed=not math.isinf(deadline_ns), has_form=sampling.grammar is not None
+        )
         self.n_answers += 1
         try:
             await self._take_slot(until_ns=deadline_ns - self.forecast.step_ns - _MARGIN_NS)
@@ -181,9 +161,8 @@ class Talker:
 
                 stream = self._generator.start(ids, sampling=sampling, emit=emit)
                 try:
-                    async with aclosing(
-                        self._listen(steps, n_unread, began, stops, deadline_ns, has_form=sampling.grammar is not None)
-                    ) as parts:
+                    listening = self._listen(steps, growth, n_prompt=n_unread, began=began, deadline_ns=deadline_ns)
+                    async with aclosing(listening) as parts:
                         async for part in parts:
                             yield part
                 finally:
@@ -201,13 +180,9 @@ class Talker:
             raise _passed() from error
 
     async def _listen(
-        self, steps: "asyncio.Queue[Step]", n_prompt: int, began: int, stops: Sequence[str], deadline_ns: float,
-        *, has_form: bool,
-    ) -> AsyncGenerator[Part, None]:  # fmt: skip
-        speller, scanner = self.chat.tokenizer.speller(), Stops(stops)
-        text, is_said = "", False
-        pieces: list[Piece] = []
-        first_ns, last_ns, n, n_spelled = 0, 0, 0, 0
+        self, steps: "asyncio.Queue[Step]", growth: Growth, *, n_prompt: int, began: int, deadline_ns: float
+    ) -> AsyncGenerator[Part, None]:
+        first_ns, last_ns, n = 0, 0, 0
 
         def learn() -> None:
             per_step = (last_ns - first_ns) / (n - 1) if n > 1 else None
@@ -215,38 +190,25 @@ class Talker:
 
         while True:
             step = await _next(steps, until_ns=deadline_ns - self.forecast.step_ns - _MARGIN_NS)
-            now = perf_counter_ns()
-            if step is not None and step.ending != "failed":
-                self.kept_ns = now
             if step is None:
                 if n == 0:
                     raise _passed()
                 learn()
-                text += scanner.end()
-                is_whole = not has_form and (is_said or end_of_sentence(text) > 0)  # half a form is none
-                said = text[: end_of_sentence(text)] if is_whole else text
-                yield Part(text=said, pieces=tuple(pieces), ending="deadline", is_whole=is_whole)
+                yield growth.end_late()
                 return
             if step.ending == "failed":
                 raise RunFailed("the engine failed on this request: ask again, or look at the server's log.")
             n += 1
-            first_ns, last_ns = first_ns or now, now
-            is_stopped = False
-            if step.id is not None and not (step.ending == "stop" and step.id in self.chat.stop_ids):
-                spelled = speller.add(step.id)
-                new, is_stopped = scanner.add(spelled)
-                text += new
-                pieces.append(Piece(step.id, step.logprob, n_spelled))
-                n_spelled += len(spelled)
-            if is_stopped or step.ending is not None:
+            self.kept_ns = last_ns = perf_counter_ns()
+            first_ns = first_ns or last_ns
+            part = growth.add(step)
+            if part is None:
+                continue
+            if part.ending is not None:
                 learn()
-                rest = "" if is_stopped else scanner.end()
-                yield Part(text=text + rest, pieces=tuple(pieces), ending="stop" if is_stopped else step.ending)
+                yield part
                 return
-            cut = len(text) if has_form or math.isinf(deadline_ns) else end_of_sentence(text)
-            if cut:
-                yield Part(text=text[:cut], pieces=tuple(pieces))
-                text, pieces, is_said = text[cut:], [], True
+            yield part
 
     def describe_engine(self) -> dict[str, Any]:
         """Say which engine it is, and how it is built."""
@@ -274,7 +236,7 @@ class Talker:
 def _passed() -> InvalidRequest:
     return InvalidRequest(
         "the deadline came before the first piece of an answer: allow more, or ask again when fewer answers are open.",
-        status=504, slug="deadline-passed",
+        status=504, slug=DEADLINE_PASSED,
     )  # fmt: skip
 
 
@@ -325,32 +287,3 @@ async def _warm(talker: Talker) -> None:
         n_new = min(_WARM_TOKENS, talker.chat.context - len(ids))
         async for _ in talker.answer(ids, sampling=Sampling(max_tokens=n_new), stops=()):
             pass
-
-
-async def check_talking(talkers: Sequence[Talker]) -> dict[str, dict[str, Any]]:
-    """Ready is who just gave a piece: to a client, or else to this question, behind whoever was there before."""
-    models: dict[str, dict[str, Any]] = {}
-    for one in talkers:
-        began = perf_counter_ns()
-        if began - one.kept_ns < _RECENT_NS:
-            models[one.bundle.name] = {"status": "ready", "by": "a request"}
-            continue
-        async for _ in one.answer([0], sampling=Sampling(max_tokens=1), stops=()):
-            pass
-        took_ms = round((perf_counter_ns() - began) / 1e6, 3)
-        models[one.bundle.name] = {"status": "ready", "by": "a piece", "ms": took_ms}
-    return models
-
-
-def list_talking(talkers: Sequence[Talker]) -> list[dict[str, Any]]:
-    """Describe models as /v1/models does."""
-    return [
-        {
-            "id": one.bundle.name, "object": "model", "created": 0, "owned_by": "millis",
-            "task": one.bundle.manifest.task,
-            "rung": one.bundle.manifest.rung, "rungs": [one.bundle.manifest.rung], "labels": [],
-            "example": "What is a tide?", "context": one.chat.context, "contract": one.bundle.manifest.contract,
-            "version": one.number, "timed_here": None, "engine": one.describe_engine(),
-        }
-        for one in talkers
-    ]  # fmt: skip

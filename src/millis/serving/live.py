@@ -2,38 +2,32 @@
 
 A message is {"input", "task", ...}; answers are {"id", "delta"} and at last {"id", "done": true, ...}. Work for a text
 that was replaced stops before the engine's next step. Every message passes the gate as a request does.
-Border: messages in and out; what is generated comes from generating.py, what is found in a text from the routes that
+Border: messages in and out; what is generated is live_texts.py's, what is found in a text comes from the routes that
 HTTP has (live_tasks.py), frames are live_protocol.py's.
-Limits: one answer grows at a time on a connection; the likeliest one.
+Limits: one answer grows at a time on a connection.
 """
 
 import asyncio
-import math
 from collections.abc import Mapping, Sequence
-from contextlib import aclosing
 from functools import partial
 from http import HTTPStatus
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-from msgspec import Meta
 
-from millis.backends.generator import Sampling
 from millis.errors import InvalidRequest, MillisError
 from millis.security.rates import Bucket
-from millis.serving.deadlines import MOST_MS
 from millis.serving.gate import Gate
 from millis.serving.generating import Talker
 from millis.serving.live_tasks import find
+from millis.serving.live_texts import LiveMessage, answer
 from millis.serving.observing import Observer
 from millis.serving.problems import MEDIA_TYPE, list_headers, write_problem
 from millis.serving.replies import Scope, Send, request_id
 from millis.serving.requests import Receive, TaskRequest, check_request, read_json
 from millis.serving.served import no_such_model
 from millis.serving.settings import Limits
-from millis.serving.talking import Counted
-from millis.tasks.instructing import CHAT
 
 if TYPE_CHECKING:
     from millis.serving.answering import TaskRoute
@@ -43,25 +37,6 @@ PROTOCOL, KEY_PROTOCOL = "millis", "key."
 """Subprotocols: ours, and the one that carries the key of a browser, which cannot send headers."""
 
 _BINARY, _SILENT = 1003, 4408
-
-
-class LiveMessage(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """What a client sends.
-
-    Args:
-        input: the text as it stands; "" only takes the place of the one before.
-        id: comes back with every part of the answer.
-        model: name of a bundle; None is the first that serves the task.
-        max_tokens: of the answer; None for as many as the context has room for.
-        deadline_ms: from the message's coming; the answer ends after the last sentence that fits.
-    """
-
-    input: str
-    task: Literal["translate", "summarise", "chat"]
-    id: str | int | None = None
-    model: str | None = None
-    max_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
-    deadline_ms: Annotated[float, Meta(gt=0, le=MOST_MS)] | None = None
 
 
 class _Peek(msgspec.Struct):
@@ -185,12 +160,16 @@ class _Connection:
         route = self._live.routes.get(peek.task) if isinstance(peek.task, str) else None
         try:
             self._wait_for_turn()
+            say = partial(self._say, peek.id)
             if route is None:
                 message, talker = self._read(body, scope=scope)
-                answer = self._write(message, talker, scope=scope)
+                growing = answer(
+                    message, talker, came_ns=scope["millis.read_ns"], say=say, metrics=self._live.observer.metrics,
+                    note=partial(self._note, scope, on=talker.bundle.name),
+                )  # fmt: skip
             else:
-                say, note = partial(self._say, peek.id), partial(self._note, scope, 499)
-                answer = find(route, body if peek.input != "" else None, scope=scope, say=say, note=note)
+                text = body if peek.input != "" else None
+                growing = find(route, text, scope=scope, say=say, note=partial(self._note, scope, 499))
         except MillisError as error:
             self._note(scope, error.status, slug=error.slug)
             await self._say_wrong(peek.id, error)
@@ -198,7 +177,7 @@ class _Connection:
         if await self.stop():
             await self._say(self._id, {"done": True, "finish_reason": "replaced"})
         self._id = peek.id
-        self._answer = asyncio.create_task(answer)
+        self._answer = asyncio.create_task(growing)
 
     def _wait_for_turn(self) -> None:
         wait_s = self._bucket.take()
@@ -220,56 +199,6 @@ class _Connection:
         self._live.gate.allow(scope, message.task, f"model:{talker.bundle.name}")
         return message, talker
 
-    async def _write(self, message: LiveMessage, talker: Talker, *, scope: Scope) -> None:
-        status, slug = 200, ""
-        talker.n_open += 1
-        try:
-            await self._generate(message, talker, came_ns=scope["millis.read_ns"])
-        except asyncio.CancelledError:
-            status, slug = 499, "replaced"
-            raise
-        except OSError:
-            status, slug = 499, "disconnected"
-        except Exception as error:
-            status, slug = (error.status, error.slug) if isinstance(error, MillisError) else (500, "internal")
-            await self._say_wrong(message.id, error)
-            if not isinstance(error, MillisError):
-                raise  # a bug of ours: nobody asks this task for its error, so the event loop writes it into the log
-        finally:
-            talker.n_open -= 1
-            self._note(scope, status, slug=slug, on=talker.bundle.name)
-
-    async def _generate(self, message: LiveMessage, talker: Talker, *, came_ns: int) -> None:
-        deadline_ns = math.inf if message.deadline_ms is None else came_ns + 1e6 * message.deadline_ms
-        ids, n_new, first_ns, last = _encode(message, talker) if message.input else [], 0, 0, None
-        if ids:
-            talker.admit(ids, n_answers=1, left_ns=deadline_ns - perf_counter_ns(), param="input")
-            room = talker.chat.context - len(ids)
-            sampling = Sampling(max_tokens=min(message.max_tokens or room, room), stop_ids=talker.chat.stop_ids)
-            counted = Counted(talker.bundle.name, self._live.observer.metrics)
-            answer = talker.answer(ids, sampling=sampling, stops=(), deadline_ns=deadline_ns)
-            async with aclosing(answer) as parts:
-                async for last in parts:
-                    first_ns = first_ns or perf_counter_ns()
-                    n_new += len(last.pieces)
-                    if last.text:
-                        await self._say(message.id, {"delta": last.text})
-            counted.end(first_ns=first_ns, n_tokens=n_new)
-        is_late = last is not None and last.ending == "deadline"
-        await self._say(
-            message.id,
-            {
-                "done": True, "finish_reason": "stop" if last is None else last.ending,
-                **({"whole": last.is_whole} if last is not None and is_late else {}),
-                "model": talker.bundle.name, "rung": talker.bundle.manifest.rung,
-                "usage": {
-                    "prompt_tokens": len(ids), "completion_tokens": n_new, "total_tokens": len(ids) + n_new,
-                },
-                "first_ms": round((first_ns - came_ns) / 1e6, 3) if first_ns else None,
-                "total_ms": round((perf_counter_ns() - came_ns) / 1e6, 3),
-            },
-        )  # fmt: skip
-
     async def _say(self, id: str | int | None, document: dict[str, Any]) -> None:
         text = msgspec.json.encode({"id": id, **document}).decode()
         await self._send({"type": "websocket.send", "text": text})
@@ -283,12 +212,6 @@ class _Connection:
         else:
             self._live.observer.said(scope, route=PATH, model=on, request_id=request_id(scope))
         self._live.gate.note(scope, status=status, on=on)
-
-
-def _encode(message: LiveMessage, talker: Talker) -> list[int]:
-    if message.task == CHAT:
-        return talker.chat.encode_messages([{"role": "user", "content": message.input}])
-    return talker.chat.encode_text(message.input)
 
 
 def _find_key(protocols: Sequence[str]) -> list[tuple[bytes, bytes]]:

@@ -12,8 +12,9 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from millis.serving.answering import Plain, TaskRoute
+from millis.serving.answering import TaskRoute
 from millis.serving.deadlines import MOST_MS, NAMES
+from millis.serving.languages import Plain
 from millis.serving.replies import Scope
 from millis.serving.requests import TaskRequest, make_reader
 from millis.serving.settings import Limits

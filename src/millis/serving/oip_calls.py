@@ -12,9 +12,10 @@ from typing import Any, Protocol
 import msgspec
 
 from millis.errors import InvalidRequest, MillisError
-from millis.serving.answering import Language, TaskRoute
+from millis.serving.answering import TaskRoute
 from millis.serving.executor import Executor
 from millis.serving.gate import Gate
+from millis.serving.languages import Language
 from millis.serving.observing import Observer
 from millis.serving.oip import (
     VERSION,

@@ -17,7 +17,8 @@ import msgspec
 from millis.backends.generator import Sampling
 from millis.errors import InvalidRequest
 from millis.serving.chat_requests import Wish, read_wish
-from millis.serving.generating import Part, Piece, Talker
+from millis.serving.generating import Talker
+from millis.serving.growing import Part, Piece
 from millis.serving.settings import Limits
 from millis.serving.talking import JSON, Counted, Reply, merge
 

@@ -31,9 +31,11 @@ _PART = {
     "properties": {"type": {"enum": ["text"]}, "text": _TEXT},
 }  # fmt: skip
 _SAID = {"anyOf": [{"type": "string", "minLength": 1}, {"type": "array", "items": _PART, "minItems": 1}]}
+_NULL, _NONE = {"type": "null"}, {"type": ["array", "null"], "maxItems": 0}
+_EMPTY = {"refusal": _NULL, "audio": _NULL, "function_call": _NULL, "annotations": _NONE, "tool_calls": _NONE}
 _MESSAGE = {
     "type": "object", "required": ["role", "content"], "additionalProperties": False,
-    "properties": {"role": {"enum": list(ROLES)}, "content": _SAID, "name": {}, "refusal": {}},
+    "properties": {"role": {"enum": list(ROLES)}, "content": _SAID, "name": {}, **_EMPTY},
 }  # fmt: skip
 _STOP = {"type": "string", "minLength": 1, "maxLength": MOST_STOP_CHARACTERS}
 _BOUNDS: Mapping[str, Mapping[str, Any]] = {

@@ -4,38 +4,18 @@ Every row that waits has its place in a batch, and every batch its predicted end
 places by which it is in time and by which nobody who was admitted becomes late; of several, those that keep the device
 the least longer, which sorts by length wherever padding would cost more than another run. The batch that is due first
 runs first. As the plan stands before the device is free, the next batch is formed while the last one runs.
-Border: jobs and clocks; no event loop, no threads, no device. The caller locks.
+Border: jobs and clocks; no event loop, no threads, no device. The caller locks. The line itself is line.py's.
 Limits: one device for all models.
-Source: the first due first, Jackson 1955; turns of those without a deadline by the finish tags of self-clocked fair
-queueing, Golestani 1994. Joining is a heuristic of ours: the best partition into batches is NP-hard.
+Source: the first due first, Jackson 1955. Joining is a heuristic of ours: the best partition into batches is NP-hard.
 """
 
-from bisect import bisect_right
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from millis.serving.batches import ALONE, Batch, Row, Work, cut, due, fits, longest_of
 from millis.serving.demand import Demand
+from millis.serving.line import Line, Spot
 from millis.serving.scheduling import CROWD, MOST_WAITING, NEVER, SHARED, Job, Ladder, refuse
-
-
-class _Spot(NamedTuple):
-    """A place for rows: in a batch that is there, or (None) in one of their own, which is the at-th then.
-
-    Args:
-        behind: index of the first batch, as they stand now, that is moved by longer_ns only; those from `at` to it are
-            moved by takes_ns.
-        takes_ns, longer_ns: that the batch then runs, and that it runs longer than it did.
-        end_ns, moved_ns: when it then ends, and how much later that is than it was.
-    """
-
-    joins: Batch | None
-    at: int
-    behind: int
-    takes_ns: float
-    longer_ns: float
-    end_ns: float
-    moved_ns: float
 
 
 class _Over(NamedTuple):
@@ -47,20 +27,22 @@ class _Over(NamedTuple):
 
 
 class Plan:
-    """Batches that wait, those that are due first in front.
+    """Who comes into the line of batches, where, and what leaves it.
 
     Attributes:
         busy_until_ns: when what runs is predicted to end, 0 where nothing runs.
     """
 
     def __init__(self) -> None:
-        self._batches: list[Batch] = []
+        self._line = Line()
         self._works: dict[Job, Work] = {}
         self._demand = Demand()
-        self._turn = 0.0
-        self._turns: dict[str, float] = {}
         self.busy_until_ns = 0.0
-        self.n_waiting = 0
+
+    @property
+    def n_waiting(self) -> int:
+        """Say how many jobs wait for their turn, or for a part of their rows to have one."""
+        return self._line.n_waiting
 
     def admit(self, job: Job, *, now_ns: int) -> Work:
         """Find places for a job's rows; predict when it ends.
@@ -83,7 +65,7 @@ class Plan:
             job.rung = job.places[0]
             return work
         if self.n_waiting >= MOST_WAITING:
-            predicted_ns = self._line(now_ns)[0][-1] + job.needs_ns
+            predicted_ns = self._line.predict(self._free(now_ns))[0][-1] + job.needs_ns
             raise refuse(job, slug="queue-full", over_ns=job.needs_ns, predicted_ns=predicted_ns)
         if job.is_own_deadline:
             job.margin_ns = forecast.margin_ns
@@ -93,7 +75,7 @@ class Plan:
         if over is None:
             self._works[job] = work
             return work
-        if not self._batches and self.busy_until_ns <= now_ns:
+        if not self._line and self.busy_until_ns <= now_ns:
             forecast.observe_refusal()
         raise refuse(job, slug=over.slug, over_ns=over.over_ns, predicted_ns=over.end_ns)
 
@@ -106,7 +88,7 @@ class Plan:
         places = range(len(ladder.models))
         longest = ladder.models[-1].bucket_of(1)
         found = self._find(1, longest, ladder=ladder, places=places, due_ns=due_ns, now_ns=now_ns)
-        if isinstance(found, _Spot):
+        if isinstance(found, Spot):
             return None  # it comes in, and is noted then
         self._demand.note(ladder.name, now_ns=now_ns)
         return found.over_ns
@@ -116,15 +98,15 @@ class Plan:
         job = work.job
         if not job.may_stop or work.is_gone:
             return False
-        spare_ns, is_alone = self._spare(now_ns), not self._batches
+        spare_ns, is_alone = self._line.spare(self._free(now_ns)), not self._line
         place = work.places[-1]
         rows = work.grow((job.ladder.models[place].batching or ALONE).max_rows)
         while rows:
             (piece, longest), *more = cut(rows, job.ladder, place)
             if not more:
                 found = self._find_for(work, len(piece), longest, now_ns)
-                if isinstance(found, _Spot) and (is_alone or found.longer_ns <= SHARED * spare_ns):
-                    self._put(rows, found)
+                if isinstance(found, Spot) and (is_alone or found.longer_ns <= SHARED * spare_ns):
+                    self._line.put(rows, found)
                     return True
             rows = rows[: len(rows) // 2]
         return False
@@ -132,8 +114,8 @@ class Plan:
     def take(self, now_ns: int) -> tuple[Batch | None, list[Work]]:
         """Give the batch whose turn it is, and the jobs that can no longer be in time, which are forgotten."""
         late: list[Work] = []
-        while self._batches:
-            batch = self._batches.pop(0)
+        while self._line:
+            batch = self._line.pop()
             for work in batch.works:
                 rows = [row for row in batch.rows if row.work is work]
                 longest = longest_of(rows, batch.ladder, batch.place)
@@ -142,16 +124,15 @@ class Plan:
                     work.job.predicted_ns = rows[-1].promised_ns + batch.pushed_ns
                     late.append(work)
                     self._works.pop(work.job, None)
-                    self._take_out(work, now_ns, also=batch)
+                    self._line.take_out(work, free_ns=self._free(now_ns), also=batch)
             if not batch.rows:
                 continue
-            self._put_off(batch, now_ns)
+            self._line.put_off(batch, now_ns=now_ns)
             self._choose_place(batch, now_ns)
-            self._turn = max(self._turn, batch.turn)
+            self._line.start(batch)
             self.busy_until_ns = now_ns + batch.ns
             for work in batch.works:
                 work.job.rung = batch.place
-            self._count(batch.rows, by=-1)
             return batch, late
         return None, late
 
@@ -172,7 +153,7 @@ class Plan:
         if work is None:
             return False
         work.is_gone = True
-        self._take_out(work, now_ns)
+        self._line.take_out(work, free_ns=self._free(now_ns))
         return not work.n_left
 
     def _place(self, work: Work, rows: Sequence[Row], *, now_ns: int, is_whole: bool) -> _Over | None:
@@ -180,7 +161,7 @@ class Plan:
         job, over = work.job, None
         is_whole = is_whole and len(cut(rows, job.ladder, job.places[-1])) <= 1
         choices = [job.places] if is_whole else [range(place, place + 1) for place in job.places]
-        spare_ns = self._spare(now_ns) if len(choices) > 1 and self._batches else float(NEVER)
+        spare_ns = self._line.spare(self._free(now_ns)) if len(choices) > 1 and self._line else float(NEVER)
         for places in choices:
             work.places, over, longer_ns, job.predicted_ns = places, None, 0.0, 0.0
             for piece, longest in cut(rows, job.ladder, places[-1]):
@@ -189,13 +170,13 @@ class Plan:
                     over = found
                     break
                 longer_ns += found.longer_ns
-                self._put(piece, found)
+                self._line.put(piece, found)
             if over is None and (places[-1] == job.places[-1] or longer_ns <= SHARED * spare_ns):
                 return None
-            self._take_out(work, now_ns)
+            self._line.take_out(work, free_ns=self._free(now_ns))
         return over
 
-    def _find_for(self, work: Work, n_rows: int, longest: int, now_ns: int) -> _Spot | _Over:
+    def _find_for(self, work: Work, n_rows: int, longest: int, now_ns: int) -> Spot | _Over:
         job = work.job
         return self._find(
             n_rows, longest, ladder=job.ladder, places=work.places, due_ns=due(job), now_ns=now_ns
@@ -203,24 +184,23 @@ class Plan:
 
     def _find(
         self, n_rows: int, longest: int, *, ladder: Ladder, places: range, due_ns: float, now_ns: int
-    ) -> _Spot | _Over:
+    ) -> Spot | _Over:
         """Look for the place of rows that keeps the device the least longer, and everybody in time."""
         own_ns = ladder.forecast.run_ns(places[-1], [n_rows * longest])
         turn = 0.0
         if due_ns == NEVER:
-            turn = max(self._turn, self._turns.get(ladder.name, 0.0)) + own_ns
-        keys = [(batch.due_ns, batch.turn) for batch in self._batches]
-        first = bisect_right(keys, (due_ns, turn))
-        options: list[tuple[float, int]] = [(own_ns, len(keys))]
-        for i, batch in enumerate(self._batches):
+            turn = self._line.next_turn(ladder.name, takes_ns=own_ns)
+        first, batches = self._line.place_of(due_ns, turn), list(self._line)
+        options: list[tuple[float, int]] = [(own_ns, len(batches))]
+        for i, batch in enumerate(batches):
             is_like = batch.ladder is ladder and batch.places == places
             if is_like and (batch.due_ns == NEVER) == (due_ns == NEVER) and batch.has_room(n_rows, longest):
                 n_tokens = (len(batch.rows) + n_rows) * max(longest, batch.longest)
                 options.append((ladder.forecast.run_ns(places[-1], [n_tokens]) - batch.ns, i))
-        starts, slacks = self._line(now_ns)
+        starts, slacks = self._line.predict(self._free(now_ns))
         over = _Over("would-be-late", 0.0, 0.0)
         for longer_ns, i in sorted(options):
-            joins = self._batches[i] if i < len(keys) else None
+            joins = batches[i] if i < len(batches) else None
             at = first if joins is None else min(i, first)
             takes_ns = longer_ns + (joins.ns if joins is not None else 0.0)
             end_ns = starts[at] + takes_ns
@@ -234,7 +214,7 @@ class Plan:
                 takes_ns - min(slacks[at:i], default=NEVER), longer_ns - min(slacks[i + 1 :], default=NEVER)
             )
             if late_ns <= 0 and others_ns <= 0:
-                spot = _Spot(joins, at, i + (joins is not None), takes_ns, longer_ns, end_ns, moved_ns)
+                spot = Spot(joins, at, i + (joins is not None), takes_ns, longer_ns, end_ns, moved_ns)
                 return self._share(spot, ladder, due_ns=due_ns, now_ns=now_ns)
             if joins is None:
                 said_ns = end_ns + max(due_ns - latest_ns, 0.0)
@@ -253,122 +233,34 @@ class Plan:
         n_all = min(n_rows + self._demand.expect(ladder.name, within_ns=wait_ns), most)
         return forecast.run_ns(place, [n_all * longest]) - forecast.run_ns(place, [n_rows * longest])
 
-    def _share(self, spot: _Spot, ladder: Ladder, *, due_ns: float, now_ns: int) -> _Spot | _Over:
+    def _share(self, spot: Spot, ladder: Ladder, *, due_ns: float, now_ns: int) -> Spot | _Over:
         """Refuse a place to a model that would take more than its share of the time until then, if others are asked."""
         n_asked = self._demand.n_models(now_ns)
         if n_asked < 2 or due_ns == NEVER:
             return spot
-        waiting_ns = sum(batch.ns for batch in self._batches if batch.ladder.name == ladder.name)
+        waiting_ns = sum(batch.ns for batch in self._line if batch.ladder.name == ladder.name)
         over_ns = waiting_ns + spot.longer_ns - (due_ns - now_ns) / n_asked
         return _Over("over-share", over_ns, spot.end_ns) if waiting_ns and over_ns > 0 else spot
-
-    def _put(self, rows: Sequence[Row], spot: _Spot) -> None:
-        """Put rows where a place was found."""
-        work, batch = rows[0].work, spot.joins
-        for other in self._batches[spot.at : spot.behind]:
-            other.pushed_ns += spot.takes_ns
-        for other in self._batches[spot.behind :]:
-            other.pushed_ns += spot.longer_ns
-        if batch is None:
-            batch = Batch(list(rows))
-            if batch.due_ns == NEVER:
-                name = batch.ladder.name
-                batch.turn = self._turns[name] = max(self._turn, self._turns.get(name, 0.0)) + batch.ns
-        else:
-            self._batches.remove(batch)
-            batch.rows += rows
-            batch.pushed_ns += spot.moved_ns - spot.takes_ns  # it was among those in front of `behind`
-            batch.settle(batch.place)
-        self._batches.insert(spot.at, batch)
-        for row in rows:
-            row.promised_ns = spot.end_ns - batch.pushed_ns
-        work.job.predicted_ns = max(work.job.predicted_ns, spot.end_ns + batch.tail_ns)
-        work.rows += rows
-        work.n_left += len(rows)
-        self._count(rows, by=1)
-
-    def _take_out(self, work: Work, now_ns: int, *, also: Batch | None = None) -> None:
-        """Take a job's rows out of the plan, and of a batch that was just taken from it."""
-        before = self._ends(now_ns)
-        gone: list[Row] = []
-        for batch in [*self._batches, *([also] if also is not None else [])]:
-            rows = [row for row in batch.rows if row.work is work]
-            if rows:
-                gone += rows
-                batch.rows = [row for row in batch.rows if row.work is not work]
-                if batch.rows:
-                    batch.settle(batch.place)
-        self._count(gone, by=-1)
-        left = set(gone)
-        work.rows = [row for row in work.rows if row not in left]
-        work.n_left -= len(gone)
-        self._batches = sorted(
-            (batch for batch in self._batches if batch.rows), key=lambda batch: (batch.due_ns, batch.turn)
-        )
-        self._push(before, now_ns)
-
-    def _put_off(self, batch: Batch, now_ns: int) -> None:
-        """Let those who can wait longest run later, where the device became slower and not all are in time together."""
-        put_off: list[Row] = []
-        while now_ns + batch.ns > min(row.work.job.deadline_ns for row in batch.rows):
-            works = batch.works
-            if len(works) == 1:
-                break
-            last = max(works, key=lambda work: (work.job.deadline_ns, len(work.rows[0].ids)))
-            put_off += [row for row in batch.rows if row.work is last]
-            batch.rows = [row for row in batch.rows if row.work is not last]
-            batch.settle(batch.place)
-        if put_off:
-            for row in put_off:
-                row.promised_ns += batch.pushed_ns  # that it is late is an error of the forecast, and counted as one
-            rest = Batch(put_off)
-            keys = [(one.due_ns, one.turn) for one in self._batches]
-            self._batches.insert(bisect_right(keys, (rest.due_ns, rest.turn)), rest)
 
     def _choose_place(self, batch: Batch, now_ns: int) -> None:
         """Take the most accurate rung that all in a batch allow and for which there is time, the others' included."""
         fast_ns, fastest = batch.ns, batch.place
-        spare_ns = SHARED * self._spare(now_ns + int(fast_ns))
+        spare_ns = SHARED * self._line.spare(self._free(now_ns + int(fast_ns)))
         for place in batch.places[:-1]:
             batch.settle(place)
             slower_ns = batch.ns - fast_ns
-            is_in_time = now_ns + batch.ns <= batch.latest_ns and (not self._batches or slower_ns <= spare_ns)
+            is_in_time = now_ns + batch.ns <= batch.latest_ns and (not self._line or slower_ns <= spare_ns)
             if is_in_time and fits(batch.ladder, place, n_rows=len(batch.rows), longest=batch.longest):
-                for one in (batch, *self._batches):
-                    one.pushed_ns += slower_ns
+                batch.pushed_ns += slower_ns
+                self._line.push(by_ns=slower_ns)
                 return
         batch.settle(fastest)
 
     def _margin(self, ladder: Ladder, deadline_ns: int, now_ns: int) -> float:
         """Give the distance that a usual deadline is kept at: errors add up over the batches ahead, up to a crowd."""
-        n_ahead = sum(batch.due_ns <= deadline_ns for batch in self._batches) + (self.busy_until_ns > now_ns)
+        n_ahead = sum(batch.due_ns <= deadline_ns for batch in self._line) + (self.busy_until_ns > now_ns)
         return ladder.forecast.margin_ns * min(n_ahead / CROWD, 1.0)
 
-    def _line(self, now_ns: int) -> tuple[list[float], list[float]]:
-        """Predict when each batch starts, and one behind them all would; and how much later each might end."""
-        at_ns = max(float(now_ns), self.busy_until_ns)
-        starts, slacks = [at_ns], []
-        for batch in self._batches:
-            at_ns += batch.ns
-            starts.append(at_ns)
-            slacks.append(max(batch.latest_ns - at_ns, 0.0))
-        return starts, slacks
-
-    def _spare(self, now_ns: int) -> float:
-        return min(self._line(now_ns)[1], default=float(NEVER))
-
-    def _ends(self, now_ns: int) -> dict[Batch, float]:
-        return dict(zip(self._batches, self._line(now_ns)[0][1:], strict=True))
-
-    def _push(self, before: dict[Batch, float], now_ns: int) -> None:
-        """Note by how much ends were moved on purpose: that is no error of the forecast."""
-        for batch, end_ns in self._ends(now_ns).items():
-            batch.pushed_ns += end_ns - before.get(batch, end_ns)
-
-    def _count(self, rows: Sequence[Row], *, by: int) -> None:
-        """Count rows that came into the plan or left it, and the jobs that wait."""
-        for row in rows:
-            work = row.work
-            was_waiting = work.n_waiting > 0
-            work.n_waiting += by
-            self.n_waiting += (work.n_waiting > 0) - was_waiting
+    def _free(self, now_ns: int) -> float:
+        """Predict when the next batch can start."""
+        return max(float(now_ns), self.busy_until_ns)

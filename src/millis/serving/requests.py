@@ -52,7 +52,7 @@ class SearchRequest(msgspec.Struct, forbid_unknown_fields=True):
         filter: by field a value, a list of values, or {"min": ..., "max": ...}.
         index: its name; may be left out when one is served.
         rerank: is a reranker to score what was found? Its name, or true for the first that is served.
-        candidates: how many of the found passages it scores, at most; no fewer than top_k.
+        candidates: how many of the found passages it scores, at most; no fewer than top_k. None is 20.
         rung, fallback: as in every request; an index holds the vectors of one rung, and those of another are only near
             them, so that another answers only where the client says that it may.
     """
@@ -62,7 +62,7 @@ class SearchRequest(msgspec.Struct, forbid_unknown_fields=True):
     filter: dict[str, Any] = {}
     index: str | None = None
     rerank: bool | str = False
-    candidates: Annotated[int, Meta(ge=1, le=100)] = 20
+    candidates: Annotated[int, Meta(ge=1, le=100)] | None = None
     rung: str | None = None
     fallback: bool = False
 
@@ -234,5 +234,19 @@ def check_request(request: TaskRequest, *, limits: Limits) -> None:
             slug="too-many-characters",
         )
     if not n_read or "" in texts:
-        which = f"text {texts.index('')} of the list is empty" if len(texts) > 1 else "there is no text in input"
+        which = "there is no text in input" if asked in ([], [""]) else _name_empty(asked)
         raise InvalidRequest(f"{which}: send at least one character.", status=422, slug="empty-text")
+
+
+def _name_empty(asked: Sequence[Any]) -> str:
+    """Say which text, or list of texts, is empty, by the name that the client gave it."""
+    if "" in asked:
+        return f"text {asked.index('')} of the list is empty"
+    for place, one in enumerate(asked):
+        where = f" in input[{place}]" if len(asked) > 1 else ""
+        for part, value in msgspec.structs.asdict(one).items():
+            if not value:
+                return f"{part} is empty{where}"
+            if not isinstance(value, str) and "" in value:
+                return f"{part}[{value.index('')}] is empty{where}"
+    raise AssertionError("no text is empty")

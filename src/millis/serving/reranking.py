@@ -11,7 +11,7 @@ from typing import Any
 
 from msgspec import UNSET
 
-from millis.serving.answering import Plain
+from millis.serving.languages import Plain
 from millis.serving.requests import TaskRequest
 from millis.serving.settings import Limits
 

@@ -16,7 +16,8 @@ from msgspec import Meta
 
 from millis.backends.generator import Sampling
 from millis.errors import InvalidRequest
-from millis.serving.generating import STREAMS, Part, Talker
+from millis.serving.generating import STREAMS, Talker
+from millis.serving.growing import Part
 from millis.serving.requests import TaskRequest, check_request, read_json
 from millis.serving.settings import Limits
 from millis.serving.talking import JSON, Counted, Reply, merge

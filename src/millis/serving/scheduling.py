@@ -1,16 +1,11 @@
-"""Which request runs next, and which is refused because it would be late or make others late.
+"""What is scheduled: a request on its way, the rungs that may answer it, and the refusal of one that would be late.
 
-Earliest deadline first. A request is admitted when it, and everybody who waits, will make it if each is answered by the
-fastest rung that it allows; a more accurate one is taken when its turn comes and time is left. So under overload
-quality bends first and refusing comes second.
-Border: jobs and clocks; no event loop, no threads, no HTTP. The caller locks.
-Source: admission by simulating the earliest-deadline-first schedule, as for periodic tasks in Liu & Layland 1973.
+Border: jobs and clocks; no event loop, no threads, no HTTP. Who runs next and who is refused is decided by queueing.py
+where one window runs at a time, and by planning.py where many run together; what both go by is here.
 """
 
 import math
-from bisect import insort
 from collections.abc import Mapping, Sequence
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from millis.bundles import Model
@@ -58,16 +53,6 @@ class Ladder:
         """Free the models."""
         for model in self.models:
             model.close()
-
-    def foresee(self, queue: "Queue", *, came_ns: int, usual_ns: int, now_ns: int) -> float | None:
-        """Give by how many ns the shortest answer would miss the usual deadline because of those ahead; else None."""
-        least_ns = self.forecast.least_ns(len(self.models) - 1)
-        if least_ns > usual_ns:  # then it is not the others' fault, and nobody is refused for it
-            return None
-        over_ns = queue.foresee(
-            came_ns + usual_ns, least_ns=least_ns, now_ns=now_ns, margin_ns=self.forecast.margin_ns
-        )  # fmt: skip
-        return over_ns if over_ns > 0 else None
 
     def rungs(self, *, rung: str | None, may_fall_back: bool) -> range:
         """Give the places of the rungs that a request allows.
@@ -181,134 +166,6 @@ class Job:
         if not self.may_stop:
             return self.lengths()
         return [len(windows[0].ids) for windows in self.encoded[len(self.results) + bool(self.logits) :] if windows]
-
-
-_by_deadline = attrgetter("deadline_ns")
-
-
-class Queue:
-    """Jobs that wait, earliest deadline first.
-
-    Args:
-        lanes: how many run at the same time.
-    """
-
-    def __init__(self, *, lanes: int) -> None:
-        self._lanes = lanes
-        self._jobs: list[Job] = []
-        self.busy_until_ns: dict[object, float] = {}
-        """By lane that runs, when it is predicted to be free."""
-
-    def __len__(self) -> int:
-        """Give how many wait."""
-        return len(self._jobs)
-
-    def admit(self, job: Job, *, now_ns: int) -> None:
-        """Check that a job, and everybody who waits, will be in time; predict when it ends.
-
-        Raises:
-            Refused: it would be late, or make another late, or too many wait.
-        """
-        starts_ns = self._starts(job.deadline_ns, now_ns)
-        job.predicted_ns = starts_ns + job.needs_ns
-        if len(self._jobs) >= MOST_WAITING:
-            raise refuse(job, slug="queue-full", over_ns=job.needs_ns, predicted_ns=job.predicted_ns)
-        if job.deadline_ns == NEVER:
-            return
-        margin_ns = job.ladder.forecast.margin_ns
-        job.margin_ns = margin_ns if job.is_own_deadline else margin_ns * self._crowdedness(job.deadline_ns)
-        over_ns = job.predicted_ns + job.margin_ns - job.deadline_ns
-        if over_ns > 0:
-            if starts_ns == now_ns:
-                job.ladder.forecast.observe_refusal()
-            raise refuse(job, slug="would-be-late", over_ns=over_ns, predicted_ns=job.predicted_ns)
-        over_ns = job.needs_ns / self._lanes - self._spare(job.deadline_ns, now_ns)
-        if over_ns > 0:
-            raise refuse(job, slug="would-make-others-late", over_ns=over_ns, predicted_ns=job.predicted_ns)
-        for other in self._jobs:
-            if other.deadline_ns > job.deadline_ns:
-                other.predicted_ns += job.needs_ns / self._lanes
-
-    def foresee(self, deadline_ns: int, *, least_ns: float, now_ns: int, margin_ns: float = 0.0) -> float:
-        """Give by how many ns an answer that takes least_ns would miss a deadline; below 0 it would not.
-
-        Args:
-            margin_ns: of it counts what counts for a request without a deadline of its own.
-        """
-        margin_ns *= self._crowdedness(deadline_ns)
-        return self._starts(deadline_ns, now_ns) + least_ns + margin_ns - deadline_ns
-
-    def put(self, job: Job) -> None:
-        """Let a job wait for its turn."""
-        insort(self._jobs, job, key=_by_deadline)
-
-    def take(self) -> Job | None:
-        """Give the job whose turn it is."""
-        return self._jobs.pop(0) if self._jobs else None
-
-    def drop(self, job: Job) -> bool:
-        """Forget a job whose client went away; say whether it waited."""
-        if job not in self._jobs:
-            return False
-        self._jobs.remove(job)
-        return True
-
-    def choose_rung(self, job: Job, *, now_ns: int) -> int | None:
-        """Give the most accurate rung for which there is time, the others' included; None if no rung can make it."""
-        fastest = job.places[-1]
-        fast_ns = job.predict_ns(fastest)
-        if now_ns + fast_ns > job.deadline_ns:
-            return None
-        spare_ns = SHARED * self._lanes * self._spare(-1, now_ns + fast_ns / self._lanes)
-        for place in job.places[:-1]:
-            takes_ns = job.predict_ns(place)
-            is_in_time = now_ns + takes_ns + job.ladder.forecast.margin_ns <= job.deadline_ns
-            if is_in_time and (not self._jobs or takes_ns - fast_ns <= spare_ns):
-                self._expect(job, longer_ns=takes_ns - fast_ns)
-                return place
-        return fastest
-
-    def may_go_on(self, job: Job, *, takes_ns: float, now_ns: int, then_ns: float = 0.0) -> bool:
-        """Say whether a job that may stop and all others have time for one more window, which then is expected.
-
-        Args:
-            then_ns: what is left of the job behind that window.
-        """
-        if now_ns + takes_ns + then_ns + job.ladder.forecast.margin_ns > job.deadline_ns:
-            return False
-        if self._jobs and takes_ns > SHARED * self._lanes * self._spare(-1, now_ns):
-            return False
-        self._expect(job, longer_ns=takes_ns)
-        return True
-
-    def _expect(self, job: Job, *, longer_ns: float) -> None:
-        """Predict later ends, since a job takes more on purpose: that is no error of the forecast."""
-        job.predicted_ns += longer_ns
-        for other in self._jobs:
-            other.predicted_ns += longer_ns / self._lanes
-
-    def _crowdedness(self, deadline_ns: int) -> float:
-        """Give how much of a forecast's error to expect: it adds up over those ahead, up to a crowd of four a lane."""
-        n_ahead = sum(job.deadline_ns <= deadline_ns for job in self._jobs) + len(self.busy_until_ns)
-        return min(n_ahead / (CROWD * self._lanes), 1.0)
-
-    def _starts(self, deadline_ns: int, now_ns: float) -> float:
-        """Predict when a job of this deadline would start: behind what runs and what is due earlier."""
-        ahead_ns = sum(job.needs_ns for job in self._jobs if job.deadline_ns <= deadline_ns)
-        running_ns = sum(max(end - now_ns, 0.0) for end in self.busy_until_ns.values())
-        idle = self._lanes - len(self.busy_until_ns)
-        if not ahead_ns and idle > 0:
-            return now_ns
-        return now_ns + (ahead_ns + running_ns) / self._lanes
-
-    def _spare(self, after_ns: int, now_ns: float) -> float:
-        """Predict how much later those due after a deadline could start and still be in time, in ns."""
-        least, ends_ns = float(NEVER), self._starts(after_ns, now_ns)
-        for job in self._jobs:
-            if job.deadline_ns > after_ns:
-                ends_ns += job.needs_ns / self._lanes
-                least = min(least, job.deadline_ns - ends_ns - job.margin_ns)
-        return max(least, 0.0)
 
 
 def _write(ms: float) -> str:

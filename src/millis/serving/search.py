@@ -30,6 +30,7 @@ from millis.serving.settings import Limits
 from millis.tasks import tasks
 
 _LOOK_S = 1.0
+_CANDIDATES = 20
 _LATEST = 0.05
 """Weight of the latest search in the mean of how long they take."""
 
@@ -143,6 +144,11 @@ class Search:
         asked = read_json(
             body, decoder=self._decoder, shape='{"query": TEXT}', known=", ".join(SearchRequest.__struct_fields__)
         )
+        if asked.candidates is not None and asked.rerank is False:
+            raise InvalidRequest(
+                "candidates are for a reranker, and none is asked for: give rerank too, or top_k alone.",
+                status=422, slug="wrong-shape",
+            )  # fmt: skip
         live = self._choose(asked.index)
         if live.name not in self._fitting:
             raise InvalidRequest(
@@ -162,7 +168,7 @@ class Search:
         """Search with the query's vector."""
         asked = form.request
         vector = np.array(read_result(result)["embedding"], np.float32)
-        k = asked.top_k if form.by is None else max(asked.top_k, asked.candidates)
+        k = asked.top_k if form.by is None else max(asked.top_k, asked.candidates or _CANDIDATES)
         found = form.state.search(asked.query, vector, k=k, where=asked.filter)
         form.results = found.results
         form.times_ns.update(found.times_ns)

@@ -17,7 +17,8 @@ import msgspec
 from millis.errors import MillisError
 from millis.serving.deadlines import read_deadline
 from millis.serving.gate import Gate
-from millis.serving.generating import STREAMS, Part, Talker
+from millis.serving.generating import DEADLINE_PASSED, STREAMS, Talker
+from millis.serving.growing import Part
 from millis.serving.observing import Observer
 from millis.serving.problems import list_headers, write_error
 from millis.serving.replies import request_id
@@ -138,7 +139,10 @@ class Counted:
 async def merge(
     answers: Sequence[AsyncGenerator[Part, None]], counted: Counted
 ) -> AsyncGenerator[tuple[int, Part], None]:
-    """Give the parts of several answers as they come, with each one's place; STREAMS of them grow at once."""
+    """Give the parts of several answers as they come, with each one's place; STREAMS of them grow at once.
+
+    An answer whose deadline came before its first piece ends with nothing where others have something.
+    """
     ready: asyncio.Queue[tuple[int, Part | Exception | None]] = asyncio.Queue()
     room = asyncio.Semaphore(STREAMS)
 
@@ -156,16 +160,24 @@ async def merge(
             ready.put_nowait((i, error))
 
     tasks = [asyncio.create_task(follow(i, answer)) for i, answer in enumerate(answers)]
+    late: dict[int, Exception] = {}
     try:
-        n_open = len(tasks)
+        n_open, has_spoken = len(tasks), False
         while n_open:
             i, part = await ready.get()
-            if isinstance(part, Exception):
-                raise part
-            if part is None:
-                n_open -= 1
-            else:
+            if isinstance(part, Part):
+                has_spoken = True
                 yield i, part
+                continue
+            n_open -= 1
+            if isinstance(part, MillisError) and part.slug == DEADLINE_PASSED:
+                late[i] = part
+            elif part is not None:
+                raise part
+        if late and not has_spoken:
+            raise next(iter(late.values()))
+        for i in late:
+            yield i, Part(text="", pieces=(), ending="deadline", is_whole=False)
     finally:
         for task in tasks:
             task.cancel()

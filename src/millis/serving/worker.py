@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import uvicorn
@@ -74,13 +74,7 @@ def run_worker(
     executor = make_executor(threads=threads, clock=clock, note=counts.batch)
     log = Log(settings.log_format)
     log.take_over_logging()
-    gate = Gate(
-        keys=KeyRing(KeyFile(settings.keys)) if settings.keys else None,
-        audit=AuditLog(settings.audit) if settings.audit else None,
-        n_workers=n_workers,
-        tell=log.tell,
-        quotas=Quotas(f"{settings.keys}.used") if settings.keys else None,
-    )
+    gate = _make_gate(settings, log=log)
     polling = Polling(settings.poll_ms, keep_warm=executor.run_idle if settings.keep_warm else None)
     observer = Observer(
         metrics=counts, log=log, slowest=Slowest(slowest_file(metrics, os.getpid())), executor=executor,
@@ -113,9 +107,7 @@ def run_worker(
         ).routes(),
     )
     limits = _fit(settings.limits, n_ports=1 if settings.grpc_port is None else 2)
-    certificates = None
-    if settings.tls_certificate is not None and settings.tls_key is not None:
-        certificates = Certificates(settings.tls_certificate, settings.tls_key, tell=log.tell)
+    certificates = _open_certificates(settings, log=log)
     port = None
     if settings.grpc_port is not None:
         port = _make_port(
@@ -125,23 +117,7 @@ def run_worker(
     notes = follower.begin(placement)
     settle_memory()
     bound = {"clock": clock, "shedder": shedder, "limits": limits}
-    server = _Server(
-        uvicorn.Config(
-            app,
-            loop="uvloop",
-            http=type("BoundProtocol", (Protocol,), bound),
-            ws=LiveProtocol,
-            ws_max_size=settings.limits.body_bytes,
-            ws_per_message_deflate=False,  # a few words are no shorter for it
-            lifespan="off",
-            log_level="error",  # a warning for each request that is no HTTP would let strangers fill the log
-            access_log=False,
-            server_header=False,
-            ssl_context_factory=(lambda *_: certificates.context) if certificates is not None else None,
-            timeout_graceful_shutdown=int(settings.grace_s),
-            timeout_keep_alive=settings.limits.idle_s,  # type: ignore[arg-type]  # it is handed to call_later
-        )
-    )
+    server = _Server(_configure(app, settings, bound=bound, certificates=certificates))
     server.port = port
     observer.on_look(gate.share)
     if certificates is not None:
@@ -157,6 +133,47 @@ def run_worker(
     gate.share()
     gate.close()
     observer.close()
+
+
+def _make_gate(settings: ServeSettings, *, log: Log) -> Gate:
+    return Gate(
+        keys=KeyRing(KeyFile(settings.keys)) if settings.keys else None,
+        audit=AuditLog(settings.audit) if settings.audit else None,
+        n_workers=settings.workers or 1,
+        tell=log.tell,
+        quotas=Quotas(f"{settings.keys}.used") if settings.keys else None,
+    )
+
+
+def _open_certificates(settings: ServeSettings, *, log: Log) -> Certificates | None:
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return None
+    return Certificates(settings.tls_certificate, settings.tls_key, tell=log.tell)
+
+
+def _configure(
+    app: App, settings: ServeSettings, *, bound: dict[str, Any], certificates: Certificates | None
+) -> uvicorn.Config:
+    """Say how uvicorn is to serve.
+
+    Args:
+        bound: what each connection's protocol has of this worker.
+    """
+    return uvicorn.Config(
+        app,
+        loop="uvloop",
+        http=type("BoundProtocol", (Protocol,), bound),
+        ws=LiveProtocol,
+        ws_max_size=settings.limits.body_bytes,
+        ws_per_message_deflate=False,  # a few words are no shorter for it
+        lifespan="off",
+        log_level="error",  # a warning for each request that is no HTTP would let strangers fill the log
+        access_log=False,
+        server_header=False,
+        ssl_context_factory=(lambda *_: certificates.context) if certificates is not None else None,
+        timeout_graceful_shutdown=int(settings.grace_s),
+        timeout_keep_alive=settings.limits.idle_s,  # type: ignore[arg-type]  # it is handed to call_later
+    )
 
 
 class _Server(uvicorn.Server):

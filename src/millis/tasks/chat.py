@@ -5,7 +5,6 @@ Border: text and ids; no engine, no HTTP. This is no Task of rows and softmaxes:
 Limits: a message that spells a special piece is read as that piece, as in transformers.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,6 @@ Prompt = str | Sequence[Mapping[str, str]]
 _MARK = "tide"
 _PROBES = (_MARK, "Ebbe", "潮", "7", "?")
 """Texts that begin alike in nothing."""
-
-_SENTENCE_END = re.compile(r"[。！？][”’」』）]*|[.!?…]+[\"'”’)\]]*(?=\s)|\n")
 
 
 class Chat:
@@ -180,9 +177,3 @@ class Stops:
         """Give what waited for a stop that never came."""
         out, self._waiting = self._waiting, ""
         return out
-
-
-def end_of_sentence(text: str) -> int:
-    """Give where the last whole sentence of a text ends; 0 where there is none."""
-    ends = [found.end() for found in _SENTENCE_END.finditer(text)]
-    return ends[-1] if ends else 0

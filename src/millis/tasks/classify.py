@@ -4,16 +4,15 @@ A label of a single-label task is the best of K outputs. A multi-label task asks
 two outputs, no and yes; so both are softmaxes, and everything that trains, prunes or compares networks treats them
 alike. A text longer than a window is read in several, whose outputs are averaged by length.
 
-Where training data says which label means *none of these*, it has an output like the others, and a logistic function
-of that output and of how sure the network is of the others, fitted to texts it has not learnt, gives the probability
-that none fits: what none of these looks like is never all in the training data, doubt shows the rest.
+Where training data says which label means *none of these*, it has an output like the others; what it takes to believe
+it is scope.py's.
 
 Border: knows tokens, labels and probabilities, no model library and no HTTP.
 """
 
-import math
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -22,7 +21,8 @@ from numpy.typing import NDArray
 
 from millis.data.examples import LabelExample
 from millis.errors import InvalidData, InvalidValue
-from millis.tasks.calibration import calibration_error, fit_logistic, fit_temperature, signs_of
+from millis.tasks.calibration import calibration_error, fit_temperature
+from millis.tasks.scope import OutOfScope
 from millis.tasks.scoring import score_labels
 from millis.tasks.task import NO_OPTIONS, Calibration, Head, Score, Window, cut_whole, lay_windows
 from millis.tasks.tokenization import Tokenizer
@@ -30,19 +30,9 @@ from millis.tasks.tokenization import Tokenizer
 Logits = NDArray[np.float32]
 _NO, _YES = 0, 1
 _MOST_TEMPLATE = 1_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutOfScope:
-    """The label that means none of the others, and how probable it is.
-
-    Args:
-        label: as the data names it.
-        weights: of what `signs_of` gives, in the log odds of being out of scope; None before they are fitted.
-    """
-
-    label: str
-    weights: tuple[float, ...] | None = None
+_FORMS = ("scores", "labels")
+_PLACE = re.compile(r"\{(label|score|text)\}")
+"""What a template has filled in."""
 
 
 class ClassifyTask:
@@ -150,7 +140,7 @@ class ClassifyTask:
         scope = self.out_of_scope
         return {
             "max_tokens": self.max_tokens, "overlap": self._overlap, "example": self.example, "is_multi": self.is_multi,
-            "out_of_scope": None if scope is None else {"label": scope.label, "weights": scope.weights},
+            "out_of_scope": None if scope is None else asdict(scope),
         }  # fmt: skip
 
     def with_tokenizer(self, tokenizer: Tokenizer) -> "ClassifyTask":
@@ -164,7 +154,17 @@ class ClassifyTask:
     def encode(
         self, text: str, *, example: LabelExample | None = None, options: Mapping[str, Any] = NO_OPTIONS
     ) -> tuple[Window, ...]:
-        """Cut a text into windows, at least one; with an example, windows carry its targets, int64 (R,)."""
+        """Cut a text into windows, at least one; with an example, windows carry its targets, int64 (R,).
+
+        Raises:
+            InvalidValue: an output that is neither a form nor a template.
+        """
+        output = options.get("output", "scores")
+        if output not in _FORMS and not _PLACE.search(output):
+            raise InvalidValue(
+                f"output cannot be {len(output)} characters without {{label}}, {{score}} or {{text}}, which would be"
+                " the same for every text: give scores, labels, or a template that has one of the three in it."
+            )
         targets = self._targets(example) if example else None
         return cut_whole(
             text, tokenizer=self._tokenizer, room=self._room, overlap=self._overlap, targets=targets
@@ -202,8 +202,8 @@ class ClassifyTask:
         else:
             best = int(order[0])
             result = {"label": self.labels[best], "score": round(float(scores[best]), 6)}
-            outside = self._out_of_scope(mean[0])
-            if outside is not None:
+            if self.out_of_scope is not None:
+                outside = self.out_of_scope.probability(mean[0])
                 result["out_of_scope"] = round(outside, 6)
                 if outside > 0.5:
                     result |= {"label": None, "score": round(outside, 6)}
@@ -211,7 +211,10 @@ class ClassifyTask:
             return {key: result[key] for key in ("label", "labels") if key in result}
         if output == "scores":
             return {**result, "scores": ranked}
-        return {"text": _fill(output, text=text, result=result, ranked=ranked)}
+        score = min((float(one) for one in scores if one > 0.5), default=0.0) if self.is_multi else result["score"]
+        label = ", ".join(result["labels"]) if self.is_multi else result["label"] or ""
+        filled = {"label": label, "score": f"{score:.3f}", "text": text}
+        return {"text": _PLACE.sub(lambda place: filled[place[1]], output)}
 
     def score(self, examples: Sequence[LabelExample], answers: Sequence[dict[str, Any]]) -> Score:
         """Compare labels: accuracy of single ones, F1 over all of several; by label; how far scores are calibrated."""
@@ -229,7 +232,7 @@ class ClassifyTask:
         Args:
             examples: that the network was not trained on.
             outputs: windows of each, and their logits, float32 (R, C).
-        Source: temperature scaling, Guo et al. 2017, arXiv:1706.04599; a logistic function on top, Platt 1999.
+        Source: temperature scaling, Guo et al. 2017, arXiv:1706.04599.
         """
         logits = [_average(*one) for one in outputs]
         scoped = [
@@ -246,19 +249,12 @@ class ClassifyTask:
         said = f"temperature {temperature:.2f}: calibration error on dev {before:.1f} %, {after:.1f} % with it"
         if self.out_of_scope is None:
             return Calibration(temperature=temperature, task=self, said=said)
-        signs = np.array([signs_of(row[0] / temperature) for row in logits])
-        is_outside = np.array([self._is_outside(example) for example in examples])
-        if not is_outside.any() or is_outside.all():
-            raise InvalidData(
-                f"{int(is_outside.sum())} of {len(examples)} texts of dev have the label {self.out_of_scope.label!r}:"
-                " to learn when to say it, some must have it and some not."
-            )
-        weights = fit_logistic(signs, is_outside)
-        scope = {"label": self.out_of_scope.label, "weights": weights}
-        fitted = ClassifyTask(self._tokenizer, labels=self.labels, **(self.settings | {"out_of_scope": scope}))
-        n_right = int(((signs @ np.array(weights) > 0) == is_outside).sum())
-        said += f"; of {len(examples)} texts {n_right} are told rightly to be in scope or out of it"
-        return Calibration(temperature=temperature, task=fitted, said=said)
+        scope, told = self.out_of_scope.fit(
+            [row[0] / temperature for row in logits], [self._is_outside(example) for example in examples]
+        )  # fmt: skip
+        settings = self.settings | {"out_of_scope": asdict(scope)}
+        fitted = ClassifyTask(self._tokenizer, labels=self.labels, **settings)
+        return Calibration(temperature=temperature, task=fitted, said=f"{said}; {told}")
 
     def _is_outside(self, example: LabelExample) -> bool:
         return self.out_of_scope is not None and example.labels == (self.out_of_scope.label,)
@@ -278,13 +274,6 @@ class ClassifyTask:
             raise InvalidValue(f"label {label!r} is not one of this model's: {', '.join(self.labels[:20])}.")
         return self._ids[label]
 
-    def _out_of_scope(self, logits: NDArray[np.floating]) -> float | None:
-        """Give the probability that no label fits, for logits (K + 1,)."""
-        if self.out_of_scope is None or self.out_of_scope.weights is None:
-            return None
-        odds = sum(sign * weight for sign, weight in zip(signs_of(logits), self.out_of_scope.weights, strict=True))
-        return 1 / (1 + math.exp(-min(max(odds, -50.0), 50.0)))
-
 
 def _average(windows: Sequence[Window], logits: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
     """Give the mean of windows' logits (R, C), by how much of the text each reads."""
@@ -293,13 +282,3 @@ def _average(windows: Sequence[Window], logits: Sequence[NDArray[np.float32]]) -
     weights = np.array([max(window.places, 1) for window in windows], np.float64)
     mean: NDArray[np.float32] = np.average(np.stack(logits), axis=0, weights=weights).astype(np.float32)
     return mean
-
-
-def _fill(template: str, *, text: str, result: dict[str, Any], ranked: Sequence[dict[str, Any]]) -> str:
-    """Fill a template by plain replacement; the client's text last, since it may look like a template itself."""
-    if "labels" in result:
-        score = min((one["score"] for one in ranked if one["label"] in result["labels"]), default=0.0)
-        label = ", ".join(result["labels"])
-    else:
-        label, score = result["label"] or "", result["score"]
-    return template.replace("{score}", f"{score:.3f}").replace("{label}", label).replace("{text}", text)

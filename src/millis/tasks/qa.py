@@ -186,7 +186,7 @@ class QaTask:
         top_k = int(options.get("top_k", self.options["top_k"][1]))
         found = _Found(longest=self.longest)
         for window, rows in zip(windows, logits, strict=True):
-            found.add(rows, window.places, n=2 * top_k)
+            found.add(rows, window.places, n=top_k)
         nowhere = found.nowhere if self.may_have_none else -np.inf
         total = np.logaddexp(found.log_total, nowhere)
         best: dict[Characters, float] = {}
@@ -226,7 +226,7 @@ class _Found:
         self.nowhere = np.inf
 
     def add(self, logits: NDArray[np.float32], places: _Places, *, n: int) -> None:
-        """Add a window's stretches, the best n of them by themselves."""
+        """Add a window's stretches, by themselves those of its n best answers: stretches within a word are one."""
         starts, ends = logits[:, places.first : places.last].astype(np.float64)
         longest = min(self._longest, len(starts))
         padded = np.concatenate([ends, np.full(longest - 1, -np.inf)])
@@ -235,12 +235,16 @@ class _Found:
         peak = flat.max()
         self.log_total = np.logaddexp(self.log_total, peak + np.log(np.exp(flat - peak).sum()))
         self.nowhere = min(self.nowhere, float(logits[0, _NOWHERE]) + float(logits[1, _NOWHERE]))
-        best = np.argpartition(flat, -n)[-n:] if len(flat) > n else np.arange(len(flat))
-        for at in best.tolist():
-            if np.isfinite(flat[at]):
-                first, length = divmod(at, longest)
-                start, end = _widen(places.offsets[first][0], places.offsets[first + length][1], places.units)
-                self.candidates.append((float(flat[at]), start, end))
+        n_looked, answers = 0, dict[Characters, float]()
+        while len(answers) < n and n_looked < len(flat):
+            n_looked = 2 * max(n_looked, n)
+            best = np.argpartition(flat, -n_looked)[-n_looked:] if len(flat) > n_looked else np.arange(len(flat))
+            for at in best[np.argsort(-flat[best])].tolist():
+                if np.isfinite(flat[at]):
+                    first, length = divmod(at, longest)
+                    place = _widen(places.offsets[first][0], places.offsets[first + length][1], places.units)
+                    answers.setdefault(place, float(flat[at]))
+        self.candidates += [(score, start, end) for (start, end), score in answers.items()]
 
 
 def _widen(start: int, end: int, units: Words) -> Characters:

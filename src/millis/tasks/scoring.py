@@ -94,8 +94,9 @@ def score_labels(
     macro = sum(row["f1"] for row in by_label.values()) / len(by_label)
     name = "F1" if is_multi else "accuracy"
     lines = [f"{name} {value:.2f} of {len(per_example)} texts, macro F1 {macro:.2f}"]
-    if not is_multi:
-        lines.append(_confidence(expected, answers, out_of_scope=out_of_scope))
+    lines.append(
+        _belief(expected, answers) if is_multi else _confidence(expected, answers, out_of_scope=out_of_scope)
+    )
     if out_of_scope is not None:
         lines.append(_scope(expected, answers, out_of_scope=out_of_scope, row=by_label[out_of_scope]))
     report = "\n".join([*lines, "", _write_worst(by_label)])
@@ -211,6 +212,20 @@ def _confidence(
     error = error_of_confidence(confidence, is_right)
     return (
         f"calibration error {100 * error:.1f} %: mean confidence {confidence.mean():.3f}, right {is_right.mean():.3f}"
+    )
+
+
+def _belief(expected: Sequence[Sequence[str]], answers: Sequence[Mapping[str, Any]]) -> str:
+    """Compare each score that an answer lists with whether the text has its label."""
+    listed = [
+        (one["score"], one["label"] in want) for want, answer in zip(expected, answers, strict=True)
+        for one in answer["scores"]
+    ]  # fmt: skip
+    scores, is_right = np.array([score for score, _ in listed]), np.array([fits for _, fits in listed])
+    error = error_of_confidence(scores, is_right)
+    return (
+        f"calibration error {100 * error:.1f} % of {len(listed):,} scores: mean {scores.mean():.3f}, right"
+        f" {is_right.mean():.3f}"
     )
 
 

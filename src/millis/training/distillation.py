@@ -114,7 +114,7 @@ def _learn(tagger: Tagger, loss_of: _Loss, *, windows: Sequence[Window], setting
         for epoch in range(settings.epochs)
     ]  # fmt: skip
     n_steps = sum(map(len, plans))
-    peak, _ = choose_learning_rate(settings, width=int(tagger.config.hidden_size))
+    peak, _ = choose_learning_rate(settings.of_every_weight(), width=int(tagger.config.hidden_size))
     with torch_state(settings.seed), bar(name, total=n_steps) as advance:
         student: Tagger = copy.deepcopy(tagger).train()
         student.network.get_input_embeddings().weight.requires_grad_(False)

@@ -60,7 +60,7 @@ def read_on(base: Path, texts: Sequence[str], *, out: Path, settings: TrainSetti
         for epoch in range(settings.epochs)
     ]
     n_steps = sum(map(len, plans))
-    peak, _ = choose_learning_rate(settings, width=width_of(base))
+    peak, _ = choose_learning_rate(settings.of_every_weight(), width=width_of(base))
     is_bf16, _ = choose_precision(settings)
     with torch_state(settings.seed), bar("reading on", total=n_steps) as advance:
         network = _load(base).train()

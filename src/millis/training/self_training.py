@@ -32,16 +32,6 @@ LEAST = 0.8
 """Probability of a label that is learnt."""
 
 
-def check_self_training(task: Task) -> None:
-    """Refuse tasks whose answers are not one label a text.
-
-    Raises:
-        InvalidValue: it is such a task.
-    """
-    if not isinstance(task, ClassifyTask) or task.is_multi:
-        raise InvalidValue("unlabelled texts teach tasks with one label a text: leave them out, or use task classify.")
-
-
 def self_train(
     base: Path,
     *,
@@ -63,7 +53,8 @@ def self_train(
         folder: a run for each round lives in it.
     Raises: as `train`; InvalidValue for a task without one label a text.
     """
-    check_self_training(task)
+    if not isinstance(task, ClassifyTask) or task.is_multi:
+        raise InvalidValue("unlabelled texts teach tasks with one label a text: leave them out, or use task classify.")
     known = {example.text for example in (*train_part, *dev)}
     fresh = [text for text in dict.fromkeys(texts) if text not in known]
     best = first
@@ -87,7 +78,7 @@ def self_train(
     return best
 
 
-def label_texts(folder: Path, *, task: Task, texts: Sequence[str], share: float) -> list[LabelExample]:
+def label_texts(folder: Path, *, task: ClassifyTask, texts: Sequence[str], share: float) -> list[LabelExample]:
     """Give texts the labels that a tagger is sure of.
 
     Args:
@@ -96,10 +87,10 @@ def label_texts(folder: Path, *, task: Task, texts: Sequence[str], share: float)
     """
     with torch_state(0):
         answers = predict(load_tagger(folder), task=task, texts=texts)
+    none = task.out_of_scope.label if task.out_of_scope else ""
     by_label: dict[str, list[tuple[float, str]]] = defaultdict(list)
     for text, answer in zip(texts, answers, strict=True):
-        if answer["label"] is not None:
-            by_label[answer["label"]].append((answer["score"], text))
+        by_label[answer["label"] or none].append((answer["score"], text))
     found = []
     for label, scored in sorted(by_label.items()):
         surest = sorted(scored, key=lambda pair: (-pair[0], pair[1]))[: math.ceil(share * len(scored))]

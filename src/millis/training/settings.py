@@ -4,7 +4,7 @@ Border: values and the processor's flags; imports no torch.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from millis.cores import cpu_flags
 from millis.errors import InvalidValue
@@ -75,6 +75,10 @@ class TrainSettings:
             raise InvalidValue(f"autocast cannot be {self.autocast!r}: choose one of {', '.join(AUTOCASTS)}.")
         if self.device not in DEVICES:
             raise InvalidValue(f"training cannot be on {self.device!r}: choose one of {', '.join(DEVICES)}.")
+
+    def of_every_weight(self) -> "TrainSettings":
+        """Give the same for a training of every weight: a rate that is a method's, or tuned for it, is far too high."""
+        return self if self.adapt == "full" else replace(self, adapt="full", learning_rate=None)
 
 
 def choose_learning_rate(settings: TrainSettings, *, width: int) -> tuple[float, str]:

@@ -56,9 +56,7 @@ class Steps:
             )
         self._rows = UsedRows(self._tagger, windows)
         self._windows = [self._rows.renumber(window) for window in windows]
-        if settings.balance and head.is_across:
-            raise InvalidValue("balance weighs labels, and this task has none: leave it out.")
-        self._weights = _balance(windows, n_outputs=head.shape(1)[1]).to(self.device) if settings.balance else None
+        self.weights = _balance(windows, head=head).to(self.device) if settings.balance else None
         self._contrast = contrast
         self._units = contrast.units if contrast else [(place,) for place in range(len(windows))]
         lengths = np.array([max(lengths[place] for place in unit) for unit in self._units], np.int64)
@@ -106,9 +104,7 @@ class Steps:
         if self._contrast:
             loss = self._contrast.loss(logits[:, 0], units)
         else:
-            loss = torch.nn.functional.cross_entropy(
-                logits.float().flatten(0, 1), targets.flatten(), weight=self._weights, ignore_index=IGNORED
-            )
+            loss = compare_labels(logits, targets, weights=self.weights)
         value = float(loss.detach())
         penalty = self._adaptation.penalty()
         loss = loss if penalty is None else loss + penalty
@@ -182,12 +178,36 @@ def torch_state(seed: int) -> Iterator[None]:
             torch.set_num_threads(threads)
 
 
-def _balance(windows: Sequence[Window], *, n_outputs: int) -> torch.Tensor:
-    """Weigh outputs, float32 (C,), so that each counts the same in all targets together; 1 on average."""
-    targets = np.concatenate([window.targets for window in windows if window.targets is not None])
-    counts = np.bincount(targets[targets != IGNORED], minlength=n_outputs)
-    weights = counts.sum() / (n_outputs * np.maximum(counts, 1))
-    return torch.from_numpy(weights.astype(np.float32))
+def compare_labels(logits: torch.Tensor, targets: torch.Tensor, *, weights: torch.Tensor | None) -> torch.Tensor:
+    """Compute the cross-entropy, float32 (), of logits (B, R, C) and targets (B, R), the mean of those that count.
+
+    Args:
+        weights: of outputs, float32 (R, C), or (1, C) for all rows; None weighs all alike.
+    """
+    each = torch.nn.functional.cross_entropy(
+        logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED,
+        reduction="mean" if weights is None else "none",
+    )  # fmt: skip
+    if weights is None:
+        return each
+    rows = torch.arange(targets.shape[1], device=targets.device) % len(weights)
+    weight = (weights[rows, targets.clamp(min=0)] * (targets != IGNORED)).flatten()
+    return (each * weight).sum() / weight.sum()
+
+
+def _balance(windows: Sequence[Window], *, head: Head) -> torch.Tensor:
+    """Weigh outputs so that each label counts the same in all targets together; 1 on average.
+
+    Returns:
+        float32 (1, C): labels are outputs; float32 (R, C) of a head with several rows: labels are rows, and of each
+        output, yes as well as no, every row gets the same.
+    """
+    targets = [window.targets for window in windows if window.targets is not None]
+    n_rows, n_outputs = head.rows or 1, head.shape(1)[1]
+    by_row = np.stack(targets).T if n_rows > 1 else [np.concatenate(targets)]
+    counts = np.stack([np.bincount(row[row != IGNORED], minlength=n_outputs) for row in by_row])  # (R, C)
+    share = counts.mean(axis=0, keepdims=True) if n_rows > 1 else counts.mean(axis=1, keepdims=True)
+    return torch.from_numpy((share / np.maximum(counts, 1)).astype(np.float32))
 
 
 def _make_optimizer(tagger: Tagger, *, settings: TrainSettings) -> torch.optim.AdamW:

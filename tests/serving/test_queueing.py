@@ -6,7 +6,8 @@ import pytest
 
 from millis.bundles import LatencyRow, Rung
 from millis.serving.prediction import KEPT, Forecast
-from millis.serving.scheduling import NEVER, Job, Ladder, Queue, Refused
+from millis.serving.queueing import Queue
+from millis.serving.scheduling import NEVER, Job, Ladder, Refused
 
 MS = 1_000_000
 
