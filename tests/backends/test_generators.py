@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from millis.backends import generators, stepping
+from millis.backends import genai, generators, stepping
 from millis.backends.apart import Apart
 from millis.backends.fake_generator import FakeGenerator
-from millis.backends.generator import GeneratorSettings, Lookup, Sampling, Step
+from millis.backends.genai import GenAiGenerator
+from millis.backends.generator import STEP_TOKENS, GeneratorSettings, Lookup, Sampling, Step
 from millis.backends.spelling import write_spelling
 from millis.backends.stepping import OpenAnswer
 from millis.backends.trial import Trial
@@ -189,8 +190,6 @@ def test_a_prompt_that_the_engine_does_not_take_fails_alone() -> None:
 
 
 def test_grammars_that_never_come_again_are_forgotten(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from millis.backends import genai
-
     monkeypatch.setattr(genai, "MOST_GRAMMARS", 3)
     one = genai.GenAiGenerator()
     pieces = (*(bytes([i]) for i in range(256)), b"", b"")
@@ -203,16 +202,7 @@ def test_grammars_that_never_come_again_are_forgotten(folder: Path, monkeypatch:
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_looking_up_takes_fewer_steps_and_holds_to_a_grammar(folder: Path, temperature: float) -> None:
-    from millis.backends.genai import GenAiGenerator
-
-    class Counting(GenAiGenerator):
-        n_steps = 0
-
-        def _step(self, answers: Any) -> None:
-            self.n_steps += 1
-            super()._step(answers)
-
-    one = Counting()
+    one = _Counting()
     pieces = (*(bytes([i]) for i in range(256)), b"", b"")
     lookup = Lookup(guesses=5, ngram=3)
     one.load(folder, settings=GeneratorSettings(context=256, pieces=pieces, end_id=257, lookup=lookup))
@@ -223,25 +213,69 @@ def test_looking_up_takes_fewer_steps_and_holds_to_a_grammar(folder: Path, tempe
     assert one.n_steps < len(said) / 2
 
 
-def _first_ms(generator: Any, ids: list[int]) -> float:
-    """Give the processor's time of a first piece: a clock on the wall would see what else the machine does."""
-    began = time.process_time()
-    _collect(generator, ids, max_tokens=1)
-    return 1000 * (time.process_time() - began)
+class _Counting(GenAiGenerator):
+    """Counts its steps."""
+
+    n_steps = 0
+
+    def _step(self, answers: Any) -> None:
+        self.n_steps += 1
+        super()._step(answers)
+
+    def count(self, ids: list[int]) -> int:
+        """Count the steps that a prompt takes."""
+        before = self.n_steps
+        _collect(self, ids, max_tokens=1)
+        return self.n_steps - before
 
 
-def test_a_prefix_stays_read_whatever_others_ask(folder: Path) -> None:
-    """Asked a few times while others fill the memory again and again, it costs a fraction of what it costs unread."""
-    one = generators["genai"]()
-    prefix = tuple(random.Random(1).choices(range(256), k=4000))
-    one.load(folder, settings=GeneratorSettings(context=4096, streams=1, prefix=prefix))
-    draw = random.Random(2)
-    known, unknown = [], []
-    for _ in range(3):
-        unknown += [_first_ms(one, draw.choices(range(256), k=4010)) for _ in range(4)]  # twice the memory for keys
-        known.append(_first_ms(one, [*prefix, *draw.choices(range(256), k=10)]))
+def _draw(n: int, *, seed: int) -> list[int]:
+    return random.Random(seed).choices(range(256), k=n)
+
+
+def test_a_long_prompt_lets_others_speak(folder: Path) -> None:
+    one = GenAiGenerator()
+    one.load(folder, settings=GeneratorSettings(context=2048))
+    said: queue.SimpleQueue[str] = queue.SimpleQueue()
+    begun = threading.Event()
+
+    def speak(step: Step) -> None:
+        said.put("other")
+        begun.set()
+
+    one.start([1, 2, 3], sampling=Sampling(max_tokens=1000), emit=speak)
+    assert begun.wait(20)
+    one.start(_draw(1500, seed=3), sampling=Sampling(max_tokens=1), emit=lambda step: said.put("long"))
+    said.put("asked")
+    order = [*iter(lambda: said.get(timeout=20), "long")]
     one.close()
-    assert max(known) < 0.5 * min(unknown), (known, unknown)
+    assert order[order.index("asked") :].count("other") >= 1500 // (STEP_TOKENS + 4)
+
+
+@pytest.mark.parametrize("lookup", [None, Lookup(guesses=5, ngram=3)])
+def test_a_prompt_read_in_parts_is_answered_as_one_read_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch, lookup: Lookup | None) -> None:
+    ids, answers = _draw(900, seed=4), []
+    for n_tokens in (STEP_TOKENS, 1000):
+        monkeypatch.setattr(genai, "STEP_TOKENS", n_tokens)
+        one = _Counting()
+        one.load(folder, settings=GeneratorSettings(context=1024, lookup=lookup))
+        answers.append([step.id for step in _collect(one, ids, max_tokens=30)])
+        assert (one.count(_draw(900, seed=5)) > 1) == (n_tokens == STEP_TOKENS)
+        one.close()
+    assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize("n_asked", [40, 1500, 3900])
+def test_a_prefix_stays_read_whatever_others_ask(folder: Path, n_asked: int) -> None:
+    """Others fill the memory again and again; a prompt that begins with it is read in one step."""
+    one = _Counting()
+    prefix = tuple(_draw(4000, seed=99))
+    one.load(folder, settings=GeneratorSettings(context=4096, streams=1, prefix=prefix))
+    for i, n_others in enumerate((1, 4, 4)):
+        for j in range(n_others):
+            assert one.count(_draw(n_asked, seed=10 * i + j)) >= n_asked // (STEP_TOKENS + 1)
+        assert one.count([*prefix, *_draw(10, seed=i)]) == 1
+    one.close()
 
 
 def test_a_grammar_that_hangs_is_given_up_and_the_next_one_is_tried(tmp_path: Path) -> None:

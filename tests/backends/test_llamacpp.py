@@ -10,8 +10,8 @@ import pytest
 
 pytest.importorskip("llama_cpp", reason="pip install 'millis[llamacpp]', which compiles llama.cpp")
 
-from millis.backends.generator import GeneratorSettings, Lookup, Sampling, Step
-from millis.backends.llamacpp import STEP_TOKENS, LlamaCppGenerator
+from millis.backends.generator import STEP_TOKENS, GeneratorSettings, Lookup, Sampling, Step
+from millis.backends.llamacpp import LlamaCppGenerator
 from millis.errors import InvalidBundle, InvalidValue
 from speaking import make_speaker, write_gguf
 

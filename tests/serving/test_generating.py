@@ -12,8 +12,9 @@ import pytest
 from millis.backends.fake_generator import FakeGenerator
 from millis.backends.generator import GeneratorSettings, Sampling
 from millis.errors import InvalidRequest, RunFailed
-from millis.serving.generating import Forecast, Talker
+from millis.serving.generating import Talker, load_talker
 from millis.serving.growing import Part
+from millis.serving.turns import Forecast
 from millis.tasks.chat import Stops
 from millis.tasks.sentences import end_of_sentence
 from speaking import make_echo_bundle
@@ -245,6 +246,70 @@ def test_deadline_holds_for_who_waits_too_and_the_slot_is_not_lost(tmp_path: Pat
         assert (await anext(_say(talker, "three"))).text == "t"
 
     _run(work, talker, generator)
+
+
+def test_who_cannot_have_a_turn_in_time_is_refused_at_once(tmp_path: Path) -> None:
+    generator = _Slow()
+    talker = _talk(tmp_path, generator, streams=2)
+
+    async def work() -> None:
+        talker.forecast.observe(n_prompt=1, first_ns=1e7, step_ns=1e7)
+        answers = [
+            talker.answer([1, 2], sampling=Sampling(max_tokens=n), stops=(), deadline_ns=deadline_ns)
+            for n, deadline_ns in ((100, float("inf")), (10**6, perf_counter_ns() + 3e9))
+        ]
+        tasks = [asyncio.ensure_future(anext(one)) for one in answers]
+        while talker.n_answers < 2:
+            await asyncio.sleep(0)
+        with pytest.raises(InvalidRequest, match="a turn behind others is predicted to come in 1000 ms") as caught:
+            talker.admit([1], n_answers=1, left_ns=4e8)
+        assert (caught.value.status, caught.value.slug) == (503, "would-be-late")
+        assert caught.value.headers == ((b"retry-after", b"1"),)
+        talker.admit([1], n_answers=1, left_ns=1.2e9)  # the first has its last piece by then
+        tasks.append(asyncio.ensure_future(anext(_say(talker, "x"))))
+        while talker.n_answers < 3:
+            await asyncio.sleep(0)
+        with pytest.raises(InvalidRequest, match=r"predicted to come in 2\d{3} ms") as caught:
+            talker.admit([1], n_answers=1, left_ns=4e8)  # now the second's deadline is waited for
+        assert caught.value.headers == ((b"retry-after", b"3"),)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert talker.n_answers == 0
+        talker.admit([1], n_answers=1, left_ns=4e8)
+
+    _run(work, talker, generator)
+
+
+def test_turns_that_come_often_are_waited_for_whatever_answers_may_have(tmp_path: Path) -> None:
+    generator = FakeGenerator()
+    talker = _talk(tmp_path, generator, streams=1)
+
+    async def work() -> None:
+        talker.forecast.observe(n_prompt=1, first_ns=1e7, step_ns=1e7)
+        for _ in range(3):  # none takes what it may have
+            assert [part async for part in talker.answer([7], sampling=Sampling(max_tokens=10**5, stop_ids=(7,)), stops=())]
+        begun = talker.answer([1, 2], sampling=Sampling(max_tokens=10**5), stops=())
+        await anext(begun)
+        talker.admit([1], n_answers=1, left_ns=2e9)
+        await begun.aclose()
+
+    _run(work, talker, generator)
+
+
+def test_a_long_prompt_is_predicted_by_the_steps_that_it_takes(tmp_path: Path) -> None:
+    talker = load_talker(make_echo_bundle(tmp_path, context=2048, pause_ms=10))
+    ids = [1] * 1000
+    with pytest.raises(InvalidRequest, match="reading 1,000 tokens"):
+        talker.admit(ids, n_answers=1, left_ns=7e7)  # of 8 steps
+    predicted_ns = talker.forecast.first_ns(len(ids))
+
+    async def work() -> None:
+        began = perf_counter_ns()
+        await anext(talker.answer(ids, sampling=Sampling(max_tokens=1), stops=()))
+        assert abs(perf_counter_ns() - began - predicted_ns) < 0.3 * predicted_ns
+
+    _run(work, talker, None)
 
 
 def test_engine_that_fails_tells_whoever_waits_and_goes_on(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """OpenAI's own client against a server that chats: on a fake that says its prompt again, and on a tiny real Llama."""
 
+import contextlib
 import json
 import os
 import signal
@@ -389,3 +390,24 @@ def test_keys_are_asked_for(tmp_path: Path) -> None:
         with pytest.raises(openai.AuthenticationError) as caught:
             ask("wrong")
         assert caught.value.type == "authentication_error"
+
+
+def test_a_client_that_finds_every_slot_taken_is_refused_before_its_deadline(tmp_path: Path) -> None:
+    bundle = make_echo_bundle(tmp_path, pause_ms=20)
+    asked = {"model": "echo", "prompt": "hello", "max_tokens": 200}
+    with contextlib.ExitStack() as stack, Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0)) as server:
+        said = []
+        for _ in range(4):
+            body = stack.enter_context(
+                httpx.stream("POST", f"{server.url}/v1/completions", json={**asked, "stream": True}, timeout=20)
+            )
+            said.append(body.iter_lines())  # kept: a body that nobody reads any more is closed
+            next(said[-1])
+        began = time.perf_counter()
+        refused = post(server.url, {**asked, "max_tokens": 1}, path="completions", headers={"X-Deadline-Ms": "1000"})
+        assert time.perf_counter() - began < 0.5
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "would_be_late")
+        assert 1 <= int(refused.headers["retry-after"]) <= 4
+        stack.close()
+        assert post(server.url, {**asked, "max_tokens": 1}, path="completions").is_success  # once the server saw them go
+        assert post(server.url, {**asked, "max_tokens": 1}, path="completions", headers={"X-Deadline-Ms": "1000"}).is_success

@@ -1,4 +1,4 @@
-"""A generator without a model, for tests: it says its prompt again, piece by piece, as often as it is let.
+"""A generator without a model, for tests: it reads its prompt, and says it again and again as long as it is let.
 
 Border: stdlib only; reads pause_ms, where there is such a file: how long each step takes.
 """
@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from millis.backends.generator import GeneratorSettings, Step, no_grammars
+from millis.backends.generator import STEP_TOKENS, GeneratorSettings, Step, no_grammars
 from millis.backends.stepping import OpenAnswer, Stepping
 
 
@@ -26,6 +26,7 @@ class FakeGenerator(Stepping):
     def __init__(self, hold: threading.Event | None = None) -> None:
         super().__init__()
         self._said: dict[OpenAnswer, int] = {}
+        self._unread: dict[OpenAnswer, int] = {}
         self._hold = hold
         self._pause_s = 0.0
         self.n_steps = 0
@@ -41,7 +42,7 @@ class FakeGenerator(Stepping):
         raise no_grammars()
 
     def _begin(self, answer: OpenAnswer) -> None:
-        self._said[answer] = 0
+        self._said[answer], self._unread[answer] = 0, len(answer.ids)
 
     def _step(self, answers: Sequence[OpenAnswer]) -> None:
         if self._hold is not None:
@@ -50,6 +51,9 @@ class FakeGenerator(Stepping):
             time.sleep(self._pause_s)
         self.n_steps += 1
         for answer in answers:
+            self._unread[answer] -= STEP_TOKENS
+            if self._unread[answer] > 0:
+                continue
             n = self._said[answer]
             piece = answer.ids[n % len(answer.ids)]
             self._said[answer] = n + 1
@@ -57,10 +61,11 @@ class FakeGenerator(Stepping):
             is_last = n + 1 >= answer.sampling.max_tokens
             answer.tell(Step(id=piece, ending="stop" if is_stop else "length" if is_last else None))
             if answer.is_ended:
-                del self._said[answer]
+                self._drop(answer)
 
     def _drop(self, answer: OpenAnswer) -> None:
         self._said.pop(answer, None)
+        self._unread.pop(answer, None)
 
     def _renew(self) -> None:
         """Nothing: what it said is forgotten answer by answer."""

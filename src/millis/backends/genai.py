@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from millis.backends import openvino as _quiet  # noqa: F401  # before openvino, which it keeps from telling its maker
-from millis.backends.generator import BLOCK_TOKENS, Ending, GeneratorSettings, Sampling, Step, no_grammars
+from millis.backends.generator import BLOCK_TOKENS, STEP_TOKENS, Ending, GeneratorSettings, Sampling, Step, no_grammars
 from millis.backends.spelling import write_spelling
 from millis.backends.stepping import OpenAnswer, Stepping
 from millis.backends.trial import Trial
@@ -26,9 +26,6 @@ from millis.errors import InvalidBundle, InvalidValue
 
 import openvino as ov  # isort: skip
 import openvino_genai as genai  # isort: skip
-
-_TOUCH_SHARE = 0.25
-"""Of the room for keys and values; the prefix is read again when other prompts have taken so much since."""
 
 MOST_GRAMMARS = 500
 """That the engine has compiled; it forgets none (0.2 MB each), so after these it is made anew when it is idle."""
@@ -51,7 +48,8 @@ class GenAiGenerator(Stepping):
         self._trial: Trial | None = None
         self._compiled: set[str] = set()
         self._prefix: tuple[int, ...] = ()
-        self._n_blocks = self._n_foreign = 0
+        self._touch: OpenAnswer | None = None
+        self._n_blocks = 0
 
     def load(self, folder: Path, *, settings: GeneratorSettings) -> None:
         """Read the model and take all the memory that keys and values will ever have."""
@@ -61,7 +59,6 @@ class GenAiGenerator(Stepping):
         n_kept = len(settings.prefix) // BLOCK_TOKENS if settings.keeps_prefixes else 0
         self._prefix = settings.prefix[: n_kept * BLOCK_TOKENS]
         self._n_blocks = settings.streams * (settings.context // BLOCK_TOKENS + 2) + (n_kept + 2 if n_kept else 0)
-        self._n_foreign = self._n_blocks  # nothing is read yet
         if settings.pieces is not None:
             n_pieces = _count_logits(folder, n_pieces=len(settings.pieces))
             padding = [b""] * (n_pieces - len(settings.pieces))
@@ -96,7 +93,8 @@ class GenAiGenerator(Stepping):
         scheduler.enable_prefix_caching = settings.keeps_prefixes
         scheduler.num_kv_blocks = self._n_blocks
         scheduler.max_num_seqs = settings.streams + bool(self._prefix)
-        scheduler.max_num_batched_tokens = max(settings.context, 256)
+        n_pieces = 1 + (settings.lookup.guesses if settings.lookup is not None else 0)
+        scheduler.max_num_batched_tokens = STEP_TOKENS + settings.streams * n_pieces
         properties: dict[str, Any] = {"INFERENCE_NUM_THREADS": settings.threads, "PERFORMANCE_HINT": "LATENCY"}
         if settings.keeps_float32 or (settings.threads == 1 and "amx_bf16" in cpu_flags()):
             properties["INFERENCE_PRECISION_HINT"] = "f32"  # 2026.4's bf16 for AMX divides by half the threads
@@ -109,7 +107,6 @@ class GenAiGenerator(Stepping):
 
     def _renew(self) -> None:
         self._compiled.clear()
-        self._n_foreign = self._n_blocks
         self._pipeline = None  # before the new one: there may be no room for two
         with contextlib.suppress(RuntimeError):  # without a pipeline the next step raises, and it is tried again
             self._pipeline = self._make()
@@ -119,9 +116,9 @@ class GenAiGenerator(Stepping):
             if len(self._compiled) >= MOST_GRAMMARS and not self._handles:
                 self._renew()
             self._compiled.add(answer.sampling.grammar)
-        self._ask(answer)
         if self._prefix:
             self._touch_prefix(answer)
+        self._ask(answer)
 
     def _ask(self, answer: OpenAnswer) -> None:
         ids = ov.Tensor(np.array([answer.ids], np.int64))
@@ -133,16 +130,17 @@ class GenAiGenerator(Stepping):
         self._handles[answer] = self._pipeline.add_request(self._n_asked, ids, config)
 
     def _touch_prefix(self, answer: OpenAnswer) -> None:
-        """Read the prefix again before others have pushed it out: the engine forgets what was used longest ago."""
-        if answer.ids[: len(self._prefix)] == self._prefix:
-            self._n_foreign = 0
-            return
-        self._n_foreign += (len(answer.ids) + answer.sampling.max_tokens) // BLOCK_TOKENS + 1
-        if self._n_foreign >= _TOUCH_SHARE * self._n_blocks:
-            self._n_foreign = 0
-            touch = OpenAnswer(self._prefix, sampling=Sampling(max_tokens=1), emit=lambda step: None)
-            self._open.append(touch)
+        """Use the prefix whenever another prompt begins, since the engine forgets what was used longest ago.
+
+        What is open needs no more blocks until then than there are unused ones that it would forget before. One at
+        a time: two that read the prefix at once would each keep blocks of it.
+        """
+        is_touched = self._touch is not None and not self._touch.is_ended
+        if not is_touched and answer.ids[: len(self._prefix)] != self._prefix:
+            touch = OpenAnswer((*self._prefix, 0), sampling=Sampling(max_tokens=1), emit=lambda step: None)
             self._ask(touch)
+            self._open.append(touch)
+            self._touch = touch
 
     def _step(self, answers: Sequence[OpenAnswer]) -> None:
         self._pipeline.step()

@@ -18,6 +18,9 @@ Ending = Literal["stop", "length", "failed"]
 BLOCK_TOKENS = 32
 """What is kept of prompts is kept in whole blocks of so many."""
 
+STEP_TOKENS = 128
+"""Of prompts, read in one step: a long prompt lets others' pieces through so often."""
+
 
 class Lookup(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Guess pieces by what stood behind the last ones before, and check several guesses in one step.

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from millis.backends.generator import BLOCK_TOKENS, GeneratorSettings, Step, no_grammars
+from millis.backends.generator import BLOCK_TOKENS, STEP_TOKENS, GeneratorSettings, Step, no_grammars
 from millis.backends.sequences import Held, Turn, choose_sequence, share_out
 from millis.backends.stepping import OpenAnswer, Stepping
 from millis.cores import cpu_flags
@@ -30,8 +30,6 @@ _log = logging.getLogger("millis")
 
 FILE = "model.gguf"
 _MOST_COMPLAINTS = 16
-STEP_TOKENS = 128
-"""Read in one step: a long prompt lets others' pieces through so often."""
 
 
 class LlamaCppGenerator(Stepping):

@@ -18,7 +18,8 @@ from millis.backends.generator import Sampling
 from millis.bundles import Bundle, LatencyRow
 from millis.data.dialogues import Dialogue
 from millis.measuring.quality import bound_drop
-from millis.serving.generating import Forecast, Talker, load_talker
+from millis.serving.generating import Talker, load_talker
+from millis.serving.turns import Forecast
 from millis.tasks.chat import Prompt
 from millis.tasks.task import Score
 from millis.tasks.wording import score_rewritten

@@ -20,43 +20,11 @@ from millis.errors import InvalidRequest, MillisError, RunFailed
 from millis.serving.executor import Executor
 from millis.serving.forms import Forms
 from millis.serving.growing import Growth, Part
+from millis.serving.turns import Forecast, Turns, passed
 from millis.tasks.chat import Chat
 
 STREAMS, _MOST_WAITING = 4, 64
-DEADLINE_PASSED = "deadline-passed"
 _WARM_PROMPT, _WARM_TOKENS, _MARGIN_NS, _DOUBT_NS = 64, 16, 5_000_000, 1_000_000_000
-_LEAST_READ = 16
-"""Tokens of a prompt that says how long each takes; in a shorter one the step is all there is to see."""
-_LEARN = 0.1
-"""Weight of the newest observation in the forecast."""
-
-
-class Forecast:
-    """How long a step takes, and reading each token of a prompt besides.
-
-    Attributes:
-        seen_ns: when it last learnt something, or was doubted.
-    """
-
-    def __init__(self) -> None:
-        self.prefill_ns = self.step_ns = 0.0
-        self.seen_ns = 0
-
-    def observe(self, *, n_prompt: int, first_ns: float, step_ns: float | None) -> None:
-        """Learn from an answer."""
-        self.seen_ns = perf_counter_ns()
-        if step_ns is not None:
-            self.step_ns = _blend(self.step_ns, step_ns)
-        if n_prompt >= _LEAST_READ:
-            self.prefill_ns = _blend(self.prefill_ns, max(first_ns - self.step_ns, 0) / n_prompt)
-
-    def first_ns(self, n_prompt: int) -> float:
-        """Predict the time to the first piece."""
-        return self.step_ns + self.prefill_ns * n_prompt
-
-
-def _blend(known: float, seen: float) -> float:
-    return seen if known == 0 else known + _LEARN * (seen - known)
 
 
 class Talker:
@@ -88,7 +56,7 @@ class Talker:
         self.kept_ns = 0
         self._generator = generator
         self.forms = Forms(generator.accept)
-        self._slots = asyncio.Semaphore(streams)
+        self._turns = Turns(streams)
 
     def count_unread(self, ids: Sequence[int]) -> int:
         """Count a prompt's tokens behind what the generator keeps read."""
@@ -103,8 +71,8 @@ class Talker:
             param: the member of the request that the prompt came in.
             left_ns: time until the deadline, infinite where there is none.
         Raises:
-            InvalidRequest: 400 when the prompt fills the context; 503 when too many wait, or prefill alone is longer
-                than the deadline allows.
+            InvalidRequest: 400 when the prompt fills the context; 503 when too many wait, or the wait for a turn and
+                prefill alone are longer than the deadline allows.
         """
         if len(ids) >= self.chat.context:
             raise InvalidRequest(
@@ -118,12 +86,16 @@ class Talker:
                 status=503, slug="too-busy", headers=((b"retry-after", b"1"),),
             )  # fmt: skip
         n_unread = self.count_unread(ids)
-        needs_ns = self.forecast.first_ns(n_unread) + self.forecast.step_ns + _MARGIN_NS
-        if needs_ns > left_ns and not self._doubts(left_ns):
+        reads_ns = self.forecast.first_ns(n_unread) + self.forecast.step_ns + _MARGIN_NS
+        wait_ns = self._turns.wait_ns(step_ns=self.forecast.step_ns)
+        if wait_ns + reads_ns > left_ns and not self._doubts(left_ns):
+            retry_s = max(math.ceil(min(wait_ns, wait_ns + reads_ns - left_ns) / 1e9), 1)
+            waits = f"a turn behind others is predicted to come in {wait_ns / 1e6:.0f} ms; " if wait_ns else ""
             raise InvalidRequest(
-                f"reading {n_unread:,} tokens of the prompt is predicted to take {needs_ns / 1e6:.0f} ms, and"
-                f" {max(left_ns, 0) / 1e6:.0f} ms are left: allow more, or send a shorter one.",
-                status=503, slug="would-be-late", headers=((b"retry-after", b"1"),),
+                f"{waits}reading {n_unread:,} tokens of the prompt is predicted to take {reads_ns / 1e6:.0f} ms, and"
+                f" {max(left_ns, 0) / 1e6:.0f} ms are left: allow more, "
+                + (f"or ask again in {retry_s} s." if wait_ns else "or send a shorter one."),
+                status=503, slug="would-be-late", headers=((b"retry-after", b"%d" % retry_s),),
             )  # fmt: skip
 
     def _doubts(self, left_ns: float) -> bool:
@@ -152,11 +124,13 @@ class Talker:
         )
         self.n_answers += 1
         try:
-            await self._take_slot(until_ns=deadline_ns - self.forecast.step_ns - _MARGIN_NS)
+            until_ns = deadline_ns - self.forecast.step_ns - _MARGIN_NS
+            turn = await self._turns.take(n_pieces=sampling.max_tokens, until_ns=until_ns)
             try:
                 began, n_unread = perf_counter_ns(), self.count_unread(ids)
 
                 def emit(step: Step) -> None:
+                    turn.n_left -= 1
                     loop.call_soon_threadsafe(steps.put_nowait, step)
 
                 stream = self._generator.start(ids, sampling=sampling, emit=emit)
@@ -168,16 +142,9 @@ class Talker:
                 finally:
                     stream.cancel()
             finally:
-                self._slots.release()
+                self._turns.give_back(turn)
         finally:
             self.n_answers -= 1
-
-    async def _take_slot(self, *, until_ns: float) -> None:
-        try:
-            async with asyncio.timeout(None if math.isinf(until_ns) else (until_ns - perf_counter_ns()) / 1e9):
-                await self._slots.acquire()
-        except TimeoutError as error:
-            raise _passed() from error
 
     async def _listen(
         self, steps: "asyncio.Queue[Step]", growth: Growth, *, n_prompt: int, began: int, deadline_ns: float
@@ -192,7 +159,7 @@ class Talker:
             step = await _next(steps, until_ns=deadline_ns - self.forecast.step_ns - _MARGIN_NS)
             if step is None:
                 if n == 0:
-                    raise _passed()
+                    raise passed()
                 learn()
                 yield growth.end_late()
                 return
@@ -231,13 +198,6 @@ class Talker:
     def close(self) -> None:
         """Stop the engine."""
         self._generator.close()
-
-
-def _passed() -> InvalidRequest:
-    return InvalidRequest(
-        "the deadline came before the first piece of an answer: allow more, or ask again when fewer answers are open.",
-        status=504, slug=DEADLINE_PASSED,
-    )  # fmt: skip
 
 
 async def _next(steps: "asyncio.Queue[Step]", *, until_ns: float) -> Step | None:

@@ -17,7 +17,7 @@ import msgspec
 from millis.errors import MillisError
 from millis.serving.deadlines import read_deadline
 from millis.serving.gate import Gate
-from millis.serving.generating import DEADLINE_PASSED, STREAMS, Talker
+from millis.serving.generating import STREAMS, Talker
 from millis.serving.growing import Part
 from millis.serving.observing import Observer
 from millis.serving.problems import list_headers, write_error
@@ -25,6 +25,7 @@ from millis.serving.replies import request_id
 from millis.serving.requests import Receive, read_body
 from millis.serving.served import no_such_model
 from millis.serving.settings import Limits
+from millis.serving.turns import DEADLINE_PASSED
 from millis.telemetry.metrics import Metrics
 
 JSON = (b"content-type", b"application/json")

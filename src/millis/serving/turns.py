@@ -1,0 +1,132 @@
+"""Whose turn it is at a generator, how long until the next one comes, and how long pieces take.
+
+Border: times in, times out; it runs no engine and refuses nobody but who waited too long.
+Limits: what an engine reads of others' prompts before it reads one's own is not predicted. Steps are those of engines
+on CPUs; one that reads more at once is predicted too late.
+"""
+
+import asyncio
+import math
+from time import perf_counter_ns
+
+from millis.backends.generator import STEP_TOKENS
+from millis.errors import InvalidRequest
+
+DEADLINE_PASSED = "deadline-passed"
+_LEAST_READ = 16
+"""Tokens of a prompt that says how long each takes; in a shorter one the step is all there is to see."""
+_LEARN = 0.1
+"""Weight of the newest observation in what is predicted."""
+
+
+class Forecast:
+    """How long a step takes, and reading each token of a prompt besides.
+
+    Attributes:
+        seen_ns: when it last learnt something, or was doubted.
+    """
+
+    def __init__(self) -> None:
+        self.prefill_ns = self.step_ns = 0.0
+        self.seen_ns = 0
+
+    def observe(self, *, n_prompt: int, first_ns: float, step_ns: float | None) -> None:
+        """Learn from an answer."""
+        self.seen_ns = perf_counter_ns()
+        if step_ns is not None:
+            self.step_ns = _blend(self.step_ns, step_ns)
+        if n_prompt >= _LEAST_READ:
+            self.prefill_ns = _blend(self.prefill_ns, max(first_ns - self._steps_ns(n_prompt), 0) / n_prompt)
+
+    def first_ns(self, n_prompt: int) -> float:
+        """Predict the time to the first piece."""
+        return self._steps_ns(n_prompt) + self.prefill_ns * n_prompt
+
+    def _steps_ns(self, n_prompt: int) -> float:
+        return self.step_ns * max(math.ceil(n_prompt / STEP_TOKENS), 1)
+
+
+class Turn:
+    """An answer's turn.
+
+    Attributes:
+        n_left: pieces that may still come.
+        until_ns: when it ends at the latest, on the clock of perf_counter_ns; infinite where nothing says.
+    """
+
+    def __init__(self, *, n_left: int, until_ns: float) -> None:
+        self.n_left, self.until_ns = n_left, until_ns
+
+
+class Turns:
+    """Lets so many answers be written at once, and the others in the order in which they came."""
+
+    def __init__(self, n_slots: int) -> None:
+        self._n_slots, self._n_waiting = n_slots, 0
+        self._slots = asyncio.Semaphore(n_slots)
+        self._open: list[Turn] = []
+        self._gap_ns = 0.0
+        self._full_ns = 0
+
+    async def take(self, *, n_pieces: int, until_ns: float) -> Turn:
+        """Wait for a turn, and have it until it is given back.
+
+        Args:
+            n_pieces: most that the answer may have.
+            until_ns: when it is too late to begin, and the answer ends.
+        Raises:
+            InvalidRequest: 504, the turn did not come in time.
+        """
+        self._n_waiting += 1
+        try:
+            async with asyncio.timeout(None if math.isinf(until_ns) else (until_ns - perf_counter_ns()) / 1e9):
+                await self._slots.acquire()
+        except TimeoutError as error:
+            raise passed() from error
+        finally:
+            self._n_waiting -= 1
+        turn = Turn(n_left=n_pieces, until_ns=until_ns)
+        self._open.append(turn)
+        if self._is_full():
+            self._full_ns = perf_counter_ns()
+        return turn
+
+    def give_back(self, turn: Turn) -> None:
+        """Let the next one have it."""
+        if self._is_full():
+            self._gap_ns = _blend(self._gap_ns, perf_counter_ns() - self._full_ns)
+        self._open.remove(turn)
+        self._slots.release()
+
+    def wait_ns(self, *, step_ns: float) -> float:
+        """Predict how long who comes now waits.
+
+        A slot comes free as often as it did of late; where none has for longer, as often as that says. Nobody who has
+        one goes on beyond the last piece that it may have, or its deadline.
+        """
+        place = self._n_waiting - (self._n_slots - len(self._open))  # of who comes now, among those who find none free
+        if place < 0 or not self._open:
+            return 0.0
+        now = perf_counter_ns()
+        ends_ns = sorted(max(min(one.n_left * step_ns, one.until_ns - now), 0) for one in self._open)
+        n_rounds, i = divmod(place, len(ends_ns))
+        latest_ns = ends_ns[i] + n_rounds * ends_ns[-1]
+        if self._gap_ns == 0:
+            return latest_ns
+        gap_ns = max(self._gap_ns, now - self._full_ns) if self._is_full() else self._gap_ns
+        return min((place + 1) * gap_ns, latest_ns)
+
+    def _is_full(self) -> bool:
+        return len(self._open) == self._n_slots
+
+
+def passed() -> InvalidRequest:
+    """Give the error of who got no piece before its deadline."""
+    return InvalidRequest(
+        "the deadline came before the first piece of an answer: allow more, or ask again when fewer answers are open.",
+        status=504, slug=DEADLINE_PASSED,
+    )  # fmt: skip
+
+
+def _blend(known: float, seen: float) -> float:
+    return seen if known == 0 else known + _LEARN * (seen - known)
