@@ -169,7 +169,7 @@ def test_trimming_wants_the_flag_and_the_corpus(tmp_path: Path) -> None:
     (tmp_path / "blank.txt").write_text("\n")
     given = [(["--trim-vocabulary"], "--trim-vocabulary came alone"), (["--corpus", "blank.txt"], "--corpus came alone")]
     both = ["--trim-vocabulary", "--corpus", str(tmp_path / "blank.txt")]
-    for more, said in (*given, (both, "the corpus has no text")):
+    for more, said in (*given, (both, "blank.txt:1: the file has no examples")):
         done = CliRunner().invoke(app, ["pack", "nothing", "-o", str(tmp_path / "x.millis"), *more])
         assert done.exit_code != 0
         assert said in f"{done.output}{done.exception}"
