@@ -82,6 +82,10 @@ def test_whole_networks_teach_what_fusion_saves(table: LayerTable) -> None:
     assert [(one.runtime, one.tokens, one.n) for one in told] == [("fake-int8", tokens, 3) for tokens in TOKENS]
     assert all(one.median_error < 0.001 and one.worst_error == pytest.approx(0.1, abs=0.001) for one in told)
     assert taught.sum_checks() == ()
+    both = msgspec.structs.replace(checked, cold=msgspec.structs.replace(checked, runtime="fake-int8, cold"))
+    assert [(one.runtime, one.tokens) for one in both.sum_checks()] == [
+        (name, tokens) for name in ("fake-int8", "fake-int8, cold") for tokens in TOKENS
+    ]
 
 
 def test_a_larger_part_that_seemed_faster_is_taken_for_noise() -> None:

@@ -27,6 +27,7 @@ def test_a_table_is_measured_once_and_checked_on_ten_shapes(tmp_path: Path, monk
     assert table.predict_ms([(0, 0)] * 2, tokens=64) <= table.predict_ms(half, tokens=64)
     assert table.predict_ms(half, tokens=64) <= table.predict_ms(whole, tokens=64)
     assert table.cold is not None
+    assert table.cold.runtime == "onnxruntime-int8, cold"
     assert len(table.cold.checks) == 20
     assert sum(table.cold.rest_ms) > 0
     monkeypatch.setattr(layers, "_measure", None)  # found again, it is not measured

@@ -132,9 +132,9 @@ class LayerTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         return max((abs(check.error) for check in self.checks), default=0.0)
 
     def sum_checks(self) -> tuple[TableCheck, ...]:
-        """Sum the checks up by token count."""
+        """Sum the checks up by token count, those of cold runs behind the others."""
         by_tokens = [(tokens, [one for one in self.checks if one.tokens == tokens]) for tokens in self.tokens]
-        return tuple(
+        summed = tuple(
             TableCheck(
                 runtime=self.runtime, tokens=tokens, n=len(checks),
                 measured_ms=median(one.measured_ms for one in checks),
@@ -143,6 +143,7 @@ class LayerTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             )
             for tokens, checks in by_tokens if checks
         )  # fmt: skip
+        return summed if self.cold is None else (*summed, *self.cold.sum_checks())
 
     def _fixed(self) -> NDArray[np.float64]:
         return np.add(self.rest_ms, self.extra_ms, dtype=np.float64)

@@ -42,7 +42,7 @@ class Case:
     """What stays the same through the whole search.
 
     Args:
-        buckets, fine_buckets: static lengths for the whole network, and for pruned ones.
+        buckets, pruned_buckets: static lengths for the whole network, and for pruned ones.
         began: when, by time.monotonic(), in seconds.
         teacher: who teaches the reference, where one was given.
     """
@@ -55,7 +55,7 @@ class Case:
     tokenizer_file: Path
     lengths: tuple[int, ...]
     buckets: tuple[int, ...]
-    fine_buckets: tuple[int, ...]
+    pruned_buckets: tuple[int, ...]
     folder: Path
     ledger: Ledger
     began: float
@@ -134,7 +134,7 @@ def prepare(contract: Contract, settings: FitSettings, *, began: float) -> Case:
     return Case(
         settings=settings, contract=contract, variants=variants, splits=splits, task=task,
         tokenizer_file=base / TOKENIZER,
-        lengths=laid.lengths, buckets=laid.buckets, fine_buckets=laid.fine_buckets,
+        lengths=laid.lengths, buckets=laid.buckets, pruned_buckets=laid.pruned_buckets,
         folder=folder, ledger=Ledger(folder, inputs=inputs), began=began, notes=notes,
         teacher=teacher,
     )  # fmt: skip

@@ -36,7 +36,7 @@ from millis.telemetry.progress import bar, say
 
 RUNTIMES = ("openvino-int8", "onnxruntime-int8", "openvino-fp32", "onnxruntime-fp32")
 
-_VERSION = 5
+_VERSION = 6
 _SHELF = "layers"
 _N_TEACHING, _N_CHECKING = 5, 10
 _LEAST_CHANNELS = 16  # a few cost nearly as much as many: half the time of 64 is calls
@@ -141,7 +141,7 @@ def _measure(config: Any, *, runtime: str, tokens: tuple[int, ...], is_static: b
                 advance(done, "")
         warm, cold = time_in_turns(loaded, tokens)
 
-    def tabulate(measured: Sequence[tuple[float, ...]]) -> LayerTable:
+    def tabulate(measured: Times, name: str) -> LayerTable:
         times = iter(measured)
         bare_ms, rest_ms = next(times), next(times)
         halves = [
@@ -152,7 +152,7 @@ def _measure(config: Any, *, runtime: str, tokens: tuple[int, ...], is_static: b
             for sizes, part in zip((heads, channels), parts[:2], strict=True)
         ]
         table = LayerTable(
-            runtime=runtime, n_layers=n_layers, tokens=tokens, rest_ms=rest_ms,
+            runtime=name, n_layers=n_layers, tokens=tokens, rest_ms=rest_ms,
             norms_ms=tuple(max(ms - bare, 0.0) / n_layers for ms, bare in zip(rest_ms, bare_ms, strict=True)),
             heads=halves[0], channels=halves[1],
             extra_ms=(0.0,) * len(tokens), scale=(1.0,) * len(tokens),
@@ -160,7 +160,7 @@ def _measure(config: Any, *, runtime: str, tokens: tuple[int, ...], is_static: b
         table = learn_residual(table, [Timed(shape, next(times)) for shape in teaching])
         return check_table(table, [Timed(shape, next(times)) for shape in checking])
 
-    return msgspec.structs.replace(tabulate(warm), cold=tabulate(cold))
+    return msgspec.structs.replace(tabulate(warm, runtime), cold=tabulate(cold, f"{runtime}, cold"))
 
 
 def _thin_out(sizes: Sequence[int]) -> list[int]:
@@ -249,8 +249,8 @@ def time_in_turns(loaded: Sequence[Backend], tokens: Sequence[int]) -> tuple[Tim
     batches = [{"input_ids": one, "attention_mask": one} for one in ones]
     seen = np.empty((2, _ROUNDS, len(loaded), len(tokens)))
     for turn in range(-_WARM, _ROUNDS):
-        for i, backend in enumerate(loaded):
-            for j, batch in enumerate(batches):
+        for j, batch in enumerate(batches):  # outside: a network of any length would find the last length's weights
+            for i, backend in enumerate(loaded):
                 began = perf_counter_ns()
                 backend.run(batch)  # its weights come into the near cache, as back to back they are
                 between = perf_counter_ns()

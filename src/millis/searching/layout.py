@@ -23,7 +23,7 @@ than those of train (WNUT-17: 67 tokens at p99.9 of train, 100 at p99 of test)."
 OVERLAP = 32
 _N_BUCKETS = 8
 
-_N_FINE_BUCKETS, _SURPRISE = 5, 0.1
+_N_PRUNED_BUCKETS, _SURPRISE = 5, 0.1
 """Of pruned networks, also where train has few texts (WNUT-17's test has 100 tokens at p99, train 67). A length that
 runs seldom is found cold, and a small network loses more by that than by padding: WNUT-17's 40 % at 100/s and 200/s,
 median 1.60 and 1.40 ms with five lengths, 1.88 and 1.64 with ten; at p99 3.3 and 3.1, 3.0 and 2.8."""
@@ -38,7 +38,7 @@ class LaidOut:
 
     Args:
         lengths: tokens of each text of train, no longer than a window.
-        buckets, fine_buckets: static lengths for the whole network, and for pruned ones.
+        buckets, pruned_buckets: static lengths for the whole network, and for pruned ones.
         pieces: of a text of train, in the mean.
         unknown: share of them that stand for what has no piece.
     """
@@ -46,7 +46,7 @@ class LaidOut:
     task: Task
     lengths: tuple[int, ...]
     buckets: tuple[int, ...]
-    fine_buckets: tuple[int, ...]
+    pruned_buckets: tuple[int, ...]
     pieces: float
     unknown: float
 
@@ -82,7 +82,7 @@ def lay_out(base: Path, splits: Splits, *, task: str, asked: Mapping[str, Any]) 
     )  # fmt: skip
     return LaidOut(
         task=learnt, lengths=windowed, buckets=choose_buckets(windowed, count=_N_BUCKETS, maximum=longest),
-        fine_buckets=choose_buckets(windowed, count=_N_FINE_BUCKETS, maximum=longest, surprise=_SURPRISE),
+        pruned_buckets=choose_buckets(windowed, count=_N_PRUNED_BUCKETS, maximum=longest, surprise=_SURPRISE),
         pieces=n_pieces / len(lengths), unknown=n_unknown / max(n_pieces, 1),
     )  # fmt: skip
 

@@ -168,14 +168,13 @@ def make_pruner(
         layers: of the base's, counted from 0, that may stay; None for all.
         activation: of the feed-forwards: own, relu, or auto for what is faster.
     """
-    tokens = sorted({*buckets[::2], buckets[-1]})
     is_static = runtime.startswith("openvino")
     change = Change(layers=layers)
     if activation != "own":
         known = case.ledger.find("activation", runtime)
         if known is None:
             chosen, choice = choose_activation(
-                activation, reference.folder, runtime=runtime, tokens=tokens, is_static=is_static, lengths=lengths
+                activation, reference.folder, runtime=runtime, tokens=buckets, is_static=is_static, lengths=lengths
             )
             known = {"chosen": chosen, "choice": choice}
             case.ledger.add("activation", runtime, known)
@@ -183,7 +182,7 @@ def make_pruner(
         say(f"{choice.what}: {choice.choice}; {choice.reason}")
         change = replace(change, activation=known["chosen"], choices=(choice,))
     table = find_table(
-        reference.folder, runtime=runtime, tokens=tokens, is_static=is_static, activation=change.activation
+        reference.folder, runtime=runtime, tokens=buckets, is_static=is_static, activation=change.activation
     )
     say(
         f"layer table of {runtime}: within {100 * table.worst_error():.0f} % on {len(table.checks)} times of shapes"

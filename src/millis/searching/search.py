@@ -186,7 +186,7 @@ class _Search:
             self._kinds = self._fastest_kinds()
             self._pruner = make_pruner(
                 artifact_case(self._case, self._reference), self._reference, runtime=self._kinds[0].runtime,
-                buckets=self._case.fine_buckets, lengths=self._case.lengths, rate_per_s=self._contract.rate_per_s,
+                buckets=self._case.pruned_buckets, lengths=self._case.lengths, rate_per_s=self._contract.rate_per_s,
                 layers=self._case.settings.layers, activation=self._case.settings.activation,
             )  # fmt: skip
         return self._pruner

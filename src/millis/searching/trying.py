@@ -186,7 +186,7 @@ def _measure_rung(case: Case, variant: Variant, built: Built, *, quality: float 
     known = case.ledger.find("rung", variant.name)
     if known is not None:
         return msgspec.convert(known["rung"], type=Rung), float(known["quality"])
-    lengths = case.buckets if variant.share == 100 else case.fine_buckets
+    lengths = case.buckets if variant.share == 100 else case.pruned_buckets
     rung = Rung(
         name=variant.name, backend=variant.backend, precision=variant.precision, folder=f"rungs/{variant.name}",
         table=name_table(built), device=case.contract.device, threads=variant.threads,
