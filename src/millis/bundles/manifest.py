@@ -65,7 +65,7 @@ class LayerTime(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """What is left of a layer, and its time.
 
     Args:
-        ms, whole_ms: mean over the data's texts now and before pruning, as the layer table of this machine says: between
+        ms, whole_ms: mean over the data's texts now and before pruning, by the layer table of this machine: between
             back to back and cold, by the contract's rate.
     """
 
