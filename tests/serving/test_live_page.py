@@ -5,11 +5,12 @@ from pathlib import Path
 import httpx
 import pytest
 from browsing import open_page, serve_page
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Route, expect
 
 from making import make_fake_bundle
 from millis.retrieving import build_index
 from millis.retrieving.passages import Passage
+from millis.serving.settings import ServeSettings
 from millis.serving.supervisor import Supervisor
 from speaking import make_echo_bundle
 
@@ -147,3 +148,19 @@ def test_a_text_is_translated_as_one_types(tmp_path: Path, chromium: Browser) ->
         expect(page.locator("#answer")).to_have_text("user\nInto Chinese: good morning")
         expect(page.locator("#summary")).to_contain_text("written in")
         expect(page.locator("#found")).to_be_hidden()
+
+
+def test_what_one_begins_to_type_while_the_page_loads_is_not_put_behind_an_example(tmp_path: Path, chromium: Browser) -> None:
+    bundle = make_fake_bundle(tmp_path, name="emb", task="embedding")
+    settings = ServeSettings(bundles=(str(bundle.path),), port=0)
+    with Supervisor(settings) as server, open_page(chromium, "about:blank") as page:
+        held: list[Route] = []
+        page.route("**/v1/models", lambda route: held.append(route))  # playwright asks it for its parameters
+        page.goto(server.url)
+        page.focus("#text")
+        expect(page.locator("#text")).to_be_focused()
+        held.pop().continue_()
+        expect(page.locator("#model option")).to_have_count(1)
+        page.keyboard.insert_text("maria garcia\nhello world")
+        expect(page.locator("#text")).to_have_value("maria garcia\nhello world")
+        expect(page.locator("#scores tbody tr")).to_have_count(1)

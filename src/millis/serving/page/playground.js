@@ -109,6 +109,7 @@ function choose(id) {
   state.model = state.models.find((model) => model.id === id);
   for (const part of ["text", "question"]) {
     const field = at(part);
+    if (field === document.activeElement) continue; // someone begins to type
     if (!field.value || field.value === shown(before, part)) field.value = shown(state.model.example, part);
   }
   ask();
