@@ -192,3 +192,26 @@ def test_more_windows_than_were_promised_are_no_error_of_the_forecast() -> None:
         n_more += 1
     assert n_more > 5
     assert (job.predicted_ns, other.predicted_ns) == tuple(ns + n_more * 2 * MS for ns in promised_ns)
+
+
+def test_who_is_read_together_is_foreseen_one_behind_the_other_until_they_come_in() -> None:
+    ladder, queue = make_ladder(2.0), Queue(lanes=1)
+    ladder.forecast.margin_ns = 0.0
+    fill(queue, ladder, within_ms=10, n=3)
+    asked = {"n_bytes": 40, "came_ns": 0, "usual_ns": 10 * MS, "now_ns": 0}
+    assert [queue.foresee(ladder, **asked) for _ in range(3)] == [None, None, 2 * MS]
+    fill(queue, ladder, within_ms=10, n=1)  # the first of the two comes in, and the other may be answered from a cache
+    assert [queue.foresee(ladder, **asked) for _ in range(2)] == [None, 2 * MS]
+
+
+def test_a_body_is_as_long_in_tokens_as_those_of_late_were() -> None:
+    ladder, queue = make_ladder(2.0), Queue(lanes=1)
+    ladder.forecast.margin_ns = 0.0
+    fill(queue, ladder, within_ms=10, n=3)
+    for _ in range(100):
+        ladder.forecast.observe_length(1000, 160)
+    ladder.forecast.observe_length(1000, 0)  # an answer that was kept: nothing was cut
+    asked = {"came_ns": 0, "usual_ns": 10 * MS, "now_ns": 0}
+    assert queue.foresee(ladder, n_bytes=500, **asked) == pytest.approx(1 * MS)  # 80 tokens, five halves of 32
+    assert queue.foresee(ladder, n_bytes=2000, **asked) is None  # longer than allowed alone: nobody ahead is at fault
+    assert queue.foresee(ladder, n_bytes=100, **asked) is None

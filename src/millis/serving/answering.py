@@ -104,6 +104,7 @@ class TaskRoute:
             await self._write(scope, send, ran, form, began, asked_id)
             self._polling.go_on()
             after_sending(self._gate.note, scope, status=200, on=served.bundle.name)
+            after_sending(ran.served.ladder.forecast.observe_length, len(body), ran.job.n_tokens)
             if trial is not None and ran.served is served and trial.shadows():
                 after_sending(self._shadows.ask, trial, ran.job)
 
@@ -173,9 +174,7 @@ class TaskRoute:
             assert job.rung is not None
             if not job.may_stop:  # others may have time for more
                 cache.keep(asked, job.results, rung=served.rungs[job.rung].name)
-        after_sending(
-            self._metrics.look_up, model=served.bundle.name, is_hit=found is not None, n_bytes=cache.n_bytes
-        )
+        after_sending(self._metrics.look_up, model=served.bundle.name, is_hit=found is not None, n_bytes=cache.n_bytes)
         return found is not None
 
     async def _write_problem(self, scope: Scope, send: Send, error: Exception, asked_id: bytes) -> None:

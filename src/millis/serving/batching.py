@@ -97,10 +97,12 @@ class BatchExecutor:
         """See Executor."""
         return self._plan.n_waiting
 
-    def foresee(self, ladder: Ladder, *, came_ns: int, usual_ns: int) -> float | None:
+    def foresee(self, ladder: Ladder, *, n_bytes: int, came_ns: int, usual_ns: int) -> float | None:
         """See Executor."""
         with self._changed:
-            return self._plan.foresee(ladder, came_ns=came_ns, usual_ns=usual_ns, now_ns=perf_counter_ns())
+            return self._plan.foresee(
+                ladder, n_bytes=n_bytes, came_ns=came_ns, usual_ns=usual_ns, now_ns=perf_counter_ns()
+            )
 
     def drop(self, job: Job) -> None:
         """See Executor."""

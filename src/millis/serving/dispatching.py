@@ -42,9 +42,9 @@ class _Dispatcher:
         """See Executor."""
         return self._one_by_one.n_waiting + self._together.n_waiting
 
-    def foresee(self, ladder: Ladder, *, came_ns: int, usual_ns: int) -> float | None:
+    def foresee(self, ladder: Ladder, *, n_bytes: int, came_ns: int, usual_ns: int) -> float | None:
         """See Executor."""
-        return self._of(ladder).foresee(ladder, came_ns=came_ns, usual_ns=usual_ns)
+        return self._of(ladder).foresee(ladder, n_bytes=n_bytes, came_ns=came_ns, usual_ns=usual_ns)
 
     def drop(self, job: Job) -> None:
         """See Executor."""

@@ -5,9 +5,11 @@ the rate, so the search measures both (docs/decisions has the numbers).
 """
 
 import asyncio
+import os
+import sys
 import threading
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from time import perf_counter_ns
 
 from millis.bundles import Model
@@ -18,6 +20,9 @@ from millis.serving.scheduling import NEVER, Job, Ladder, refuse
 
 _BREATH_S = 0.001
 _NO_LOCK = nullcontext()
+_BEHIND = 5
+"""By how much a thread that infers is nicer than the event loop, which holds what all of them wait for."""
+
 _MOST_LOOKS = 4
 """Turns of the loop between two windows, as long as each brings something; some 0.01 ms each, and what it brings."""
 
@@ -52,7 +57,7 @@ class LoopExecutor:
 
     async def answer(self, job: Job) -> None:
         """See Executor."""
-        _prepare(job, self._queue)
+        self._queue.admit(job, now_ns=_prepare(job, self._queue))
         if not (self._is_running or self._clock.is_crowded) and len(job.lengths()) == 1:
             self._clock.block()
             error = _run_window(job, job.ladder.models, self._queue)
@@ -73,9 +78,11 @@ class LoopExecutor:
         """See Executor."""
         return len(self._queue)
 
-    def foresee(self, ladder: Ladder, *, came_ns: int, usual_ns: int) -> float | None:
+    def foresee(self, ladder: Ladder, *, n_bytes: int, came_ns: int, usual_ns: int) -> float | None:
         """See Executor."""
-        return self._queue.foresee(ladder, came_ns=came_ns, usual_ns=usual_ns, now_ns=perf_counter_ns())
+        return self._queue.foresee(
+            ladder, n_bytes=n_bytes, came_ns=came_ns, usual_ns=usual_ns, now_ns=perf_counter_ns()
+        )
 
     def drop(self, job: Job) -> None:
         """See Executor."""
@@ -156,8 +163,9 @@ class ThreadExecutor:
     async def answer(self, job: Job) -> None:
         """See Executor."""
         job.future = asyncio.get_running_loop().create_future()
+        now_ns = _prepare(job, self._queue, lock=self._changed)
         with self._changed:
-            _prepare(job, self._queue)
+            self._queue.admit(job, now_ns=now_ns)
             self._queue.put(job)
             self._changed.notify()
         await wait(job)
@@ -167,10 +175,11 @@ class ThreadExecutor:
         """See Executor."""
         return len(self._queue)
 
-    def foresee(self, ladder: Ladder, *, came_ns: int, usual_ns: int) -> float | None:
-        """See Executor."""
-        with self._changed:
-            return self._queue.foresee(ladder, came_ns=came_ns, usual_ns=usual_ns, now_ns=perf_counter_ns())
+    def foresee(self, ladder: Ladder, *, n_bytes: int, came_ns: int, usual_ns: int) -> float | None:
+        """See Executor. Without the lock: when it is asked most, nobody has time to wait; it may be a job off."""
+        return self._queue.foresee(
+            ladder, n_bytes=n_bytes, came_ns=came_ns, usual_ns=usual_ns, now_ns=perf_counter_ns()
+        )
 
     def drop(self, job: Job) -> None:
         """See Executor."""
@@ -195,6 +204,7 @@ class ThreadExecutor:
 
     def _work(self, models: dict[Ladder, tuple[Model, ...]]) -> None:
         lane = threading.current_thread()
+        _stand_back()
         while True:
             with self._changed:
                 while (job := self._queue.take()) is None:
@@ -213,12 +223,21 @@ class ThreadExecutor:
             job.future.get_loop().call_soon_threadsafe(settle, job.future, error)
 
 
-def _prepare(job: Job, queue: Queue) -> None:
-    """Cut the texts, predict, and ask the queue whether the job may come in."""
+def _stand_back() -> None:
+    """Let the event loop go before this thread: one that waits for a core while it holds the interpreter holds all."""
+    if sys.platform == "linux":  # elsewhere priorities are not a thread's own
+        thread = threading.get_native_id()
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + _BEHIND)
+
+
+def _prepare(job: Job, queue: Queue, *, lock: AbstractContextManager[object] = _NO_LOCK) -> int:
+    """Cut the texts and predict, unless it is hopeless; give the time."""
     fastest = job.places[-1]
     began = perf_counter_ns()
     if job.is_own_deadline:
-        over_ns = queue.misses_by(job.deadline_ns, least_ns=job.ladder.forecast.least_ns(fastest), now_ns=began)
+        with lock:
+            over_ns = queue.misses_by(job.deadline_ns, least_ns=job.ladder.forecast.least_ns(fastest), now_ns=began)
         if over_ns > 0:
             raise refuse(job, slug="would-be-late", over_ns=over_ns, predicted_ns=job.deadline_ns + over_ns)
     job.encoded = [job.ladder.task.encode(text, options=job.options) for text in job.texts]
@@ -227,7 +246,7 @@ def _prepare(job: Job, queue: Queue) -> None:
     job.needs_ns = job.predict_ns(fastest)
     if not job.is_own_deadline and job.came_ns + job.needs_ns > job.deadline_ns:
         job.deadline_ns = NEVER
-    queue.admit(job, now_ns=now)
+    return now
 
 
 def _run_window(

@@ -35,8 +35,12 @@ class Executor(Protocol):
     def n_waiting(self) -> int:
         """Say how many wait for their turn."""
 
-    def foresee(self, ladder: Ladder, *, came_ns: int, usual_ns: int) -> float | None:
-        """Give by how many ns the shortest answer would miss the usual deadline because of those ahead; else None."""
+    def foresee(self, ladder: Ladder, *, n_bytes: int, came_ns: int, usual_ns: int) -> float | None:
+        """Give by how many ns an answer would miss the usual deadline because of those ahead; None if it would not.
+
+        Args:
+            n_bytes: of the body, which says how long its texts may be.
+        """
 
     def drop(self, job: Job) -> None:
         """Forget a job whose client went away; its next window is not run."""

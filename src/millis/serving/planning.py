@@ -79,14 +79,14 @@ class Plan:
             forecast.observe_refusal()
         raise refuse(job, slug=over.slug, over_ns=over.over_ns, predicted_ns=over.end_ns)
 
-    def foresee(self, ladder: Ladder, *, came_ns: int, usual_ns: int, now_ns: int) -> float | None:
-        """Give by how many ns the shortest answer would miss the usual deadline because of those ahead; else None."""
+    def foresee(self, ladder: Ladder, *, n_bytes: int, came_ns: int, usual_ns: int, now_ns: int) -> float | None:
+        """Give by how many ns an answer would miss the usual deadline because of those ahead; None if it would not."""
         if ladder.forecast.least_ns(len(ladder.models) - 1) > usual_ns:
             return None
         deadline_ns = came_ns + usual_ns
         due_ns = deadline_ns - self._margin(ladder, deadline_ns, now_ns)
         places = range(len(ladder.models))
-        longest = ladder.models[-1].bucket_of(1)
+        longest = ladder.models[-1].bucket_of(min(ladder.forecast.n_tokens_of(n_bytes), ladder.task.max_tokens))
         found = self._find(1, longest, ladder=ladder, places=places, due_ns=due_ns, now_ns=now_ns)
         if isinstance(found, Spot):
             return None  # it comes in, and is noted then
@@ -178,9 +178,7 @@ class Plan:
 
     def _find_for(self, work: Work, n_rows: int, longest: int, now_ns: int) -> Spot | _Over:
         job = work.job
-        return self._find(
-            n_rows, longest, ladder=job.ladder, places=work.places, due_ns=due(job), now_ns=now_ns
-        )
+        return self._find(n_rows, longest, ladder=job.ladder, places=work.places, due_ns=due(job), now_ns=now_ns)
 
     def _find(
         self, n_rows: int, longest: int, *, ladder: Ladder, places: range, due_ns: float, now_ns: int

@@ -37,6 +37,7 @@ class Forecast:
         margin_ns: how much sooner than its deadline a predicted end must be.
         overhead_ns: of an answer beside the network's run.
         speed: how many times as long as usual the network takes at present.
+        tokens_per_byte: of the bodies of late, their JSON included; 0 before any was seen.
     """
 
     def __init__(self, rungs: Sequence[Rung], *, warm_ns: Sequence[Sequence[tuple[int, float]]]) -> None:
@@ -44,7 +45,7 @@ class Forecast:
             [(row.tokens, 1e6 * row.p50_ms) for row in rung.latency] or list(warm)
             for rung, warm in zip(rungs, warm_ns, strict=True)
         ]
-        self.speed = 1.0
+        self.speed, self.tokens_per_byte = 1.0, 0.0
         self.overhead_ns = _OVERHEAD_NS
         spreads = [1e6 * (row.p99_ms - row.p50_ms) for rung in rungs[:1] for row in rung.latency]
         self.margin_ns = max(spreads, default=1e6)
@@ -57,6 +58,10 @@ class Forecast:
         """Predict the shortest answer that a rung can give."""
         return self.speed * self._times[rung][0][1] + self.overhead_ns
 
+    def n_tokens_of(self, n_bytes: int) -> int:
+        """Predict how many tokens a body of this size has, before anybody reads it; at least one."""
+        return max(int(n_bytes * self.tokens_per_byte), 1)
+
     def observe_run(self, rung: int, n_tokens: int, *, ns: float) -> None:
         """Learn from one inference."""
         seen = ns / self.usual_ns(rung, n_tokens)
@@ -66,6 +71,13 @@ class Forecast:
     def observe_overhead(self, ns: float) -> None:
         """Learn what an answer took beside the run."""
         self.overhead_ns += _FOLLOW * (ns - self.overhead_ns)
+
+    def observe_length(self, n_bytes: int, n_tokens: int) -> None:
+        """Learn how long a body's texts were; what was answered without cutting it, as from a cache, says nothing."""
+        if not n_tokens:
+            return
+        seen = n_tokens / n_bytes
+        self.tokens_per_byte += (_FOLLOW if self.tokens_per_byte else 1.0) * (seen - self.tokens_per_byte)
 
     def observe_end(self, late_ns: float) -> None:
         """Learn from a request that was admitted: how much later than predicted it ended, or would have."""

@@ -27,6 +27,8 @@ class Queue:
         self._jobs: list[Job] = []
         self.busy_until_ns: dict[object, float] = {}
         """By lane that runs, when it is predicted to be free."""
+        self._coming_ns: list[float] = []
+        """Needs of those who were foreseen to fit and have not come in yet: sockets are read several at a time."""
 
     def __len__(self) -> int:
         """Give how many wait."""
@@ -38,6 +40,7 @@ class Queue:
         Raises:
             Refused: it would be late, or make another late, or too many wait.
         """
+        self._coming_ns.clear()  # whoever was read together comes in together
         starts_ns = self._starts(job.deadline_ns, now_ns)
         job.predicted_ns = starts_ns + job.needs_ns
         if len(self._jobs) >= MOST_WAITING:
@@ -58,15 +61,19 @@ class Queue:
             if other.deadline_ns > job.deadline_ns:
                 other.predicted_ns += job.needs_ns / self._lanes
 
-    def foresee(self, ladder: Ladder, *, came_ns: int, usual_ns: int, now_ns: int) -> float | None:
-        """Give by how many ns the shortest answer would miss the usual deadline because of those ahead; else None."""
-        least_ns = ladder.forecast.least_ns(len(ladder.models) - 1)
-        if least_ns > usual_ns:  # then it is not the others' fault, and nobody is refused for it
+    def foresee(self, ladder: Ladder, *, n_bytes: int, came_ns: int, usual_ns: int, now_ns: int) -> float | None:
+        """Give by how many ns an answer would miss the usual deadline because of those ahead; None if it would not."""
+        forecast = ladder.forecast
+        needs_ns = forecast.run_ns(len(ladder.models) - 1, [forecast.n_tokens_of(n_bytes)]) + forecast.overhead_ns
+        if needs_ns > usual_ns:  # then it is not the others' fault, and nobody is refused for it
             return None
         deadline_ns = came_ns + usual_ns
-        margin_ns = ladder.forecast.margin_ns * self._crowdedness(deadline_ns)
-        over_ns = self.misses_by(deadline_ns, least_ns=least_ns + margin_ns, now_ns=now_ns)
-        return over_ns if over_ns > 0 else None
+        margin_ns = forecast.margin_ns * self._crowdedness(deadline_ns)
+        over_ns = self.misses_by(deadline_ns, least_ns=needs_ns + margin_ns, now_ns=now_ns)
+        if over_ns > 0:
+            return over_ns
+        self._coming_ns.append(needs_ns)
+        return None
 
     def misses_by(self, deadline_ns: int, *, least_ns: float, now_ns: int) -> float:
         """Give by how many ns an answer that takes least_ns would miss a deadline; below 0 it would not."""
@@ -78,6 +85,7 @@ class Queue:
 
     def take(self) -> Job | None:
         """Give the job whose turn it is."""
+        self._coming_ns.clear()
         return self._jobs.pop(0) if self._jobs else None
 
     def drop(self, job: Job) -> bool:
@@ -124,12 +132,13 @@ class Queue:
     def _crowdedness(self, deadline_ns: int) -> float:
         """Give how much of a forecast's error to expect: it adds up over those ahead, up to a crowd of four a lane."""
         n_ahead = sum(job.deadline_ns <= deadline_ns for job in self._jobs) + len(self.busy_until_ns)
+        n_ahead += len(self._coming_ns)
         return min(n_ahead / (CROWD * self._lanes), 1.0)
 
     def _starts(self, deadline_ns: int, now_ns: float) -> float:
         """Predict when a job of this deadline would start: behind what runs and what is due earlier."""
-        ahead_ns = sum(job.needs_ns for job in self._jobs if job.deadline_ns <= deadline_ns)
-        running_ns = sum(max(end - now_ns, 0.0) for end in self.busy_until_ns.values())
+        ahead_ns = sum(job.needs_ns for job in self._jobs if job.deadline_ns <= deadline_ns) + sum(self._coming_ns)
+        running_ns = sum(max(end - now_ns, 0.0) for end in list(self.busy_until_ns.values()))
         idle = self._lanes - len(self.busy_until_ns)
         if not ahead_ns and idle > 0:
             return now_ns

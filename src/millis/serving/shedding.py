@@ -47,15 +47,16 @@ class Shedder:
             self._routes[EMBEDDINGS.encode()] = (*same[:2], EMBEDDINGS)
 
     def look(self, data: bytes, *, came_ns: int) -> bytes | None:
-        """Give the whole answer to one whole request that would be late however short its text is, else None."""
+        """Give the whole answer to one whole request that by the length of its body would be late, else None."""
         if not self._executor.n_waiting or not data.startswith(_POST):
             return None
         found = self._routes.get(data[len(_POST) : data.find(b" ", len(_POST))])
         end = data.find(_END, 0, _HEAD_BYTES)
-        if found is None or end < 0 or not _is_plain(data[:end].lower(), n_body=len(data) - end - len(_END)):
+        n_body = len(data) - end - len(_END)
+        if found is None or end < 0 or not _is_plain(data[:end].lower(), n_body=n_body):
             return None
         ladder, usual_ns, route = found
-        over_ns = self._executor.foresee(ladder, came_ns=came_ns, usual_ns=usual_ns)
+        over_ns = self._executor.foresee(ladder, n_bytes=n_body, came_ns=came_ns, usual_ns=usual_ns)
         if over_ns is None:
             return None
         self._count(route)
@@ -90,7 +91,11 @@ def _write(over_ms: int, usual_ns: int, *, route: str) -> bytes:
         Refused(
             f"the answer would come too late: after {usual_ms + over_ms:.1f} ms of the {usual_ms:.1f} ms allowed. Ask"
             f" again in {over_ms} ms, or allow more in X-Deadline-Ms.",
-            slug="would-be-late", status=503, predicted_ms=usual_ms + over_ms, retry_after_ms=over_ms, rung=None,
+            slug="would-be-late",
+            status=503,
+            predicted_ms=usual_ms + over_ms,
+            retry_after_ms=over_ms,
+            rung=None,
         ),
         path=route,
     )
