@@ -123,6 +123,16 @@ def forge_file(bundle: Bundle, name: str) -> None:
     forge(bundle, files={**kept, name: entry})
 
 
+def break_tokenizer(bundle: Bundle) -> None:
+    """Take the piece for unknown words out of a bundle's tokenizer: it loads, and fails at each text with such a word."""
+    file = bundle.path / "tokenizer.json"
+    content = json.loads(file.read_text())
+    pieces = content["model"]["vocab"]
+    pieces["[NONE]"] = pieces.pop("[UNK]")
+    file.write_text(json.dumps(content))
+    forge_file(bundle, "tokenizer.json")
+
+
 def write_conll(file: Path, sentences: Sequence[Sequence[tuple[str, str]]]) -> Path:
     """Write sentences of (token, tag)."""
     file.write_text("\n".join("".join(f"{token}\t{tag}\n" for token, tag in rows) for rows in sentences), encoding="utf-8")

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from making import make_fake_bundle
+from making import ask_raw, make_fake_bundle, watched
 from millis.errors import InvalidData, RunFailed
 from millis.security.audit import AuditLog, verify
 from millis.security.keys import KeyFile
@@ -112,6 +112,31 @@ def test_a_server_notes_who_did_what_and_never_the_text(tmp_path: Path) -> None:
     checked = subprocess.run([sys.executable, "-m", "millis", "audit", "verify", str(folder)], capture_output=True, text=True)
     assert checked.returncode == 1
     assert "NOT whole" in checked.stdout
+
+
+def test_what_a_client_made_up_as_a_path_is_in_no_log(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    keys = KeyFile(tmp_path / "keys.json")
+    secret, _ = keys.create(name="", scopes=["ner", "admin"])
+    bundle, folder = make_fake_bundle(tmp_path), tmp_path / "log"
+    settings = ServeSettings(bundles=(str(bundle.path),), port=0, keys=str(keys.path), audit=str(folder), log_format="json")
+    with Supervisor(settings) as server, watched(server), httpx.Client(base_url=server.url) as client:
+        for path in (f"/v1/ner/{secret}", f"/{secret}", "/v2/models/maria%20garcia", "/v1/ner/玛丽亚"):
+            client.get(path)
+            client.get(path, headers={"X-API-Key": secret})
+        client.get("/v2/models/fake", headers={"X-API-Key": secret})
+        client.delete("/v1/admin/models/fake", headers={"X-API-Key": secret})
+        ask_raw(int(server.url.rsplit(":", 1)[1]), f"GET /{secret} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: upgrade\r\n"
+                "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n".encode())  # fmt: skip
+    rows = [json.loads(line) for file in folder.glob("*.jsonl") for line in file.read_text().splitlines()]
+    assert [(row["what"], row.get("on"), row["outcome"]) for row in rows] == [
+        *[("GET an unknown route", None, "401"), ("GET an unknown route", None, "404")] * 2,
+        ("GET /v2/models/{model}", None, "401"), ("GET /v2/models/{model}", None, "404"),
+        ("GET an unknown route", None, "401"), ("GET an unknown route", None, "404"),
+        ("GET /v2/models/{model}", "fake", "200"), ("DELETE /v1/admin/models/{model}", "fake", "409"),
+        ("GET an unknown route", None, "404"),
+    ]  # fmt: skip
+    written = "".join(file.read_text(errors="replace") for file in folder.iterdir()) + capfd.readouterr().err
+    assert not [one for one in (secret[-20:], "maria", "玛丽亚") if one in written]
 
 
 def test_what_could_not_be_written_is_written_later_and_the_log_is_whole(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from running import MODELS, Site
 
 import millis
 from fitting import run_millis
-from making import LABELS_OF, forge, make_fake_bundle
+from making import LABELS_OF, break_tokenizer, forge, make_fake_bundle
 from millis.bundles import Bundle, Rung, save_bundle
 from millis.contract import Contract
 from millis.errors import InvalidRequest, InvalidValue
@@ -280,6 +280,23 @@ def test_a_version_promoted_by_hand_that_breaks_its_contract_gives_way_to_the_fo
                 break
         assert "was rolled back" in site.state()["history"][-1]
         assert site.ask().headers["x-millis-version"] == "1"
+
+
+def test_a_version_that_took_over_and_fails_on_requests_is_rolled_back_by_itself(tmp_path: Path) -> None:
+    with Site(tmp_path, make_fake_bundle(tmp_path, p99="1 s")).running() as site:
+        broken = make_fake_bundle(site.folder / "broken", p99="1 s")
+        break_tokenizer(broken)
+        assert site.load(broken.path, shadow_percent=1).status_code == 201
+        assert site.http.post(f"{MODELS}/fake/promote").status_code == 200
+        statuses = Counter[int]()
+        for _ in range(40):
+            statuses += Counter(site.http.post("/v1/ner", json={"input": "zebra"}).status_code for _ in range(20))
+            if site.state()["former"] is None:
+                break
+        assert set(statuses) == {200, 500}
+        assert "was rolled back" in site.state()["history"][-1]
+        answer = site.http.post("/v1/ner", json={"input": "zebra"})
+        assert (answer.status_code, answer.headers["x-millis-version"]) == (200, "1")
 
 
 def test_a_worker_that_starts_again_comes_up_with_what_is_served_now(tmp_path: Path) -> None:

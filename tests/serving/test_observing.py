@@ -3,6 +3,7 @@
 import gc
 import json
 import logging
+import re
 import subprocess
 import sys
 import time
@@ -13,14 +14,14 @@ from threading import Thread
 import httpx
 import pytest
 
-from making import make_control_groups, make_fake_bundle
+from making import break_tokenizer, make_control_groups, make_fake_bundle
 from millis.errors import InvalidValue
 from millis.security.keys import KeyFile
 from millis.serving.settings import ServeSettings
 from millis.serving.supervisor import Supervisor
 from millis.telemetry import logs
 from millis.telemetry.jitter import Jitter
-from millis.telemetry.logs import Log
+from millis.telemetry.logs import Log, LogFormat
 from millis.telemetry.slowest import MOST, Slow, Slowest, read_slowest, slowest_file
 
 pytestmark = pytest.mark.slow
@@ -159,23 +160,45 @@ def test_log_lines_are_json_and_hold_no_text(tmp_path: Path) -> None:
     assert "secret" not in json.dumps(lines)
 
 
-def test_an_error_of_ours_is_logged_by_its_class_and_places_without_its_words(capfd: pytest.CaptureFixture[str]) -> None:
-    logger = logging.getLogger("millis")
-    before = logger.handlers, logger.propagate
-    log = Log("json")
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_an_error_of_ours_is_logged_by_its_class_and_places_without_its_words(form: LogFormat, capfd: pytest.CaptureFixture[str]) -> None:
+    names = ("millis", "uvicorn", "uvicorn.error", "asyncio", "grpc")
+    before = {name: (logging.getLogger(name).handlers, logging.getLogger(name).propagate) for name in names}
+    log = Log(form)
     log.take_over_logging()
     try:
         try:
             raise KeyError("a secret of maria")
         except KeyError:
-            logger.exception("could not read %s", "a secret of maria")
+            logging.getLogger("millis").exception("could not read %s", "a secret of maria")
+            logging.getLogger("asyncio").exception("exception was never retrieved\nfuture: KeyError('a secret of maria')")
     finally:
-        logger.handlers, logger.propagate = before
+        for name, (handlers, propagate) in before.items():
+            logging.getLogger(name).handlers, logging.getLogger(name).propagate = handlers, propagate
     log.close()
-    line = json.loads(capfd.readouterr().err)
+    said = capfd.readouterr().err
+    assert "maria" not in said
+    first, second = said.splitlines()
+    assert "exception was never retrieved" in second
+    if form == "text":
+        assert re.fullmatch(r"millis: error: could not read %s \(KeyError at test_observing.py:\d+ test_an_error.*\)", first)
+        return
+    line = json.loads(first)
     assert (line["level"], line["event"], line["error"]) == ("error", "could not read %s", "KeyError")
     assert "test_observing.py" in line["places"][-1]
-    assert "maria" not in json.dumps(line)
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_request_that_a_bug_of_ours_ends_costs_no_other_on_its_connection(tmp_path: Path, form: LogFormat, capfd: pytest.CaptureFixture[str]) -> None:
+    bundle = make_fake_bundle(tmp_path)
+    break_tokenizer(bundle)
+    with Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0, log_format=form)) as server, httpx.Client(base_url=server.url) as client:
+        for _ in range(5):
+            assert client.post("/v1/ner", json={"input": "zebra"}).json()["type"] == "/problems/internal"
+            assert client.post("/v1/ner", json={"input": "maria"}).status_code == 200
+    lines = [line for line in capfd.readouterr().err.splitlines() if "Exception in ASGI application" in line]
+    assert len(lines) == 5
+    assert all("tokenization.py" in line and "WordPiece" not in line for line in lines)
 
 
 def test_lines_that_do_not_fit_into_memory_are_counted(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

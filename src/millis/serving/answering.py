@@ -118,9 +118,11 @@ class TaskRoute:
             is_hit = None if self._cache is None else await self._answer_or_find(self._cache, scope, served, job)
             if is_hit is None:
                 await self._wait_for(job, scope)
-        except Refused as error:
-            if error.slug == "deadline-passed":
+        except Exception as error:
+            if isinstance(error, Refused) and error.slug == "deadline-passed":
                 _count_miss(served, allowed_ms=allowed_ms)
+            elif not isinstance(error, MillisError) and served.counts is not None and not served.counts.is_trial:
+                served.counts.add(is_missed=True)  # on trial, that counts where the other version has an answer: _try
             raise
         finally:
             served.n_open -= 1

@@ -6,10 +6,11 @@ they are what a contract speaks of: one look into a dictionary; everything else 
 
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from functools import partial
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
-from starlette.routing import Route
+from starlette.routing import Match, Route
 
 from millis.errors import InvalidRequest
 from millis.serving.about import list_about_routes
@@ -17,7 +18,7 @@ from millis.serving.answering import TaskRoute, Then
 from millis.serving.caching import AnswerCache
 from millis.serving.embeddings import EMBEDDING, EMBEDDINGS, Embeddings
 from millis.serving.executor import Executor
-from millis.serving.gate import ON, Gate
+from millis.serving.gate import ON, UNKNOWN, Gate
 from millis.serving.generating import Talker
 from millis.serving.languages import Language, Plain
 from millis.serving.live import PATH as LIVE
@@ -73,7 +74,7 @@ class App:
         self._search, self._more = search, tuple(more)
         self._live = Live(gate=gate, limits=limits, observer=observer)
         self._routes: dict[str, Application] = {}
-        self._others: Application = Starlette()
+        self._others = Starlette()
 
     def serve(self, served: Sequence[Served], talkers: Sequence[Talker] = ()) -> None:
         """Serve these models, and no others, from the next request on."""
@@ -149,8 +150,9 @@ class App:
 
         async def send_and_note(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
-                self._gate.note(scope, status=message["status"], on=scope.get(ON, ""))
-                self._observer.passed(scope, status=message["status"])
+                status, route = message["status"], self._name(scope)
+                self._gate.note(scope, status=status, on=_find_model(scope, status=status), route=route)
+                self._observer.passed(scope, status=status, route=route)
             await send(message)
 
         try:
@@ -162,8 +164,19 @@ class App:
         else:
             await self._others(scope, receive, send_and_note)
 
+    def _name(self, scope: Scope) -> str:
+        """Name what was asked as it was written here: a path that a client made up may hold a text, or a key."""
+        routes = (one for one in self._others.routes if isinstance(one, Route))
+        return next((one.path for one in routes if one.matches(scope)[0] is not Match.NONE), UNKNOWN)
+
     def _make_talking(self, path: str, talkers: Sequence[Talker], speech: Speech) -> TalkingRoute:
         return TalkingRoute(
             path, {one.bundle.name: one for one in talkers}, speech=speech, gate=self._gate, limits=self._limits,
             observer=self._observer,
         )  # fmt: skip
+
+
+def _find_model(scope: Scope, *, status: int) -> str:
+    """Give the model that a request was about, where there is one of that name."""
+    named: str = scope.get(ON) or scope.get("path_params", {}).get("model", "")
+    return "" if status == HTTPStatus.NOT_FOUND else named

@@ -23,6 +23,9 @@ ON = "millis.on"
 KEY = "millis.key"
 """Where a request's scope holds the key it came with."""
 
+UNKNOWN = "an unknown route"
+"""How logs call a path that is none of ours."""
+
 _WRITE_S = 0.1
 _NEEDS = {"/metrics": (METRICS, ADMIN), "/dashboard": (METRICS, ADMIN)}
 _ADMIN_ROUTES = "/v1/admin/"
@@ -95,13 +98,19 @@ class Gate:
             f"this key is not for that: it takes one of the scopes {', '.join(scopes)}.", status=403, slug="forbidden"
         )
 
-    def note(self, scope: MutableMapping[str, Any], *, status: int, on: str = "") -> None:
-        """Write into the audit log how a request ended."""
+    def note(
+        self, scope: MutableMapping[str, Any], *, status: int, on: str = "", route: str | None = None
+    ) -> None:
+        """Write into the audit log how a request ended.
+
+        Args:
+            route: what was asked; None where the path is a route as it stands, and nothing that a client made up.
+        """
         if self._audit is None:
             return
         key = scope.get(KEY)
-        route = f"{scope['method'][:20]} {scope['path'][:100]}"
-        self._audit.tell(route, outcome=str(status), who=key.id if key else "", on=on)
+        what = f"{scope['method'][:20]} {route or scope['path']}"
+        self._audit.tell(what, outcome=str(status), who=key.id if key else "", on=on)
         self._write_soon()
 
     def note_shed(self, route: str, *, times: int) -> None:

@@ -18,7 +18,7 @@ import msgspec
 
 from millis.errors import InvalidRequest, MillisError
 from millis.security.rates import Bucket
-from millis.serving.gate import Gate
+from millis.serving.gate import UNKNOWN, Gate
 from millis.serving.generating import Talker
 from millis.serving.live_tasks import find
 from millis.serving.live_texts import LiveMessage, answer
@@ -70,7 +70,7 @@ class Live:
         try:
             self._let_in(scope)
         except MillisError as error:
-            self.gate.note(scope, status=error.status)
+            self.gate.note(scope, status=error.status, route=PATH if scope["path"] == PATH else UNKNOWN)
             self.observer.failed(scope, route=PATH, status=error.status, slug=error.slug)
             await _refuse(send, error)
             return

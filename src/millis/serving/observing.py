@@ -110,11 +110,10 @@ class Observer:
                 ms=round(total_ns / 1e6, 3),
             )  # fmt: skip
 
-    def passed(self, scope: Scope, *, status: int) -> None:
+    def passed(self, scope: Scope, *, status: int, route: str) -> None:
         """Note a request for a route that runs no model."""
         if self.log.is_json:
-            route = f"{scope['method'][:20]} {scope['path'][:100]}"
-            self.log.note_request(route=route, status=status, key=_key_id(scope))
+            self.log.note_request(route=f"{scope['method'][:20]} {route}", status=status, key=_key_id(scope))
 
     def shed(self, *, route: str, n: int) -> None:
         """Note requests that were refused before anybody read them."""

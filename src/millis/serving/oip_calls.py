@@ -102,7 +102,7 @@ class Calls:
         await send_whole(send, status, payload, headers)
         if path != _LIVE:
             self._gate.note(scope, status=status)
-            self._observer.passed(scope, status=status)
+            self._observer.passed(scope, status=status, route=path)
         if bug is not None:
             raise bug
 

@@ -236,7 +236,12 @@ async def _run(app: Any, cycle: Any, scope: Any, receive: Any, send: Any) -> Non
             cycle.disconnected = True
         await send(message)
 
-    await app(scope, receive, send_if_open)
+    try:
+        await app(scope, receive, send_if_open)
+    except Exception as error:
+        if not cycle.response_complete:
+            raise
+        cycle.logger.error("Exception in ASGI application", exc_info=error)  # the caller would close the connection
 
 
 async def watch(connections: Iterable[object]) -> None:

@@ -167,6 +167,7 @@ def _configure(
         ws_max_size=settings.limits.body_bytes,
         ws_per_message_deflate=False,  # a few words are no shorter for it
         lifespan="off",
+        log_config=None,  # Log took over
         log_level="error",  # a warning for each request that is no HTTP would let strangers fill the log
         access_log=False,
         server_header=False,

@@ -11,6 +11,7 @@ import threading
 import time
 import traceback
 from collections import deque
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -52,12 +53,18 @@ class Log:
             self._put({"level": "info", "event": "request", **values})
 
     def take_over_logging(self) -> None:
-        """Let what libraries log come as JSON too: of an error its class and its places, not its words."""
+        """Let what libraries log come as lines of this log: of an error its class and its places, not its words."""
+        handler = _Handler(self)
+        for name in ("millis", "uvicorn", "uvicorn.error", "asyncio", "grpc"):
+            logger = logging.getLogger(name)
+            logger.handlers, logger.propagate = [handler], False
+
+    def note_record(self, level: str, event: str, *, error: str = "", places: Sequence[str] = ()) -> None:
+        """Write what a library logged."""
         if self.is_json:
-            handler = _Handler(self)
-            for name in ("millis", "uvicorn", "uvicorn.error", "asyncio", "grpc"):
-                logger = logging.getLogger(name)
-                logger.handlers, logger.propagate = [handler], False
+            self._put({"level": level, "event": event} | ({"error": error, "places": places} if error else {}))
+        else:
+            self.tell(f"{level}: {event}" + (f" ({error} at {' < '.join(reversed(places))})" if error else ""))
 
     def close(self) -> None:
         """Write what waits."""
@@ -98,13 +105,17 @@ class _Handler(logging.Handler):
         self._log = log
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a record: its message as the program wrote it, without the values put into it."""
-        values: dict[str, Any] = {"level": record.levelname.lower(), "event": str(record.msg)[:200]}
+        """Write a record: its message as the program wrote it, without the values put into it.
+
+        Of several lines the first: asyncio writes into the others what an error said.
+        """
+        name, places = "", []
         if record.exc_info and record.exc_info[1] is not None:
             error = record.exc_info[1]
-            values["error"] = type(error).__name__
-            values["places"] = [
+            name = type(error).__name__
+            places = [
                 f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.name}"
                 for frame in traceback.extract_tb(error.__traceback__)
             ][-20:]
-        self._log._put(values)
+        event = str(record.msg).partition("\n")[0][:200]
+        self._log.note_record(record.levelname.lower(), event, error=name, places=places)
