@@ -1,8 +1,10 @@
 """What stops an answer that grows, seen from the event loop, on a generator that says its prompt again."""
 
 import asyncio
+import math
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import aclosing
 from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
@@ -14,7 +16,7 @@ from millis.backends.generator import GeneratorSettings, Sampling
 from millis.errors import InvalidRequest, RunFailed
 from millis.serving.generating import Talker, load_talker
 from millis.serving.growing import Part
-from millis.serving.turns import Forecast
+from millis.serving.turns import Forecast, Turns
 from millis.tasks.chat import Stops
 from millis.tasks.sentences import end_of_sentence
 from speaking import make_echo_bundle
@@ -310,6 +312,60 @@ def test_a_long_prompt_is_predicted_by_the_steps_that_it_takes(tmp_path: Path) -
         assert abs(perf_counter_ns() - began - predicted_ns) < 0.3 * predicted_ns
 
     _run(work, talker, None)
+
+
+def test_prompts_ahead_are_counted_to_the_reading_of_ones_own(tmp_path: Path) -> None:
+    talker = load_talker(make_echo_bundle(tmp_path, context=2048, pause_ms=10))
+    long, short = [1] * 1500, [2] * 64  # 12 steps, and 1
+
+    async def read(ids: list[int], left_ns: float) -> float:
+        began = perf_counter_ns()
+        talker.admit(ids, n_answers=1, left_ns=left_ns)
+        said = talker.answer(
+            ids, sampling=Sampling(max_tokens=10**3), stops=(), deadline_ns=perf_counter_ns() + left_ns
+        )
+        async with aclosing(said):
+            await anext(said)
+        return perf_counter_ns() - began
+
+    async def work() -> None:
+        before = talker.forecast.first_ns(64)
+        reading = asyncio.ensure_future(read(long, float("inf")))
+        while not talker.n_answers:
+            await asyncio.sleep(0)
+        with pytest.raises(InvalidRequest, match=r"a turn behind others is predicted to come in \d{3} ms") as caught:
+            talker.admit(short, n_answers=1, left_ns=6e7)
+        assert (caught.value.status, caught.value.slug) == (503, "would-be-late")
+        assert caught.value.headers == ((b"retry-after", b"1"),)
+        took_ns = await read(short, 1e9)
+        assert took_ns > 6e7
+        await reading
+        assert talker.forecast.first_ns(64) < 2 * before  # its wait says nothing of how long 64 tokens take
+        talker.admit(short, n_answers=1, left_ns=6e7)  # nothing is ahead any more
+
+    _run(work, talker, None)
+
+
+@pytest.mark.parametrize(("is_shared", "waits_ms"), [(False, (2500, 1500, 500, 0)), (True, (200, 200, 100, 0))])
+def test_of_prompts_ahead_what_is_left_is_waited_for(is_shared: bool, waits_ms: tuple[int, ...]) -> None:
+    forecast, turns = Forecast(), Turns(4, is_shared=is_shared)
+    forecast.observe(n_prompt=100, first_ns=1e9, step_ns=None)  # 10 ms a token
+
+    def wait_ms() -> float:
+        return turns.wait_ns(10, forecast=forecast) / 1e6
+
+    async def work() -> None:
+        first, second = [await turns.take(n_pieces=9, n_unread=n, until_ns=math.inf) for n in (200, 50)]
+        seen = [wait_ms()]
+        assert first.since_ns is not None
+        first.since_ns -= 1_000_000_000  # the half of it is read
+        seen.append(wait_ms())
+        turns.hear(first)
+        seen.append(wait_ms())
+        turns.give_back(second)  # it left before its first piece
+        assert [*seen, wait_ms()] == [pytest.approx(one, abs=50) for one in waits_ms]
+
+    asyncio.run(work())
 
 
 def test_engine_that_fails_tells_whoever_waits_and_goes_on(tmp_path: Path) -> None:

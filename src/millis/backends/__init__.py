@@ -36,4 +36,10 @@ UNTESTED = frozenset({"vllm"})
 KEPT_APART = frozenset({"genai"})
 """Generators that hold the interpreter's lock while they step; beside anything else they need apart.py."""
 
-__all__ = ["KEPT_APART", "UNTESTED", "Backend", "BackendSettings", "Batch", "Batching", "backends", "generators"]
+SHARES_STEPS = frozenset({"llamacpp"})
+"""Generators that read a little of every prompt in each step; the others read one after the other, as they came."""
+
+__all__ = [
+    "KEPT_APART", "SHARES_STEPS", "UNTESTED", "Backend", "BackendSettings", "Batch", "Batching", "backends",
+    "generators",
+]  # fmt: skip

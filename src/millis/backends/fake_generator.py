@@ -1,5 +1,6 @@
 """A generator without a model, for tests: it reads its prompt, and says it again and again as long as it is let.
 
+Prompts are read in the order of their coming.
 Border: stdlib only; reads pause_ms, where there is such a file: how long each step takes.
 """
 
@@ -50,9 +51,12 @@ class FakeGenerator(Stepping):
         if self._pause_s:
             time.sleep(self._pause_s)
         self.n_steps += 1
+        left = STEP_TOKENS
         for answer in answers:
-            self._unread[answer] -= STEP_TOKENS
-            if self._unread[answer] > 0:
+            n_read = min(self._unread[answer], left)
+            self._unread[answer] -= n_read
+            left -= n_read
+            if self._unread[answer]:
                 continue
             n = self._said[answer]
             piece = answer.ids[n % len(answer.ids)]

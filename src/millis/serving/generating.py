@@ -12,7 +12,7 @@ from contextlib import aclosing
 from time import perf_counter_ns
 from typing import Any
 
-from millis.backends import KEPT_APART, generators
+from millis.backends import KEPT_APART, SHARES_STEPS, generators
 from millis.backends.apart import Apart
 from millis.backends.generator import BLOCK_TOKENS, Generator, GeneratorSettings, Sampling, Step
 from millis.bundles import Bundle
@@ -20,7 +20,7 @@ from millis.errors import InvalidRequest, MillisError, RunFailed
 from millis.serving.executor import Executor
 from millis.serving.forms import Forms
 from millis.serving.growing import Growth, Part
-from millis.serving.turns import Forecast, Turns, passed
+from millis.serving.turns import Forecast, Turn, Turns, passed
 from millis.tasks.chat import Chat
 
 STREAMS, _MOST_WAITING = 4, 64
@@ -56,7 +56,7 @@ class Talker:
         self.kept_ns = 0
         self._generator = generator
         self.forms = Forms(generator.accept)
-        self._turns = Turns(streams)
+        self._turns = Turns(streams, is_shared=bundle.rung().backend in SHARES_STEPS)
 
     def count_unread(self, ids: Sequence[int]) -> int:
         """Count a prompt's tokens behind what the generator keeps read."""
@@ -87,7 +87,7 @@ class Talker:
             )  # fmt: skip
         n_unread = self.count_unread(ids)
         reads_ns = self.forecast.first_ns(n_unread) + self.forecast.step_ns + _MARGIN_NS
-        wait_ns = self._turns.wait_ns(step_ns=self.forecast.step_ns)
+        wait_ns = self._turns.wait_ns(n_unread, forecast=self.forecast)
         if wait_ns + reads_ns > left_ns and not self._doubts(left_ns):
             retry_s = max(math.ceil(min(wait_ns, wait_ns + reads_ns - left_ns) / 1e9), 1)
             waits = f"a turn behind others is predicted to come in {wait_ns / 1e6:.0f} ms; " if wait_ns else ""
@@ -125,9 +125,10 @@ class Talker:
         self.n_answers += 1
         try:
             until_ns = deadline_ns - self.forecast.step_ns - _MARGIN_NS
-            turn = await self._turns.take(n_pieces=sampling.max_tokens, until_ns=until_ns)
+            n_unread = self.count_unread(ids)
+            turn = await self._turns.take(n_pieces=sampling.max_tokens, n_unread=n_unread, until_ns=until_ns)
             try:
-                began, n_unread = perf_counter_ns(), self.count_unread(ids)
+                began = perf_counter_ns()
 
                 def emit(step: Step) -> None:
                     turn.n_left -= 1
@@ -135,7 +136,7 @@ class Talker:
 
                 stream = self._generator.start(ids, sampling=sampling, emit=emit)
                 try:
-                    listening = self._listen(steps, growth, n_prompt=n_unread, began=began, deadline_ns=deadline_ns)
+                    listening = self._listen(steps, growth, turn=turn, began=began, deadline_ns=deadline_ns)
                     async with aclosing(listening) as parts:
                         async for part in parts:
                             yield part
@@ -147,13 +148,14 @@ class Talker:
             self.n_answers -= 1
 
     async def _listen(
-        self, steps: "asyncio.Queue[Step]", growth: Growth, *, n_prompt: int, began: int, deadline_ns: float
+        self, steps: "asyncio.Queue[Step]", growth: Growth, *, turn: Turn, began: int, deadline_ns: float
     ) -> AsyncGenerator[Part, None]:
         first_ns, last_ns, n = 0, 0, 0
 
         def learn() -> None:
             per_step = (last_ns - first_ns) / (n - 1) if n > 1 else None
-            self.forecast.observe(n_prompt=n_prompt, first_ns=first_ns - began, step_ns=per_step)
+            took_ns = first_ns - began if turn.is_first else None
+            self.forecast.observe(n_prompt=turn.n_unread, first_ns=took_ns, step_ns=per_step)
 
         while True:
             step = await _next(steps, until_ns=deadline_ns - self.forecast.step_ns - _MARGIN_NS)
@@ -165,6 +167,8 @@ class Talker:
                 return
             if step.ending == "failed":
                 raise RunFailed("the engine failed on this request: ask again, or look at the server's log.")
+            if n == 0:
+                self._turns.hear(turn)
             n += 1
             self.kept_ns = last_ns = perf_counter_ns()
             first_ns = first_ns or last_ns
