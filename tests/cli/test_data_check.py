@@ -141,7 +141,7 @@ def test_people_see_a_limit_of_rows_of_each_kind(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "note"),
     [
-        ("text\tlabel\na\tx\nb\tx\nc\tx\nd\tx\ne\tx\n", "that needs two labels"),
+        ("text\tlabel\na\tx\nb\ty\nc\tx\nd\tx\ne\tx\n", "that needs two labels"),
         ("text\tlabel\na one\tx|y\nb two\t\n", "some rows have no label or several"),
     ],
 )
@@ -151,6 +151,15 @@ def test_where_labels_cannot_be_judged_a_note_says_why(tmp_path: Path, content: 
     code, document = check("--task", "classify", "--train", tmp_path / "train.tsv", *several)
     assert code == 0
     assert note in " ".join(document["notes"])
+
+
+def test_one_label_for_all_texts_is_wrong_as_fit_says_it(tmp_path: Path) -> None:
+    train = write_table(tmp_path / "train.tsv", [("a parcel", "order"), ("two parcels", "order")])
+    code, document = check("--task", "classify", "--train", train)
+    assert code == 1
+    assert found(document, "single") == [("train.tsv:2", "every text of train has the label 'order': fit needs two or more")]
+    code, document = check("--task", "classify", "--train", train, "--separator", "|")
+    assert code == 0, "of several labels a text may have one, or none"
 
 
 def test_a_file_that_cannot_be_read_is_one_sentence_and_exit_2(tmp_path: Path) -> None:

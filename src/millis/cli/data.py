@@ -16,6 +16,7 @@ _TITLES = {
     "leak": "leaking rows: dev or test stands in train",
     "twin": "labels that differ only in case, blanks or width",
     "unseen": "labels that train does not have",
+    "single": "one label for all texts of train",
     "duplicate": "repeated texts in train",
     "empty": "texts with hardly anything to read",
     "once": "labels of one row",
@@ -45,8 +46,8 @@ def check(
 ) -> None:
     """Count labels and lengths, and list rows that look wrong with file and line.
 
-    Exit codes: 0 nothing but notes, 1 conflicting or leaking rows, or labels that differ only in writing or that
-    train does not have; 2 bad input. Suspicious labels are guesses, and notes.
+    Exit codes: 0 nothing but notes, 1 conflicting or leaking rows, labels that differ only in writing or that train
+    does not have, or one label for all; 2 bad input. Suspicious labels are guesses, and notes.
     """
     from millis.searching.checking import check_data
 

@@ -4,6 +4,7 @@
     leak        a text of dev or test stands in train    wrong
     twin        labels that differ only in writing       wrong
     unseen      a label that train does not have         wrong
+    single      one label for all texts of train         wrong
     duplicate   a text stands in train more than once    a note
     empty       hardly anything to read                  a note
     once        a label that one row of train has        a note
@@ -22,7 +23,7 @@ from dataclasses import dataclass
 
 from millis.data.examples import Example, MatchExample, SpanExample, texts_of
 
-WRONG = ("conflict", "leak", "twin", "unseen")
+WRONG = ("conflict", "leak", "twin", "unseen", "single")
 NOTES = ("duplicate", "empty", "once", "suspicious")
 
 _LEAST_LETTERS = 2
@@ -64,6 +65,15 @@ def find_plain(parts: Mapping[str, Sequence[Example]]) -> list[Finding]:
     """
     train = parts["train"]
     return [*_find_repeats(train), *_find_leaks(parts), *_find_labels(parts), *_find_empty(parts)]
+
+
+def find_single(train: Sequence[Example]) -> list[Finding]:
+    """Find that all texts have one label, where a text has one label and a fit is to tell them apart."""
+    labels = {label for example in train for label in example.labels}
+    if len(labels) > 1:
+        return []
+    said = f"every text of train has the label {min(labels)!r}: fit needs two or more"
+    return [Finding(kind="single", source=train[0].source, said=said)]
 
 
 def find_one_sided(train: Sequence[SpanExample]) -> list[Finding]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from millis.data.checks import DataReport, take_inventory
 from millis.data.readers import ReadSettings, read_labelled
-from millis.data.suspects import NOTES, WRONG, Finding, find_plain
+from millis.data.suspects import NOTES, WRONG, Finding, find_plain, find_single
 from millis.tasks import tasks
 from millis.training.label_noise import find_suspicious
 
@@ -54,6 +54,9 @@ def check_data(
     inventory = take_inventory(parts)
     suspicious, how = find_suspicious(parts["train"], of=kind.data, seed=seed)
     notes = [f"{files[name].name}: {note}" for name, one in read.items() for note in one.notes]
+    is_one_a_text = kind.data == "labels" and (reading or ReadSettings()).separator is None
+    single = find_single(parts["train"]) if is_one_a_text else []
     return DataCheck(
-        inventory=inventory, findings=(*find_plain(parts), *suspicious), notes=(*notes, f"suspicious labels: {how}")
-    )
+        inventory=inventory, findings=(*find_plain(parts), *single, *suspicious),
+        notes=(*notes, f"suspicious labels: {how}"),
+    )  # fmt: skip
