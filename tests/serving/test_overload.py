@@ -240,3 +240,16 @@ def test_health_is_answered_while_others_are_refused(tmp_path: Path) -> None:
         assert time.monotonic() - began < 2.0
         assert not load.done()
         assert load.result().n_refused > 200
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="a thread's priority is read from /proc")
+def test_threads_that_infer_let_the_event_loop_go_first(tmp_path: Path) -> None:
+    bundle = make_fake_bundle(tmp_path, threads=2)
+    with Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0)) as server:
+        httpx.post(f"{server.url}{URL}", json={"input": "maria"})
+        (worker,) = server.pids
+        nice = [int((task / "stat").read_text().rpartition(")")[2].split()[16]) for task in Path(f"/proc/{worker}/task").iterdir()]
+        assert sorted(one - min(nice) for one in nice)[-2:] == [5, 5]
+        loop = int(Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[16])
+        assert loop == min(nice)
+        assert sum(one > loop for one in nice) == 2

@@ -27,7 +27,7 @@ class Model:
     def __init__(self, name: str, *, batching: Batching, may_stop: bool) -> None:
         self.rung = Rung(name=name, backend="fake", precision="fp32", folder=name)
         self.batching = batching
-        self.task = SimpleNamespace(may_stop_early=may_stop)
+        self.task = SimpleNamespace(may_stop_early=may_stop, max_tokens=512)
 
     def bucket_of(self, n: int) -> int:
         return n
@@ -305,3 +305,14 @@ def test_a_thousand_fill_the_queue() -> None:
         admit(plan, ladder, 10, within_ms=None)
     with pytest.raises(Refused, match="1000 requests wait already"):
         admit(plan, ladder, 10, within_ms=None)
+
+
+def test_a_body_that_by_its_length_is_late_is_foreseen_and_one_that_takes_too_long_alone_is_not_refused_for_others() -> None:
+    ladder, plan = make_ladder(batching=Batching(max_rows=1, max_tokens=512)), Plan()
+    ladder.forecast.observe_length(1000, 250)
+    for _ in range(2):
+        plan.admit(make_job(ladder, 10, within_ms=9), now_ns=0)  # 4.1 ms each
+    asked = {"came_ns": 0, "usual_ns": 13 * MS, "now_ns": 0}
+    assert plan.foresee(ladder, n_bytes=40, **asked) is None
+    assert plan.foresee(ladder, n_bytes=1600, **asked) is not None  # 400 tokens: 8 ms
+    assert plan.foresee(ladder, n_bytes=1600, **{**asked, "usual_ns": 7 * MS}) is None

@@ -57,7 +57,8 @@ class LoopExecutor:
 
     async def answer(self, job: Job) -> None:
         """See Executor."""
-        self._queue.admit(job, now_ns=_prepare(job, self._queue))
+        _prepare(job, self._queue)
+        self._queue.admit(job, now_ns=perf_counter_ns())
         if not (self._is_running or self._clock.is_crowded) and len(job.lengths()) == 1:
             self._clock.block()
             error = _run_window(job, job.ladder.models, self._queue)
@@ -163,9 +164,9 @@ class ThreadExecutor:
     async def answer(self, job: Job) -> None:
         """See Executor."""
         job.future = asyncio.get_running_loop().create_future()
-        now_ns = _prepare(job, self._queue, lock=self._changed)
+        _prepare(job, self._queue, lock=self._changed)
         with self._changed:
-            self._queue.admit(job, now_ns=now_ns)
+            self._queue.admit(job, now_ns=perf_counter_ns())
             self._queue.put(job)
             self._changed.notify()
         await wait(job)
@@ -231,8 +232,8 @@ def _stand_back() -> None:
             os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + _BEHIND)
 
 
-def _prepare(job: Job, queue: Queue, *, lock: AbstractContextManager[object] = _NO_LOCK) -> int:
-    """Cut the texts and predict, unless it is hopeless; give the time."""
+def _prepare(job: Job, queue: Queue, *, lock: AbstractContextManager[object] = _NO_LOCK) -> None:
+    """Cut the texts and predict, unless a deadline is hopeless already."""
     fastest = job.places[-1]
     began = perf_counter_ns()
     if job.is_own_deadline:
@@ -241,12 +242,10 @@ def _prepare(job: Job, queue: Queue, *, lock: AbstractContextManager[object] = _
         if over_ns > 0:
             raise refuse(job, slug="would-be-late", over_ns=over_ns, predicted_ns=job.deadline_ns + over_ns)
     job.encoded = [job.ladder.task.encode(text, options=job.options) for text in job.texts]
-    now = perf_counter_ns()
-    job.tokenize_ns = now - began
+    job.tokenize_ns = perf_counter_ns() - began
     job.needs_ns = job.predict_ns(fastest)
     if not job.is_own_deadline and job.came_ns + job.needs_ns > job.deadline_ns:
         job.deadline_ns = NEVER
-    return now
 
 
 def _run_window(

@@ -81,12 +81,13 @@ class Plan:
 
     def foresee(self, ladder: Ladder, *, n_bytes: int, came_ns: int, usual_ns: int, now_ns: int) -> float | None:
         """Give by how many ns an answer would miss the usual deadline because of those ahead; None if it would not."""
-        if ladder.forecast.least_ns(len(ladder.models) - 1) > usual_ns:
+        forecast, place = ladder.forecast, len(ladder.models) - 1
+        longest = ladder.models[place].bucket_of(min(forecast.n_tokens_of(n_bytes), ladder.task.max_tokens))
+        if forecast.run_ns(place, [longest]) + forecast.overhead_ns > usual_ns:  # it is not the others' fault
             return None
         deadline_ns = came_ns + usual_ns
         due_ns = deadline_ns - self._margin(ladder, deadline_ns, now_ns)
         places = range(len(ladder.models))
-        longest = ladder.models[-1].bucket_of(min(ladder.forecast.n_tokens_of(n_bytes), ladder.task.max_tokens))
         found = self._find(1, longest, ladder=ladder, places=places, due_ns=due_ns, now_ns=now_ns)
         if isinstance(found, Spot):
             return None  # it comes in, and is noted then

@@ -91,11 +91,7 @@ def _write(over_ms: int, usual_ns: int, *, route: str) -> bytes:
         Refused(
             f"the answer would come too late: after {usual_ms + over_ms:.1f} ms of the {usual_ms:.1f} ms allowed. Ask"
             f" again in {over_ms} ms, or allow more in X-Deadline-Ms.",
-            slug="would-be-late",
-            status=503,
-            predicted_ms=usual_ms + over_ms,
-            retry_after_ms=over_ms,
-            rung=None,
+            slug="would-be-late", status=503, predicted_ms=usual_ms + over_ms, retry_after_ms=over_ms, rung=None,
         ),
         path=route,
     )
