@@ -114,6 +114,17 @@ def test_a_server_notes_who_did_what_and_never_the_text(tmp_path: Path) -> None:
     assert "NOT whole" in checked.stdout
 
 
+def test_a_model_that_a_client_made_up_is_in_no_log(tmp_path: Path) -> None:
+    bundle, folder = make_fake_bundle(tmp_path), tmp_path / "log"
+    with Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0, audit=str(folder))) as server:
+        for name in ("maria%20garcia", "fake"):  # without keys nobody may load or unload
+            assert httpx.delete(f"{server.url}/v1/admin/models/{name}").status_code == 403
+    rows = [json.loads(line) for file in folder.glob("*.jsonl") for line in file.read_text().splitlines()]
+    assert [(row["what"], row.get("on"), row["outcome"]) for row in rows] == [
+        ("DELETE /v1/admin/models/{model}", None, "403"), ("DELETE /v1/admin/models/{model}", "fake", "403"),
+    ]  # fmt: skip
+
+
 def test_what_a_client_made_up_as_a_path_is_in_no_log(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     keys = KeyFile(tmp_path / "keys.json")
     secret, _ = keys.create(name="", scopes=["ner", "admin"])

@@ -75,9 +75,11 @@ class App:
         self._live = Live(gate=gate, limits=limits, observer=observer)
         self._routes: dict[str, Application] = {}
         self._others = Starlette()
+        self._names: frozenset[str] = frozenset()
 
     def serve(self, served: Sequence[Served], talkers: Sequence[Talker] = ()) -> None:
         """Serve these models, and no others, from the next request on."""
+        self._names = frozenset(one.bundle.name for some in (served, talkers) for one in some)
         by_task: dict[str, dict[str, Served]] = {}
         for one in served:
             by_task.setdefault(one.bundle.manifest.task, {})[one.bundle.name] = one
@@ -151,7 +153,7 @@ class App:
         async def send_and_note(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
                 status, route = message["status"], self._name(scope)
-                self._gate.note(scope, status=status, on=_find_model(scope, status=status), route=route)
+                self._gate.note(scope, status=status, on=self._find_model(scope, status=status), route=route)
                 self._observer.passed(scope, status=status, route=route)
             await send(message)
 
@@ -169,14 +171,13 @@ class App:
         routes = (one for one in self._others.routes if isinstance(one, Route))
         return next((one.path for one in routes if one.matches(scope)[0] is not Match.NONE), UNKNOWN)
 
+    def _find_model(self, scope: Scope, *, status: int) -> str:
+        """Give the model that a request was about, where there is or was one of the name: a client may make it up."""
+        named: str = scope.get("path_params", {}).get("model", "")
+        return scope.get(ON) or (named if status < HTTPStatus.BAD_REQUEST or named in self._names else "")
+
     def _make_talking(self, path: str, talkers: Sequence[Talker], speech: Speech) -> TalkingRoute:
         return TalkingRoute(
             path, {one.bundle.name: one for one in talkers}, speech=speech, gate=self._gate, limits=self._limits,
             observer=self._observer,
         )  # fmt: skip
-
-
-def _find_model(scope: Scope, *, status: int) -> str:
-    """Give the model that a request was about, where there is one of that name."""
-    named: str = scope.get(ON) or scope.get("path_params", {}).get("model", "")
-    return "" if status == HTTPStatus.NOT_FOUND else named
