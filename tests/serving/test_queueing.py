@@ -153,6 +153,14 @@ def test_a_forecast_follows_the_machine_and_its_margin_the_tail() -> None:
     assert 0.985 < KEPT < 0.999
 
 
+@pytest.mark.parametrize(("buckets", "ms"), [((16, 32), 3.0), (None, 2.0)])
+def test_between_two_timed_lengths_only_what_pads_takes_as_long_as_the_longer(buckets: tuple[int, ...] | None, ms: float) -> None:
+    latency = (LatencyRow(tokens=16, p50_ms=1.0, p99_ms=1.0, n=1), LatencyRow(tokens=32, p50_ms=3.0, p99_ms=3.0, n=1))
+    rung = Rung(name="one", backend="fake", precision="fp32", folder="one", latency=latency, buckets=buckets)
+    forecast = Forecast([rung], warm_ns=[[]])
+    assert [forecast.usual_ns(0, n) / MS for n in (8, 16, 24, 32, 64)] == pytest.approx([1.0, 1.0, ms, 3.0, 6.0])
+
+
 def test_a_request_without_a_deadline_of_its_own_is_not_kept_out_of_an_idle_server_by_the_margin() -> None:
     ladder, queue = make_ladder(2.0), Queue(lanes=1)
     ladder.forecast.margin_ns = 50.0 * MS

@@ -45,6 +45,7 @@ class Forecast:
             [(row.tokens, 1e6 * row.p50_ms) for row in rung.latency] or list(warm)
             for rung, warm in zip(rungs, warm_ns, strict=True)
         ]
+        self._is_stepped = [rung.buckets is not None for rung in rungs]
         self.speed, self.tokens_per_byte = 1.0, 0.0
         self.overhead_ns = _OVERHEAD_NS
         spreads = [1e6 * (row.p99_ms - row.p50_ms) for rung in rungs[:1] for row in rung.latency]
@@ -90,10 +91,17 @@ class Forecast:
         self.margin_ns *= 1 - _FORGET
 
     def usual_ns(self, rung: int, n_tokens: int) -> float:
-        """Give the network's time as it was timed; times `speed` it is what is predicted now."""
+        """Give the network's time as it was timed; times `speed` it is what is predicted now.
+
+        Between two lengths a rung that pads takes the longer one's time, one that does not something between.
+        """
         times = self._times[rung]
         place = bisect_left(times, n_tokens, key=itemgetter(0))
-        if place < len(times):
-            return times[place][1]
-        tokens, ns = times[-1]
-        return ns * n_tokens / tokens
+        if place == len(times):
+            tokens, ns = times[-1]
+            return ns * n_tokens / tokens
+        tokens, ns = times[place]
+        if place == 0 or self._is_stepped[rung]:
+            return ns
+        fewer, less_ns = times[place - 1]
+        return less_ns + (ns - less_ns) * (n_tokens - fewer) / (tokens - fewer)
