@@ -42,8 +42,8 @@ def make_job(ladder: Ladder, *, within_ms: float | None, now_ms: float = 0.0, pl
     return job
 
 
-def fill(queue: Queue, ladder: Ladder, *, within_ms: float, n: int) -> list[Job]:
-    jobs = [make_job(ladder, within_ms=within_ms) for _ in range(n)]
+def fill(queue: Queue, ladder: Ladder, *, within_ms: float, n: int, is_own: bool = True) -> list[Job]:
+    jobs = [make_job(ladder, within_ms=within_ms, is_own=is_own) for _ in range(n)]
     for job in jobs:
         queue.admit(job, now_ns=0)
         queue.put(job)
@@ -169,15 +169,49 @@ def test_a_request_without_a_deadline_of_its_own_is_not_kept_out_of_an_idle_serv
         queue.admit(make_job(ladder, within_ms=10), now_ns=0)
 
 
-def test_the_margin_grows_with_those_ahead_for_requests_without_a_deadline_of_their_own() -> None:
+def test_requests_without_a_deadline_of_their_own_keep_as_much_of_the_margin_as_broken_promises_call_for() -> None:
     ladder, queue = make_ladder(1.0), Queue(lanes=1)
     ladder.forecast.margin_ns = 4.0 * MS
-    for _ in range(6):
-        job = make_job(ladder, within_ms=10, is_own=False)
-        queue.admit(job, now_ns=0)
-        queue.put(job)
-    with pytest.raises(Refused):
-        queue.admit(make_job(ladder, within_ms=10, is_own=False), now_ns=0)
+
+    def admits(within_ms: float) -> bool:
+        try:
+            queue.admit(make_job(ladder, within_ms=within_ms, is_own=False), now_ns=0)
+        except Refused:
+            return False
+        return True
+
+    (ahead,) = fill(queue, ladder, within_ms=1, n=1, is_own=False)
+    assert ahead.n_ahead == 0
+    assert admits(2.5), "nobody's promise was broken yet"
+    for _ in range(20):
+        ladder.forecast.observe_promise(is_kept=False)
+    assert not admits(5.5)
+    assert admits(6.5)
+    for _ in range(1200):
+        ladder.forecast.observe_promise(is_kept=True)
+    assert admits(2.5)
+
+
+def test_one_who_ran_late_with_nobody_ahead_calls_for_no_more_care_and_one_in_line_does() -> None:
+    ladder, queue = make_ladder(1.0), Queue(lanes=1)
+    first, second = fill(queue, ladder, within_ms=10, n=2, is_own=False)
+    first.observe_end(11.0 * MS)
+    assert ladder.forecast.caution == 0.0
+    second.observe_end(11.0 * MS)
+    assert ladder.forecast.caution > 0.0
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_what_those_ahead_delay_beside_their_own_needs_is_learnt_and_predicted(lanes: int) -> None:
+    ladder = make_ladder(1.0)
+    for _ in range(300):  # each ahead takes 1.5 ms in truth, and whoever is alone 1.2
+        queue = Queue(lanes=lanes)
+        for job in fill(queue, ladder, within_ms=1000, n=2 * lanes + 1):
+            job.observe_end((1.2 + 1.5 * job.n_ahead) * MS)
+    queue = Queue(lanes=lanes)
+    *_, last = fill(queue, ladder, within_ms=1000, n=2 * lanes + 1)
+    assert last.n_ahead == 2
+    assert last.predicted_ns == pytest.approx(4.2 * MS, rel=0.02)
 
 
 def test_who_comes_later_and_is_due_sooner_is_no_error_of_the_forecast() -> None:

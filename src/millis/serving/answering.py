@@ -236,7 +236,7 @@ class TaskRoute:
         overhead_ns = (total_ns - spent_ns - queue_ns - run_ns) / len(job.texts)
         served.ladder.forecast.observe_overhead(overhead_ns)
         if job.deadline_ns < NEVER:  # the others run behind all that come, which nobody can predict
-            served.ladder.forecast.observe_end(ended_ns - spent_ns - job.predicted_ns)
+            job.observe_end(ended_ns - spent_ns)
             self._metrics.promise(model=served.bundle.name, is_kept=ended_ns <= job.deadline_ns)
 
 

@@ -212,7 +212,7 @@ class ThreadExecutor:
                     if self._is_closing:
                         return
                     self._changed.wait()
-                self._queue.busy_until_ns[lane] = perf_counter_ns() + job.needs_ns
+                self._queue.busy_until_ns[lane] = perf_counter_ns() + job.turn_ns
             error = _run_window(job, models[job.ladder], self._queue, lock=self._changed)
             with self._changed:
                 del self._queue.busy_until_ns[lane]

@@ -54,7 +54,7 @@ class Executor(Protocol):
 
 def give_up(job: Job, *, now_ns: int) -> Refused:
     """Make the refusal of a job that was admitted and can no longer be in time; its forecast learns from it."""
-    job.ladder.forecast.observe_end(now_ns + job.needs_ns - job.predicted_ns)
+    job.observe_end(now_ns + job.needs_ns)
     return refuse(
         job, slug="deadline-passed", over_ns=now_ns + job.needs_ns - job.deadline_ns,
         predicted_ns=now_ns + job.needs_ns,

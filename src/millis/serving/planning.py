@@ -15,7 +15,10 @@ from typing import NamedTuple
 from millis.serving.batches import ALONE, Batch, Row, Work, cut, due, fits, longest_of
 from millis.serving.demand import Demand
 from millis.serving.line import Line, Spot
-from millis.serving.scheduling import CROWD, MOST_WAITING, NEVER, SHARED, Job, Ladder, refuse
+from millis.serving.scheduling import MOST_WAITING, NEVER, SHARED, Job, Ladder, refuse
+
+_CROWD = 4
+"""How many batches ahead of a request make it expect the whole of a forecast's error."""
 
 
 class _Over(NamedTuple):
@@ -258,7 +261,7 @@ class Plan:
     def _margin(self, ladder: Ladder, deadline_ns: int, now_ns: int) -> float:
         """Give the distance that a usual deadline is kept at: errors add up over the batches ahead, up to a crowd."""
         n_ahead = sum(batch.due_ns <= deadline_ns for batch in self._line) + (self.busy_until_ns > now_ns)
-        return ladder.forecast.margin_ns * min(n_ahead / CROWD, 1.0)
+        return ladder.forecast.margin_ns * min(n_ahead / _CROWD, 1.0)
 
     def _free(self, now_ns: int) -> float:
         """Predict when the next batch can start."""

@@ -1,8 +1,9 @@
 """How long a ladder's rungs will take, and how far such a prediction may be trusted.
 
 A prediction begins as the certificate's times by length, or as what warming up took where there are none, and is
-corrected by what requests take. What it is off by is followed at its 99.5th percentile: a promise keeps that much
-distance to its deadline.
+corrected by what requests take: alone, and by how much more each one ahead delays them, while others are read and
+refused. What it is still off by is followed at KEPT of cases, which hardly depends on how many are ahead: a
+promise keeps that much distance to its deadline.
 Border: numbers; it runs nothing and decides nothing.
 Source: the percentile is followed as in Robbins & Monro 1951, A Stochastic Approximation Method: up by a large step
 when a promise was late, down by a small one when it was not.
@@ -14,14 +15,16 @@ from operator import itemgetter
 
 from millis.bundles import Rung
 
-KEPT = 0.995
+KEPT = 0.993
 """Share of promises that are to be kept; between the 98.5 and 99.9 % that a useful promise keeps."""
 
 _OVERHEAD_NS = 300_000.0
 """Of an answer beside the network's run, before any was seen: parse, tokenize, decode, write."""
 
 _FOLLOW = 0.05
+_FOLLOW_LATE = 0.02
 _STEP = 0.1
+_MORE_CAREFUL = 0.1
 _FORGET = 0.002
 _SPEEDS = (0.2, 20.0)
 
@@ -35,7 +38,11 @@ class Forecast:
             table. Tokens are those of the whole batch, padding included, where the rung runs many windows at once.
     Attributes:
         margin_ns: how much sooner than its deadline a predicted end must be.
+        caution: how much of that, 0 to 1, counts against requests that named no deadline and have others ahead: as
+            much as it takes to keep KEPT of what they are promised. To refuse them is a miss too.
         overhead_ns: of an answer beside the network's run.
+        late_ns: by how much an answer ends later than its needs say where nobody is ahead; below 0 it ends sooner.
+        slip_ns: by how much each one ahead delays it more than by what that one needs.
         speed: how many times as long as usual the network takes at present.
         tokens_per_byte: of the bodies of late, their JSON included; 0 before any was seen.
     """
@@ -46,8 +53,8 @@ class Forecast:
             for rung, warm in zip(rungs, warm_ns, strict=True)
         ]
         self._is_stepped = [rung.buckets is not None for rung in rungs]
-        self.speed, self.tokens_per_byte = 1.0, 0.0
-        self.overhead_ns = _OVERHEAD_NS
+        self.speed, self.tokens_per_byte, self.caution = 1.0, 0.0, 0.0
+        self.overhead_ns, self.late_ns, self.slip_ns = _OVERHEAD_NS, 0.0, 0.0
         spreads = [1e6 * (row.p99_ms - row.p50_ms) for rung in rungs[:1] for row in rung.latency]
         self.margin_ns = max(spreads, default=1e6)
 
@@ -80,11 +87,21 @@ class Forecast:
         seen = n_tokens / n_bytes
         self.tokens_per_byte += (_FOLLOW if self.tokens_per_byte else 1.0) * (seen - self.tokens_per_byte)
 
-    def observe_end(self, late_ns: float) -> None:
-        """Learn from a request that was admitted: how much later than predicted it ended, or would have."""
-        is_over = late_ns > self.margin_ns
-        step_ns = _STEP * self.least_ns(-1)
-        self.margin_ns = max(self.margin_ns + step_ns * (KEPT if is_over else KEPT - 1), 0.0)
+    def observe_end(self, late_ns: float, *, n_ahead: float | None = None) -> None:
+        """Learn from a request that was admitted: how much later than predicted it ended, or would have.
+
+        Args:
+            n_ahead: in line, a lane; None where there was no line.
+        """
+        if n_ahead:
+            self.slip_ns = max(self.slip_ns + _FOLLOW_LATE * late_ns / n_ahead, 0.0)
+        elif n_ahead is not None:
+            self.late_ns += _FOLLOW_LATE * late_ns
+        self.margin_ns = max(self.margin_ns + _STEP * self.least_ns(-1) * _balance(late_ns > self.margin_ns), 0.0)
+
+    def observe_promise(self, *, is_kept: bool) -> None:
+        """Learn whether a request that named no deadline was in time, or for those ahead of it was not."""
+        self.caution = min(max(self.caution + _MORE_CAREFUL * _balance(not is_kept), 0.0), 1.0)
 
     def observe_refusal(self) -> None:
         """Learn that the margin alone kept somebody out: without this, one that grew too large would stay so."""
@@ -105,3 +122,8 @@ class Forecast:
             return ns
         fewer, less_ns = times[place - 1]
         return less_ns + (ns - less_ns) * (n_tokens - fewer) / (tokens - fewer)
+
+
+def _balance(is_over: bool) -> float:
+    """Give the step that stands still on average where KEPT of all cases are not over."""
+    return KEPT if is_over else KEPT - 1

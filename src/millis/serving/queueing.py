@@ -10,7 +10,7 @@ Source: admission by simulating the earliest-deadline-first schedule, as for per
 from bisect import insort
 from operator import attrgetter
 
-from millis.serving.scheduling import CROWD, MOST_WAITING, NEVER, SHARED, Job, Ladder, refuse
+from millis.serving.scheduling import MOST_WAITING, NEVER, SHARED, Job, Ladder, refuse
 
 _by_deadline = attrgetter("deadline_ns")
 
@@ -28,7 +28,7 @@ class Queue:
         self.busy_until_ns: dict[object, float] = {}
         """By lane that runs, when it is predicted to be free."""
         self._coming_ns: list[float] = []
-        """Needs of those who were foreseen to fit and have not come in yet: sockets are read several at a time."""
+        """Turns of those who were foreseen to fit and have not come in yet: sockets are read several at a time."""
 
     def __len__(self) -> int:
         """Give how many wait."""
@@ -42,24 +42,28 @@ class Queue:
         """
         self._coming_ns.clear()  # whoever was read together comes in together
         starts_ns = self._starts(job.deadline_ns, now_ns)
-        job.predicted_ns = starts_ns + job.needs_ns
+        forecast, job.n_ahead = job.ladder.forecast, 0.0
+        if starts_ns > now_ns:
+            job.n_ahead = self._count_ahead(job.deadline_ns)
+        job.predicted_ns = starts_ns + job.needs_ns + forecast.late_ns
         if len(self._jobs) >= MOST_WAITING:
             raise refuse(job, slug="queue-full", over_ns=job.needs_ns, predicted_ns=job.predicted_ns)
         if job.deadline_ns == NEVER:
             return
-        margin_ns = job.ladder.forecast.margin_ns
-        job.margin_ns = margin_ns if job.is_own_deadline else margin_ns * self._crowdedness(job.deadline_ns)
+        job.margin_ns = forecast.margin_ns
+        if not job.is_own_deadline:
+            job.margin_ns *= forecast.caution if job.n_ahead else 0.0
         over_ns = job.predicted_ns + job.margin_ns - job.deadline_ns
         if over_ns > 0:
             if starts_ns == now_ns:
-                job.ladder.forecast.observe_refusal()
+                forecast.observe_refusal()
             raise refuse(job, slug="would-be-late", over_ns=over_ns, predicted_ns=job.predicted_ns)
-        over_ns = job.needs_ns / self._lanes - self._spare(job.deadline_ns, now_ns)
+        over_ns = job.turn_ns / self._lanes - self._spare(job.deadline_ns, now_ns)
         if over_ns > 0:
             raise refuse(job, slug="would-make-others-late", over_ns=over_ns, predicted_ns=job.predicted_ns)
         for other in self._jobs:
             if other.deadline_ns > job.deadline_ns:
-                other.predicted_ns += job.needs_ns / self._lanes
+                other.predicted_ns += job.turn_ns / self._lanes
 
     def foresee(self, ladder: Ladder, *, n_bytes: int, came_ns: int, usual_ns: int, now_ns: int) -> float | None:
         """Give by how many ns an answer would miss the usual deadline because of those ahead; None if it would not."""
@@ -68,11 +72,12 @@ class Queue:
         if needs_ns > usual_ns:  # then it is not the others' fault, and nobody is refused for it
             return None
         deadline_ns = came_ns + usual_ns
-        margin_ns = forecast.margin_ns * self._crowdedness(deadline_ns)
-        over_ns = self.misses_by(deadline_ns, least_ns=needs_ns + margin_ns, now_ns=now_ns)
+        starts_ns = self._starts(deadline_ns, now_ns)
+        margin_ns = forecast.margin_ns * forecast.caution if starts_ns > now_ns else 0.0
+        over_ns = starts_ns + needs_ns + forecast.late_ns + margin_ns - deadline_ns
         if over_ns > 0:
             return over_ns
-        self._coming_ns.append(needs_ns)
+        self._coming_ns.append(needs_ns + forecast.slip_ns)
         return None
 
     def misses_by(self, deadline_ns: int, *, least_ns: float, now_ns: int) -> float:
@@ -129,15 +134,14 @@ class Queue:
         for other in self._jobs:
             other.predicted_ns += longer_ns / self._lanes
 
-    def _crowdedness(self, deadline_ns: int) -> float:
-        """Give how much of a forecast's error to expect: it adds up over those ahead, up to a crowd of four a lane."""
+    def _count_ahead(self, deadline_ns: int) -> float:
+        """Count who runs or is due earlier, a lane."""
         n_ahead = sum(job.deadline_ns <= deadline_ns for job in self._jobs) + len(self.busy_until_ns)
-        n_ahead += len(self._coming_ns)
-        return min(n_ahead / (CROWD * self._lanes), 1.0)
+        return (n_ahead + len(self._coming_ns)) / self._lanes
 
     def _starts(self, deadline_ns: int, now_ns: float) -> float:
         """Predict when a job of this deadline would start: behind what runs and what is due earlier."""
-        ahead_ns = sum(job.needs_ns for job in self._jobs if job.deadline_ns <= deadline_ns) + sum(self._coming_ns)
+        ahead_ns = sum(job.turn_ns for job in self._jobs if job.deadline_ns <= deadline_ns) + sum(self._coming_ns)
         running_ns = sum(max(end - now_ns, 0.0) for end in list(self.busy_until_ns.values()))
         idle = self._lanes - len(self.busy_until_ns)
         if not ahead_ns and idle > 0:
@@ -149,6 +153,7 @@ class Queue:
         least, ends_ns = float(NEVER), self._starts(after_ns, now_ns)
         for job in self._jobs:
             if job.deadline_ns > after_ns:
-                ends_ns += job.needs_ns / self._lanes
-                least = min(least, job.deadline_ns - ends_ns - job.margin_ns)
+                ends_ns += job.turn_ns / self._lanes
+                ended_ns = ends_ns + job.ladder.forecast.late_ns
+                least = min(least, job.deadline_ns - ended_ns - job.margin_ns)
         return max(least, 0.0)

@@ -105,5 +105,5 @@ class Reordering:
         forecast, ended_ns = by.ladder.forecast, job.came_ns + ns
         forecast.observe_overhead(ns - queue_ns - job.run_ns)
         if job.is_own_deadline:
-            forecast.observe_end(ended_ns - job.predicted_ns)
+            job.observe_end(ended_ns)
             self._metrics.promise(model=by.bundle.name, is_kept=ended_ns <= job.deadline_ns)

@@ -22,9 +22,6 @@ NEVER = 1 << 62
 """The deadline of a job that has none, in ns."""
 
 MOST_WAITING = 1000
-CROWD = 4
-"""How many ahead of a request, a lane, make it expect the whole of a forecast's error."""
-
 SHARED = 0.5
 """Of the time that those who wait can spare, how much one request may take for a more accurate rung."""
 
@@ -97,21 +94,22 @@ class Job:
         came_ns: when its bytes may have arrived.
         deadline_ns: when it must be answered; NEVER where it has no deadline.
         is_own_deadline: the client named it, and is promised it. Where it did not, a refusal breaks the contract as
-            much as a late answer would: the forecast's margin counts in full only behind a crowd, and not at all while
-            nobody is ahead; who is too long for the usual deadline has none, and runs behind all that have.
+            much as a late answer would: the forecast's margin does not count while nobody is ahead, and else as much
+            as its caution says; who is too long for the usual deadline has none, and runs behind all that have.
         places: of the rungs that it allows, in its ladder.
         options: what it chose of the task's encoding and decoding.
     Attributes:
         rung: the place of the rung that answers, None until its turn comes.
         margin_ns: how much sooner than its deadline it had to be predicted to end when it was admitted.
+        n_ahead: how many, a lane, were ahead of it then; None where a plan said when it would run.
         needs_ns: predicted for what is left of it, on the fastest rung that it allows.
         may_stop: its windows are run as long as there is time, and those that were are the answer.
     """
 
     __slots__ = (
         "came_ns", "deadline_ns", "decode_ns", "encoded", "future", "is_gone", "is_own_deadline", "ladder", "logits",
-        "margin_ns", "may_stop", "needs_ns", "options", "places", "predicted_ns", "results", "run_ns", "rung", "texts",
-        "tokenize_ns", "worked_ns",
+        "margin_ns", "may_stop", "n_ahead", "needs_ns", "options", "places", "predicted_ns", "results", "run_ns",
+        "rung", "texts", "tokenize_ns", "worked_ns",
     )  # fmt: skip
 
     def __init__(
@@ -127,6 +125,7 @@ class Job:
         self.results: list[Any] = []
         self.rung: int | None = None
         self.margin_ns = self.needs_ns = self.predicted_ns = 0.0
+        self.n_ahead: float | None = None
         self.tokenize_ns = self.run_ns = self.decode_ns = self.worked_ns = 0
         self.future: Any = None
         self.is_gone = False
@@ -140,6 +139,19 @@ class Job:
     def is_done(self) -> bool:
         """Say whether every text has its result."""
         return len(self.results) == len(self.texts)
+
+    @property
+    def turn_ns(self) -> float:
+        """Predict by how much it delays who is behind it."""
+        return self.needs_ns + self.ladder.forecast.slip_ns
+
+    def observe_end(self, ended_ns: float) -> None:
+        """Let its forecast learn when it ended, or would have."""
+        forecast = self.ladder.forecast
+        forecast.observe_end(ended_ns - self.predicted_ns, n_ahead=self.n_ahead)
+        is_kept = ended_ns <= self.deadline_ns
+        if not self.is_own_deadline and (is_kept or self.n_ahead):
+            forecast.observe_promise(is_kept=is_kept)
 
     def predict_ns(self, place: int) -> float:
         """Predict what is left of it on a rung; where it may stop, a window of each text."""
