@@ -187,7 +187,7 @@ def test_requests_without_a_deadline_of_their_own_keep_as_much_of_the_margin_as_
         ladder.forecast.observe_promise(is_kept=False)
     assert not admits(5.5)
     assert admits(6.5)
-    for _ in range(1200):
+    for _ in range(1600):
         ladder.forecast.observe_promise(is_kept=True)
     assert admits(2.5)
 
