@@ -239,7 +239,14 @@ def _describe_admin(problem: dict[str, Any]) -> dict[str, Any]:
 def _describe_post(
     summary: str, answer: dict[str, Any], *, problem: dict[str, Any], request: str, said: str
 ) -> dict[str, Any]:
-    retry = {"headers": {"Retry-After": {"schema": {"type": "integer", "minimum": 0}}}}
+    retry = {
+        "headers": {
+            "Retry-After": {
+                "schema": {"type": "integer", "minimum": 0}, "description": "s; missing where waiting does not help",
+            },
+            "X-Millis-Fits": {"schema": {"type": "string"}, "description": "the rung that would have fitted"},
+        }
+    }  # fmt: skip
     return {
         "summary": summary,
         "parameters": _DEADLINES,
