@@ -134,6 +134,22 @@ def test_a_key_that_asks_too_often_is_told_when_to_come_again(tmp_path: Path, fi
         assert client.post("/v1/ner", json=ASK, headers=bearer(fast)).status_code == 200
 
 
+def test_a_rate_holds_over_all_workers_and_each_lets_all_of_it_through(tmp_path: Path, file: KeyFile) -> None:
+    keys = [file.create(name="", scopes=["ner"], rate_per_s=10)[0] for _ in range(2)]
+    bundle = make_fake_bundle(tmp_path, workers=2)
+    with Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0, keys=str(file.path))) as server:
+        assert server.n_workers == 2
+        with httpx.Client(base_url=server.url) as client:  # one connection is one worker's
+            first = [client.post("/v1/ner", json=ASK, headers=bearer(keys[0])).status_code for _ in range(10)]
+            assert first == [200] * 10
+            began = time.monotonic()
+            headers = bearer(keys[1]) | {"Connection": "close"}
+            spread = [client.post("/v1/ner", json=ASK, headers=headers).status_code for _ in range(100)]
+            took_s = time.monotonic() - began
+        allowed = 10 + 10 * took_s
+        assert min(allowed, 100) - 2 <= spread.count(200) <= allowed + 1, (spread.count(200), took_s)
+
+
 def test_without_keys_a_server_listens_on_loopback_only() -> None:
     for host in ("0.0.0.0", "::", "192.168.0.1", "example.org"):
         with pytest.raises(InvalidValue, match="without keys"):

@@ -27,6 +27,7 @@ from millis.security.audit import AuditLog
 from millis.security.certificates import Certificates
 from millis.security.keys import KeyFile, KeyRing
 from millis.security.quotas import Quotas
+from millis.security.rates import Rates
 from millis.serving.admin import Admin
 from millis.serving.app import App
 from millis.serving.caching import AnswerCache
@@ -74,7 +75,7 @@ def run_worker(
     executor = make_executor(threads=threads, clock=clock, note=counts.batch)
     log = Log(settings.log_format)
     log.take_over_logging()
-    gate = _make_gate(settings, log=log)
+    gate = _make_gate(settings, log=log, shared=metrics)
     polling = Polling(settings.poll_ms, keep_warm=executor.run_idle if settings.keep_warm else None)
     observer = Observer(
         metrics=counts, log=log, slowest=Slowest(slowest_file(metrics, os.getpid())), executor=executor,
@@ -135,12 +136,17 @@ def run_worker(
     observer.close()
 
 
-def _make_gate(settings: ServeSettings, *, log: Log) -> Gate:
+def _make_gate(settings: ServeSettings, *, log: Log, shared: Path) -> Gate:
+    """Make the gate.
+
+    Args:
+        shared: folder of this server's workers.
+    """
     return Gate(
         keys=KeyRing(KeyFile(settings.keys)) if settings.keys else None,
         audit=AuditLog(settings.audit) if settings.audit else None,
-        n_workers=settings.workers or 1,
         tell=log.tell,
+        rates=Rates(shared / "rates", tell=log.tell) if settings.keys else None,
         quotas=Quotas(f"{settings.keys}.used") if settings.keys else None,
     )
 
