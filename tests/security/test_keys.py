@@ -173,16 +173,22 @@ def test_keys_are_made_listed_and_revoked_at_the_command_line(tmp_path: Path) ->
         assert done.exit_code == 0, done.output
         return json.loads(done.stdout)
 
-    made = run("create", "--scope", "ner", "--scope", "metrics", "--expires", "90d", "--rate", "100/s", "--name", "shop")
+    assert "no key in" in CliRunner().invoke(app, ["keys", "list", "--file", file]).stdout
+    made = run("create", "--scope", "ner", "--scope", "metrics", "--expires", "90d", "--rate", "100/s", "--quota", "10000/day", "--name", "shop")
     assert isinstance(made, dict)
     listed = run("list")
     assert isinstance(listed, list)
     assert (listed[0]["id"], listed[0]["state"], listed[0]["rate_per_s"]) == (made["id"], "valid", 100.0)
     assert listed[0]["expires"] - listed[0]["created"] == pytest.approx(90 * 86400)
     assert made["key"] not in json.dumps(listed)
+    shown = CliRunner().invoke(app, ["keys", "list", "--file", file]).stdout
+    assert "ner, metrics" in shown
+    assert "100/s, 10,000/day  shop" in shown
+    run("create", "--scope", "admin:load")
+    assert "any rate, no quota" in CliRunner().invoke(app, ["keys", "list", "--file", file]).stdout
     typo = CliRunner().invoke(app, ["keys", "create", "--scope", "nerr", "--file", file])
     assert "there is no scope 'nerr': give one of classify, embedding, ner" in str(typo.exception)
-    assert len(run("list")) == 1  # type: ignore[arg-type]
+    assert len(run("list")) == 2  # type: ignore[arg-type]
     run("revoke", made["id"])
     assert run("list")[0]["state"] == "revoked"  # type: ignore[index]
 

@@ -63,6 +63,7 @@ def command(
     max_body_bytes: Annotated[int, typer.Option(help="Largest request body.")] = 1_000_000,
     max_texts: Annotated[int, typer.Option(help="Most texts in one request.")] = 256,
     max_characters: Annotated[int, typer.Option(help="Most characters in one request.")] = 50_000,
+    max_tokens: Annotated[int, typer.Option(help="Most tokens in one request, as its windows have them.")] = 100_000,
     max_head_bytes: Annotated[int, typer.Option(help="Largest head of a request: its line and headers.")] = 16_384,
     max_connections: Annotated[int, typer.Option(help="Most open connections of a worker.")] = 10_000,
     max_messages_per_s: Annotated[float, typer.Option(help="Most messages a second on one /v1/live.")] = 30.0,
@@ -90,8 +91,9 @@ def command(
         models_from=tuple(map(str, models_from or ())), state=None if state is None else str(state),
         cache_bytes=read_bytes(cache, name="cache"),
         limits=Limits(
-            body_bytes=max_body_bytes, texts=max_texts, characters=max_characters, head_bytes=max_head_bytes,
-            connections=max_connections, messages_per_s=max_messages_per_s, silent_s=max_silent_s,
+            body_bytes=max_body_bytes, texts=max_texts, characters=max_characters, tokens=max_tokens,
+            head_bytes=max_head_bytes, connections=max_connections,
+            messages_per_s=max_messages_per_s, silent_s=max_silent_s,
         ),
     )  # fmt: skip
     with Supervisor(settings) as server:

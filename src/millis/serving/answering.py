@@ -110,7 +110,9 @@ class TaskRoute:
 
     async def _run(self, served: Served, scope: Scope, request: TaskRequest, *, allowed_ms: float | None) -> _Ran:
         """Answer a request by a version."""
-        job = _make_job(served, request, allowed_ms=allowed_ms, came_ns=scope["millis.came_ns"])
+        job = _make_job(
+            served, request, allowed_ms=allowed_ms, came_ns=scope["millis.came_ns"], most_tokens=self._limits.tokens
+        )
         scope["millis.gone"].append(partial(self._executor.drop, job))
         parsed = perf_counter_ns()
         served.n_open += 1
@@ -246,12 +248,14 @@ def _count_miss(served: Served, *, allowed_ms: float | None) -> None:
         served.counts.add(is_missed=True)
 
 
-def _make_job(served: Served, request: TaskRequest, *, allowed_ms: float | None, came_ns: int) -> Job:
+def _make_job(
+    served: Served, request: TaskRequest, *, allowed_ms: float | None, came_ns: int, most_tokens: int
+) -> Job:
     texts = request.input if isinstance(request.input, list) else [request.input]
     within_ms = served.usual_ms if allowed_ms is None else allowed_ms
     places = served.ladder.rungs(rung=request.rung, may_fall_back=request.fallback)
     return Job(
         served.ladder, texts, came_ns=came_ns, deadline_ns=came_ns + int(1e6 * within_ms),
         is_own_deadline=allowed_ms is not None, places=places,
-        options={name: getattr(request, name) for name in served.ladder.task.options},
+        options={name: getattr(request, name) for name in served.ladder.task.options}, most_tokens=most_tokens,
     )  # fmt: skip

@@ -243,8 +243,7 @@ def _prepare(job: Job, queue: Queue, *, lock: AbstractContextManager[object] = _
             over_ns = queue.misses_by(job.deadline_ns, least_ns=job.needs_ns, now_ns=began)
         if over_ns > 0:
             raise refuse(job, slug="would-be-late", over_ns=over_ns, predicted_ns=job.deadline_ns + over_ns)
-    job.encoded = [job.ladder.task.encode(text, options=job.options) for text in job.texts]
-    job.tokenize_ns = perf_counter_ns() - began
+    job.encode()
     job.needs_ns = job.predict_ns(fastest)
     if not job.is_own_deadline and job.came_ns + job.needs_ns > job.deadline_ns:
         job.deadline_ns = NEVER

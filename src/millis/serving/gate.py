@@ -13,7 +13,7 @@ from typing import Any
 
 from millis.errors import InvalidRequest, RunFailed
 from millis.security.audit import AuditLog
-from millis.security.keys import ADMIN, METRICS, Key, KeyRing
+from millis.security.keys import ACTIONS, ADMIN, METRICS, Key, KeyRing
 from millis.security.quotas import Quotas
 from millis.security.rates import Rates
 
@@ -29,6 +29,7 @@ UNKNOWN = "an unknown route"
 _WRITE_S = 0.1
 _NEEDS = {"/metrics": (METRICS, ADMIN), "/dashboard": (METRICS, ADMIN)}
 _ADMIN_ROUTES = "/v1/admin/"
+"""A key for one of their deeds gets in; whether it is for the one it asks, the route says."""
 _CHALLENGE = tuple((b"www-authenticate", b'%b realm="millis"' % scheme) for scheme in (b"Bearer", b"Basic"))
 """One header each: browsers read the first challenge of a header and no further."""
 
@@ -77,7 +78,7 @@ class Gate:
                     f" {wait_s / 3600:.1f} hours.",
                     status=429, slug="quota-used", headers=((b"retry-after", b"%d" % math.ceil(wait_s)),),
                 )  # fmt: skip
-        needs = (ADMIN,) if scope["path"].startswith(_ADMIN_ROUTES) else _NEEDS.get(scope["path"])
+        needs = (ADMIN, *ACTIONS) if scope["path"].startswith(_ADMIN_ROUTES) else _NEEDS.get(scope["path"])
         if needs:
             self.allow(scope, *needs)
 

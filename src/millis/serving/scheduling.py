@@ -6,6 +6,7 @@ where one window runs at a time, and by planning.py where many run together; wha
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
 from millis.bundles import Model
@@ -109,6 +110,7 @@ class Job:
             nobody is ahead; who is too long for the usual deadline has none, and runs behind all that have.
         places: of the rungs that it allows, in its ladder.
         options: what it chose of the task's encoding and decoding.
+        most_tokens: that it may have; None as many as it likes.
     Attributes:
         rung: the place of the rung that answers, None until its turn comes.
         margin_ns: how much sooner than its deadline it had to be predicted to end when it was admitted.
@@ -118,15 +120,15 @@ class Job:
 
     __slots__ = (
         "came_ns", "deadline_ns", "decode_ns", "encoded", "future", "is_gone", "is_own_deadline", "ladder", "logits",
-        "margin_ns", "may_stop", "needs_ns", "options", "places", "predicted_ns", "results", "run_ns", "rung", "texts",
-        "tokenize_ns", "worked_ns",
+        "margin_ns", "may_stop", "most_tokens", "needs_ns", "options", "places", "predicted_ns", "results", "run_ns",
+        "rung", "texts", "tokenize_ns", "worked_ns",
     )  # fmt: skip
 
     def __init__(
         self, ladder: Ladder, texts: Sequence[str], *, came_ns: int, deadline_ns: int, is_own_deadline: bool,
-        places: range, options: Mapping[str, Any] = NO_OPTIONS,
+        places: range, options: Mapping[str, Any] = NO_OPTIONS, most_tokens: int | None = None,
     ) -> None:  # fmt: skip
-        self.ladder, self.texts, self.places = ladder, texts, places
+        self.ladder, self.texts, self.places, self.most_tokens = ladder, texts, places, most_tokens
         self.came_ns, self.deadline_ns, self.is_own_deadline = came_ns, deadline_ns, is_own_deadline
         self.options = options
         self.may_stop = is_own_deadline and ladder.task.may_stop_early
@@ -138,6 +140,25 @@ class Job:
         self.tokenize_ns = self.run_ns = self.decode_ns = self.worked_ns = 0
         self.future: Any = None
         self.is_gone = False
+
+    def encode(self) -> None:
+        """Cut its texts into windows.
+
+        Raises:
+            InvalidRequest: 413, these have more tokens than it may have; texts behind that are not cut any more.
+        """
+        began, n = perf_counter_ns(), 0
+        for text in self.texts:
+            windows = self.ladder.task.encode(text, options=self.options)
+            self.encoded.append(windows)
+            n += sum(len(window.ids) for window in windows)
+            if self.most_tokens is not None and n > self.most_tokens:
+                raise InvalidRequest(
+                    f"the texts have more than the {self.most_tokens:,} tokens allowed, counting what their windows"
+                    " share: send fewer or shorter ones.",
+                    status=413, slug="too-many-tokens",
+                )  # fmt: skip
+        self.tokenize_ns = perf_counter_ns() - began
 
     @property
     def n_tokens(self) -> int:

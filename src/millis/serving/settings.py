@@ -21,6 +21,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         body_bytes: size of a request body.
         texts: texts in one request.
         characters: characters in one request, all its texts together.
+        tokens: in one request, those of all its windows, special ones and what windows share included.
         body_s: seconds that a body may take to arrive.
         head_bytes: size of a request's head, its line and headers.
         head_s: seconds that a head may take to arrive, on a new connection from its opening.
@@ -33,6 +34,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     body_bytes: int = 1_000_000
     texts: int = 256
     characters: int = 50_000
+    tokens: int = 100_000
     body_s: float = 30.0
     head_bytes: int = 16_384
     head_s: float = 10.0
@@ -43,7 +45,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     def __post_init__(self) -> None:
         """Refuse limits that let nothing through."""
-        if min(self.body_bytes, self.texts, self.characters, self.connections) < 1:
+        if min(self.body_bytes, self.texts, self.characters, self.tokens, self.connections) < 1:
             raise InvalidValue("limits of a request cannot be below 1: give positive numbers.")
         if not 1024 <= self.head_bytes <= 1_000_000:
             raise InvalidValue(f"head_bytes cannot be {self.head_bytes}: give 1024 to 1,000,000.")

@@ -104,7 +104,7 @@ def run_worker(
         cache=AnswerCache(settings.cache_bytes // n_workers) if settings.cache_bytes else None,
         search=_open_search(settings, placement) if settings.indexes else None,
         more=Admin(
-            follower, folders=settings.models_from, has_keys=settings.keys is not None, slowest=metrics
+            follower, gate=gate, folders=settings.models_from, has_keys=settings.keys is not None, slowest=metrics
         ).routes(),
     )
     limits = _fit(settings.limits, n_ports=1 if settings.grpc_port is None else 2)
