@@ -25,7 +25,7 @@ from millis.bundles import Bundle, Rung, save_bundle
 from millis.contract import Contract
 from millis.errors import InvalidRequest, InvalidValue
 from millis.measuring.bench import offer_load
-from millis.security.audit import verify
+from millis.security.verifying import verify
 from millis.serving.settings import ServeSettings
 from millis.serving.supervisor import Supervisor
 from speaking import make_echo_bundle

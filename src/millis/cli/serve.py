@@ -41,6 +41,10 @@ def command(
         Path | None, typer.Option(help="File of API keys (`millis keys create`); without it only loopback is served.")
     ] = None,
     audit: Annotated[Path | None, typer.Option(help="Folder for the audit log (`millis audit verify`).")] = None,
+    audit_seals: Annotated[
+        Path | None, typer.Option(help="Folder for what seals the audit log, where who can write the log cannot.")
+    ] = None,
+    audit_file: Annotated[str, typer.Option(help="Size at which another file of the audit log is begun.")] = "64MB",
     tls_certificate: Annotated[
         Path | None, typer.Option(help="PEM file; with --tls-key the server speaks https, and follows both files.")
     ] = None,
@@ -85,6 +89,8 @@ def command(
         grpc_port=grpc_port, workers=workers, threads=threads, grace_s=grace,
         fallback=fallback, poll_ms=poll, keep_warm=keep_warm,
         keys=None if keys is None else str(keys), audit=None if audit is None else str(audit),
+        audit_seals=None if audit_seals is None else str(audit_seals),
+        audit_file_bytes=read_bytes(audit_file, name="audit-file"),
         tls_certificate=None if tls_certificate is None else str(tls_certificate),
         tls_key=None if tls_key is None else str(tls_key),
         log_format=log_format, traces=traces,  # type: ignore[arg-type]  # settings check it

@@ -144,11 +144,17 @@ def _make_gate(settings: ServeSettings, *, log: Log, shared: Path) -> Gate:
     """
     return Gate(
         keys=KeyRing(KeyFile(settings.keys)) if settings.keys else None,
-        audit=AuditLog(settings.audit) if settings.audit else None,
+        audit=_open_audit(settings),
         tell=log.tell,
         rates=Rates(shared / "rates", tell=log.tell) if settings.keys else None,
         quotas=Quotas(f"{settings.keys}.used") if settings.keys else None,
     )
+
+
+def _open_audit(settings: ServeSettings) -> AuditLog | None:
+    if settings.audit is None:
+        return None
+    return AuditLog(settings.audit, seals=settings.audit_seals, file_bytes=settings.audit_file_bytes)
 
 
 def _open_certificates(settings: ServeSettings, *, log: Log) -> Certificates | None:
