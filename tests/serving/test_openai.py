@@ -333,6 +333,7 @@ def test_too_short_a_deadline_is_refused_before_work(url: str) -> None:
     assert answer.status_code == 503
     assert answer.json()["error"]["code"] == "deadline_too_short"
     assert "waiting does not help" in answer.json()["error"]["message"]
+    assert answer.headers["server-timing"].startswith("total;dur=")
     assert "retry-after" not in answer.headers
 
 

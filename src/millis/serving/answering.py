@@ -18,7 +18,7 @@ from millis.serving.languages import Language
 from millis.serving.observing import Observer
 from millis.serving.polling import Polling
 from millis.serving.problems import list_headers, write_error
-from millis.serving.replies import Scope, Send, after_sending, request_id, send_whole
+from millis.serving.replies import Scope, Send, after_sending, request_id, send_whole, time_header
 from millis.serving.requests import Receive, TaskRequest, read_body
 from millis.serving.scheduling import NEVER, Job, Refused
 from millis.serving.served import Served, Trial, no_such_model
@@ -183,7 +183,8 @@ class TaskRoute:
 
     async def _write_problem(self, scope: Scope, send: Send, error: Exception, asked_id: bytes) -> None:
         status, payload, media_type = write_error(error, path=self._route)
-        headers = [(b"content-type", media_type.encode()), (b"x-request-id", asked_id), *list_headers(error)]
+        headers = [(b"content-type", media_type.encode()), (b"x-request-id", asked_id), time_header(scope)]
+        headers += list_headers(error)
         await send_whole(send, status, payload, headers)
         slug = error.slug if isinstance(error, MillisError) else "internal"
         after_sending(self._observer.failed, scope, route=self._route, status=status, slug=slug, request_id=asked_id)
