@@ -26,7 +26,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         tokens: in one request, those of all its windows, special ones and what windows share included.
         body_s: seconds that a body may take to arrive.
         head_bytes: size of a request's head, its line and headers.
-        head_s: seconds that a head may take to arrive, on a new connection from its opening.
+        head_s: seconds that a head may take to arrive, on a new connection from its opening, and a handshake over TLS.
         idle_s: seconds that a connection is kept between two requests.
         connections: open at the same time, in each worker.
         messages_per_s: that a connection to /v1/live may send.
