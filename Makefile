@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 # Two files of tests at a time, whole fits from the first minute on.
 TWO := -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help venv demo test fast lint bench soak browser clean
+.PHONY: help venv demo test fast lint bench soak schemathesis browser clean
 
 help:  ## Show these lines.
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -44,6 +44,9 @@ bench: $(STAMP)  ## Measure against the rivals; results go to benchmarks/results
 
 soak: $(STAMP)  ## Half of the load that fits, for MINUTES (30), on BUNDLE: memory and errors.
 	$(BIN)/python benchmarks/soak.py --bundle $(BUNDLE) --minutes $(or $(MINUTES),30)
+
+schemathesis: $(STAMP)  ## /openapi.json in negative mode, EXAMPLES (1000) for each ROUTE (a regular expression; all).
+	$(BIN)/python -m pytest tests/serving/test_schemathesis.py -s -k breaks --examples $(or $(EXAMPLES),1000) --route '$(ROUTE)'
 
 browser:  # A real browser for the page tests, where we may install one; they skip, saying so, where we may not.
 	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \

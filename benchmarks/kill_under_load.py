@@ -25,8 +25,8 @@ import httpx
 
 from common import keep
 from millis.bundles import load, open_bundle
-from millis.security.audit import verify
 from millis.security.keys import KeyFile
+from millis.security.verifying import verify
 from millis.serving.settings import ServeSettings
 from millis.serving.supervisor import Supervisor
 

@@ -11,6 +11,12 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command line sets it, 
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the description be tried for longer; see test_schemathesis.py."""
+    parser.addoption("--examples", type=int, default=20, help="Examples that schemathesis makes for each route.")
+    parser.addoption("--route", default="", help="Regular expression: schemathesis tries these routes alone.")
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real data beside the repository."""

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,9 +14,10 @@ import httpx
 import pytest
 
 from making import ask_raw, make_fake_bundle, watched
-from millis.errors import InvalidData, RunFailed
-from millis.security.audit import AuditLog, verify
+from millis.errors import InvalidData, InvalidValue, RunFailed
+from millis.security.audit import AuditLog
 from millis.security.keys import KeyFile
+from millis.security.verifying import verify
 from millis.serving.settings import ServeSettings
 from millis.serving.supervisor import Supervisor
 
@@ -71,6 +73,109 @@ def test_a_file_or_a_head_that_is_gone_is_missed(tmp_path: Path) -> None:
     head = json.loads(file.with_suffix(".head").read_text())
     file.with_suffix(".head").write_text(json.dumps({**head, "n": 2}))
     assert "head" in verify(tmp_path / "c").problems[0]
+
+
+def test_a_file_that_is_gone_together_with_its_head_is_missed(tmp_path: Path) -> None:
+    for place in ("same", "elsewhere"):
+        folder, seals = tmp_path / place, tmp_path / ("same" if place == "same" else "seals")
+        for _ in range(3):
+            log = AuditLog(folder, seals=seals)
+            log.tell("POST /v1/ner", outcome="200")
+            log.write()
+        assert verify(folder, seals=seals).problems == ()
+        first, *_, last = sorted(folder.glob("*.jsonl"), key=lambda file: file.stat().st_mtime_ns)
+        for file in (first, last):
+            file.unlink()
+            (seals / f"{file.stem}.head").unlink()
+        problems = verify(folder, seals=seals).problems
+        assert sorted(problems) == sorted(f"{file.name}: the whole file is missing" for file in (first, last))
+        (seals / "audit.files").unlink()
+        assert "the register is missing" in verify(folder, seals=seals).problems[0]
+        log = AuditLog(folder, seals=seals)  # a server goes on, and makes a new one
+        log.tell("POST /v1/ner", outcome="200")
+        log.write()
+        assert "is not in the register" in verify(folder, seals=seals).problems[0]
+
+
+def test_a_register_that_was_edited_or_put_back_is_told(tmp_path: Path) -> None:
+    write_log(tmp_path)
+    older = (tmp_path / "audit.files").read_text()
+    write_log(tmp_path)
+    (tmp_path / "audit.files").write_text(older)
+    (problem,) = verify(tmp_path).problems
+    assert "is not in the register: it was put in, or the register is an older one" in problem
+    said = json.loads(older)
+    (tmp_path / "audit.files").write_text(json.dumps({**said, "files": []}))
+    assert "the register was changed" in verify(tmp_path).problems[0]
+
+
+def test_seals_in_a_folder_of_their_own_leave_nothing_but_lines_beside_the_log(tmp_path: Path) -> None:
+    bundle, folder, seals = make_fake_bundle(tmp_path), tmp_path / "log", tmp_path / "seals"
+    with Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0, audit=str(folder), audit_seals=str(seals))) as server:
+        httpx.post(f"{server.url}/v1/ner", json={"input": "maria"})
+    assert {file.suffix for file in folder.iterdir()} == {".jsonl"}
+    flags = [sys.executable, "-m", "millis", "audit", "verify", str(folder)]
+    assert subprocess.run([*flags, "--seals", str(seals)], capture_output=True, text=True).stdout == "1 lines in 1 files: whole\n"
+    without = subprocess.run(flags, capture_output=True, text=True)
+    assert (without.returncode, "--audit-seals" in without.stderr) == (2, True)
+    shutil.rmtree(folder)
+    folder.mkdir()
+    gone = subprocess.run([*flags, "--seals", str(seals)], capture_output=True, text=True)
+    assert (gone.returncode, "the whole file is missing" in gone.stdout) == (1, True)
+    with pytest.raises(InvalidValue, match="--audit-seals is for"):
+        ServeSettings(bundles=("a",), audit_seals="seals")
+
+
+def test_a_file_of_the_size_allowed_is_followed_by_another(tmp_path: Path) -> None:
+    bundle, folder = make_fake_bundle(tmp_path), tmp_path / "log"
+    settings = ServeSettings(bundles=(str(bundle.path),), port=0, audit=str(folder), audit_file_bytes=10_000)
+    with Supervisor(settings) as server, httpx.Client(base_url=server.url) as client:
+        for _ in range(2):
+            for _ in range(90):  # some 13,000 bytes
+                client.post("/v1/ner", json={"input": "maria"})
+            time.sleep(0.15)  # until they are written
+    sizes = [file.stat().st_size for file in folder.glob("*.jsonl")]
+    assert len(sizes) >= 2
+    assert max(sizes) < 25_000
+    found = verify(folder)
+    assert (found.files, found.lines, found.problems) == (len(sizes), 180, ())
+    with pytest.raises(InvalidValue, match="10kB or more"):
+        ServeSettings(bundles=("a",), audit="a", audit_file_bytes=100)
+
+
+def test_a_line_that_a_killed_server_did_not_finish_is_no_tampering_and_the_next_start_closes_it(tmp_path: Path) -> None:
+    bundle, folder = make_fake_bundle(tmp_path), tmp_path / "log"
+    settings = ServeSettings(bundles=(str(bundle.path),), port=0, audit=str(folder))
+    with Supervisor(settings) as server:
+        httpx.post(f"{server.url}/v1/ner", json={"input": "maria"})
+    (file,) = folder.glob("*.jsonl")
+    whole = file.read_bytes()
+    file.write_bytes(whole + whole[: len(whole) // 2])  # as a process leaves it that was killed in a write
+    flags = [sys.executable, "-m", "millis", "audit", "verify", str(folder)]
+    torn = subprocess.run(flags, capture_output=True, text=True)
+    assert (torn.returncode, f"{file.name}:2: unfinished" in torn.stdout, "1 lines in 1 files: whole" in torn.stdout) == (0, True, True)
+    with Supervisor(settings) as server:
+        httpx.post(f"{server.url}/v1/ner", json={"input": "maria"})
+    first, second = (json.loads(row) for row in file.read_text().splitlines())
+    assert (first["what"], second["what"], second["outcome"]) == ("POST /v1/ner", "unfinished line", "removed")
+    found = verify(folder)
+    assert (found.files, found.lines, found.problems, found.unfinished) == (2, 3, (), ())
+    cut = whole[:-20]  # half of a line that was counted: somebody removed it
+    file.write_bytes(cut)
+    assert "2 lines are missing at the end" in verify(folder).problems[0]
+    AuditLog(folder)
+    assert file.read_bytes() == cut, "what was changed is not sealed again"
+
+
+def test_a_file_that_is_being_written_is_nobody_elses_to_finish(tmp_path: Path) -> None:
+    log = AuditLog(tmp_path)
+    log.tell("POST /v1/ner", outcome="200")
+    log.write()
+    (file,) = tmp_path.glob("*.jsonl")
+    with file.open("ab") as stream:
+        stream.write(b'{"n":2,')
+    AuditLog(tmp_path)
+    assert file.read_bytes().endswith(b'{"n":2,')
 
 
 def test_a_folder_without_a_log_is_refused_and_one_that_cannot_be_written_too(tmp_path: Path) -> None:

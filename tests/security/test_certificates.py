@@ -13,7 +13,7 @@ import pytest
 from making import make_certificate, make_fake_bundle
 from millis.errors import InvalidValue
 from millis.security.certificates import make_context
-from millis.serving.settings import ServeSettings
+from millis.serving.settings import Limits, ServeSettings
 from millis.serving.supervisor import Supervisor
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="install openssl, which makes the certificates")
@@ -74,3 +74,17 @@ def test_certificates_that_cannot_be_used_are_refused_in_a_sentence(tmp_path: Pa
         ServeSettings(bundles=(str(bundle.path),), tls_certificate=str(certificate))
     with pytest.raises(InvalidValue, match="TLS certificate"), Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0, tls_certificate=str(garbage), tls_key=str(key))):
         pass
+
+
+@pytest.mark.parametrize("said", [b"", b"\x16\x03\x01\x02\x00\x01"])
+def test_a_handshake_that_does_not_come_is_not_waited_for(tmp_path: Path, said: bytes) -> None:
+    certificate, key = make_certificate(tmp_path / "tls", name="first")
+    settings = ServeSettings(
+        bundles=(str(make_fake_bundle(tmp_path).path),), port=0, tls_certificate=str(certificate), tls_key=str(key), limits=Limits(head_s=0.3)
+    )  # fmt: skip
+    with Supervisor(settings) as server:
+        with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), timeout=10) as peer:
+            peer.sendall(said)
+            assert peer.recv(100) == b""
+        trust = ssl.create_default_context(cafile=str(certificate))
+        assert httpx.get(f"{server.url}/health/live", verify=trust).status_code == 200

@@ -134,6 +134,22 @@ def test_a_key_that_asks_too_often_is_told_when_to_come_again(tmp_path: Path, fi
         assert client.post("/v1/ner", json=ASK, headers=bearer(fast)).status_code == 200
 
 
+def test_a_rate_holds_over_all_workers_and_each_lets_all_of_it_through(tmp_path: Path, file: KeyFile) -> None:
+    keys = [file.create(name="", scopes=["ner"], rate_per_s=10)[0] for _ in range(2)]
+    bundle = make_fake_bundle(tmp_path, workers=2)
+    with Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0, keys=str(file.path))) as server:
+        assert server.n_workers == 2
+        with httpx.Client(base_url=server.url) as client:  # one connection is one worker's
+            first = [client.post("/v1/ner", json=ASK, headers=bearer(keys[0])).status_code for _ in range(10)]
+            assert first == [200] * 10
+            began = time.monotonic()
+            headers = bearer(keys[1]) | {"Connection": "close"}
+            spread = [client.post("/v1/ner", json=ASK, headers=headers).status_code for _ in range(100)]
+            took_s = time.monotonic() - began
+        allowed = 10 + 10 * took_s
+        assert min(allowed, 100) - 2 <= spread.count(200) <= allowed + 1, (spread.count(200), took_s)
+
+
 def test_without_keys_a_server_listens_on_loopback_only() -> None:
     for host in ("0.0.0.0", "::", "192.168.0.1", "example.org"):
         with pytest.raises(InvalidValue, match="without keys"):
@@ -157,16 +173,22 @@ def test_keys_are_made_listed_and_revoked_at_the_command_line(tmp_path: Path) ->
         assert done.exit_code == 0, done.output
         return json.loads(done.stdout)
 
-    made = run("create", "--scope", "ner", "--scope", "metrics", "--expires", "90d", "--rate", "100/s", "--name", "shop")
+    assert "no key in" in CliRunner().invoke(app, ["keys", "list", "--file", file]).stdout
+    made = run("create", "--scope", "ner", "--scope", "metrics", "--expires", "90d", "--rate", "100/s", "--quota", "10000/day", "--name", "shop")
     assert isinstance(made, dict)
     listed = run("list")
     assert isinstance(listed, list)
     assert (listed[0]["id"], listed[0]["state"], listed[0]["rate_per_s"]) == (made["id"], "valid", 100.0)
     assert listed[0]["expires"] - listed[0]["created"] == pytest.approx(90 * 86400)
     assert made["key"] not in json.dumps(listed)
+    shown = CliRunner().invoke(app, ["keys", "list", "--file", file]).stdout
+    assert "ner, metrics" in shown
+    assert "100/s, 10,000/day  shop" in shown
+    run("create", "--scope", "admin:load")
+    assert "any rate, no quota" in CliRunner().invoke(app, ["keys", "list", "--file", file]).stdout
     typo = CliRunner().invoke(app, ["keys", "create", "--scope", "nerr", "--file", file])
     assert "there is no scope 'nerr': give one of classify, embedding, ner" in str(typo.exception)
-    assert len(run("list")) == 1  # type: ignore[arg-type]
+    assert len(run("list")) == 2  # type: ignore[arg-type]
     run("revoke", made["id"])
     assert run("list")[0]["state"] == "revoked"  # type: ignore[index]
 

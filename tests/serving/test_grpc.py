@@ -282,14 +282,31 @@ def test_every_deadline_counts_and_the_soonest_most(tmp_path: Path) -> None:
             call(server, infer("maria"), metadata=[("x-deadline-ms", "5")]),
         ):
             assert refused.code is grpc.StatusCode.UNAVAILABLE
-            assert "would" in refused.metadata["x-millis-problem"]
-            assert int(refused.metadata["grpc-retry-pushback-ms"]) >= 1
-            assert int(refused.metadata["retry-after"]) >= 1
+            assert refused.metadata["x-millis-problem"] == "deadline-too-short"
+            assert refused.metadata["grpc-retry-pushback-ms"] == "-1", "by gRPC: do not try again"
+            assert "retry-after" not in refused.metadata
         twice = call(server, with_parameters(infer("maria"), timeout=900_000), metadata=[("x-deadline-ms", "500")])
         assert twice.code is WRONG
         assert call(server, infer("maria"), timeout=0.012).code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE)
-        counted = wait_for_counts(server, f'reason="would-be-late",route="{INFER}"}} 3.0')
+        counted = wait_for_counts(server, f'reason="deadline-too-short",route="{INFER}"}} 3.0')
         assert f'millis_requests_total{{route="{INFER}",status="200"}} 2.0' in counted
+
+
+def test_a_refused_call_is_told_which_rung_fits_and_when_to_come_again(tmp_path: Path) -> None:
+    bundle = make_fake_bundle(tmp_path, delay_ms=100.0, faster_ms=1.0, threads=1)
+    with Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0, grpc_port=0)) as server:
+        refused = call(server, with_parameters(infer("maria"), rung="fake", timeout=60_000))
+        assert (refused.code, refused.metadata["x-millis-fits"]) == (grpc.StatusCode.UNAVAILABLE, "fake-fast")
+        assert "ask the rung fake-fast, which would fit" in refused.details
+        assert call(server, with_parameters(infer("maria"), rung="fake-fast", timeout=60_000)).code is grpc.StatusCode.OK
+        asked = with_parameters(infer("maria"), rung="fake", timeout=250_000)
+        with ThreadPoolExecutor(6) as pool:
+            crowd = [one for one in pool.map(lambda _: call(server, asked), range(6)) if one.code is grpc.StatusCode.UNAVAILABLE]
+        assert crowd, "of six that take 100 ms, two fit into 250 ms"
+        for one in crowd:
+            assert one.metadata["x-millis-problem"] in ("would-be-late", "would-make-others-late")
+            assert int(one.metadata["grpc-retry-pushback-ms"]) >= 1
+            assert int(one.metadata["retry-after"]) >= 1
 
 
 def wait_for_counts(server: Supervisor, line: str) -> str:

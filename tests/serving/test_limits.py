@@ -303,3 +303,17 @@ def wait(holds: Callable[[], bool], *, within_s: float = 10.0) -> None:
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+@pytest.mark.parametrize("threads", [0, 1])
+def test_a_request_has_no_more_tokens_than_allowed_whatever_its_characters(tmp_path: Path, threads: int) -> None:
+    bundle = make_fake_bundle(tmp_path, name="rank", task="rerank", threads=threads)
+    settings = ServeSettings(bundles=(str(bundle.path),), port=0, limits=Limits(tokens=200))
+    with Supervisor(settings) as server:
+        asked = {"query": "x " * 14, "documents": ["hello"] * 8}  # the query is read with each document
+        assert httpx.post(f"{server.url}/v1/rerank", json=asked).status_code == 200
+        refused = httpx.post(f"{server.url}/v1/rerank", json=asked | {"documents": ["hello"] * 20})
+        assert (refused.status_code, refused.json()["type"]) == (413, "/problems/too-many-tokens")
+        assert "more than the 200 tokens allowed" in refused.json()["detail"]
+    with pytest.raises(InvalidValue, match="below 1"):
+        Limits(tokens=0)

@@ -25,7 +25,7 @@ from millis.bundles import Bundle, Rung, save_bundle
 from millis.contract import Contract
 from millis.errors import InvalidRequest, InvalidValue
 from millis.measuring.bench import offer_load
-from millis.security.audit import verify
+from millis.security.verifying import verify
 from millis.serving.settings import ServeSettings
 from millis.serving.supervisor import Supervisor
 from speaking import make_echo_bundle
@@ -119,6 +119,25 @@ def test_only_the_scope_admin_changes_anything(site: Site) -> None:
             detail = problem(http.request(method, route, json={"path": "forbidden/forbidden.millis"}), 403)
             assert "admin" in detail
     assert httpx.get(f"{site.server.url}{MODELS}").status_code == 401
+
+
+def test_a_key_for_one_action_does_that_and_no_other(site: Site) -> None:
+    site.make("deed", name="deed")
+    asked: dict[str, tuple[str, str]] = {
+        "read": ("GET", MODELS), "load": ("POST", MODELS), "promote": ("POST", f"{MODELS}/deed/promote"),
+        "rollback": ("POST", f"{MODELS}/deed/rollback"), "unload": ("DELETE", f"{MODELS}/deed"),
+    }  # fmt: skip
+    keys = {action: site.keys.create(name=action, scopes=[f"admin:{action}"])[0] for action in asked}
+    time.sleep(0.6)  # until workers look at the keys again
+    for action, key in keys.items():
+        with site.client(key) as http:
+            statuses = {one: http.request(*asked[one], json={"path": "deed/deed.millis"}).status_code for one in asked if one != action}
+            assert set(statuses.values()) == {403}, statuses
+            own = http.request(*asked[action], json={"path": "deed/deed.millis"})
+            assert own.status_code in (200, 201, 409), own.text  # 409: there is no other version
+            assert http.get("/v1/admin/slowest").status_code == (200 if action == "read" else 403)
+            assert http.get("/metrics").status_code == 403
+    assert "deed" not in {one["name"] for one in site.http.get(MODELS).json()["data"]}
 
 
 def test_a_page_from_elsewhere_cannot_use_a_browsers_key(site: Site) -> None:

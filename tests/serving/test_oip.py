@@ -191,10 +191,11 @@ def test_a_deadline_counts_however_it_is_said_but_once(tmp_path: Path) -> None:
             ask(server, {"inputs": [texts_of("maria")]}, **{"X-Deadline-Ms": "5"}),
         ):
             assert_error(refused, 503)
-            assert int(refused.headers["retry-after"]) >= 1
+            assert "Waiting does not help" in refused.json()["error"]
+            assert "retry-after" not in refused.headers
         assert_error(ask(server, in_time, **{"X-Deadline-Ms": "500"}), 400)
         counted = httpx.get(f"{server.url}/metrics").text
-    assert 'millis_refusals_total{reason="would-be-late",route="/v2/models/fake/infer"} 2.0' in counted
+    assert 'millis_refusals_total{reason="deadline-too-short",route="/v2/models/fake/infer"} 2.0' in counted
     assert 'millis_requests_total{route="/v2/models/fake/infer",status="200"} 2.0' in counted
 
 
@@ -205,6 +206,21 @@ def test_the_rung_is_said_and_may_be_pinned(tmp_path: Path) -> None:
         assert said.json()["parameters"] == {"rung": "fake-fast", "F1": 85.0}
         assert said.headers["x-millis-rung"] == "fake-fast"
         assert "run;dur=" in said.headers["server-timing"]
+
+
+def test_a_refusal_names_the_rung_that_would_fit(tmp_path: Path) -> None:
+    bundle = make_fake_bundle(tmp_path, delay_ms=100.0, faster_ms=1.0)
+    with Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0)) as server:
+        asked = {"inputs": [texts_of("maria")], "parameters": {"rung": "fake"}}
+        refused = ask(server, asked, **{"X-Deadline-Ms": "60"})
+        assert_error(refused, 503)
+        assert "ask the rung fake-fast, which would fit" in refused.json()["error"]
+        assert refused.headers["x-millis-fits"] == "fake-fast"
+        client = tritonclient.http.InferenceServerClient(server.url.removeprefix("http://"))
+        with client, pytest.raises(InferenceServerException, match="fake-fast"):
+            client.infer("fake", [tensor(["maria"])], parameters={"fallback": False}, timeout=60_000)
+        asked["parameters"] = {"rung": refused.headers["x-millis-fits"]}
+        assert ask(server, asked, **{"X-Deadline-Ms": "60"}).status_code == 200
 
 
 def test_a_tasks_own_options_are_parameters(tmp_path: Path) -> None:

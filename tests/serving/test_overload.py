@@ -99,6 +99,9 @@ def test_when_time_is_short_the_faster_rung_answers_and_says_how_good_it_is(tmp_
         for asked in ({"rung": "fake"}, {"fallback": False}):
             refused = httpx.post(f"{server.url}{URL}", json={"input": "maria", **asked}, headers={"X-Deadline-Ms": "80"})
             assert (refused.status_code, refused.json()["rung"]) == (503, "fake-fast")
+            assert refused.json()["type"] == "/problems/deadline-too-short"
+            assert "retry_after_ms" not in refused.json()
+            assert "retry-after" not in refused.headers
         pinned = httpx.post(f"{server.url}{URL}", json={"input": "maria", "rung": "fake-fast"})
         assert pinned.headers["x-millis-rung"] == "fake-fast"
         unknown = httpx.post(f"{server.url}{URL}", json={"input": "maria", "rung": "other"})

@@ -128,6 +128,35 @@ def test_a_pinned_rung_is_kept_and_the_refusal_names_the_one_that_would_fit() ->
     assert list(ladder.rungs(rung=None, may_fall_back=False)) == [0]
 
 
+def test_what_cannot_be_in_time_alone_is_not_told_to_come_again() -> None:
+    ladder, queue = make_ladder(8.0), Queue(lanes=1)
+    ladder.forecast.margin_ns = 1.0 * MS
+    fill(queue, ladder, within_ms=9.5, n=1)
+    with pytest.raises(Refused, match=r"nobody ahead .* up to 9\.0 ms of the 8\.5 ms allowed\. Waiting does not help: allow more\.") as refused:
+        queue.admit(make_job(ladder, within_ms=8.5), now_ns=0)
+    assert (refused.value.status, refused.value.slug, refused.value.headers) == (503, "deadline-too-short", ())
+    assert refused.value.extra["retry_after_ms"] is None
+    with pytest.raises(Refused) as refused:
+        queue.admit(make_job(ladder, within_ms=9.5), now_ns=0)
+    assert (refused.value.slug, refused.value.headers) == ("would-be-late", ((b"retry-after", b"1"),))
+
+
+def test_the_most_accurate_rung_that_fits_a_requests_own_length_is_named() -> None:
+    ms = {"slow": (2.0, 40.0), "middle": (1.9, 20.0), "fast": (1.8, 5.0)}  # nearly alike on what is short
+    models = [Model(name, 1.0) for name in ms]
+    for model, (short, long) in zip(models, ms.values(), strict=True):
+        rows = tuple(LatencyRow(tokens=n, p50_ms=one, p99_ms=one, n=1) for n, one in ((8, short), (32, long)))
+        model.rung = Rung(name=model.rung.name, backend="fake", precision="fp32", folder="a", latency=rows)
+    ladder = Ladder("m", models, Forecast([model.rung for model in models], warm_ns=[[]] * 3))  # type: ignore[arg-type]
+    ladder.forecast.overhead_ns = ladder.forecast.margin_ns = 0.0
+    for within_ms, named in ((25, "middle"), (6, "fast"), (4, None)):
+        with pytest.raises(Refused) as refused:
+            Queue(lanes=1).admit(make_job(ladder, within_ms=within_ms, places=range(1)), now_ns=0)
+        assert refused.value.extra["rung"] == named
+        assert refused.value.headers == (() if named is None else ((b"x-millis-fits", named.encode()),))
+        assert named is None or f"or ask the rung {named}, which would fit" in str(refused.value)
+
+
 def test_a_thousand_without_a_deadline_fill_the_queue() -> None:
     ladder, queue = make_ladder(1.0), Queue(lanes=1)
     for _ in range(1000):

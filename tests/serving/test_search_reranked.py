@@ -110,6 +110,7 @@ def test_both_models_share_one_deadline_and_what_was_not_scored_keeps_its_order(
         ({"rerank": "other"}, 404, "that model is not served here: choose one of rank"),
         ({"rerank": 3}, 422, "rerank"),
         ({"candidates": 5}, 422, "candidates are for a reranker"),
+        ({"rerank_rung": "fake"}, 422, "rerank_rung is for a reranker"),
         ({"rerank": True, "candidates": 0}, 422, "candidates"),
         ({"rerank": True, "candidates": 101}, 422, "candidates"),
     ],
@@ -128,6 +129,28 @@ def test_the_reranker_has_its_own_accounts_and_the_client_asks_for_it(server: Su
     assert 'millis_request_seconds_count{model="rank",rung="fake"}' in metrics
     described = httpx.get(f"{server.url}/openapi.json").json()["components"]["schemas"]["SearchRequest"]["properties"]
     assert {"rerank", "candidates"} <= described.keys()
+
+
+def test_the_rerankers_rung_is_chosen_pinned_and_kept_from_falling_back(folder: Path, tmp_path: Path) -> None:
+    rank = make_fake_bundle(tmp_path, name="rank", task="rerank", buckets=(16, 32), delay_ms=60.0, faster_ms=1.0)
+    settings = ServeSettings(bundles=(str(folder / "emb.millis"), str(rank.path)), indexes=(str(folder / "faq.index"),), port=0)
+
+    def reranked(server: Supervisor, **asked: object) -> tuple[str | None, bool]:
+        answer = search(server, rerank=True, within_ms=45, **asked).json()["reranked"]
+        return answer["rung"], answer["scored"] > 0
+
+    with Supervisor(settings) as running:
+        search(running, rerank=True)
+        assert reranked(running) == ("fake-fast", True)
+        assert reranked(running, fallback=True) == ("fake-fast", True)
+        assert reranked(running, fallback=False) == (None, False), "what may not fall back has no time for one passage"
+        assert reranked(running, rerank_rung="fake") == (None, False)
+        assert reranked(running, rerank_rung="fake-fast", fallback=False) == ("fake-fast", True)
+        assert search(running, rerank=True, rerank_rung="fake-fast").json()["reranked"]["rung"] == "fake-fast"
+        assert search(running, rerank=True, rung="fake").json()["reranked"]["rung"] == "fake", "a rung of the query's model"
+        unknown = search(running, rerank=True, rerank_rung="other")
+        assert (unknown.status_code, unknown.json()["type"]) == (404, "/problems/unknown-rung")
+        assert "served for rank: choose one of fake, fake-fast" in unknown.json()["detail"]
 
 
 def test_a_key_needs_the_rerankers_scope_too_and_without_a_reranker_it_is_said(folder: Path, tmp_path: Path) -> None:

@@ -186,9 +186,32 @@ def test_the_descriptions_say_what_is_served(server: Supervisor) -> None:
     assert contracts[0]["contract"]["bound_ms"] == 1000.0
     description = httpx.get(f"{server.url}/openapi.json").json()
     assert description["openapi"].startswith("3.1")
-    assert set(description["paths"]["/v1/ner"]["post"]["responses"]) >= {"200", "400", "413", "422"}
+    every = {"400", "408", "431", "503"}
+    for route, refused in {
+        "/v1/ner": {"401", "403", "404", "413", "415", "422", "429", "504"}, "/v1/models": {"401", "429"}, "/metrics": {"401", "403", "429"},
+        "/health": {"401", "429", "504"}, "/health/live": set(), "/v2/models/fake/ready": {"401", "404", "429", "504"},
+        "/v1/admin/models": {"401", "403", "404", "409", "413", "422", "429", "504"},
+    }.items():  # fmt: skip
+        (operation, *_) = description["paths"][route].values()
+        assert operation["responses"].keys() - {"200"} == refused | every, route
+    tensors = description["paths"]["/v2/models/fake/infer"]["post"]["responses"]
+    assert set(tensors["404"]["content"]) == {"application/json"}
+    assert set(tensors["431"]["content"]) == {"application/json", "application/problem+json"}
+    assert "Retry-After" in tensors["503"]["headers"]
     for route in description["paths"]:
         assert httpx.request("POST" if route == "/v1/ner" else "GET", f"{server.url}{route}", json=None).status_code != 404
+
+
+def test_every_answer_says_how_long_it_took(server: Supervisor) -> None:
+    for method, route, content, status in (
+        ("POST", "/v1/ner", b"{", 400), ("POST", "/v1/ner", b'{"input": "x", "model": "other"}', 404), ("GET", "/v1/models", b"", 200),
+        ("GET", "/nothing", b"", 404), ("POST", "/v2/models/fake/infer", b"{}", 422), ("GET", "/health", b"", 200),
+    ):  # fmt: skip
+        answer = httpx.request(method, f"{server.url}{route}", content=content)
+        assert answer.status_code == status
+        (name, ms), = (one.strip().split(";dur=") for one in answer.headers["server-timing"].split(","))
+        assert name == "total"
+        assert 0 < float(ms) < 10_000
 
 
 def test_health_runs_a_real_inference(server: Supervisor) -> None:

@@ -75,7 +75,7 @@ class Client:
 
         Args:
             index: its name; may be left out when one is served.
-            named: top_k, filter, rung, fallback, deadline_ms.
+            named: top_k, filter, rerank, candidates, rung, rerank_rung, fallback, deadline_ms.
         """
         return self._drive(self._questions.search(query, index=index, **named))
 

@@ -18,14 +18,20 @@ def _audit() -> None:
 @app.command()
 def verify(
     folder: Annotated[Path, typer.Argument(help="As `millis serve --audit` had it.")],
+    seals: Annotated[
+        Path | None, typer.Option(help="As `millis serve --audit-seals` had it; the same folder when missing.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Find lines that were changed, removed or put in; exit code 1 when there are any."""
-    from millis.security.audit import verify as check
+    """Find lines and files that were changed, removed or put in; exit code 1 when there are any.
 
-    found = check(folder)
+    A line that was not finished when its writer was killed is told too, and is no reason for exit code 1.
+    """
+    from millis.security.verifying import verify as check
+
+    found = check(folder, seals=seals)
     state = "NOT whole" if found.problems else "whole"
-    told = [*found.problems, f"{found.lines:,} lines in {found.files} files: {state}"]
+    told = [*found.problems, *found.unfinished, f"{found.lines:,} lines in {found.files} files: {state}"]
     write_result(found, lines=told, is_json=as_json)
     if found.problems:
         raise typer.Exit(1)

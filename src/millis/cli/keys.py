@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from millis.cli.output import Json, write_result
 from millis.errors import InvalidValue
+
+if TYPE_CHECKING:
+    from millis.security.keys import Key
 
 File = Annotated[Path, typer.Option("--file", help="The file of keys; give it to `millis serve --keys`.")]
 _DEFAULT = Path("millis-keys.json")
@@ -18,7 +21,11 @@ app = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys.")
 @app.command()
 def create(
     scope: Annotated[
-        list[str], typer.Option(help="A task (ner), model:NAME, metrics, admin, or * for all; repeat it.")
+        list[str],
+        typer.Option(
+            help="A task (ner), model:NAME, metrics, admin, an action of it (admin:read, :load, :unload, :promote,"
+            " :rollback), or * for all; repeat it."
+        ),
     ],
     name: Annotated[str, typer.Option(help="For people.")] = "",
     expires: Annotated[str | None, typer.Option(help='Like "90d" or "12h"; for good when missing.')] = None,
@@ -54,14 +61,19 @@ def create(
 
 def _check_scopes(scopes: Sequence[str]) -> None:
     """Refuse a scope that nothing asks for: its key would open nothing, and nobody would know why."""
-    from millis.security.keys import ADMIN, ANY, METRICS
+    from millis.security.keys import ACTIONS, ADMIN, ANY, METRICS
     from millis.tasks import tasks
     from millis.tasks.instructing import SPEAKING
 
-    known = [*tasks, *SPEAKING, METRICS, ADMIN, ANY]
+    known = [*tasks, *SPEAKING, METRICS, ADMIN, *ACTIONS, ANY]
     for scope in scopes:
         if scope not in known and not scope.startswith("model:"):
             raise InvalidValue(f"there is no scope {scope!r}: give one of {', '.join(known)}, or model:NAME.")
+
+
+def _write_limits(key: "Key") -> str:
+    rate = "any rate" if key.rate_per_s is None else f"{key.rate_per_s:g}/s"
+    return f"{rate}, {'no quota' if key.quota_per_day is None else f'{key.quota_per_day:,}/day'}"
 
 
 @app.command("list")
@@ -79,7 +91,7 @@ def list_keys(file: File = _DEFAULT, as_json: Json = False) -> None:
         ],
         lines=[
             f"{one.id}  {one.state():8} {', '.join(one.scopes)}  expires {write_time(one.expires)}"
-            f"{'' if one.rate_per_s is None else f'  {one.rate_per_s:g}/s'}  {one.name}".rstrip()
+            f"  {_write_limits(one)}  {one.name}".rstrip()
             for one in keys
         ] or [f"no key in {file}: `millis keys create --scope ner` makes one"],
         is_json=as_json,

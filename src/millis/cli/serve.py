@@ -41,6 +41,10 @@ def command(
         Path | None, typer.Option(help="File of API keys (`millis keys create`); without it only loopback is served.")
     ] = None,
     audit: Annotated[Path | None, typer.Option(help="Folder for the audit log (`millis audit verify`).")] = None,
+    audit_seals: Annotated[
+        Path | None, typer.Option(help="Folder for what seals the audit log, where who can write the log cannot.")
+    ] = None,
+    audit_file: Annotated[str, typer.Option(help="Size at which another file of the audit log is begun.")] = "64MB",
     tls_certificate: Annotated[
         Path | None, typer.Option(help="PEM file; with --tls-key the server speaks https, and follows both files.")
     ] = None,
@@ -63,6 +67,7 @@ def command(
     max_body_bytes: Annotated[int, typer.Option(help="Largest request body.")] = 1_000_000,
     max_texts: Annotated[int, typer.Option(help="Most texts in one request.")] = 256,
     max_characters: Annotated[int, typer.Option(help="Most characters in one request.")] = 50_000,
+    max_tokens: Annotated[int, typer.Option(help="Most tokens in one request, as its windows have them.")] = 100_000,
     max_head_bytes: Annotated[int, typer.Option(help="Largest head of a request: its line and headers.")] = 16_384,
     max_connections: Annotated[int, typer.Option(help="Most open connections of a worker.")] = 10_000,
     max_messages_per_s: Annotated[float, typer.Option(help="Most messages a second on one /v1/live.")] = 30.0,
@@ -84,14 +89,17 @@ def command(
         grpc_port=grpc_port, workers=workers, threads=threads, grace_s=grace,
         fallback=fallback, poll_ms=poll, keep_warm=keep_warm,
         keys=None if keys is None else str(keys), audit=None if audit is None else str(audit),
+        audit_seals=None if audit_seals is None else str(audit_seals),
+        audit_file_bytes=read_bytes(audit_file, name="audit-file"),
         tls_certificate=None if tls_certificate is None else str(tls_certificate),
         tls_key=None if tls_key is None else str(tls_key),
         log_format=log_format, traces=traces,  # type: ignore[arg-type]  # settings check it
         models_from=tuple(map(str, models_from or ())), state=None if state is None else str(state),
         cache_bytes=read_bytes(cache, name="cache"),
         limits=Limits(
-            body_bytes=max_body_bytes, texts=max_texts, characters=max_characters, head_bytes=max_head_bytes,
-            connections=max_connections, messages_per_s=max_messages_per_s, silent_s=max_silent_s,
+            body_bytes=max_body_bytes, texts=max_texts, characters=max_characters, tokens=max_tokens,
+            head_bytes=max_head_bytes, connections=max_connections,
+            messages_per_s=max_messages_per_s, silent_s=max_silent_s,
         ),
     )  # fmt: skip
     with Supervisor(settings) as server:

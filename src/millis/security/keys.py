@@ -24,12 +24,17 @@ from millis.errors import InvalidValue, RunFailed
 
 ANY = "*"
 ADMIN = "admin"
+READ, LOAD, UNLOAD, PROMOTE, ROLL_BACK = (
+    f"{ADMIN}:{action}" for action in ("read", "load", "unload", "promote", "rollback")
+)
+ACTIONS = (READ, LOAD, UNLOAD, PROMOTE, ROLL_BACK)
+"""Scopes of one deed each, where ADMIN is of all."""
 METRICS = "metrics"
 
 _PREFIX = "mk"
 _LOOK_AGAIN_S = 0.5
 _NOBODY = "0" * 64
-_SCOPE = r"^(\*|[a-z0-9-]{1,40}|model:[^\x00-\x1f\x7f/\\]{1,200})$"
+_SCOPE = rf"^(\*|[a-z0-9-]{{1,40}}|{'|'.join(ACTIONS)}|model:[^\x00-\x1f\x7f/\\]{{1,200}})$"
 
 _LONGEST_S = 100 * 365 * 86400.0
 
@@ -43,7 +48,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     Args:
         name: for people.
         sha256: of its secret.
-        scopes: tasks ("ner"), models ("model:NAME"), "metrics", "admin"; "*" is every one.
+        scopes: tasks ("ner"), models ("model:NAME"), "metrics", "admin" or some of ACTIONS; "*" is every one.
         rate_per_s: requests a second that it may make; None without limit.
         quota_per_day: requests that it may make between two midnights of UTC; None without limit.
         created, expires: seconds since 1970.
@@ -136,7 +141,7 @@ class KeyFile:
         except msgspec.ValidationError as error:
             raise InvalidValue(
                 f"a key cannot have the scopes {list(scopes)} and the name {name[:40]!r}: give tasks (ner), model:NAME,"
-                " metrics, admin, or * for all, and a name of up to 200 printable characters."
+                " metrics, admin or admin:ACTION, or * for all, and a name of up to 200 printable characters."
             ) from error
         if not scopes:
             raise InvalidValue("a key without scopes opens nothing: give at least one, like --scope ner.")

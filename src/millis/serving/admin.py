@@ -1,7 +1,7 @@
 """The routes for whoever runs the server: load, unload, promote, roll back models; what they do now.
 
-Border: HTTP and JSON; what a change means is the parent's (directing.py). Changes need a key with the scope admin, and
-a server without keys makes none.
+Border: HTTP and JSON; what a change means is the parent's (directing.py). Each needs a key with the scope admin, or
+that of its action, and a server without keys changes nothing.
 """
 
 import asyncio
@@ -17,8 +17,9 @@ from starlette.routing import Route
 from millis.bundles import open_bundle
 from millis.bundles.manifest import Name
 from millis.errors import InvalidBundle, InvalidRequest
+from millis.security.keys import ADMIN, LOAD, PROMOTE, READ, ROLL_BACK, UNLOAD
 from millis.serving.following import Follower
-from millis.serving.gate import ON
+from millis.serving.gate import ON, Gate
 from millis.serving.loading import make_version
 from millis.serving.messages import Answered
 from millis.serving.placement import Share, Version
@@ -60,8 +61,10 @@ class Admin:
         has_keys: where there are none, nobody may change anything.
     """
 
-    def __init__(self, follower: Follower, *, folders: Sequence[str], has_keys: bool, slowest: Path) -> None:
-        self._follower, self._has_keys, self._slowest = follower, has_keys, slowest
+    def __init__(
+        self, follower: Follower, *, gate: Gate, folders: Sequence[str], has_keys: bool, slowest: Path
+    ) -> None:
+        self._follower, self._gate, self._has_keys, self._slowest = follower, gate, has_keys, slowest
         self._folders = [Path(folder).resolve() for folder in folders]
 
     def routes(self) -> list[Route]:
@@ -75,16 +78,18 @@ class Admin:
         ]
 
     async def _list_or_load(self, request: Request) -> Response:
-        return await (self._load(request) if request.method == "POST" else self._list())
+        return await (self._load(request) if request.method == "POST" else self._list(request))
 
-    async def _list(self) -> Response:
+    async def _list(self, request: Request) -> Response:
+        self._gate.allow(request.scope, ADMIN, READ)
         return _write(await self._follower.ask("list"))
 
     async def _list_slowest(self, request: Request) -> Response:
+        self._gate.allow(request.scope, ADMIN, READ)
         return write_json({"object": "list", "data": read_slowest(self._slowest)})
 
     async def _load(self, request: Request) -> Response:
-        self._check_asker(request)
+        self._check_asker(request, LOAD)
         body = await read_body(request.receive, limit=_BODY_BYTES, within_s=_BODY_S)
         try:
             asked = _decoder.decode(body)
@@ -108,25 +113,25 @@ class Admin:
         return _write(answered, status=201)
 
     async def _unload(self, request: Request) -> Response:
-        self._check_asker(request)
+        self._check_asker(request, UNLOAD)
         return _write(await self._follower.ask("unload", name=request.path_params["model"]))
 
     async def _promote(self, request: Request) -> Response:
-        self._check_asker(request)
+        self._check_asker(request, PROMOTE)
         return _write(await self._follower.ask("promote", name=request.path_params["model"]))
 
     async def _roll_back(self, request: Request) -> Response:
-        self._check_asker(request)
+        self._check_asker(request, ROLL_BACK)
         return _write(await self._follower.ask("rollback", name=request.path_params["model"]))
 
-    def _check_asker(self, request: Request) -> None:
-        """Refuse changes without keys, and those that a page from elsewhere has a browser ask for with its key."""
+    def _check_asker(self, request: Request, action: str) -> None:
+        """Refuse changes without keys, or by a key for others, or that a page from elsewhere has a browser ask for."""
         if not self._has_keys:
             raise InvalidRequest(
                 "a server without keys changes nothing: start it with --keys FILE and send a key of the scope admin.",
                 status=403, slug="forbidden",
             )  # fmt: skip
-
+        self._gate.allow(request.scope, ADMIN, action)
         origin = request.headers.get("origin")
         if origin is not None and origin.partition("://")[2] != request.headers.get("host"):
             raise InvalidRequest(

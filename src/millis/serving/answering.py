@@ -18,7 +18,7 @@ from millis.serving.languages import Language
 from millis.serving.observing import Observer
 from millis.serving.polling import Polling
 from millis.serving.problems import list_headers, write_error
-from millis.serving.replies import Scope, Send, after_sending, request_id, send_whole
+from millis.serving.replies import Scope, Send, after_sending, request_id, send_whole, time_header
 from millis.serving.requests import Receive, TaskRequest, read_body
 from millis.serving.scheduling import NEVER, Job, Refused
 from millis.serving.served import Served, Trial, no_such_model
@@ -110,7 +110,9 @@ class TaskRoute:
 
     async def _run(self, served: Served, scope: Scope, request: TaskRequest, *, allowed_ms: float | None) -> _Ran:
         """Answer a request by a version."""
-        job = _make_job(served, request, allowed_ms=allowed_ms, came_ns=scope["millis.came_ns"])
+        job = _make_job(
+            served, request, allowed_ms=allowed_ms, came_ns=scope["millis.came_ns"], most_tokens=self._limits.tokens
+        )
         scope["millis.gone"].append(partial(self._executor.drop, job))
         parsed = perf_counter_ns()
         served.n_open += 1
@@ -181,7 +183,8 @@ class TaskRoute:
 
     async def _write_problem(self, scope: Scope, send: Send, error: Exception, asked_id: bytes) -> None:
         status, payload, media_type = write_error(error, path=self._route)
-        headers = [(b"content-type", media_type.encode()), (b"x-request-id", asked_id), *list_headers(error)]
+        headers = [(b"content-type", media_type.encode()), (b"x-request-id", asked_id), time_header(scope)]
+        headers += list_headers(error)
         await send_whole(send, status, payload, headers)
         slug = error.slug if isinstance(error, MillisError) else "internal"
         after_sending(self._observer.failed, scope, route=self._route, status=status, slug=slug, request_id=asked_id)
@@ -246,12 +249,14 @@ def _count_miss(served: Served, *, allowed_ms: float | None) -> None:
         served.counts.add(is_missed=True)
 
 
-def _make_job(served: Served, request: TaskRequest, *, allowed_ms: float | None, came_ns: int) -> Job:
+def _make_job(
+    served: Served, request: TaskRequest, *, allowed_ms: float | None, came_ns: int, most_tokens: int
+) -> Job:
     texts = request.input if isinstance(request.input, list) else [request.input]
     within_ms = served.usual_ms if allowed_ms is None else allowed_ms
     places = served.ladder.rungs(rung=request.rung, may_fall_back=request.fallback)
     return Job(
         served.ladder, texts, came_ns=came_ns, deadline_ns=came_ns + int(1e6 * within_ms),
         is_own_deadline=allowed_ms is not None, places=places,
-        options={name: getattr(request, name) for name in served.ladder.task.options},
+        options={name: getattr(request, name) for name in served.ladder.task.options}, most_tokens=most_tokens,
     )  # fmt: skip

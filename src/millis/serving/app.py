@@ -33,7 +33,7 @@ from millis.serving.pages import list_page_routes
 from millis.serving.polling import Polling
 from millis.serving.problems import handlers, list_headers, write_error
 from millis.serving.reordering import RERANK, Reordering
-from millis.serving.replies import Scope, Send, json_route, send_whole
+from millis.serving.replies import Scope, Send, json_route, send_whole, time_header
 from millis.serving.requests import Receive
 from millis.serving.reranking import Ranked
 from millis.serving.rewriting import Rewriting
@@ -155,6 +155,7 @@ class App:
                 status, route = message["status"], self._name(scope)
                 self._gate.note(scope, status=status, on=self._find_model(scope, status=status), route=route)
                 self._observer.passed(scope, status=status, route=route)
+                message = {**message, "headers": [*message["headers"], time_header(scope)]}
             await send(message)
 
         try:

@@ -155,3 +155,10 @@ def cut(rows: Sequence[Row], ladder: Ladder, place: int) -> list[tuple[list[Row]
         pieces.append((left[:n], longest))
         left = left[n:]
     return pieces
+
+
+def needs_ns(job: Job, rows: Sequence[Row], place: int) -> float:
+    """Predict what a job takes on a rung, its rows alone in batches of their own."""
+    forecast = job.ladder.forecast
+    runs_ns = sum(forecast.run_ns(place, [len(piece) * longest]) for piece, longest in cut(rows, job.ladder, place))
+    return runs_ns + forecast.overhead_ns * len(job.texts)

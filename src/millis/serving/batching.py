@@ -75,10 +75,8 @@ class BatchExecutor:
 
     async def answer(self, job: Job) -> None:
         """See Executor."""
-        began = perf_counter_ns()
-        job.encoded = [job.ladder.task.encode(text, options=job.options) for text in job.texts]
+        job.encode()
         encoded = perf_counter_ns()
-        job.tokenize_ns = encoded - began
         self._loop = asyncio.get_running_loop()
         job.future = self._loop.create_future()
         with self._changed:

@@ -236,13 +236,14 @@ def _prepare(job: Job, queue: Queue, *, lock: AbstractContextManager[object] = _
     """Cut the texts and predict, unless a deadline is hopeless already."""
     fastest = job.places[-1]
     began = perf_counter_ns()
-    if job.is_own_deadline:
+    is_last_rung = fastest == len(job.ladder.models) - 1  # else which of the others fits is told by its length
+    if job.is_own_deadline and is_last_rung:
+        job.needs_ns = job.ladder.forecast.least_ns(fastest)
         with lock:
-            over_ns = queue.misses_by(job.deadline_ns, least_ns=job.ladder.forecast.least_ns(fastest), now_ns=began)
+            over_ns = queue.misses_by(job.deadline_ns, least_ns=job.needs_ns, now_ns=began)
         if over_ns > 0:
             raise refuse(job, slug="would-be-late", over_ns=over_ns, predicted_ns=job.deadline_ns + over_ns)
-    job.encoded = [job.ladder.task.encode(text, options=job.options) for text in job.texts]
-    job.tokenize_ns = perf_counter_ns() - began
+    job.encode()
     job.needs_ns = job.predict_ns(fastest)
     if not job.is_own_deadline and job.came_ns + job.needs_ns > job.deadline_ns:
         job.deadline_ns = NEVER

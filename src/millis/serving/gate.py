@@ -13,9 +13,9 @@ from typing import Any
 
 from millis.errors import InvalidRequest, RunFailed
 from millis.security.audit import AuditLog
-from millis.security.keys import ADMIN, METRICS, Key, KeyRing
+from millis.security.keys import ACTIONS, ADMIN, METRICS, Key, KeyRing
 from millis.security.quotas import Quotas
-from millis.security.rates import Bucket
+from millis.security.rates import Rates
 
 ON = "millis.on"
 """Where a request's scope holds the model that it is about, for the log."""
@@ -29,6 +29,7 @@ UNKNOWN = "an unknown route"
 _WRITE_S = 0.1
 _NEEDS = {"/metrics": (METRICS, ADMIN), "/dashboard": (METRICS, ADMIN)}
 _ADMIN_ROUTES = "/v1/admin/"
+"""A key for one of their deeds gets in; whether it is for the one it asks, the route says."""
 _CHALLENGE = tuple((b"www-authenticate", b'%b realm="millis"' % scheme) for scheme in (b"Bearer", b"Basic"))
 """One header each: browsers read the first challenge of a header and no further."""
 
@@ -40,17 +41,15 @@ class Gate:
         keys: None lets everybody in.
         audit: None keeps no log.
         tell: says to people that the log cannot be written.
-        quotas: counts requests by day; None counts none.
-        n_workers: processes that share the server; each lets through its part of a key's rate.
+        rates, quotas: count requests by second and by day; None counts none.
     """
 
     def __init__(
-        self, *, keys: KeyRing | None = None, audit: AuditLog | None = None, n_workers: int = 1,
-        tell: Callable[[str], None], quotas: Quotas | None = None,
+        self, *, keys: KeyRing | None = None, audit: AuditLog | None = None, tell: Callable[[str], None],
+        rates: Rates | None = None, quotas: Quotas | None = None,
     ) -> None:  # fmt: skip
-        self._keys, self._audit, self._n_workers = keys, audit, n_workers
-        self._tell, self._quotas = tell, quotas
-        self._buckets: dict[str, Bucket] = {}
+        self._keys, self._audit = keys, audit
+        self._tell, self._rates, self._quotas = tell, rates, quotas
         self._is_writing = False
         self._is_sharing = True
 
@@ -64,11 +63,8 @@ class Gate:
             return
         key = self._find(scope["headers"])
         scope[KEY] = key
-        if key.rate_per_s is not None:
-            bucket = self._buckets.get(key.id)
-            if bucket is None or bucket.rate_per_s != key.rate_per_s / self._n_workers:
-                bucket = self._buckets[key.id] = Bucket(key.rate_per_s / self._n_workers)
-            wait_s = bucket.take()
+        if key.rate_per_s is not None and self._rates is not None:
+            wait_s = self._rates.take(key.id, per_s=key.rate_per_s)
             if wait_s:
                 raise InvalidRequest(
                     f"this key may ask {key.rate_per_s:g} times a second: ask again in {1000 * wait_s:.0f} ms.",
@@ -82,7 +78,7 @@ class Gate:
                     f" {wait_s / 3600:.1f} hours.",
                     status=429, slug="quota-used", headers=((b"retry-after", b"%d" % math.ceil(wait_s)),),
                 )  # fmt: skip
-        needs = (ADMIN,) if scope["path"].startswith(_ADMIN_ROUTES) else _NEEDS.get(scope["path"])
+        needs = (ADMIN, *ACTIONS) if scope["path"].startswith(_ADMIN_ROUTES) else _NEEDS.get(scope["path"])
         if needs:
             self.allow(scope, *needs)
 

@@ -89,13 +89,17 @@ class Talker:
         reads_ns = self.forecast.first_ns(n_unread) + self.forecast.step_ns + _MARGIN_NS
         wait_ns = self._turns.wait_ns(n_unread, forecast=self.forecast)
         if wait_ns + reads_ns > left_ns and not self._doubts(left_ns):
-            retry_s = max(math.ceil(min(wait_ns, wait_ns + reads_ns - left_ns) / 1e9), 1)
+            is_hopeless = reads_ns > left_ns
+            retry_s = max(math.ceil((wait_ns + reads_ns - left_ns) / 1e9), 1)
             waits = f"a turn behind others is predicted to come in {wait_ns / 1e6:.0f} ms; " if wait_ns else ""
+            advice = "waiting does not help: allow more, or send a shorter one" if is_hopeless else (
+                f"allow more, or ask again in {retry_s} s"
+            )
             raise InvalidRequest(
                 f"{waits}reading {n_unread:,} tokens of the prompt is predicted to take {reads_ns / 1e6:.0f} ms, and"
-                f" {max(left_ns, 0) / 1e6:.0f} ms are left: allow more, "
-                + (f"or ask again in {retry_s} s." if wait_ns else "or send a shorter one."),
-                status=503, slug="would-be-late", headers=((b"retry-after", b"%d" % retry_s),),
+                f" {max(left_ns, 0) / 1e6:.0f} ms are left; {advice}.",
+                status=503, slug="deadline-too-short" if is_hopeless else "would-be-late",
+                headers=() if is_hopeless else ((b"retry-after", b"%d" % retry_s),),
             )  # fmt: skip
 
     def _doubts(self, left_ns: float) -> bool:

@@ -213,7 +213,10 @@ class _Said:
         return msgspec.json.decode(self.payload, type=Problem)
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """Give the headers that mean something over gRPC, and of a problem its name and when to try again."""
+        """Give the headers that mean something over gRPC; of a problem its name, and when to try again, -1 for never.
+
+        Source: what a client that tries again by itself goes by, gRPC's proposal A6, "Pushback".
+        """
         metadata = tuple(
             (name.decode(), value.decode()) for name, value in self._headers if name not in _HTTP_ONLY
         )  # fmt: skip
@@ -221,8 +224,9 @@ class _Said:
             return metadata
         problem = self.problem()
         metadata += (("x-millis-problem", problem.type.rpartition("/")[2]),)
-        if problem.retry_after_ms is not None:
-            metadata += (("grpc-retry-pushback-ms", str(math.ceil(problem.retry_after_ms))),)
+        if problem.predicted_ms is not None:  # it was refused for its time
+            retry_ms = -1 if problem.retry_after_ms is None else math.ceil(problem.retry_after_ms)
+            metadata += (("grpc-retry-pushback-ms", str(retry_ms)),)
         return metadata
 
 

@@ -16,9 +16,10 @@ from millis.serving.embeddings import EMBEDDING, EMBEDDINGS, EmbeddingsRequest
 from millis.serving.oip import VERSION as OIP_VERSION
 from millis.serving.oip import InferRequest
 from millis.serving.openai import PATHS
-from millis.serving.openapi_answers import FOUND, OIP_ERROR, OPENAI_ERROR, VECTORS, Shape, shape_results
+from millis.serving.openapi_answers import FOUND, VECTORS, Shape, shape_results
+from millis.serving.openapi_refusals import describe_refusals
 from millis.serving.openapi_speaking import REQUESTS, describe_requests, write_completion, write_rewritten
-from millis.serving.problems import MEDIA_TYPE, Problem
+from millis.serving.problems import Problem
 from millis.serving.requests import SearchRequest, request_type
 from millis.serving.rewriting import RewriteRequest
 from millis.serving.tensors import INPUT
@@ -69,12 +70,6 @@ _READS = {
 }
 
 _ANY: Shape = {"type": "object"}
-_OIP_ERROR = _respond("What is wrong, in a sentence.", OIP_ERROR)
-_OPENAI_ERROR = _respond("What is wrong, in a sentence.", OPENAI_ERROR)
-_STATUSES = ("400", "401", "403", "404", "405", "408", "413", "415", "422")
-"""Refusals that any POST may meet, beside those that ask to come again."""
-
-_LATER = ("429", "503", "504")
 
 
 def describe(
@@ -96,29 +91,28 @@ def describe(
     if EMBEDDING in by_task:
         components["EmbeddingsRequest"]["properties"]["input"] = _INPUT
     components["InputTensor"]["properties"] |= {"name": {"enum": [INPUT]}, "datatype": {"enum": ["BYTES"]}}
-    problem = _respond(
-        "A problem, in a sentence.", {"$ref": "#/components/schemas/Problem"}, media_type=MEDIA_TYPE
-    )
-    paths = _describe_reads()
-    paths |= _describe_admin(problem)
+    paths = _describe_reads() | _describe_admin()
     for task, models in by_task.items():
         paths[f"/v1/{task}"] = {"post": _describe_post(
-            f"Answer one text or a list of them ({task}).", shape_results(task, sorted(models)), problem=problem,
+            f"Answer one text or a list of them ({task}).", shape_results(task, sorted(models)),
             request=requests[task].__name__, said="One result per text, in order.",
         )}  # fmt: skip
         for model in models:
             paths |= _describe_oip(model)
     if EMBEDDING in by_task:
         paths[EMBEDDINGS] = {"post": _describe_post(
-            "Vectors of one text or a list of them, in OpenAI's shape.", VECTORS, problem=_OPENAI_ERROR,
+            "Vectors of one text or a list of them, in OpenAI's shape.", VECTORS,
             request="EmbeddingsRequest", said="One vector per text, in order.",
         )}  # fmt: skip
     if has_search:
         paths["/v1/search"] = {"post": _describe_post(
-            "The passages of an index that a query means.", FOUND, problem=problem, request="SearchRequest",
+            "The passages of an index that a query means.", FOUND, request="SearchRequest",
             said="Passages, the best first.",
         )}  # fmt: skip
-    paths |= _describe_speaking(speaking, components, problem=problem)
+    paths |= _describe_speaking(speaking, components)
+    for path, operations in paths.items():
+        for method, operation in operations.items():
+            operation["responses"] |= describe_refusals(path, method)
     return {
         "openapi": "3.1.0",
         "info": {"title": "millis", "version": version("millis")},
@@ -135,27 +129,25 @@ def _describe_reads() -> dict[str, Any]:
     return paths | {"/metrics": _describe_get("Counts and latencies in Prometheus' format.", counts)}
 
 
-def _describe_get(summary: str, answer: dict[str, Any], **refused: Any) -> dict[str, Any]:
-    return {"get": {"summary": summary, "responses": {"200": answer, **refused}}}
+def _describe_get(summary: str, answer: dict[str, Any]) -> dict[str, Any]:
+    return {"get": {"summary": summary, "responses": {"200": answer}}}
 
 
-def _describe_speaking(
-    speaking: Collection[str], components: dict[str, Any], *, problem: dict[str, Any]
-) -> dict[str, Any]:
+def _describe_speaking(speaking: Collection[str], components: dict[str, Any]) -> dict[str, Any]:
     if not speaking:
         return {}
     describe_requests(components)
     paths: dict[str, Any] = {
         path: _describe_post(
             "An answer in OpenAI's shape, whole or by server-sent events.", write_completion(is_chat=kind == "chat"),
-            problem=_OPENAI_ERROR, request=(ChatWish if kind == "chat" else TextWish).__name__, said="An answer.",
+            request=(ChatWish if kind == "chat" else TextWish).__name__, said="An answer.",
         )
         for path, kind in PATHS.items()
     }  # fmt: skip
     for task in sorted(set(speaking) - {CHAT}):
         paths[f"/v1/{task}"] = _describe_post(
             f"What becomes of a text or a list of them ({task}), whole or by server-sent events.", write_rewritten(),
-            problem=problem, request=RewriteRequest.__name__, said="One text per text, in order.",
+            request=RewriteRequest.__name__, said="One text per text, in order.",
         )  # fmt: skip
     for path in paths.values():
         path["responses"]["200"]["content"]["text/event-stream"] = {"schema": {"type": "string"}}
@@ -198,48 +190,42 @@ def _describe_oip(model: str) -> dict[str, Any]:
                             "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
                         },
                     },
-                    **dict.fromkeys((*_STATUSES, *_LATER), _OIP_ERROR),
                 },
             }
         }
     return paths
 
 
-def _describe_admin(problem: dict[str, Any]) -> dict[str, Any]:
+def _describe_admin() -> dict[str, Any]:
     """Describe what a key of the scope admin may do."""
     done = _respond("All models, as every worker serves them now.", {**_ANY, "required": ["revision", "data"]})
-    statuses = ("400", "401", "403", "404", "405", "408", "409", "413", "422", "429", "503", "504")
-    refused = dict.fromkeys(statuses, problem)
     one = {
         "name": "model", "in": "path", "required": True,
         "schema": {"type": "string", "pattern": "^[^/\\\\\\x00-\\x1f\\x7f]{1,200}$"},
     }  # fmt: skip
 
     def describe_change(summary: str) -> dict[str, Any]:
-        return {"summary": summary, "parameters": [one], "responses": {"200": done, **refused}}
+        return {"summary": summary, "parameters": [one], "responses": {"200": done}}
 
     return {
         MODELS: {
-            **_describe_get("The models, their versions, and what became of them.", done, **refused),
+            **_describe_get("The models, their versions, and what became of them.", done),
             "post": {
                 "summary": "Load a model, or a new version of one; answered when every worker has it.",
                 "requestBody": _require("LoadRequest"),
-                "responses": {"201": done, **refused},
+                "responses": {"201": done},
             },
         },
         f"{MODELS}/{{model}}": {"delete": describe_change("Unload a model with all its versions.")},
         f"{MODELS}/{{model}}/promote": {"post": describe_change("Let the version on trial take over.")},
         f"{MODELS}/{{model}}/rollback": {"post": describe_change("Go back to the version before.")},
         SLOWEST: _describe_get(
-            "The slowest answers of the last ten minutes, and what held them up.", _respond("OK", _ANY), **refused
+            "The slowest answers of the last ten minutes, and what held them up.", _respond("OK", _ANY)
         ),
     }
 
 
-def _describe_post(
-    summary: str, answer: dict[str, Any], *, problem: dict[str, Any], request: str, said: str
-) -> dict[str, Any]:
-    retry = {"headers": {"Retry-After": {"schema": {"type": "integer", "minimum": 0}}}}
+def _describe_post(summary: str, answer: dict[str, Any], *, request: str, said: str) -> dict[str, Any]:
     return {
         "summary": summary,
         "parameters": _DEADLINES,
@@ -254,7 +240,5 @@ def _describe_post(
                 },
                 "content": {"application/json": {"schema": answer}},
             },
-            **dict.fromkeys(_STATUSES, problem),
-            **dict.fromkeys(_LATER, problem | retry),
         },
     }

@@ -10,9 +10,10 @@ Source: the first due first, Jackson 1955. Joining is a heuristic of ours: the b
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
-from millis.serving.batches import ALONE, Batch, Row, Work, cut, due, fits, longest_of
+from millis.serving.batches import ALONE, Batch, Row, Work, cut, due, fits, longest_of, needs_ns
 from millis.serving.demand import Demand
 from millis.serving.line import Line, Spot
 from millis.serving.scheduling import MOST_WAITING, NEVER, SHARED, Job, Ladder, refuse
@@ -58,10 +59,8 @@ class Plan:
         work = Work(job)
         n_windows = sum(len(windows) for windows in job.encoded)
         rows = work.grow(sum(map(bool, job.encoded)) if job.may_stop else n_windows)
-        job.needs_ns = forecast.overhead_ns * len(job.texts)
-        job.needs_ns += sum(
-            forecast.run_ns(fastest, [len(piece) * longest]) for piece, longest in cut(rows, job.ladder, fastest)
-        )
+        needs = partial(needs_ns, job, rows)
+        job.needs_ns = needs(fastest)
         if not job.is_own_deadline and job.came_ns + job.needs_ns > job.deadline_ns:
             job.deadline_ns = NEVER
         if not rows:  # of control characters alone
@@ -80,7 +79,7 @@ class Plan:
             return work
         if not self._line and self.busy_until_ns <= now_ns:
             forecast.observe_refusal()
-        raise refuse(job, slug=over.slug, over_ns=over.over_ns, predicted_ns=over.end_ns)
+        raise refuse(job, slug=over.slug, over_ns=over.over_ns, predicted_ns=over.end_ns, needs_ns=needs)
 
     def foresee(self, ladder: Ladder, *, n_bytes: int, came_ns: int, usual_ns: int, now_ns: int) -> float | None:
         """Give by how many ns an answer would miss the usual deadline because of those ahead; None if it would not."""

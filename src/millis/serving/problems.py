@@ -41,7 +41,7 @@ class Problem(msgspec.Struct, kw_only=True, omit_defaults=True):
         title: the status in words.
         detail: what is wrong, what came, what is allowed, what to do.
         predicted_ms: of a refusal, when the answer was predicted.
-        retry_after_ms: of a refusal, when the same request is predicted to fit.
+        retry_after_ms: of a refusal, when the same request is predicted to fit; None where waiting does not help.
         rung: of a refusal, the faster one that would have fitted.
         param: the member of the body that cannot be, where it is known.
     """

@@ -60,7 +60,9 @@ class Queue:
             raise refuse(job, slug="would-be-late", over_ns=over_ns, predicted_ns=job.predicted_ns)
         over_ns = job.turn_ns / self._lanes - self._spare(job.deadline_ns, now_ns)
         if over_ns > 0:
-            raise refuse(job, slug="would-make-others-late", over_ns=over_ns, predicted_ns=job.predicted_ns)
+            raise refuse(
+                job, slug="would-make-others-late", over_ns=over_ns, predicted_ns=job.predicted_ns, lanes=self._lanes
+            )
         for other in self._jobs:
             if other.deadline_ns > job.deadline_ns:
                 other.predicted_ns += job.turn_ns / self._lanes

@@ -43,7 +43,7 @@ class Reordering:
         """Choose the reranker, where one is asked for.
 
         Raises:
-            InvalidRequest: 404, it is not served, or none is; 403, the key is not for it.
+            InvalidRequest: 404, it is not served, or none is, or its rung; 403, the key is not for it.
         """
         name = form.request.rerank
         if name is False:
@@ -57,6 +57,8 @@ class Reordering:
         if found is None:
             raise no_such_model(self._models)
         self._gate.allow(scope, RERANK, f"model:{found.bundle.name}")
+        asked = form.request
+        form.places = found.ladder.rungs(rung=asked.rerank_rung, may_fall_back=asked.fallback is not False)
         form.by = found
 
     async def run(self, results: Sequence[Any], form: "Asked", *, scope: Scope, until_ns: int | None) -> None:
@@ -77,7 +79,7 @@ class Reordering:
         asked: Any = Ranking(form.request.query, tuple(one["text"] for one in form.results))
         job = Job(
             by.ladder, [asked], came_ns=began_ns, deadline_ns=began_ns + by.usual_ns if until_ns is None else until_ns,
-            is_own_deadline=until_ns is not None, places=range(len(by.ladder.models)),
+            is_own_deadline=until_ns is not None, places=form.places,
         )  # fmt: skip
         scope["millis.gone"].append(partial(self._executor.drop, job))
         by.n_open += 1

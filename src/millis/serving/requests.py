@@ -53,8 +53,11 @@ class SearchRequest(msgspec.Struct, forbid_unknown_fields=True):
         index: its name; may be left out when one is served.
         rerank: is a reranker to score what was found? Its name, or true for the first that is served.
         candidates: how many of the found passages it scores, at most; no fewer than top_k. None is 20.
-        rung, fallback: as in every request; an index holds the vectors of one rung, and those of another are only near
+        rung: that makes the query's vector; an index holds the vectors of one rung, and those of another are only near
             them, so that another answers only where the client says that it may.
+        rerank_rung: that reranks; None lets the server choose by the time that is left.
+        fallback: may a faster, less accurate rung than the usual one answer when time is short? None is yes for the
+            reranker, and no for the vector.
     """
 
     query: str
@@ -64,7 +67,8 @@ class SearchRequest(msgspec.Struct, forbid_unknown_fields=True):
     rerank: bool | str = False
     candidates: Annotated[int, Meta(ge=1, le=100)] | None = None
     rung: str | None = None
-    fallback: bool = False
+    rerank_rung: str | None = None
+    fallback: bool | None = None
 
 
 async def read_body(receive: Receive, *, limit: int, within_s: float) -> bytes:

@@ -5,7 +5,8 @@ where one window runs at a time, and by planning.py where many run together; wha
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
 from millis.bundles import Model
@@ -32,6 +33,8 @@ _REASONS = {
     "over-share": "requests for this model take their share of the device already, and other models are asked too",
     "deadline-passed": "its turn came too late",
 }
+_UNTIL_OTHERS_ENDED = ("would-be-late", "would-make-others-late", "over-share")
+"""Reasons that are others' requests, unless the request would be late alone."""
 
 
 class Ladder:
@@ -75,16 +78,22 @@ class Refused(InvalidRequest):
 
     Args:
         predicted_ms: when it would have been answered, from its coming.
-        retry_after_ms: when the same request is predicted to fit.
+        retry_after_ms: when the same request is predicted to fit, None where waiting does not help.
         rung: the one that would have fitted now, None where none would.
     """
 
     def __init__(
-        self, message: str, *, slug: str, status: int, predicted_ms: float, retry_after_ms: float, rung: str | None
-    ) -> None:
-        retry_after = b"%d" % math.ceil(retry_after_ms / 1000)
-        super().__init__(message, status=status, slug=slug, headers=((b"retry-after", retry_after),))
-        self.extra = {"predicted_ms": round(predicted_ms, 3), "retry_after_ms": round(retry_after_ms, 3), "rung": rung}
+        self, message: str, *, slug: str, status: int, predicted_ms: float, retry_after_ms: float | None,
+        rung: str | None,
+    ) -> None:  # fmt: skip
+        headers: list[tuple[bytes, bytes]] = []
+        if retry_after_ms is not None:
+            headers.append((b"retry-after", b"%d" % math.ceil(retry_after_ms / 1000)))
+            retry_after_ms = round(retry_after_ms, 3)
+        if rung is not None:
+            headers.append((b"x-millis-fits", rung.encode()))
+        super().__init__(message, status=status, slug=slug, headers=tuple(headers))
+        self.extra = {"predicted_ms": round(predicted_ms, 3), "retry_after_ms": retry_after_ms, "rung": rung}
 
 
 class Job:
@@ -98,6 +107,7 @@ class Job:
             as its caution says; who is too long for the usual deadline has none, and runs behind all that have.
         places: of the rungs that it allows, in its ladder.
         options: what it chose of the task's encoding and decoding.
+        most_tokens: that it may have; None as many as it likes.
     Attributes:
         rung: the place of the rung that answers, None until its turn comes.
         margin_ns: how much sooner than its deadline it had to be predicted to end when it was admitted.
@@ -108,15 +118,15 @@ class Job:
 
     __slots__ = (
         "came_ns", "deadline_ns", "decode_ns", "encoded", "future", "is_gone", "is_own_deadline", "ladder", "logits",
-        "margin_ns", "may_stop", "n_ahead", "needs_ns", "options", "places", "predicted_ns", "results", "run_ns",
-        "rung", "texts", "tokenize_ns", "worked_ns",
+        "margin_ns", "may_stop", "most_tokens", "n_ahead", "needs_ns", "options", "places", "predicted_ns", "results",
+        "run_ns", "rung", "texts", "tokenize_ns", "worked_ns",
     )  # fmt: skip
 
     def __init__(
         self, ladder: Ladder, texts: Sequence[str], *, came_ns: int, deadline_ns: int, is_own_deadline: bool,
-        places: range, options: Mapping[str, Any] = NO_OPTIONS,
+        places: range, options: Mapping[str, Any] = NO_OPTIONS, most_tokens: int | None = None,
     ) -> None:  # fmt: skip
-        self.ladder, self.texts, self.places = ladder, texts, places
+        self.ladder, self.texts, self.places, self.most_tokens = ladder, texts, places, most_tokens
         self.came_ns, self.deadline_ns, self.is_own_deadline = came_ns, deadline_ns, is_own_deadline
         self.options = options
         self.may_stop = is_own_deadline and ladder.task.may_stop_early
@@ -129,6 +139,25 @@ class Job:
         self.tokenize_ns = self.run_ns = self.decode_ns = self.worked_ns = 0
         self.future: Any = None
         self.is_gone = False
+
+    def encode(self) -> None:
+        """Cut its texts into windows.
+
+        Raises:
+            InvalidRequest: 413, these have more tokens than it may have; texts behind that are not cut any more.
+        """
+        began, n = perf_counter_ns(), 0
+        for text in self.texts:
+            windows = self.ladder.task.encode(text, options=self.options)
+            self.encoded.append(windows)
+            n += sum(len(window.ids) for window in windows)
+            if self.most_tokens is not None and n > self.most_tokens:
+                raise InvalidRequest(
+                    f"the texts have more than the {self.most_tokens:,} tokens allowed, counting what their windows"
+                    " share: send fewer or shorter ones.",
+                    status=413, slug="too-many-tokens",
+                )  # fmt: skip
+        self.tokenize_ns = perf_counter_ns() - began
 
     @property
     def n_tokens(self) -> int:
@@ -184,23 +213,45 @@ def _write(ms: float) -> str:
     return f"{ms:.1f}" if ms >= 1 else f"{ms:.2g}"
 
 
-def refuse(job: Job, *, slug: str, over_ns: float, predicted_ns: float) -> Refused:
+def refuse(
+    job: Job, *, slug: str, over_ns: float, predicted_ns: float, lanes: int = 1,
+    needs_ns: Callable[[int], float] | None = None,
+) -> Refused:  # fmt: skip
     """Say no, with the time that was predicted, when to come again, and the rung that would have fitted.
+
+    What would be late on an empty queue too is not told to come again: no wait makes it fit.
 
     Args:
         slug: one of _REASONS.
+        over_ns: what it lacks; as much later, or for a rung that takes `lanes` times as much less, it would fit.
+        needs_ns: what the job takes on the rung at a place, where that is not one window after the other.
     """
+    ladder = job.ladder
+    allowed_ns = job.deadline_ns - job.came_ns
+    margin_ns = ladder.forecast.margin_ns if job.is_own_deadline else 0.0
+    alone_ns = job.needs_ns + ladder.forecast.late_ns + margin_ns
+    is_hopeless = slug in _UNTIL_OTHERS_ENDED and allowed_ns < alone_ns
+    fits = _find_fitting(job, over_ns=lanes * over_ns, needs_ns=needs_ns or job.predict_ns)
+    advice = "allow more" if fits is None else f"allow more, or ask the rung {fits}, which would fit"
+    allowed = f" of the {_write(allowed_ns / 1e6)} ms allowed" if job.deadline_ns < NEVER else ""
     predicted_ms = (predicted_ns - job.came_ns) / 1e6
-    allowed_ms = (job.deadline_ns - job.came_ns) / 1e6
-    ladder, fits = job.ladder, None
-    if job.places[-1] + 1 < len(ladder.models):
-        last = len(ladder.models) - 1
-        saved_ns = ladder.forecast.least_ns(job.places[-1]) - ladder.forecast.least_ns(last)
-        fits = ladder.models[last].rung.name if saved_ns >= over_ns else None
-    allowed = f" of the {_write(allowed_ms)} ms allowed" if job.deadline_ns < NEVER else ""
-    after = f"{_write(predicted_ms)} ms{allowed}"
+    if is_hopeless:
+        slug = "deadline-too-short"
+        alone = f"{'up to ' if margin_ns else ''}{_write(alone_ns / 1e6)} ms{allowed}"
+        message = f"with nobody ahead the answer would still take {alone}. Waiting does not help: {advice}."
+    else:
+        after = f"{_write(predicted_ms)} ms{allowed}"
+        message = f"{_REASONS[slug]}: after {after}. Ask again in {math.ceil(over_ns / 1e6)} ms, or {advice}."
     return Refused(
-        f"{_REASONS[slug]}: after {after}. Ask again in {math.ceil(over_ns / 1e6)} ms, or allow more.",
-        slug=slug, status=504 if slug == "deadline-passed" else 503, predicted_ms=predicted_ms,
-        retry_after_ms=over_ns / 1e6, rung=fits,
+        message, slug=slug, status=504 if slug == "deadline-passed" else 503, predicted_ms=predicted_ms,
+        retry_after_ms=None if is_hopeless else over_ns / 1e6, rung=fits,
     )  # fmt: skip
+
+
+def _find_fitting(job: Job, *, over_ns: float, needs_ns: Callable[[int], float]) -> str | None:
+    """Name the most accurate rung, of those that a job does not allow, which saves so much on texts as long as its."""
+    models, fastest = job.ladder.models, job.places[-1]
+    for place in range(fastest + 1, len(models)):
+        if needs_ns(fastest) - needs_ns(place) >= over_ns:
+            return models[place].rung.name
+    return None

@@ -87,13 +87,14 @@ class Asked:
     """What a request asks of an index, and what came of it.
 
     Attributes:
-        by: the reranker that is to score what is found.
+        by: the reranker that is to score what is found, and the places of the rungs by which it may.
         times_ns: what finding took, by stage; elsewhere_ns: what other models took.
     """
 
     state: Index
     request: SearchRequest
     by: Served | None = None
+    places: range = range(0)
     results: list[dict[str, Any]] = field(default_factory=list)
     reranked: dict[str, Any] | None = None
     times_ns: dict[str, int] = field(default_factory=dict)
@@ -144,9 +145,10 @@ class Search:
         asked = read_json(
             body, decoder=self._decoder, shape='{"query": TEXT}', known=", ".join(SearchRequest.__struct_fields__)
         )
-        if asked.candidates is not None and asked.rerank is False:
+        if asked.rerank is False and not (asked.candidates is None and asked.rerank_rung is None):
+            wrong = "rerank_rung is" if asked.candidates is None else "candidates are"
             raise InvalidRequest(
-                "candidates are for a reranker, and none is asked for: give rerank too, or top_k alone.",
+                f"{wrong} for a reranker, and none is asked for: give rerank too, or leave that out.",
                 status=422, slug="wrong-shape",
             )  # fmt: skip
         live = self._choose(asked.index)
@@ -159,7 +161,7 @@ class Search:
         index = live.current()
         check_filter(asked.filter, known=index.names)
         request: TaskRequest = self._kind(
-            input=asked.query, model=live.model, rung=asked.rung, fallback=asked.fallback
+            input=asked.query, model=live.model, rung=asked.rung, fallback=bool(asked.fallback)
         )
         check_request(request, limits=limits)
         return request, None, Asked(index, asked)

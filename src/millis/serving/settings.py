@@ -9,9 +9,11 @@ from typing import Any, get_args
 import msgspec
 
 from millis.errors import InvalidValue
+from millis.security.audit import FILE_BYTES
 from millis.telemetry.logs import LogFormat
 
 _MOST_CACHE_BYTES = 64_000_000_000
+_LEAST_AUDIT_BYTES = 10_000
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -21,9 +23,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         body_bytes: size of a request body.
         texts: texts in one request.
         characters: characters in one request, all its texts together.
+        tokens: in one request, those of all its windows, special ones and what windows share included.
         body_s: seconds that a body may take to arrive.
         head_bytes: size of a request's head, its line and headers.
-        head_s: seconds that a head may take to arrive, on a new connection from its opening.
+        head_s: seconds that a head may take to arrive, on a new connection from its opening, and a handshake over TLS.
         idle_s: seconds that a connection is kept between two requests.
         connections: open at the same time, in each worker.
         messages_per_s: that a connection to /v1/live may send.
@@ -33,6 +36,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     body_bytes: int = 1_000_000
     texts: int = 256
     characters: int = 50_000
+    tokens: int = 100_000
     body_s: float = 30.0
     head_bytes: int = 16_384
     head_s: float = 10.0
@@ -43,7 +47,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     def __post_init__(self) -> None:
         """Refuse limits that let nothing through."""
-        if min(self.body_bytes, self.texts, self.characters, self.connections) < 1:
+        if min(self.body_bytes, self.texts, self.characters, self.tokens, self.connections) < 1:
             raise InvalidValue("limits of a request cannot be below 1: give positive numbers.")
         if not 1024 <= self.head_bytes <= 1_000_000:
             raise InvalidValue(f"head_bytes cannot be {self.head_bytes}: give 1024 to 1,000,000.")
@@ -70,6 +74,8 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         keys: file of API keys; without it the server listens on loopback only.
         tls_certificate, tls_key: PEM files; with them the server speaks https. Changed files are taken up at once.
         audit: folder of the audit log.
+        audit_seals: folder of what seals it; the same when None.
+        audit_file_bytes: size from which on another file of it is begun.
         models_from: folders below which bundles may be loaded while the server runs.
         state: file in which what is served is kept, to be served again after a restart.
         log_format: "json" writes a line for each request too.
@@ -91,6 +97,8 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     keep_warm: bool = False
     keys: str | None = None
     audit: str | None = None
+    audit_seals: str | None = None
+    audit_file_bytes: int = FILE_BYTES
     tls_certificate: str | None = None
     tls_key: str | None = None
     models_from: tuple[str, ...] = ()
@@ -119,6 +127,10 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
                 "--state remembers what whoever has a key of the scope admin changed: name with --keys a file that"
                 " `millis keys create --scope admin` wrote."
             )
+        if self.audit_seals is not None and self.audit is None:
+            raise InvalidValue("--audit-seals is for what seals an audit log: name that log's folder with --audit.")
+        if self.audit_file_bytes < _LEAST_AUDIT_BYTES:
+            raise InvalidValue(f"an audit log's file cannot end at {self.audit_file_bytes} bytes: give 10kB or more.")
         for port in (self.port, self.grpc_port or 0):
             if not 0 <= port <= 65535:
                 raise InvalidValue(f"port cannot be {port}: give 0 to 65535; 0 lets the system choose.")

@@ -21,7 +21,7 @@ from millis.serving.generating import STREAMS, Talker
 from millis.serving.growing import Part
 from millis.serving.observing import Observer
 from millis.serving.problems import list_headers, write_error
-from millis.serving.replies import request_id
+from millis.serving.replies import request_id, time_header
 from millis.serving.requests import Receive, read_body
 from millis.serving.served import no_such_model
 from millis.serving.settings import Limits
@@ -66,7 +66,7 @@ class TalkingRoute:
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Any) -> None:
         """Answer a request: ASGI."""
         asked_id = request_id(scope)
-        reply = Reply(send, request_id=asked_id)
+        reply = Reply(send, scope, request_id=asked_id)
         on, status, slug = "", 200, ""
         task = asyncio.current_task()
         assert task is not None
@@ -188,8 +188,8 @@ async def merge(
 class Reply:
     """An answer on its way, whole or by events."""
 
-    def __init__(self, send: Any, *, request_id: bytes) -> None:
-        self._send, self._id, self._is_begun = send, (b"x-request-id", request_id), False
+    def __init__(self, send: Any, scope: MutableMapping[str, Any], *, request_id: bytes) -> None:
+        self._send, self._scope, self._id, self._is_begun = send, scope, (b"x-request-id", request_id), False
 
     async def begin(self) -> None:
         """Begin a stream of events."""
@@ -207,10 +207,8 @@ class Reply:
 
     async def whole(self, status: int, payload: bytes, headers: Sequence[tuple[bytes, bytes]]) -> None:
         """Send everything at once."""
-        length = (b"content-length", b"%d" % len(payload))
-        await self._send(
-            {"type": "http.response.start", "status": status, "headers": [*headers, self._id, length]}
-        )
+        more = (self._id, time_header(self._scope), (b"content-length", b"%d" % len(payload)))
+        await self._send({"type": "http.response.start", "status": status, "headers": [*headers, *more]})
         await self._send({"type": "http.response.body", "body": payload})
 
     async def fail(self, status: int, payload: bytes, headers: Sequence[tuple[bytes, bytes]]) -> None:

@@ -27,6 +27,7 @@ from millis.security.audit import AuditLog
 from millis.security.certificates import Certificates
 from millis.security.keys import KeyFile, KeyRing
 from millis.security.quotas import Quotas
+from millis.security.rates import Rates
 from millis.serving.admin import Admin
 from millis.serving.app import App
 from millis.serving.caching import AnswerCache
@@ -74,7 +75,7 @@ def run_worker(
     executor = make_executor(threads=threads, clock=clock, note=counts.batch)
     log = Log(settings.log_format)
     log.take_over_logging()
-    gate = _make_gate(settings, log=log)
+    gate = _make_gate(settings, log=log, shared=metrics)
     polling = Polling(settings.poll_ms, keep_warm=executor.run_idle if settings.keep_warm else None)
     observer = Observer(
         metrics=counts, log=log, slowest=Slowest(slowest_file(metrics, os.getpid())), executor=executor,
@@ -103,7 +104,7 @@ def run_worker(
         cache=AnswerCache(settings.cache_bytes // n_workers) if settings.cache_bytes else None,
         search=_open_search(settings, placement) if settings.indexes else None,
         more=Admin(
-            follower, folders=settings.models_from, has_keys=settings.keys is not None, slowest=metrics
+            follower, gate=gate, folders=settings.models_from, has_keys=settings.keys is not None, slowest=metrics
         ).routes(),
     )
     limits = _fit(settings.limits, n_ports=1 if settings.grpc_port is None else 2)
@@ -123,7 +124,7 @@ def run_worker(
     if certificates is not None:
         observer.on_look(certificates.follow)
     said = Ready(revision=placement.revision, notes=notes)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=partial(_Loop, handshake_s=limits.head_s)) as runner:
         pipes = {"ready": ready, "control": control}
         runner.run(
             _serve(server, listener, polling=polling, follower=follower, observer=observer, said=said, **pipes)
@@ -135,14 +136,25 @@ def run_worker(
     observer.close()
 
 
-def _make_gate(settings: ServeSettings, *, log: Log) -> Gate:
+def _make_gate(settings: ServeSettings, *, log: Log, shared: Path) -> Gate:
+    """Make the gate.
+
+    Args:
+        shared: folder of this server's workers.
+    """
     return Gate(
         keys=KeyRing(KeyFile(settings.keys)) if settings.keys else None,
-        audit=AuditLog(settings.audit) if settings.audit else None,
-        n_workers=settings.workers or 1,
+        audit=_open_audit(settings),
         tell=log.tell,
+        rates=Rates(shared / "rates", tell=log.tell) if settings.keys else None,
         quotas=Quotas(f"{settings.keys}.used") if settings.keys else None,
     )
+
+
+def _open_audit(settings: ServeSettings) -> AuditLog | None:
+    if settings.audit is None:
+        return None
+    return AuditLog(settings.audit, seals=settings.audit_seals, file_bytes=settings.audit_file_bytes)
 
 
 def _open_certificates(settings: ServeSettings, *, log: Log) -> Certificates | None:
@@ -175,6 +187,25 @@ def _configure(
         timeout_graceful_shutdown=int(settings.grace_s),
         timeout_keep_alive=settings.limits.idle_s,  # type: ignore[arg-type]  # it is handed to call_later
     )
+
+
+class _Loop(uvloop.Loop):  # type: ignore[misc]  # it has no types
+    """A loop that waits no longer for a handshake over TLS than for a head; by itself it waits for a minute.
+
+    Args:
+        handshake_s: how long.
+    """
+
+    def __init__(self, *, handshake_s: float) -> None:
+        super().__init__()
+        self._handshake_s = handshake_s
+
+    async def create_server(self, *values: Any, **named: Any) -> asyncio.Server:
+        """Listen."""
+        if named.get("ssl") is not None:
+            named["ssl_handshake_timeout"] = self._handshake_s
+        server: asyncio.Server = await super().create_server(*values, **named)
+        return server
 
 
 class _Server(uvicorn.Server):
