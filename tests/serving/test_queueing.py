@@ -233,7 +233,7 @@ def test_one_who_ran_late_with_nobody_ahead_calls_for_no_more_care_and_one_in_li
 @pytest.mark.parametrize("lanes", [1, 2])
 def test_what_those_ahead_delay_beside_their_own_needs_is_learnt_and_predicted(lanes: int) -> None:
     ladder = make_ladder(1.0)
-    for _ in range(300):  # each ahead takes 1.5 ms in truth, and whoever is alone 1.2
+    for _ in range(400):  # each ahead takes 1.5 ms in truth, and whoever is alone 1.2
         queue = Queue(lanes=lanes)
         for job in fill(queue, ladder, within_ms=1000, n=2 * lanes + 1):
             job.observe_end((1.2 + 1.5 * job.n_ahead) * MS)

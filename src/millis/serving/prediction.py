@@ -2,10 +2,10 @@
 
 A prediction begins as the certificate's times by length, or as what warming up took where there are none, and is
 corrected by what requests take: alone, and by how much more each one ahead delays them, while others are read and
-refused. What it is still off by is followed at KEPT of cases, which hardly depends on how many are ahead: a
-promise keeps that much distance to its deadline.
+refused; both at the median, since a machine's stalls are nobody's turn. What it is still off by is followed at KEPT of
+cases, which hardly depends on how many are ahead: a promise keeps that much distance to its deadline.
 Border: numbers; it runs nothing and decides nothing.
-Source: the percentile is followed as in Robbins & Monro 1951, A Stochastic Approximation Method: up by a large step
+Source: percentiles are followed as in Robbins & Monro 1951, A Stochastic Approximation Method: up by a large step
 when a promise was late, down by a small one when it was not.
 """
 
@@ -22,8 +22,8 @@ _OVERHEAD_NS = 300_000.0
 """Of an answer beside the network's run, before any was seen: parse, tokenize, decode, write."""
 
 _FOLLOW = 0.05
-_FOLLOW_LATE = 0.02
 _STEP = 0.1
+_STEP_LATE = 0.02
 _MORE_CAREFUL = 0.1
 _FORGET = 0.002
 _SPEEDS = (0.2, 20.0)
@@ -93,11 +93,13 @@ class Forecast:
         Args:
             n_ahead: in line, a lane; None where there was no line.
         """
+        least_ns = self.least_ns(-1)
+        step_ns = _STEP_LATE * least_ns * _balance(late_ns > 0, share=0.5)
         if n_ahead:
-            self.slip_ns = max(self.slip_ns + _FOLLOW_LATE * late_ns / n_ahead, 0.0)
+            self.slip_ns = max(self.slip_ns + step_ns / n_ahead, 0.0)
         elif n_ahead is not None:
-            self.late_ns += _FOLLOW_LATE * late_ns
-        self.margin_ns = max(self.margin_ns + _STEP * self.least_ns(-1) * _balance(late_ns > self.margin_ns), 0.0)
+            self.late_ns += step_ns
+        self.margin_ns = max(self.margin_ns + _STEP * least_ns * _balance(late_ns > self.margin_ns), 0.0)
 
     def observe_promise(self, *, is_kept: bool) -> None:
         """Learn whether a request that named no deadline was in time, or for those ahead of it was not."""
@@ -124,6 +126,6 @@ class Forecast:
         return less_ns + (ns - less_ns) * (n_tokens - fewer) / (tokens - fewer)
 
 
-def _balance(is_over: bool) -> float:
-    """Give the step that stands still on average where KEPT of all cases are not over."""
-    return KEPT if is_over else KEPT - 1
+def _balance(is_over: bool, *, share: float = KEPT) -> float:
+    """Give the step that stands still on average where this share of all cases is not over."""
+    return share if is_over else share - 1
