@@ -171,7 +171,7 @@ def _insert_prompt(
     mask = kwargs["attention_mask"]
     if mask is not None:  # every place sees the same ones, the prompt's too; a row for each, since OpenVINO's
         # attention in eight bits at a static length reads one row for all wrongly (2026.4)
-        mask = _widen(mask[:, :, :1], by=len(encoder.prompt)).expand(-1, -1, hidden.shape[1], -1)
+        mask = _widen(mask[:, :, :1].expand(-1, -1, hidden.shape[1], -1), by=len(encoder.prompt))
     return (hidden, *args[1:]), {**rest, "attention_mask": mask}
 
 
