@@ -10,7 +10,8 @@
     ├── ContractBroken          measured, and not kept; carries the nearest feasible points
     ├── MeasurementVoid         measured, but the measuring itself failed
     ├── RunFailed               a step that started and could not end: full disk, dead worker
-    │   └── TimedOut            a server that was asked gave no answer in time
+    │   ├── TimedOut            a server that was asked gave no answer in time
+    │   └── AllRefused          a server under load refused every request
     └── Interrupted             stopped by the user; what was finished is kept
 
 A message has four parts: what is wrong, what came, what would be accepted, what to do next.
@@ -131,6 +132,12 @@ class TimedOut(RunFailed):
 
     slug = "timed-out"
     status = 504
+
+
+class AllRefused(RunFailed):
+    """A server under load that refused every request: there are no latencies, and a contract is broken."""
+
+    slug = "all-refused"
 
 
 class Interrupted(MillisError):

@@ -40,6 +40,17 @@ def test_nothing_is_said_of_a_few_requests() -> None:
     assert drift.index() == {}
 
 
+@pytest.mark.parametrize("n_dev", [40, 60, 150, 400])
+def test_a_small_dev_does_not_look_like_drift(n_dev: int) -> None:
+    drift = Drift(Profile.learn(draw(400, low=0, high=40), draw(n_dev, low=0, high=40), n_pieces=100))
+    for ids in draw(3_000, low=0, high=40):
+        drift.observe(ids)
+    assert max(drift.index().values()) < 0.1
+    for ids in draw(3_000, low=20, high=60):
+        drift.observe(ids)
+    assert drift.index()["surprise"] > 0.25
+
+
 def test_lengths_that_are_all_alike_have_not_moved_where_they_stay_so() -> None:
     alike = [np.arange(8) for _ in range(100)]
     drift = Drift(Profile.learn(alike, alike, n_pieces=10))

@@ -94,6 +94,10 @@ def test_questions_with_another_answer_conflict_and_passages_may_stand_in_two_fi
     code, document = check("--task", "embedding", "--train", write("a.jsonl", pairs), "--test", write("b.jsonl", again))
     assert code == 1
     assert [where for where, _ in found(document, "leak")] == ["b.jsonl:2"], "the query, not what it finds"
+    other = write("c.jsonl", [{"query": "怎么 付款", "positive": "可以用现金付款"}])
+    code, document = check("--task", "rerank", "--train", tmp_path / "a.jsonl", "--test", other)
+    said = f"in train too but for case, blanks or width, at {tmp_path / 'a.jsonl'}:2"
+    assert (code, found(document, "leak")) == (1, [("c.jsonl:1", said)]), "whatever is to be ranked"
 
 
 @pytest.mark.slow

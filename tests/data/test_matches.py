@@ -70,7 +70,7 @@ def test_what_contradicts_itself_is_left_out_and_told(tmp_path: Path) -> None:
         ({"positive": "a"}, "no key query or sentence1 for the query"),
         ({"query": " ", "positive": "b"}, "query is blank"),
         ({"query": "a", "positive": []}, "positive is blank"),
-        ({"query": 3, "positive": "b"}, "query holds int, not text"),
+        ({"query": 3, "positive": "b"}, "query holds a number, not text"),
         ({"query": ["a", "b"], "positive": "b"}, "2 queries: give one a row"),
         ({"sentence1": "a", "sentence2": "b", "label": 2}, "the label is neither 0 nor 1"),
     ],

@@ -65,6 +65,11 @@ async def missing(request: Request) -> Response:
     return JSONResponse({}, status_code=404)
 
 
+async def full(request: Request) -> Response:
+    """Refuse everybody."""
+    return JSONResponse({}, status_code=503)
+
+
 async def header(request: Request) -> Response:
     """Answer 200 only to whom it may concern."""
     is_known = request.headers.get("authorization") == "Bearer x" and request.headers["content-type"] == "text/x"
@@ -72,7 +77,7 @@ async def header(request: Request) -> Response:
 
 
 app = Starlette(routes=[Route(f"/{one.__name__}", one, methods=["POST"])
-                        for one in (echo, mixed, stall, hang, stream, shut, missing, header)])  # fmt: skip
+                        for one in (echo, mixed, stall, hang, stream, shut, missing, full, header)])  # fmt: skip
 
 if __name__ == "__main__":
     listening = socket.socket(fileno=int(sys.argv[1]))

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from millis.errors import InvalidData, InvalidValue, RunFailed
+from millis.errors import AllRefused, InvalidData, InvalidValue, RunFailed
 from millis.measuring.bench import offer_load, read_bodies
 from millis.measuring.histograms import Histogram
 from millis.measuring.results import LoadResult
@@ -222,6 +222,11 @@ def test_a_server_that_does_not_answer_is_a_sentence() -> None:
 def test_a_run_without_one_good_answer_is_no_measurement(target: str) -> None:
     with pytest.raises(RunFailed, match="10 x 404"):
         offer_load(f"{target}/missing", bodies=BODIES, rate_per_s=300, n_requests=10)
+
+
+def test_a_server_that_refuses_everybody_is_told_from_one_that_fails(target: str) -> None:
+    with pytest.raises(AllRefused, match=r"all 10 requests to .*/full were refused \(10 x 503\)"):
+        offer_load(f"{target}/full", bodies=[b"{}"], rate_per_s=100, n_requests=10)
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the generator in /proc: run it on Linux")

@@ -9,9 +9,13 @@ import pytest
 
 import millis
 from fitting import FILLERS, make_base, run_millis
+from millis.contract import Contract
+from millis.errors import AllRefused, ContractBroken
 from millis.models.prediction import predict
 from millis.models.taggers import load_tagger
+from millis.searching import proving
 from millis.searching.case import Case, prepare
+from millis.searching.fitting import run_fit
 from millis.searching.settings import FitSettings
 
 pytestmark = pytest.mark.slow
@@ -56,6 +60,43 @@ def test_a_base_as_it_is_goes_through_the_loop_and_is_searched(tmp_path: Path) -
     evaluated = run_millis("evaluate", tmp_path / "emb.millis", "--test", tmp_path / "test.jsonl")
     assert "60 queries over 120 passages" in evaluated.stdout, evaluated.stderr
     assert "mean cosine" in run_millis("inspect", tmp_path / "emb.millis").stdout
+
+
+def test_a_contract_for_which_every_request_is_refused_is_broken_and_gets_advice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(url: str, *, n_requests: int, **_: object) -> None:
+        raise AllRefused(f"all {n_requests} requests to {url} were refused (503)")
+
+    monkeypatch.setattr(proving, "offer_load", refuse)  # whether real requests are depends on the machine's speed
+    settings = FitSettings(
+        task="embedding", train=write_pairs(tmp_path / "train.jsonl", 60, seed=1), epochs=0, rungs=1,
+        base=str(make_base(tmp_path / "base")), out=tmp_path / "emb.millis", within_ms=1.0,
+    )  # fmt: skip
+    with pytest.raises(ContractBroken) as caught:
+        run_fit(Contract(p99="5 ms", rate=200, max_drop=20), settings)
+    told = str(caught.value)
+    assert told.startswith("no candidate answers anybody within 'p99 <= 5 ms"), told
+    assert "was refused, since none was predicted to be answered within 5 ms" in told
+    assert "nearest: " in told
+    assert not (tmp_path / "emb.millis").exists()
+
+
+def test_a_method_whose_training_did_not_help_leaves_nothing_in_the_graph(tmp_path: Path) -> None:
+    rows = [{"query": " ".join(words), "positive": " ".join(words).upper()}  # one vector: the base finds them all
+            for words in (random.Random(i).sample(FILLERS, 5) for i in range(60))]  # fmt: skip
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    done = run_millis(
+        "fit", "--task", "embedding", "--train", tmp_path / "train.jsonl", "--base", make_base(tmp_path / "base"),
+        "--p99", "500 ms", "--rate", "300", "--prove-for", "1 s", "--max-drop", "20", "--rungs", "1", "--epochs", "1",
+        "--within", "1s", "--adapt", "prefix", "-o", tmp_path / "emb.millis",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "training did not help (100.00 on dev): the base is taken as it is" in done.stderr
+    assert "no pruned rungs" not in done.stderr
+    manifest = millis.open_bundle(tmp_path / "emb.millis").manifest
+    assert not [note for note in manifest.notes if "pruned" in note]
+    assert [one.choice for one in manifest.choices if one.what == "training"] == ["none"]
 
 
 def test_a_base_that_looks_like_e5_is_fitted_with_a_warning_unless_prefixes_are_said(tmp_path: Path) -> None:

@@ -15,10 +15,12 @@ from safetensors.torch import load_file, save_file
 
 import toy
 from backends.tiny import draw_windows
+from millis.backends import BackendSettings
 from millis.backends.grafts import KEY, is_of_graft
 from millis.compiling.comparing import compare, loaded, run_all
 from millis.compiling.onnx import export_embeddings, export_ids, load_for_export
 from millis.compiling.openvino import convert_onnx
+from millis.compressing.quantize import quantize_openvino
 from millis.errors import InvalidValue, MissingExtra
 from millis.models.bases import MODEL_TYPES
 from millis.models.taggers import build_tagger, load_tagger, save_tagger
@@ -157,3 +159,18 @@ def test_a_missing_library_is_named_with_the_command(tmp_path: Path, monkeypatch
     monkeypatch.setattr("millis.training.methods.find_spec", lambda _: None)
     with pytest.raises(MissingExtra, match=r"adapt lora needs peft.*millis\[train\]"):
         toy.run(base, tmp_path / "run", adapt="lora")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("adapt", [name for name, method in METHODS.items() if method.note])
+def test_what_stays_answers_in_eight_bits_at_a_static_length_as_at_any(
+    adapt: str, bases: dict[str, Path], tmp_path: Path
+) -> None:
+    windows = [window for window in draw_windows(12) if len(window) <= 24]
+    result = toy.run(bases["bert"], tmp_path / "run", n=16, epochs=1, adapt=adapt, learning_rate=None)
+    plain, out = compile_all(result.best, tmp_path)["openvino"], tmp_path / "int8"
+    quantize_openvino(plain, out, calibration=windows)
+    with loaded("openvino", out) as free, loaded("openvino", out, settings=BackendSettings(buckets=(24,))) as static:
+        wanted = run_all(free, windows)
+        got = [run_all(static, [window], padding=24 - len(window))[0] for window in windows]
+    assert compare(wanted, got).max_abs < 0.1, "a value may be rounded the other way"

@@ -1,6 +1,7 @@
 """Texts without labels: learnt by the labels a model is sure of, and by guessing masked pieces."""
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from making import make_tokenizer
 from millis.data.examples import LabelExample
 from millis.errors import InvalidBase, InvalidValue
 from millis.models.bases import find_base
-from millis.models.taggers import build_tagger, save_tagger
+from millis.models.prediction import predict
+from millis.models.taggers import build_tagger, load_tagger, save_tagger
 from millis.tasks.classify import ClassifyTask
 from millis.tasks.task import Head
 from millis.tasks.tokenization import Tokenizer
@@ -45,7 +47,7 @@ def test_a_model_teaches_itself_with_what_it_is_sure_of_and_dev_decides(tmp_path
     task = ClassifyTask.learn(Tokenizer(tokenizer), labelled)
     first = train(base, task=task, train=labelled, dev=dev, folder=tmp_path / "first", settings=SETTINGS, tokenizer_file=tokenizer)
     texts = [example.text for example in draw(300, seed=3)]
-    some, more = (label_texts(first.best, task=task, texts=texts, share=share) for share in (0.3, 1.0))
+    some, more = (label_texts(first.best, task=task, texts=texts, share=share, dev=dev) for share in (0.3, 1.0))
     assert 0 < len(some) < len(more)
     assert {one.text for one in some} < {one.text for one in more}, "the surest come first"
     truth = {example.text: example.labels for example in draw(300, seed=3)}
@@ -68,8 +70,26 @@ def test_texts_out_of_scope_are_learnt_as_such_and_not_as_the_next_best_label(tm
         tagger.network.classifier.weight.zero_()
         tagger.network.classifier.bias.copy_(torch.tensor([2.0, 0.0, 9.0]))
     save_tagger(tagger, tmp_path / "sure", tokenizer_file=base / "tokenizer.json")
-    found = label_texts(tmp_path / "sure", task=task, texts=["hello", "world"], share=1.0)
+    dev = [LabelExample(text="x", labels=(name,)) for name in ("a", *["none"] * 19)]
+    found = label_texts(tmp_path / "sure", task=task, texts=["hello", "world"], share=1.0, dev=dev)
     assert [one.labels for one in found] == [("none",), ("none",)]
+
+
+@pytest.mark.slow
+def test_a_model_that_is_right_before_it_is_sure_teaches_itself_too(tmp_path: Path) -> None:
+    base = make_base(tmp_path / "base")
+    labelled, dev = draw(250, seed=1), draw(80, seed=2)
+    task = ClassifyTask.learn(Tokenizer(base / "tokenizer.json"), labelled)
+    few = replace(SETTINGS, epochs=6)
+    first = train(base, task=task, train=labelled, dev=dev, folder=tmp_path / "first", settings=few, tokenizer_file=base / "tokenizer.json")
+    assert first.dev_score.value > 85
+    texts = [example.text for example in draw(100, seed=3)]
+    answers = predict(load_tagger(first.best), task=task, texts=texts)
+    assert max(answer["score"] for answer in answers) < LEAST, "it says so of none"
+    truth = {example.text: example.labels for example in draw(100, seed=3)}
+    found = label_texts(first.best, task=task, texts=texts, share=1.0, dev=dev)
+    assert len(found) > 40
+    assert np.mean([one.labels == truth[one.text] for one in found]) > LEAST
 
 
 @pytest.mark.slow

@@ -167,10 +167,12 @@ def _insert_prompt(
     encoder: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     hidden, rest = _take_hidden(args, kwargs)
+    hidden = _put_in_front(encoder.prompt, hidden)
     mask = kwargs["attention_mask"]
-    mask = None if mask is None else mask[:, :, :1]  # every place sees the same ones, the prompt's too
-    mask = _widen(mask, by=len(encoder.prompt))
-    return (_put_in_front(encoder.prompt, hidden), *args[1:]), {**rest, "attention_mask": mask}
+    if mask is not None:  # every place sees the same ones, the prompt's too; a row for each, since OpenVINO's
+        # attention in eight bits at a static length reads one row for all wrongly (2026.4)
+        mask = _widen(mask[:, :, :1].expand(-1, -1, hidden.shape[1], -1), by=len(encoder.prompt))
+    return (hidden, *args[1:]), {**rest, "attention_mask": mask}
 
 
 def _cut_prompt(encoder: Any, _: tuple[Any, ...], output: Any) -> Any:

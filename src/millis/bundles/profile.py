@@ -18,12 +18,14 @@ from millis.errors import InvalidBundle
 
 FILE = "profile.npz"
 SIGNALS = ("surprise", "tokens")
-_BINS = 10
+_BINS, _LEAST_IN_BIN = 10, 50
+"""Parts that dev is sorted into: fewer where they would hold too few texts, whose chance would look like a move."""
+
 _ODD_PERCENTILE = 99.5
 
 
 class Spread(NamedTuple):
-    """How a signal is spread: edges between tenths of dev, float64 (9,), and dev's share in each, float64 (10,)."""
+    """How a signal is spread: edges between equal parts of dev, float64 (P - 1,), and dev's share in each, (P,)."""
 
     edges: NDArray[np.float64]
     shares: NDArray[np.float64]
@@ -103,6 +105,7 @@ def read_profile(folder: Path, *, n_pieces: int) -> Profile | None:
 
 
 def _spread(values: NDArray[np.float64]) -> Spread:
-    edges = np.quantile(values, np.arange(1, _BINS) / _BINS)
-    places = np.searchsorted(edges, values, side="left")  # where values are equal, tenths are not
-    return Spread(edges, np.bincount(places, minlength=_BINS) / len(values))
+    n = min(max(len(values) // _LEAST_IN_BIN, 2), _BINS)
+    edges = np.quantile(values, np.arange(1, n) / n)
+    places = np.searchsorted(edges, values, side="left")  # where values are equal, parts are not
+    return Spread(edges, np.bincount(places, minlength=n) / len(values))

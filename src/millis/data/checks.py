@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from millis.data.examples import Example, texts_of
 from millis.data.lengths import LengthHistogram
 from millis.data.splits import Splits
-from millis.data.suspects import fold, may_stand_in_two_parts
+from millis.data.suspects import fold, kept_apart, may_stand_in_two_parts
 from millis.errors import InvalidData
 
 _BAR_WIDTH = 40
@@ -119,10 +119,10 @@ def _check_labels(splits: Splits, *, known: set[str]) -> None:
 
 
 def _find_leaks(splits: Splits) -> tuple[str, ...]:
-    learnt = {example.text for example in splits.train}
+    learnt = {kept_apart(example) for example in splits.train}
     warnings = []
     for name, part in (("dev", splits.dev), ("test", splits.test)):
-        n = sum(example.text in learnt and not may_stand_in_two_parts(example) for example in part)
+        n = sum(kept_apart(example) in learnt and not may_stand_in_two_parts(example) for example in part)
         if n:
             warnings.append(
                 f"{n} of {len(part)} {name} examples also stand in train (the same text): the {name} score "

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from millis.data.examples import LabelExample
-from millis.data.rows import BadRow, BadRows, Reading, Row, is_blank, read_json_lines
+from millis.data.rows import BadRow, BadRows, Reading, Row, is_blank, name_kind, read_json_lines
 from millis.data.tables import count_columns, read_cells
 
 TEXTS = ("text", "sentence", "utterance", "query", "question", "review", "content", "title", "文本", "内容", "标题")
@@ -44,7 +44,7 @@ def read_json_labels(rows: Sequence[Row], *, bad: BadRows, columns: Columns) -> 
         row = msgspec.json.decode(text, type=dict[str, Any])
         words = _pick_key(row, columns.text, usual=TEXTS, what="text")
         if not isinstance(row[words], str):
-            raise BadRow(f"{words} is {type(row[words]).__name__}, not text")
+            raise BadRow(f"{words} is {name_kind(row[words])}, not text")
         given = row[_pick_key(row, columns.label, usual=LABELS, what="label")]
         return _make(row[words], _read_list(given, separator=columns.separator), source=bad.source(line))
 
@@ -124,7 +124,7 @@ def _read_list(given: Any, *, separator: str | None) -> tuple[str, ...]:
             raise BadRow("labels must be texts or whole numbers")
         return tuple(str(label).strip() for label in given)
     if not one(given):
-        raise BadRow(f"the label is {type(given).__name__}: give a text or a whole number")
+        raise BadRow(f"the label is {name_kind(given)}: give a text or a whole number")
     return _split(str(given), separator=separator)
 
 

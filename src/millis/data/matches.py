@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from millis.data.examples import MatchExample, RankExample, Ranking
-from millis.data.rows import BadRow, BadRows, Reading, Row, is_blank, read_json_lines
+from millis.data.rows import BadRow, BadRows, Reading, Row, is_blank, name_kind, read_json_lines
 
 _QUERIES = ("query", "sentence1", "question", "anchor")
 _POSITIVES = ("positive", "title", "sentence2", "passage")
@@ -87,7 +87,7 @@ def _texts(row: Mapping[str, Any], usual: Sequence[str], *, line_has: str = "neg
         raise BadRow(f"no key {' or '.join(usual[:2])} for the {line_has}: the row has {has}")
     given = row[key] if isinstance(row[key], list) else [row[key]]
     if not all(isinstance(text, str) for text in given):
-        raise BadRow(f"{key} holds {type(row[key]).__name__}, not text")
+        raise BadRow(f"{key} holds {name_kind(row[key])}, not text")
     if not given or any(is_blank(text) for text in given):
         raise BadRow(f"{key} is blank")
     return tuple(given)

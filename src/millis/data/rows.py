@@ -144,6 +144,14 @@ def is_blank(text: str) -> bool:
     return all(letter.isspace() or unicodedata.category(letter) in {"Cc", "Cf"} for letter in text)
 
 
+def name_kind(value: object) -> str:
+    """Name the kind of a value in JSON's words, for a message that does not hold the value."""
+    if value is None:
+        return "null"
+    kinds = {bool: "true or false", str: "text", float: "a fraction", list: "a list", dict: "an object"}
+    return kinds.get(type(value), "a number")
+
+
 def read_json_lines(
     rows: Sequence[Row], read: Callable[[int, str], T], *, bad: BadRows, shape: str = "write one JSON object a line"
 ) -> list[T]:

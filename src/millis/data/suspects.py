@@ -21,7 +21,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from millis.data.examples import Example, MatchExample, SpanExample, texts_of
+from millis.data.examples import Asked, Example, MatchExample, RankExample, SpanExample, texts_of
 
 WRONG = ("conflict", "leak", "twin", "unseen", "single")
 NOTES = ("duplicate", "empty", "once", "suspicious")
@@ -128,7 +128,7 @@ def _find_repeats(train: Sequence[Example]) -> Iterator[Finding]:
     """Find texts that stand in train again: with other labels a conflict, else a duplicate."""
     groups: dict[tuple[str, ...], list[Example]] = defaultdict(list)
     for example in train:
-        groups[_fold_all(example)].append(example)
+        groups[_fold_each(example.text)].append(example)
     for same in groups.values():
         if len(same) == 1:
             continue
@@ -144,8 +144,8 @@ def _find_repeats(train: Sequence[Example]) -> Iterator[Finding]:
                 yield Finding(kind="duplicate", source=other.source, said=f"the same text as {first.source}")
 
 
-def _fold_all(example: Example) -> tuple[str, ...]:
-    return tuple(map(fold, texts_of(example.text)))
+def _fold_each(asked: Asked) -> tuple[str, ...]:
+    return tuple(map(fold, texts_of(asked)))
 
 
 def _differs(one: Example, other: Example) -> bool:
@@ -164,18 +164,24 @@ def may_stand_in_two_parts(example: Example) -> bool:
     return isinstance(example, MatchExample) and not example.positives
 
 
+def kept_apart(example: Example) -> Asked:
+    """Give what of an example may not stand in two parts: of a ranking its query, whatever is to be ranked."""
+    return example.text.query if isinstance(example, RankExample) else example.text
+
+
 def _find_leaks(parts: Mapping[str, Sequence[Example]]) -> Iterator[Finding]:
-    exact = {example.text for example in parts["train"]}
+    exact = {kept_apart(example) for example in parts["train"]}
     learnt: dict[tuple[str, ...], Example] = {}
     for example in parts["train"]:
-        learnt.setdefault(_fold_all(example), example)
+        learnt.setdefault(_fold_each(kept_apart(example)), example)
     for name in [name for name in parts if name != "train"]:
         for example in parts[name]:
-            known = learnt.get(_fold_all(example))
+            known = learnt.get(_fold_each(kept_apart(example)))
             if known is None or may_stand_in_two_parts(example):
                 continue
-            how = "" if example.text in exact else " but for case, blanks or width"
-            other = f", labelled otherwise there ({_tell(known)})" if _differs(known, example) else ""
+            how = "" if kept_apart(example) in exact else " but for case, blanks or width"
+            is_other = not isinstance(example, RankExample) and _differs(known, example)
+            other = f", labelled otherwise there ({_tell(known)})" if is_other else ""
             yield Finding(kind="leak", source=example.source, said=f"in train too{how}, at {known.source}{other}")
 
 

@@ -66,6 +66,7 @@ def offer_load(
 
     Raises:
         InvalidValue: a URL that is not http, or settings that cannot be.
+        AllRefused: every answer was a 429, 503 or 504.
         RunFailed: nobody answers there, no request had a 2xx answer, or the generator died.
     """
     parts = _read_url(url)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import msgspec
 
 from millis.asking.wire import read_times
-from millis.errors import RunFailed
+from millis.errors import AllRefused, RunFailed
 from millis.measuring.histograms import Histogram, LatencySummary
 from millis.measuring.plan import Plan, Raw
 
@@ -146,10 +146,16 @@ def sum_up(
     """Sum up what the generator saw of a plan.
 
     Raises:
+        AllRefused: every request was refused.
         RunFailed: no request had a 2xx answer, or only some of the answers were streamed.
     """
     if not raw.ok_ns:
         seen = _tell_bad(raw.statuses, raw.failures) or "all of them unanswered"
+        if len(raw.refused_ns) == plan.n_requests:
+            raise AllRefused(
+                f"all {plan.n_requests} requests to {url} were refused ({seen}), so there is no latency to measure:"
+                " offer less, or let the server take longer."
+            )
         raise RunFailed(
             f"none of {plan.n_requests} requests to {url} had a 2xx answer ({seen}), so there is nothing to measure:"
             " correct the address or the bodies, or offer less."

@@ -125,6 +125,14 @@ def load_tagger(folder: Path) -> Tagger:
     return tagger
 
 
+def divide_logits(model: Tagger, *, by: float) -> None:
+    """Let the head answer logits that are so many times smaller, in place."""
+    head = model.network.classifier
+    with torch.no_grad():
+        head.weight /= by
+        head.bias /= by
+
+
 def save_tagger(model: Tagger, folder: Path, *, tokenizer_file: Path) -> None:
     """Write config.json, tokenizer.json and model.safetensors, each whole or not at all, the weights last.
 

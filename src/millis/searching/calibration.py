@@ -10,11 +10,10 @@ import time
 from dataclasses import replace
 
 import msgspec
-import torch
 
 from millis.bundles.manifest import Step
 from millis.models.prediction import predict_examples, run_windows
-from millis.models.taggers import load_tagger, save_tagger
+from millis.models.taggers import divide_logits, load_tagger, save_tagger
 from millis.searching.building import Reference
 from millis.searching.case import Case
 from millis.tasks import Score, tasks
@@ -37,10 +36,7 @@ def calibrate_reference(case: Case, reference: Reference) -> tuple[Case, Referen
         found = case.task.calibrate(examples, outputs)
         if found is None:
             return case, reference
-        head = tagger.network.classifier
-        with torch.no_grad():
-            head.weight /= found.temperature
-            head.bias /= found.temperature
+        divide_logits(tagger, by=found.temperature)
         save_tagger(tagger, folder, tokenizer_file=case.tokenizer_file)
         step = Step(
             step="calibrated", seconds=round(time.monotonic() - began, 1), reason=found.said,

@@ -54,8 +54,8 @@ def run_fit(contract: Contract, settings: FitSettings) -> Bundle:
         the bundle, its certificate kept.
 
     Raises:
-        ContractBroken: nothing kept it; the best rung stands at out all the same, with the nearest feasible points and
-            the cheapest relaxation in the message.
+        ContractBroken: nothing kept it; the message has the nearest feasible points and the cheapest relaxation, and
+            the best rung stands at out all the same, where any was answered at all.
         MeasurementVoid: the same, but what was measured decides nothing.
         InvalidData, InvalidBase, InvalidValue: the input cannot be used; nothing was written.
         RunFailed: the disk or the memory is full; the same command goes on.

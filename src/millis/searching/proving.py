@@ -24,7 +24,7 @@ from millis.contract import (
 )
 from millis.cores import n_cores
 from millis.data.examples import Example
-from millis.errors import InvalidValue
+from millis.errors import AllRefused, ContractBroken, InvalidValue
 from millis.measuring.bandwidth import Ceiling, find_ceiling
 from millis.measuring.bench import offer_load
 from millis.measuring.crowd import Crowd
@@ -38,6 +38,7 @@ from millis.serving.supervisor import Supervisor
 from millis.tasks import Score
 from millis.tasks.instructing import SPEAKING
 from millis.telemetry.progress import say
+from millis.units import write_ms
 
 PROOF_MS = 20_000.0
 _FEWEST = 1_000
@@ -81,7 +82,11 @@ def measure_served(
     n_requests: int,
     name: str = "prove",
 ) -> Served:
-    """Serve a bundle on a free port of loopback and offer it the contract's load."""
+    """Serve a bundle on a free port of loopback and offer it the contract's load.
+
+    Raises:
+        ContractBroken: the server refused every request, so nothing was measured.
+    """
     shape = bundle.manifest.serving
     settings = ServeSettings(
         bundles=(str(bundle.path),), port=0, workers=shape.workers, threads=shape.threads, fallback=False
@@ -89,16 +94,22 @@ def measure_served(
     with Supervisor(settings) as server:
         is_chat = bundle.manifest.task in SPEAKING
         with Crowd() as crowd:
-            result = offer_load(
-                f"{server.url}/v1/{'completions' if is_chat else bundle.manifest.task}",
-                bodies=bodies,
-                rate_per_s=contract.rate_per_s,
-                n_requests=n_requests,
-                bound_ms=contract.bound_ms,
-                token_bound_ms=contract.per_token_ms,
-                warmup=8 if is_chat else 200,
-                name=name,
-            )
+            try:
+                result = offer_load(
+                    f"{server.url}/v1/{'completions' if is_chat else bundle.manifest.task}",
+                    bodies=bodies,
+                    rate_per_s=contract.rate_per_s,
+                    n_requests=n_requests,
+                    bound_ms=contract.bound_ms,
+                    token_bound_ms=contract.per_token_ms,
+                    warmup=8 if is_chat else 200,
+                    name=name,
+                )
+            except AllRefused as error:
+                raise ContractBroken(
+                    f"every one of {n_requests} requests at {contract.rate_per_s:g}/s was refused, since none was"
+                    f" predicted to be answered within {write_ms(contract.bound_ms)}: allow more, or offer less."
+                ) from error
         memory_mb = sum(_resident_mb(pid) for pid in server.pids)
     return Served(result, memory_mb, shape, crowd, _find_ceiling(bundle) if is_chat else None)
 

@@ -6,9 +6,11 @@ Border: decides; the rooms below do the work, and a Case says what is asked. Imp
 import time
 from dataclasses import replace
 
+from millis.backends.grafts import read_graft
 from millis.bundles import Bundle, Choice
 from millis.errors import ContractBroken, MeasurementVoid
 from millis.models.bases import find_base
+from millis.models.described import read_json
 from millis.searching.building import Reference
 from millis.searching.calibration import calibrate_reference
 from millis.searching.candidates import AT_EASE, SHARES, STATIC, Variant
@@ -53,26 +55,26 @@ def search(case: Case) -> Bundle:
     say(f"reference (torch fp32): {reference.test.name} {reference.test.value:.2f} on test\n{reference.test.report}")
     if settings.trim_vocabulary or settings.corpus:
         case, reference = trim_reference(case, reference)
-    case = _note_graft(case)
-    found = _Search(case, reference, choices=(*tuned, *reference.choices))
+    is_grafted = read_graft(read_json(reference.folder / "config.json")) is not None
+    case = _note_graft(case) if is_grafted else case
+    found = _Search(case, reference, is_grafted=is_grafted, choices=(*tuned, *reference.choices))
     found.try_whole()
     if settings.sparse is not None:
         found.notes.append(tell_zeros(case, reference, share=settings.sparse))
     found.try_pruned()
     found.fill_ladder()
+    if not found.proven:
+        said = f"no candidate answers anybody within '{case.contract}' here, and nothing is written."
+        raise ContractBroken(found.advise(said))
     bundle = found.save()
     verdict = choose_served(found.proven).verdict
     for line in verdict.lines():
         say(line)
     say(f"loop done in {write_ms(1000 * (time.monotonic() - case.began))}: {bundle.path}")
     if verdict.status != "kept":
-        points = [_point(one) for one in found.tried]
-        advice = "\n".join((*found.notes, *relax(points, contract=case.contract, lengths=case.lengths)))
         error = ContractBroken if verdict.status == "broken" else MeasurementVoid
-        raise error(
-            f"no candidate is proven to keep '{case.contract}' here; the best stands at {settings.out},"
-            f" {verdict.status}.\n{advice}"
-        )
+        said = f"no candidate is proven to keep '{case.contract}' here; the best stands at {settings.out}"
+        raise error(found.advise(f"{said}, {verdict.status}."))
     return bundle
 
 
@@ -80,17 +82,23 @@ class _Search:
     """What was tried and what was proven so far.
 
     Args:
+        is_grafted: adapting left something in the reference, which pruning cannot cut.
+    Attributes:
         tried: candidates, those to prove first in front.
         proven: in the order of the proofs.
         notes: what was measured beside it, and why something was not tried.
     """
 
-    def __init__(self, case: Case, reference: Reference, *, choices: tuple[Choice, ...] = ()) -> None:
+    def __init__(
+        self, case: Case, reference: Reference, *, is_grafted: bool, choices: tuple[Choice, ...] = ()
+    ) -> None:
+        self._is_grafted = is_grafted
         self._case, self._reference, self._contract = case, reference, case.contract
         self.tried: list[Candidate] = []
         self.proven: list[Proven] = []
         self.notes: list[str] = []
         self._choices = choices
+        self._refused: set[str] = set()  # candidates whose server refused every request of their proof
         self._is_bound_in_reach = True
         self._pruner: Pruner | None = None
         self._kinds: list[Variant] = []
@@ -156,13 +164,18 @@ class _Search:
         checks = self._pruner.checks if self._pruner else ()
         return save_ladder(noted, self.proven, self.tried, choices=self._choices, checks=checks)
 
+    def advise(self, said: str) -> str:
+        """Add to a sentence what was noted, and what to ask for instead."""
+        points = [_point(one) for one in self.tried]
+        return "\n".join((said, *self.notes, *relax(points, contract=self._contract, lengths=self._case.lengths)))
+
     def is_kept(self) -> bool:
         """Say whether the contract is kept by one of those proven."""
         return any(one.is_kept for one in self.proven)
 
     def _can_prune(self) -> bool:
-        is_whole = METHODS[self._case.settings.adapt].note is None and self._contract.device == "cpu"
-        return is_whole and self._case.has_time() and self._is_bound_in_reach and self._is_floor_in_reach()
+        is_cuttable = not self._is_grafted and self._contract.device == "cpu"
+        return is_cuttable and self._case.has_time() and self._is_bound_in_reach and self._is_floor_in_reach()
 
     def _is_floor_in_reach(self) -> bool:
         """Say whether the network has a quality to lose; where it has none, say so once."""
@@ -249,24 +262,28 @@ class _Search:
             self._prove(min(mine, key=lambda one: one.seen_ms))
 
     def _prove(self, candidate: Candidate) -> None:
-        self.proven.append(prove_candidate(self._case, candidate, reference=self._reference))
+        try:
+            proven = prove_candidate(self._case, candidate, reference=self._reference)
+        except ContractBroken as error:
+            self._refused.add(candidate.name)
+            self._note(f"{candidate.name}: {error}")
+            return
+        self.proven.append(proven)
         if self.proven[-1].is_kept:  # whatever becomes of the rest of the search
             self.save()
             say(f"{candidate.name} keeps the contract; the best so far stands at {self._case.settings.out}")
 
     def _unproven(self) -> list[Candidate]:
         """Give the candidates that may be proven yet; files that lost their quality on test do so in any layout."""
-        names = {one.candidate.name for one in self.proven}
+        names = {one.candidate.name for one in self.proven} | self._refused
         lost = {one.candidate.variant.artifact for one in self.proven if not one.has_quality}
         return [one for one in self.tried if one.name not in names and one.variant.artifact not in lost]
 
 
 def _note_graft(case: Case) -> Case:
-    """Say, here and in the bundle, when there will be no pruned rungs."""
+    """Say, here and in the bundle, that there will be no pruned rungs."""
     adapt = case.settings.adapt
     left = METHODS[adapt].note
-    if left is None:
-        return case
     note = (
         f"no pruned rungs: {adapt} leaves {left}, which pruning cannot cut. Adapt by full, or by what is merged"
         f" ({', '.join(name for name, one in METHODS.items() if one.is_peft)}), to have them"

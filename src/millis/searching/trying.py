@@ -13,6 +13,7 @@ import msgspec
 from millis.bundles import Rung, ServingShape, load
 from millis.contract import Contract
 from millis.cores import n_cores
+from millis.errors import ContractBroken
 from millis.measuring.quality import measure_quality
 from millis.measuring.table import measure_table
 from millis.models.work import read_work
@@ -218,7 +219,11 @@ def probe(case: Case, fresh: Sequence[Candidate], *, known: Sequence[Candidate] 
         if not case.has_time() and any(one.measured_ms is not None for one in seen.values()):
             say("the time is up: the best so far goes to the proof")
             break
-        measured_ms = _probe_one(case, candidate, bodies=bodies)
+        try:
+            measured_ms = _probe_one(case, candidate, bodies=bodies)
+        except ContractBroken as error:  # it comes behind those that answered
+            say(f"{candidate.name}: {error}")
+            continue
         seen[candidate.name] = replace(candidate, measured_ms=measured_ms)
         say(
             f"{candidate.name}: p{case.contract.percentile:g} {measured_ms:.2f} ms over HTTP, predicted"

@@ -10,10 +10,13 @@ from pathlib import Path
 import msgspec
 
 from millis.bundles import Choice
+from millis.bundles.bundle import hash_file
 from millis.data.plain import read_plain
 from millis.models.bases import find_base
 from millis.searching.building import Reference, score_reference, train_reference
 from millis.searching.case import Case
+from millis.searching.foretelling import hash_base
+from millis.searching.remembering import make_key
 from millis.telemetry.progress import say
 from millis.training.masking import read_on
 from millis.training.self_training import self_train
@@ -36,7 +39,7 @@ def learn_reference(base: Path, *, case: Case, settings: TrainSettings | None, f
         return reference
     if given.domain_text is not None:
         further = _read_on(base, given.domain_text, case=case, settings=settings)
-        other = _train(further, case=case, settings=settings, folder=case.folder / "domain" / "training")
+        other = _train(further, case=case, settings=settings, folder=further.with_name("training"))
         choice = _choose("reading on first", other, reference)
         if choice.choice == _KEPT:
             base, reference = further, other
@@ -68,7 +71,8 @@ def _train(base: Path, *, case: Case, settings: TrainSettings | None, folder: Pa
 
 
 def _read_on(base: Path, file: Path, *, case: Case, settings: TrainSettings) -> Path:
-    out = case.folder / "domain" / "base"
+    told = [hash_file(file), hash_base(base), settings]
+    out = case.folder / "domain" / make_key(told)[:8] / "base"  # of other texts it is another base
     if not out.is_dir():
         out.parent.mkdir(parents=True, exist_ok=True)
         read_on(base, read_plain(file), out=out, settings=settings)

@@ -1,7 +1,8 @@
 """Whether requests still look like the data that a model was made from.
 
-For each model the last thousand windows, older ones fading, are sorted into the tenths of dev; the population stability
-index says how far the shares have moved: usually read as none below 0.1, some up to 0.25, much above.
+For each model the last thousand windows, older ones fading, are sorted into tenths of dev (fewer parts of a small one);
+the population stability index says how far the shares have moved: usually read as none below 0.1, some up to 0.25, much
+above.
 Border: ids of windows that were answered in, two numbers and a count out; no text.
 Source: index as in Siddiqi 2006 (Credit Risk Scorecards), 6: sum of (p - q) ln(p / q).
 """
@@ -19,7 +20,7 @@ _SMALLEST = 1e-4
 
 
 class Drift:
-    """How a model's requests are spread over the tenths of dev."""
+    """How a model's requests are spread over the parts of dev."""
 
     def __init__(self, profile: Profile) -> None:
         self._profile = profile

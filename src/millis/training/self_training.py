@@ -1,7 +1,8 @@
 """Teach a tagger with texts that nobody labelled, by what it is sure of itself.
 
-In rounds: the model so far labels the texts; of each label, the share it is surest of is learnt together with the
-labelled ones, from the base anew; the share grows. A round that dev does not like ends it, and is not used.
+In rounds: the model so far, calibrated on dev, labels the texts; of each label, the share it is surest of is learnt
+together with the labelled ones, from the base anew; the share grows. A round that dev does not like ends it, and is
+not used.
 
 Border: decides what is learnt next; each training is loop.py's. A round that was finished is found again in the folder.
 Limits: tasks with one label a text.
@@ -13,11 +14,12 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from millis.data.examples import Example, LabelExample
 from millis.errors import InvalidValue
-from millis.models.prediction import predict
-from millis.models.taggers import load_tagger
+from millis.models.prediction import predict, run_windows
+from millis.models.taggers import divide_logits, load_tagger
 from millis.tasks.classify import ClassifyTask
 from millis.tasks.task import Task
 from millis.telemetry.progress import say
@@ -59,7 +61,7 @@ def self_train(
     fresh = [text for text in dict.fromkeys(texts) if text not in known]
     best = first
     for number, share in enumerate(SHARES, 1):
-        found = label_texts(best, task=task, texts=fresh, share=share)
+        found = label_texts(best, task=task, texts=fresh, share=share, dev=dev)
         if not found:
             say(f"self-training ends: no text has a label that is {LEAST:g} probable")
             break
@@ -78,15 +80,22 @@ def self_train(
     return best
 
 
-def label_texts(folder: Path, *, task: ClassifyTask, texts: Sequence[str], share: float) -> list[LabelExample]:
+def label_texts(
+    folder: Path, *, task: ClassifyTask, texts: Sequence[str], share: float, dev: Sequence[Any]
+) -> list[LabelExample]:
     """Give texts the labels that a tagger is sure of.
 
     Args:
         folder: of the tagger.
         share: of each label's texts, 0 to 1, the surest first, rounded up.
+        dev: examples that probabilities are calibrated on: of few rows a network learns labels long before it is sure.
     """
+    tagger = load_tagger(folder)
     with torch_state(0):
-        answers = predict(load_tagger(folder), task=task, texts=texts)
+        outputs = run_windows(tagger, task=task, texts=[example.text for example in dev])
+        calibrated = task.calibrate(dev, outputs)
+        divide_logits(tagger, by=calibrated.temperature)
+        answers = predict(tagger, task=calibrated.task, texts=texts)
     none = task.out_of_scope.label if task.out_of_scope else ""
     by_label: dict[str, list[tuple[float, str]]] = defaultdict(list)
     for text, answer in zip(texts, answers, strict=True):
