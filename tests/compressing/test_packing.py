@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
+from fitting import run_millis
 from millis.bundles import open_bundle
 from millis.cli.app import app
 from millis.compiling.causal import FILE, convert_causal, run_source, run_stateful
@@ -23,7 +24,7 @@ from millis.errors import InvalidBase, InvalidValue
 from millis.models.speakers import load_speaker
 from millis.serving.settings import ServeSettings
 from millis.serving.supervisor import Supervisor
-from speaking import END, TEMPLATE, make_byte_tokenizer, make_speaker
+from speaking import END, TEMPLATE, make_byte_tokenizer, make_speaker, write_gguf
 
 pytestmark = pytest.mark.slow
 CONTRACT = Contract(p99="1 s", rate="2/s")
@@ -120,6 +121,14 @@ def test_a_gguf_that_is_cut_or_lies_or_is_of_no_known_family_is_refused(tmp_path
         assert isinstance(done.exception, InvalidBase), (name, done.exception)
         assert words in str(done.exception), name
         assert not out.exists()
+
+
+def test_packing_says_what_it_does_and_libraries_say_nothing(tmp_path: Path) -> None:
+    base = write_gguf(make_speaker(tmp_path / "tiny"), tmp_path / "tiny.gguf")
+    done = run_millis("pack", base, "-o", tmp_path / "tiny.millis")
+    steps = ["reading tiny.gguf", "converting tiny.gguf", "rounding weights to int8", "rounding weights to int4"]
+    assert done.stderr.splitlines() == steps
+    assert done.stdout.startswith(f"wrote {tmp_path / 'tiny.millis'}: int8, int4, int8 serves\n")
 
 
 def test_trimmed_vocabulary_cuts_and_says_what_the_source_does(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """How small the rungs of a model that speaks become, and which of them serves."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,24 @@ def test_the_fastest_rung_serves_whose_loss_is_within_the_floor(tmp_path: Path) 
     assert chosen.rung.name == "int8-3of4"
     assert "the fastest of 2 that lose at most 25 points of int8 on dev: +25.00 lost, a request in 6.0 ms where it takes 8.0 ms" in why
     assert choose_rung(ladder, max_drop=50.0)[0].rung.name == "int8-2of4"
+
+
+@pytest.mark.parametrize(
+    ("ms", "max_drop", "says"),
+    [
+        ([8.0], math.inf, "it is the only rung"),
+        ([8.0], 1.0, "it is the only rung"),
+        ([8.0, 9.0], math.inf, "no other is faster"),
+        ([8.0, 9.0], 1.0, "no other that loses at most 1 points of it on dev is faster"),
+        ([8.0, 6.0], math.inf, "the fastest of 2: +0.00 lost"),
+    ],
+)
+def test_why_a_rung_serves_is_said_without_bounds_that_nobody_gave(ms: list[float], max_drop: float, says: str, tmp_path: Path) -> None:
+    answers = ["tide", "boat", "rope", "sail"]
+    ladder = [make_rung(tmp_path, f"rung{i}", answers=answers, ms=took) for i, took in enumerate(ms)]
+    why = choose_rung(ladder, max_drop=max_drop)[1]
+    assert why.startswith(says)
+    assert "inf" not in why
 
 
 def test_what_a_rung_loses_comes_with_an_interval_around_it(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from millis.models.speech import (
     unreadable,
     write_tokenizer,
 )
+from millis.telemetry.progress import say
 
 FAMILIES = ("llama", "qwen2", "gemma3_text")
 
@@ -54,11 +55,15 @@ def load_speaker(base: str) -> Speaker:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from millis.models.quiet import quietly
+
+    say(f"reading {place.name}")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, **more)
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, attn_implementation="sdpa", local_files_only=True, **more
-        )
+        with quietly():
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, **more)
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=torch.float32, attn_implementation="sdpa", local_files_only=True, **more
+            )
     except Exception as error:  # each reader has its own for a file that ends too early
         raise unreadable(base, error) from error
     content = write_tokenizer(tokenizer, base=base)
