@@ -18,7 +18,7 @@ from millis.measuring.streaming import Listener
 from millis.searching import prove
 from millis.serving.settings import ServeSettings
 from millis.serving.supervisor import Supervisor
-from speaking import make_echo_bundle
+from speaking import END, make_echo_bundle
 
 pytestmark = pytest.mark.slow
 
@@ -61,6 +61,27 @@ def test_stream_without_a_text_says_nothing() -> None:
     assert listener.end(due_ns=0) is None
 
 
+def test_an_answer_that_ends_at_once_is_heard_when_it_ends() -> None:
+    listener = Listener()
+    listener.hear(ROLE, now_ns=5)
+    end = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "error": None}
+    listener.hear(_event(end) + _event({"choices": None, "usage": {"completion_tokens": 1}}), now_ns=9)
+    spoken = listener.end(due_ns=2)
+    assert spoken is not None
+    assert not listener.is_broken
+    assert (spoken.first_ns, spoken.later_ns, spoken.n_tokens, spoken.gaps_ns) == (7, 0, 1, [])
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
+def test_what_a_model_says_to_itself_comes_by_tokens_too(name: str) -> None:
+    listener = Listener()
+    listener.hear(ROLE + _event({"choices": [{"delta": {name: "hm"}}]}), now_ns=5)
+    listener.hear(_chunk("a"), now_ns=9)
+    spoken = listener.end(due_ns=0)
+    assert spoken is not None
+    assert (spoken.first_ns, spoken.n_tokens) == (5, 2)
+
+
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     bundle = make_echo_bundle(tmp_path_factory.mktemp("echo"))
@@ -92,6 +113,16 @@ def test_usage_tells_the_number_of_tokens_where_it_is_asked_for(url: str) -> Non
     result = offer_load(url, bodies=[body], rate_per_s=50, n_requests=10, warmup=1)
     assert result.tokens is not None
     assert result.tokens.n == 10 * 6  # the first of the six, a special piece, has no text
+
+
+def test_answers_without_a_text_are_answers(url: str) -> None:
+    bodies = [
+        json.dumps({"prompt": prompt, "max_tokens": 4, "stream": True}).encode() for prompt in ([END, 65], [65, 66])
+    ]
+    result = offer_load(
+        url.replace("chat/", ""), bodies=bodies, rate_per_s=50, n_requests=20, bound_ms=5_000, warmup=2
+    )
+    assert (result.n_ok, result.n_errors, result.n_misses, result.failures) == (20, 0, 0, {})
 
 
 def test_bounds_that_nobody_can_keep_are_missed_by_all(url: str) -> None:

@@ -71,7 +71,7 @@ class Raw(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         is_first: whether the system lets the generator run before others when something is due.
         timings: Server-Timing values of 2xx answers, as they came.
         rungs: 2xx answers by X-Millis-Rung.
-        spoken: 2xx answers that came as events, with a text.
+        spoken: 2xx answers that came as events.
     """
 
     seconds: float
