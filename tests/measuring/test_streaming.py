@@ -1,16 +1,21 @@
 """Streams under load: when each piece came, and what a contract on first and later tokens says of it."""
 
+import html
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from typer.testing import CliRunner
 
+from making import forge
 from millis.backends.fake_generator import FakeGenerator
 from millis.bundles import open_bundle, save_bundle
 from millis.cli.app import app
+from millis.compressing.tricks import Answer, judge_trick
 from millis.contract import Contract
 from millis.errors import InvalidValue, RunFailed
 from millis.measuring.bench import offer_load
@@ -162,6 +167,32 @@ def test_a_contract_on_tokens_is_proved_clause_by_clause(tmp_path: Path, per_tok
     assert open_bundle(bundle.path).certificate is not None
     assert (bundle.path / "report.html").is_file()
     assert '<html lang="zh-Hans">' in (bundle.path / "report.zh.html").read_text(encoding="utf-8")
+
+
+def test_the_report_of_what_speaks_tells_of_tokens_and_of_tricks(tmp_path: Path) -> None:
+    bundle = make_echo_bundle(tmp_path, contract=Contract(p50="2 s", rate="100/s", per_token="1500 ms"))
+    without, faster = (Answer(ids=(1, 2), first_ms=100, token_ms=ms) for ms in (10, 7))
+    other = Answer(ids=(1, 3), first_ms=100, token_ms=7)
+    trials = [
+        judge_trick(name, [(without, answer)] * 8, against="2 threads")
+        for name, answer in (("1 thread", faster), ("lookup of 5", other))
+    ]
+    forge(bundle, rungs=[msgspec.to_builtins(msgspec.structs.replace(bundle.rung(), tricks=tuple(trials)))])
+    proof = prove(bundle.path, n_requests=40)
+    assert proof.load.tokens is not None
+    pages = [(bundle.path / name).read_text("utf-8") for name in ("report.html", "report.zh.html")]
+    text, chinese = (re.sub(r"\s+", " ", html.unescape(re.sub("<[^>]+>", " ", page))) for page in pages)
+    first = proof.load.tokens.first
+    for told in (
+        "first token at p50 within 2000 ms at 100 requests/s, each later token within 1500 ms", "First token through HTTP",
+        f"first token {first.p50_ms:.2f} {first.p90_ms:.2f} {first.p95_ms:.2f} {first.p99_ms:.2f}", "each later token", "tokens a second",
+        "1 thread ✓ kept 2 threads 8 / 8 100 100 10.00 7.00 faster in the later pieces",
+        "lookup of 5 not kept 2 threads 0 / 8 100 100 10.00 7.00 it changes 8 of 8 answers", "The rung that serves was proven",
+    ):  # fmt: skip
+        assert told in text, told
+    assert "Latency through HTTP" not in text
+    assert "首个词元 p50 不超过 2000 ms" in chinese
+    assert "lookup of 5 不保留" in chinese
 
 
 def test_a_file_as_it_came_has_a_ceiling_too(tmp_path: Path) -> None:
