@@ -99,6 +99,8 @@ class Generator:
             if now >= tell_at:
                 tell_at = now + _PROGRESS_NS
                 _tell(Progress(done=self._n_done, total=plan.n_requests))
+        now = perf_counter_ns()
+        self._late_ns += [now - due_ns for due_ns in due[number:] if due_ns < now]  # it stood still until the end
         return Raw(
             seconds=(perf_counter_ns() - start) / 1e9,
             ok_ns=self._ok_ns,
