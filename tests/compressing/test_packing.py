@@ -2,16 +2,20 @@
 
 import json
 from dataclasses import replace
+from functools import partialmethod
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
 import openvino as ov
 import pytest
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
+from fitting import run_millis
 from millis.bundles import open_bundle
 from millis.cli.app import app
 from millis.compiling.causal import FILE, convert_causal, run_source, run_stateful
@@ -23,7 +27,7 @@ from millis.errors import InvalidBase, InvalidValue
 from millis.models.speakers import load_speaker
 from millis.serving.settings import ServeSettings
 from millis.serving.supervisor import Supervisor
-from speaking import END, TEMPLATE, make_byte_tokenizer, make_speaker
+from speaking import END, TEMPLATE, make_byte_tokenizer, make_speaker, write_gguf
 
 pytestmark = pytest.mark.slow
 CONTRACT = Contract(p99="1 s", rate="2/s")
@@ -120,6 +124,57 @@ def test_a_gguf_that_is_cut_or_lies_or_is_of_no_known_family_is_refused(tmp_path
         assert isinstance(done.exception, InvalidBase), (name, done.exception)
         assert words in str(done.exception), name
         assert not out.exists()
+
+
+def _write_changed(folder: Path, file: Path, **changes: object) -> Path:
+    """Write a GGUF file whose writer does one thing otherwise."""
+    import gguf
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, change in changes.items():
+            patch.setattr(gguf.GGUFWriter, name, partialmethod(change, getattr(gguf.GGUFWriter, name)))
+        return write_gguf(folder, file)
+
+
+def test_a_base_with_missing_weights_or_another_models_tokenizer_is_refused(tmp_path: Path) -> None:
+    whole = make_speaker(tmp_path / "whole")
+
+    def leave_out(writer: Any, add: Any, name: str, weights: Any) -> None:
+        if name != "blk.1.ffn_up.weight":
+            add(writer, name, weights)
+
+    def harm(writer: Any, add: Any, name: str, weights: Any) -> None:
+        add(writer, name, np.full_like(weights, np.nan) if name == "blk.0.attn_q.weight" else weights)
+
+    changes: dict[str, tuple[dict[str, Any], str]] = {
+        "a weight": ({"add_tensor": leave_out}, "model.layers.1.mlp.up_proj.weight is missing"),
+        "a layer": ({"add_block_count": lambda writer, add, n: add(writer, n + 1)}, "model.layers.2.input_layernorm.weight is missing, or of another shape than its config says, and 8 more"),
+        "tokens": (
+            {"add_token_list": lambda writer, add, tokens: add(writer, [*tokens, *map(str, range(100, 150))]),
+             "add_token_types": lambda writer, add, types: add(writer, [*types, *[1] * 50])},
+            "go up to id 307, and 258 rows",
+        ),
+        "no numbers": ({"add_tensor": harm}, "what is no number"),
+    }  # fmt: skip
+    for name, (change, says) in changes.items():
+        file = _write_changed(whole, tmp_path / "base.gguf", **change)
+        done = CliRunner().invoke(app, ["pack", str(file), "-o", str(tmp_path / "x.millis")])
+        assert isinstance(done.exception, InvalidBase), (name, done.exception)
+        assert says in str(done.exception), (name, done.exception)
+        assert not (tmp_path / "x.millis").exists()
+    weights = load_file(whole / "model.safetensors")
+    del weights["model.layers.0.self_attn.v_proj.weight"]
+    save_file(weights, whole / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InvalidBase, match=r"not whole: model\.layers\.0\.self_attn\.v_proj\.weight"):
+        load_speaker(str(whole))
+
+
+def test_packing_says_what_it_does_and_libraries_say_nothing(tmp_path: Path) -> None:
+    base = write_gguf(make_speaker(tmp_path / "tiny"), tmp_path / "tiny.gguf")
+    done = run_millis("pack", base, "-o", tmp_path / "tiny.millis")
+    steps = ["reading tiny.gguf", "converting tiny.gguf", "rounding weights to int8", "rounding weights to int4"]
+    assert done.stderr.splitlines() == steps
+    assert done.stdout.startswith(f"wrote {tmp_path / 'tiny.millis'}: int8, int4, int8 serves\n")
 
 
 def test_trimmed_vocabulary_cuts_and_says_what_the_source_does(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ Requests are counted per path and query, so that each test that counts brings a 
 """
 
 import asyncio
+import json
 import socket
 import sys
 import time
@@ -57,6 +58,25 @@ async def stream(request: Request) -> Response:
     return StreamingResponse(parts(), media_type="application/json")
 
 
+async def talk(request: Request) -> Response:
+    """Stream as other servers do: comments, lines that end with CRLF, null members; the usage is the request's number."""
+    number = count(request)
+
+    async def events():
+        yield b": ping\r\n\r\n"
+        for delta in ({"role": "assistant", "content": None}, {"reasoning_content": "hm"}, {"content": "a"}):
+            yield write({"choices": [{"index": 0, "delta": delta, "finish_reason": None}], "usage": None, "error": None})
+        yield write({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+        yield write({"choices": [], "usage": {"completion_tokens": number, "prompt_tokens": 3}})
+        yield b"data: [DONE]\r\n\r\n"
+
+    return StreamingResponse(events(), media_type="text/event-stream")
+
+
+def write(document: dict) -> bytes:
+    return b"data: " + json.dumps(document).encode() + b"\r\n\r\n"
+
+
 async def shut(request: Request) -> Response:
     return JSONResponse({}, headers={"Connection": "close"})
 
@@ -77,7 +97,7 @@ async def header(request: Request) -> Response:
 
 
 app = Starlette(routes=[Route(f"/{one.__name__}", one, methods=["POST"])
-                        for one in (echo, mixed, stall, hang, stream, shut, missing, full, header)])  # fmt: skip
+                        for one in (echo, mixed, stall, hang, stream, talk, shut, missing, full, header)])  # fmt: skip
 
 if __name__ == "__main__":
     listening = socket.socket(fileno=int(sys.argv[1]))

@@ -284,3 +284,12 @@ def test_a_file_without_bodies_is_refused_by_name(tmp_path: Path, name: str) -> 
     (tmp_path / "folder").mkdir()
     with pytest.raises(InvalidData, match=name):
         read_bodies(tmp_path / name)
+
+
+def test_streams_of_other_servers_are_heard_after_few_to_warm_up(target: str) -> None:
+    bodies = [b'{"messages": [], "stream": true}']
+    result = offer_load(f"{target}/talk?others", bodies=bodies, rate_per_s=100, n_requests=3, bound_ms=5_000)
+    assert (result.n_ok, result.n_misses, result.failures) == (3, 0, {})
+    assert result.tokens is not None
+    assert result.tokens.n == 9 + 10 + 11, "eight came before them"
+    assert result.tokens.first.n == result.tokens.gap.n == 3  # type: ignore[union-attr]

@@ -7,12 +7,17 @@ import statistics
 import subprocess
 import sys
 import threading
+import time
+from contextlib import suppress
 from itertools import pairwise
 
 import pytest
 
 from millis.errors import InvalidValue
+from millis.measuring.connection import resolve
+from millis.measuring.load import Generator
 from millis.measuring.plan import Plan, draw_arrivals
+from millis.measuring.results import sum_up
 
 
 def plan(**changes: object) -> Plan:
@@ -60,6 +65,26 @@ def test_it_reads_a_plan_and_writes_a_result_and_progress_as_json() -> None:
     assert all(line["total"] == 40 for line in progress)
 
 
+def test_a_generator_that_stood_still_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=_answer_all, args=(listening,), daemon=True).start()
+        port = listening.getsockname()[1]
+        asked = plan(port=port, bodies=(b'"one"',), head="POST /a HTTP/1.1\r\nHost: x\r\n", n_requests=80)
+        generator = Generator(asked, address=resolve("127.0.0.1", port, timeout_s=1))
+        generator.warm_up()
+        wakes_ns = time.perf_counter_ns() + 400_000_000  # as long as half of the requests take
+        monkeypatch.setattr(
+            "millis.measuring.load.perf_counter_ns",
+            lambda: (now := time.perf_counter_ns()) + (60_000_000_000 if now > wakes_ns else 0),
+        )
+        raw = generator.run()
+        generator.close()
+    result = sum_up(raw, plan=asked, url="here", bound_ms=500, token_bound_ms=None)
+    assert 10 < result.n_ok < 70
+    assert result.void is not None
+    assert "the generator itself was" in result.void
+
+
 def _answer_all(listening: socket.socket) -> None:
     """Answer 200 to each request of each connection, one connection after the other."""
     while True:
@@ -67,7 +92,7 @@ def _answer_all(listening: socket.socket) -> None:
             connection, _ = listening.accept()
         except OSError:
             return
-        with connection:
+        with connection, suppress(ConnectionResetError):
             while data := connection.recv(65536):
                 assert data.endswith(b'Content-Length: 5\r\n\r\n"one"')
                 connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")

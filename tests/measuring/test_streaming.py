@@ -1,16 +1,21 @@
 """Streams under load: when each piece came, and what a contract on first and later tokens says of it."""
 
+import html
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from typer.testing import CliRunner
 
+from making import forge
 from millis.backends.fake_generator import FakeGenerator
 from millis.bundles import open_bundle, save_bundle
 from millis.cli.app import app
+from millis.compressing.tricks import Answer, judge_trick
 from millis.contract import Contract
 from millis.errors import InvalidValue, RunFailed
 from millis.measuring.bench import offer_load
@@ -18,7 +23,7 @@ from millis.measuring.streaming import Listener
 from millis.searching import prove
 from millis.serving.settings import ServeSettings
 from millis.serving.supervisor import Supervisor
-from speaking import make_echo_bundle
+from speaking import END, make_echo_bundle
 
 pytestmark = pytest.mark.slow
 
@@ -61,6 +66,27 @@ def test_stream_without_a_text_says_nothing() -> None:
     assert listener.end(due_ns=0) is None
 
 
+def test_an_answer_that_ends_at_once_is_heard_when_it_ends() -> None:
+    listener = Listener()
+    listener.hear(ROLE, now_ns=5)
+    end = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "error": None}
+    listener.hear(_event(end) + _event({"choices": None, "usage": {"completion_tokens": 1}}), now_ns=9)
+    spoken = listener.end(due_ns=2)
+    assert spoken is not None
+    assert not listener.is_broken
+    assert (spoken.first_ns, spoken.later_ns, spoken.n_tokens, spoken.gaps_ns) == (7, 0, 1, [])
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
+def test_what_a_model_says_to_itself_comes_by_tokens_too(name: str) -> None:
+    listener = Listener()
+    listener.hear(ROLE + _event({"choices": [{"delta": {name: "hm"}}]}), now_ns=5)
+    listener.hear(_chunk("a"), now_ns=9)
+    spoken = listener.end(due_ns=0)
+    assert spoken is not None
+    assert (spoken.first_ns, spoken.n_tokens) == (5, 2)
+
+
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     bundle = make_echo_bundle(tmp_path_factory.mktemp("echo"))
@@ -92,6 +118,16 @@ def test_usage_tells_the_number_of_tokens_where_it_is_asked_for(url: str) -> Non
     result = offer_load(url, bodies=[body], rate_per_s=50, n_requests=10, warmup=1)
     assert result.tokens is not None
     assert result.tokens.n == 10 * 6  # the first of the six, a special piece, has no text
+
+
+def test_answers_without_a_text_are_answers(url: str) -> None:
+    bodies = [
+        json.dumps({"prompt": prompt, "max_tokens": 4, "stream": True}).encode() for prompt in ([END, 65], [65, 66])
+    ]
+    result = offer_load(
+        url.replace("chat/", ""), bodies=bodies, rate_per_s=50, n_requests=20, bound_ms=5_000, warmup=2
+    )
+    assert (result.n_ok, result.n_errors, result.n_misses, result.failures) == (20, 0, 0, {})
 
 
 def test_bounds_that_nobody_can_keep_are_missed_by_all(url: str) -> None:
@@ -131,6 +167,32 @@ def test_a_contract_on_tokens_is_proved_clause_by_clause(tmp_path: Path, per_tok
     assert open_bundle(bundle.path).certificate is not None
     assert (bundle.path / "report.html").is_file()
     assert '<html lang="zh-Hans">' in (bundle.path / "report.zh.html").read_text(encoding="utf-8")
+
+
+def test_the_report_of_what_speaks_tells_of_tokens_and_of_tricks(tmp_path: Path) -> None:
+    bundle = make_echo_bundle(tmp_path, contract=Contract(p50="2 s", rate="100/s", per_token="1500 ms"))
+    without, faster = (Answer(ids=(1, 2), first_ms=100, token_ms=ms) for ms in (10, 7))
+    other = Answer(ids=(1, 3), first_ms=100, token_ms=7)
+    trials = [
+        judge_trick(name, [(without, answer)] * 8, against="2 threads")
+        for name, answer in (("1 thread", faster), ("lookup of 5", other))
+    ]
+    forge(bundle, rungs=[msgspec.to_builtins(msgspec.structs.replace(bundle.rung(), tricks=tuple(trials)))])
+    proof = prove(bundle.path, n_requests=40)
+    assert proof.load.tokens is not None
+    pages = [(bundle.path / name).read_text("utf-8") for name in ("report.html", "report.zh.html")]
+    text, chinese = (re.sub(r"\s+", " ", html.unescape(re.sub("<[^>]+>", " ", page))) for page in pages)
+    first = proof.load.tokens.first
+    for told in (
+        "first token at p50 within 2000 ms at 100 requests/s, each later token within 1500 ms", "First token through HTTP",
+        f"first token {first.p50_ms:.2f} {first.p90_ms:.2f} {first.p95_ms:.2f} {first.p99_ms:.2f}", "each later token", "tokens a second",
+        "1 thread ✓ kept 2 threads 8 / 8 100 100 10.00 7.00 faster in the later pieces",
+        "lookup of 5 not kept 2 threads 0 / 8 100 100 10.00 7.00 it changes 8 of 8 answers", "The rung that serves was proven",
+    ):  # fmt: skip
+        assert told in text, told
+    assert "Latency through HTTP" not in text
+    assert "首个词元 p50 不超过 2000 ms" in chinese
+    assert "lookup of 5 不保留" in chinese
 
 
 def test_a_file_as_it_came_has_a_ceiling_too(tmp_path: Path) -> None:

@@ -158,6 +158,7 @@ BAD = {
     "required of none": ({"type": "object", "required": ["a"], "properties": {}}, "requires"),
     "much when written out": ({"type": "object", "properties": {f"p{i}": {"type": "integer", "minimum": i, "maximum": i + 999} for i in range(20)}}, "written out"),
     "unknown format": ({"type": "string", "format": "email"}, "format"),
+    "format of no text": ({"type": "string", "format": {}}, "format"),
     "no choices": ({"anyOf": []}, "anyOf"),
     "tables of no schema": ({"$defs": 3, "type": "null"}, "$defs"),
 }  # fmt: skip

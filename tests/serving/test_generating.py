@@ -9,13 +9,17 @@ from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
 
+import msgspec
 import pytest
 
+from making import forge
 from millis.backends.fake_generator import FakeGenerator
 from millis.backends.generator import GeneratorSettings, Sampling
+from millis.bundles import open_bundle
 from millis.errors import InvalidRequest, RunFailed
 from millis.serving.generating import Talker, load_talker
 from millis.serving.growing import Part
+from millis.serving.kept import Kept
 from millis.serving.turns import Forecast, Turns
 from millis.tasks.chat import Stops
 from millis.tasks.sentences import end_of_sentence
@@ -376,5 +380,42 @@ def test_engine_that_fails_tells_whoever_waits_and_goes_on(tmp_path: Path) -> No
         with pytest.raises(RunFailed):
             await anext(talker.answer([], sampling=Sampling(max_tokens=2), stops=()))  # the fake divides by its length
         assert (await anext(_say(talker, "on"))).text == "o"
+
+    _run(work, talker, generator)
+
+
+def test_what_a_chat_said_before_is_not_predicted_again(tmp_path: Path) -> None:
+    kept = Kept(8)  # of which six are counted on
+    first = list(range(100))
+    kept.add(first)
+    assert [kept.count(one) for one in (first, [*first, 7], first[:64], first[:65], [1, *first])] == [96, 96, 32, 64, 0]
+    kept.add(range(200, 296))
+    assert [kept.count([*one, 7]) for one in (first, range(200, 296))] == [96, 96]
+    kept.add([*first, *range(40)])  # of four blocks; what was used longest ago goes, from its end
+    assert [kept.count([*one, 7]) for one in ([*first, *range(40)], range(200, 296))] == [128, 64]
+    kept.clear()
+    assert kept.count(first) == 0
+
+
+def test_a_chats_earlier_turns_count_as_read_until_the_engine_fails(tmp_path: Path) -> None:
+    generator, bundle = FakeGenerator(), make_echo_bundle(tmp_path)
+    forge(bundle, rungs=[msgspec.to_builtins(msgspec.structs.replace(bundle.rung(), backend="genai"))])
+    talker = Talker(open_bundle(bundle.path), generator)  # an engine that keeps blocks, as far as the talker knows
+    generator.load(bundle.path, settings=GeneratorSettings())
+    asked = talker.chat.encode_messages([{"role": "user", "content": "How high is the tide today, and when does it turn?"}])
+
+    async def work() -> None:
+        talker.forecast.observe(n_prompt=100, first_ns=1e8, step_ns=None)
+        said = [part async for part in talker.answer(asked, sampling=Sampling(max_tokens=9), stops=())]
+        read = [*asked, *(piece.id for part in said for piece in part.pieces)][:-1]
+        then = [*read, *talker.chat.encode(" And tomorrow, and the day after that?")]
+        n_unread = len(then) - len(read) // 32 * 32
+        assert talker.count_unread(then) == n_unread < len(then) - 32
+        talker.admit(then, n_answers=1, left_ns=6e6 + 1e6 * n_unread)
+        with pytest.raises(InvalidRequest, match=f"reading {len(then) + 1} tokens"):
+            talker.admit([1, *then], n_answers=1, left_ns=6e6 + 1e6 * n_unread)
+        with pytest.raises(RunFailed):
+            await anext(talker.answer([], sampling=Sampling(max_tokens=2), stops=()))
+        assert talker.count_unread(then) == len(then)
 
     _run(work, talker, generator)

@@ -39,7 +39,10 @@ KEPT_APART = frozenset({"genai"})
 SHARES_STEPS = frozenset({"llamacpp"})
 """Generators that read a little of every prompt in each step; the others read one after the other, as they came."""
 
+KEEPS_BLOCKS = frozenset({"genai"})
+"""Where prefixes are kept: generators that keep blocks of prompts and answers, and forget what was used longest ago."""
+
 __all__ = [
-    "KEPT_APART", "SHARES_STEPS", "UNTESTED", "Backend", "BackendSettings", "Batch", "Batching", "backends",
-    "generators",
+    "KEEPS_BLOCKS", "KEPT_APART", "SHARES_STEPS", "UNTESTED", "Backend", "BackendSettings", "Batch", "Batching",
+    "backends", "generators",
 ]  # fmt: skip

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from millis.backends import openvino as _quiet  # noqa: F401  # before openvino, which it keeps from telling its maker
 from millis.compiling.writing import writing
+from millis.models.quiet import quietly
 
 FILE = "openvino_model.xml"
 _FIRST = ("input_ids", "attention_mask", "position_ids")
@@ -83,7 +84,7 @@ def convert_causal(model: Any) -> Any:
         torch.randint(0, config.vocab_size, (2, n_new)), torch.ones(2, n_past + n_new, dtype=torch.int64),
         torch.arange(n_past, n_past + n_new).repeat(2, 1), *past,
     )  # fmt: skip
-    with torch.no_grad():
+    with torch.no_grad(), quietly():
         made = ov.convert_model(_Step(model).eval(), example_input=example)
     kept = [f"past_key_values.{i}.{what}" for i in range(config.num_hidden_layers) for what in ("key", "value")]
     shapes = {}

@@ -27,7 +27,7 @@ from millis.compressing.rounding import cut_windows, round_weights
 from millis.compressing.tricks import check_prompts, try_tricks
 from millis.compressing.vocabulary import Trimmed, trim_speaker
 from millis.contract import Contract
-from millis.errors import InvalidRequest, InvalidValue
+from millis.errors import InvalidBase, InvalidRequest, InvalidValue
 from millis.models.speakers import Speaker, load_speaker
 from millis.models.speech import Speech, load_speech
 from millis.tasks.chat import TEMPLATE, Chat, Prompt
@@ -138,6 +138,8 @@ def _compile(
 ) -> dict[str, Rung]:  # fmt: skip
     """Convert a model and write each rung in a folder of its name."""
     want = run_source(model, ids)
+    if not np.isfinite(want).all():
+        raise InvalidBase("the base says what is no number: its weights are harmed. Copy it again, or train it anew.")
     began = time.perf_counter()
     made = convert_causal(model)
     exact = compare([want], [run_stateful(made, ids, n_first=_N_FIRST)])

@@ -5,6 +5,7 @@ was rounded by; what rounding costs as such is packing.py's to show.
 Source: AWQ, Lin et al. 2023, arXiv:2306.00978, and NNCF's own estimation of scales; both are the library's.
 """
 
+import io
 import logging
 import math
 import sys
@@ -62,7 +63,7 @@ def round_weights(
     logging.getLogger("nncf").setLevel(logging.ERROR)
     made = ov.Core().read_model(source / FILE)
     if bits == 8:
-        with redirect_stdout(sys.stderr):  # its bars
+        with _without_bars():
             return nncf.compress_weights(made, mode=nncf.CompressWeightsMode.INT8_ASYM), ()
     widths = {
         int(op.input(1).get_partial_shape()[1].get_length())
@@ -77,7 +78,7 @@ def round_weights(
 
     def round_to_four(**more: Any) -> Any:
         mode = nncf.CompressWeightsMode.INT4_SYM
-        with redirect_stdout(sys.stderr):
+        with redirect_stdout(sys.stderr) if more else _without_bars():  # by texts it takes minutes
             return nncf.compress_weights(
                 ov.Core().read_model(source / FILE), mode=mode, ratio=1.0, group_size=group, **more
             )
@@ -97,6 +98,11 @@ def round_weights(
         " without",
     )  # fmt: skip
     return (by_texts if is_better else plain), (choice, how)
+
+
+def _without_bars() -> redirect_stdout[io.StringIO]:
+    """Keep the library's bars off the terminal, where it is done within seconds."""
+    return redirect_stdout(io.StringIO())
 
 
 def measure_loss(made: Any, windows: Sequence[NDArray[np.int64]]) -> float:

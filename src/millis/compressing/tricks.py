@@ -241,10 +241,13 @@ def _decide(
         f"{name} {ratio.median:.2f} times as long ({ratio.low:.2f} to {ratio.high:.2f})"
         for name, ratio in known.items()
     )
-    if n_equal < n:
-        said = f"answers to {n - n_equal} of {n} prompts change{', as allowed' * may_change}; {said}"
-        if not may_change:
-            return False, said
-    if lost:
-        return False, f"slower: {said}"
-    return bool(won), said if won else f"no more than noise: {said}"
+    n_changed = n - n_equal
+    if n_changed and not may_change:
+        return False, f"it changes {n_changed} of {n} answers: {said}"
+    verdict = f"slower in {_join(lost)}" if lost else f"faster in {_join(won)}" if won else "no faster than noise"
+    allowed = f"; {n_changed} of {n} answers change, as they may" if n_changed else ""
+    return bool(won) and not lost, f"{verdict}: {said}{allowed}"
+
+
+def _join(names: Sequence[str]) -> str:
+    return " and ".join(f"the {name}" for name in names)

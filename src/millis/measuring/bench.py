@@ -22,6 +22,7 @@ from millis.measuring.results import LoadResult, sum_up
 from millis.telemetry.progress import bar
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_WARMUP, _WARMUP_STREAMS = 50, 8
 _OWN_HEADERS = ("connection", "content-length", "transfer-encoding")
 
 
@@ -39,7 +40,7 @@ def offer_load(
     most_connections: int = 512,
     headers: Sequence[tuple[str, str]] = (),
     timeout_s: float = 10.0,
-    warmup: int = 50,
+    warmup: int | None = None,
     name: str = "load",
 ) -> LoadResult:
     """Offer POST requests at Poisson arrivals, whether the server keeps up or not.
@@ -56,7 +57,8 @@ def offer_load(
         connections: opened at the start; more, up to most_connections (at most 900), when all are busy.
         headers: sent with each request, besides or instead of Host and Content-Type.
         timeout_s: how long after the last arrival answers are waited for.
-        warmup: requests sent one after another before the clock starts; not counted.
+        warmup: requests sent one after another before the clock starts; not counted. 50 when missing, or 8 where
+            bodies ask for streams, which take their time.
         name: what the progress bar says.
 
     Returns:
@@ -88,11 +90,19 @@ def offer_load(
         connections=connections,
         most_connections=most_connections,
         timeout_s=timeout_s,
-        warmup=warmup,
+        warmup=_choose_warmup(bodies) if warmup is None else warmup,
     )
     return sum_up(
         _run(plan, url=url, name=name), plan=plan, url=url, bound_ms=bound_ms, token_bound_ms=token_bound_ms
     )
+
+
+def _choose_warmup(bodies: Sequence[bytes]) -> int:
+    try:
+        asked = msgspec.json.decode(bodies[0]) if bodies else None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        asked = None
+    return _WARMUP_STREAMS if isinstance(asked, dict) and asked.get("stream") is True else _WARMUP
 
 
 def read_bodies(path: str | Path) -> tuple[bytes, ...]:
@@ -184,8 +194,8 @@ def _run(plan: Plan, *, url: str, name: str) -> Raw:
             return msgspec.json.decode(seen.read(), type=Raw)
     if process.returncode == 1 and isinstance(last_words, Progress):
         raise RunFailed(
-            f"no load could be offered to {url}: {last_words.error}. It must accept POST over HTTP/1.1:"
-            " start the server, or correct the address."
+            f"no load could be offered to {url}: {last_words.error}. It must accept POST over HTTP/1.1 and answer"
+            " within the time-out: start the server, correct the address, or give more time."
         )
     code = process.returncode
     end = f"was killed ({signal.Signals(-code).name})" if code < 0 else f"ended with code {code} ({last_words})"

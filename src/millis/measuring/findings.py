@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from millis.bundles.manifest import Choice, LayerTime, Step, TableCheck
+from millis.bundles.manifest import Choice, LayerTime, Step, TableCheck, TrickTrial
 from millis.contract import Verdict
 
 
@@ -22,6 +22,23 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     bins: tuple[tuple[float, int], ...] = ()
     bound_ms: float | None = None
     percentiles: dict[str, float] = {}
+
+
+class Tokens(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How answers came that come piece by piece; `Latency` is then of first pieces.
+
+    Args:
+        first, each: ms by percentile, to the first piece and for each later one; each is empty where none came.
+        per_s: pieces of all answers in a second.
+        bound_ms: on each later piece.
+        ceiling: the least time that memory allows a piece, beside the time seen, in a sentence.
+    """
+
+    first: dict[str, float]
+    each: dict[str, float] = {}
+    per_s: float
+    bound_ms: float | None = None
+    ceiling: str = ""
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -116,6 +133,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         machine: what the fingerprint says, by name.
         stages: ms by percentile ("p50", "p99"), by stage in order.
         layers: what pruning left of the rung that serves.
+        tokens: of a model that speaks.
+        tricks: of the engine, tried for the rung that serves.
         table_checks: what the layer table predicted of whole networks, against their measured times.
         command: what was run.
     """
@@ -127,6 +146,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     machine: dict[str, Any] = {}
     versions: dict[str, str] = {}
     latency: Latency | None = None
+    tokens: Tokens | None = None
     candidates: tuple[Candidate, ...] = ()
     stages: dict[str, dict[str, float]] = {}
     ladder: tuple[RungFound, ...] = ()
@@ -135,6 +155,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     table: tuple[BucketTime, ...] = ()
     lengths: Lengths | None = None
     quality: Quality | None = None
+    tricks: tuple[TrickTrial, ...] = ()
     steps: tuple[Step, ...] = ()
     choices: tuple[Choice, ...] = ()
     notes: tuple[str, ...] = ()

@@ -99,6 +99,8 @@ class Generator:
             if now >= tell_at:
                 tell_at = now + _PROGRESS_NS
                 _tell(Progress(done=self._n_done, total=plan.n_requests))
+        now = perf_counter_ns()
+        self._late_ns += [now - due_ns for due_ns in due[number:] if due_ns < now]  # it stood still until the end
         return Raw(
             seconds=(perf_counter_ns() - start) / 1e9,
             ok_ns=self._ok_ns,
@@ -199,7 +201,7 @@ class Generator:
         self._n_done += 1
         spoken = connection.listener.end(due_ns=connection.due_ns) if connection.listener is not None else None
         if connection.listener is not None and (connection.listener.is_broken or spoken is None):
-            self._failures["the stream had no text, or ended with an error"] += 1
+            self._failures["the stream had neither a text nor an end, or an error"] += 1
             connection.is_busy, connection.ready_ns = False, now
             self._settle(connection)
             return

@@ -62,7 +62,7 @@ class Raw(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         ok_ns: latencies of 2xx answers, from the scheduled arrival.
         refused_ns: latencies of 429, 503 and 504 answers, likewise.
         late_ns: for each request sent, how long after it could have been: after it was due or, when all connections
-            were busy, after one was free.
+            were busy, after one was free. Requests that it never came to, since it stood still, are late by the end.
         statuses: answers by status.
         failures: requests whose connection could not be opened, broke, or answered what is not HTTP, by reason.
         n_unsent: requests for which this machine had no descriptor, port or memory.
@@ -71,7 +71,7 @@ class Raw(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         is_first: whether the system lets the generator run before others when something is due.
         timings: Server-Timing values of 2xx answers, as they came.
         rungs: 2xx answers by X-Millis-Rung.
-        spoken: 2xx answers that came as events, with a text.
+        spoken: 2xx answers that came as events.
     """
 
     seconds: float

@@ -46,6 +46,8 @@ from millis.measuring.report_tables import (
     write_steps,
     write_table_checks,
     write_times,
+    write_tokens,
+    write_tricks,
 )
 
 __all__ = ["Report", "write_report"]
@@ -89,13 +91,15 @@ def _page(report: Report, words: Words, *, style: Markup, language: str) -> str:
         _verdict(report, words),
         _glance(report, words),
         element("div", _latency(report, words), _candidates_plot(report, words), class_="plots"),
-        write_ladder(report.ladder, words),
+        write_tokens(report.tokens, words),
+        write_ladder(report.ladder, words, is_spoken=report.tokens is not None),
         write_candidates(report.candidates, words),
         element("div", _stages(report, words), _lengths(report, words), class_="plots"),
         write_layers(report.layers, words),
         write_table_checks(report.table_checks, words),
         write_times(report.table, words),
         write_quality(report.quality, words),
+        write_tricks(report.tricks, words),
         write_steps(report.steps, words),
         write_choices(report.choices, words),
         *(write_other_rung(one, words) for one in report.ladder),
@@ -125,23 +129,24 @@ def _verdict(report: Report, words: Words) -> Markup:
         )
         for clause in (verdict.clauses if verdict else ())
     ]  # fmt: skip
-    promise = _promise(report.contract, words)
+    promise = _promise(report, words)
     return element(
         "div", element("strong", words.get(status, status)), element("p", promise) if promise else None,
         element("ul", *clauses) if clauses else None, class_=f"verdict {status}",
     )  # fmt: skip
 
 
-def _promise(contract: Mapping[str, Any], words: Words) -> str:
+def _promise(report: Report, words: Words) -> str:
+    contract = report.contract
     shown = {
         key: f"{value:g}" if isinstance(value, int | float) else str(value) for key, value in contract.items()
     }
     parts = []
     if {"percentile", "bound_ms", "rate_per_s"} <= shown.keys():
-        parts.append(words["promise"].format(**shown))
+        parts.append(words["promise" if report.tokens is None else "promise_first"].format(**shown))
     parts += [
         words[key].format(**shown)
-        for key in ("max_drop", "floor", "memory_mb", "device")
+        for key in ("per_token_ms", "max_drop", "floor", "memory_mb", "device")
         if contract.get(key) is not None
     ]
     return str(words["between"].join(parts))
@@ -172,11 +177,12 @@ def _glance(report: Report, words: Words) -> Markup | None:
 def _latency(report: Report, words: Words) -> Markup | None:
     if report.latency is None:
         return None
+    key = "latency" if report.tokens is None else "latency_first"
     plot = draw_latency(
         report.latency.bins, bound_ms=report.latency.bound_ms, percentiles=report.latency.percentiles,
-        title=words["latency"], axes=(words["axis_ms"], words["axis_requests"]),
+        title=words[key], axes=(words["axis_ms"], words["axis_requests"]),
     )  # fmt: skip
-    return write_section(words, "latency", plot)
+    return write_section(words, key, plot)
 
 
 def _candidates_plot(report: Report, words: Words) -> Markup | None:

@@ -1,5 +1,5 @@
-"""The tables of a report: the ladder, what was considered, layers, times by length, quality by label, steps, choices;
-and what the same tables say of rungs that do not serve.
+"""The tables of a report: the ladder, what was considered, layers, times by length and by token, quality by label,
+tricks of the engine, steps, choices; and what the same tables say of rungs that do not serve.
 
 Border: findings in, sections out, None where there is nothing to show.
 """
@@ -7,16 +7,16 @@ Border: findings in, sections out, None where there is nothing to show.
 import math
 from collections.abc import Sequence
 
-from millis.bundles.manifest import Choice, LayerTime, Step, TableCheck
-from millis.measuring.findings import BucketTime, Candidate, Quality, RungFound
+from millis.bundles.manifest import Choice, LayerTime, Spread, Step, TableCheck, TrickTrial
+from millis.measuring.findings import BucketTime, Candidate, Quality, RungFound, Tokens
 from millis.measuring.markup import Child, Markup, element, join
 from millis.measuring.plots import draw_gauge
 from millis.measuring.report_parts import NOTHING, Words, show_ms, show_points, write_section, write_table
 from millis.units import write_bytes
 
 
-def write_ladder(ladder: Sequence[RungFound], words: Words) -> Markup | None:
-    """Show the rungs, the one that serves in bold."""
+def write_ladder(ladder: Sequence[RungFound], words: Words, *, is_spoken: bool = False) -> Markup | None:
+    """Show the rungs, the one that serves in bold; of models that speak it alone was proven."""
     rows: list[list[Child]] = [
         [
             one.name, "✓" if one.is_serving else "", show_ms(one.p99_ms), show_points(one.quality),
@@ -27,7 +27,42 @@ def write_ladder(ladder: Sequence[RungFound], words: Words) -> Markup | None:
     head = [words[key] for key in ("rung", "serves", "measured", "quality_of", "lost", "size", "contract")]
     bold = {i for i, one in enumerate(ladder) if one.is_serving}
     table = write_table(head, rows, numbers={2, 3, 4, 5}, bold=bold, name=words["ladder"])
-    return write_section(words, "ladder", table) if rows else None
+    return write_section(words, "ladder_spoken" if is_spoken else "ladder", table) if rows else None
+
+
+def write_tokens(tokens: Tokens | None, words: Words) -> Markup | None:
+    """Show how soon pieces came, and the least time that memory allows one."""
+    if tokens is None:
+        return None
+    names = list(tokens.first)
+    times = {"first_token": tokens.first, "each_token": tokens.each}
+    rows: list[list[Child]] = [
+        [words[key], *(show_ms(ms.get(name)) for name in names)] for key, ms in times.items() if ms
+    ]
+    table = write_table([words["what"], *names], rows, numbers=set(range(1, len(names) + 1)), name=words["tokens"])
+    told = [words["tokens_per_s"].format(per_s=f"{tokens.per_s:.1f}"), tokens.ceiling]
+    return write_section(words, "tokens", table, *(element("p", one, class_="note") for one in told if one))
+
+
+def write_tricks(tricks: Sequence[TrickTrial], words: Words) -> Markup | None:
+    """Show what was tried of the engine, what that did to times, and why it was kept or not."""
+    rows: list[list[Child]] = [
+        [
+            one.trick, words["trick_kept" if one.is_kept else "trick_dropped"], one.against,
+            f"{one.n_equal} / {one.n_prompts}",
+            *(show_ms(None if ms is None else ms.median) for ms in _list_times(one)), one.reason,
+        ]
+        for one in tricks
+    ]  # fmt: skip
+    what, times = ("trick", "kept_or_not", "against", "same_answers"), ("first_without", "first_with")
+    head = [words[key] for key in (*what, *times, "each_without", "each_with", "reason")]
+    bold = {i for i, one in enumerate(tricks) if one.is_kept}
+    table = write_table(head, rows, numbers=set(range(3, 8)), prose={2, 8}, bold=bold, name=words["tricks"])
+    return write_section(words, "tricks", table) if rows else None
+
+
+def _list_times(one: TrickTrial) -> tuple[Spread | None, ...]:
+    return one.first_ms_before, one.first_ms, one.token_ms_before, one.token_ms
 
 
 def write_other_rung(rung: RungFound, words: Words) -> Markup | None:

@@ -24,7 +24,7 @@ class TokenTimes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         n: tokens of all answers.
         per_s: tokens of all answers, over the run.
         first: until an answer's first piece, from the scheduled arrival (TTFT).
-        each: an answer's mean time per token after the first (TPOT); of answers of two tokens at least.
+        each: an answer's mean time per token after the first (TPOT); of answers that came in two events at least.
         gap: between one event and the next.
         bound_ms: on `each`.
         n_misses: answers whose mean is over bound_ms, and requests without an answer; None without a bound.
@@ -207,7 +207,7 @@ def _sum_up_tokens(raw: Raw, *, n_requests: int, bound_ms: float | None) -> Toke
     if not raw.spoken:
         return None
     first = Histogram().record(one.first_ns / 1e6 for one in raw.spoken)
-    each_ms = [one.later_ns / 1e6 / (one.n_tokens - 1) for one in raw.spoken if one.n_tokens > 1]
+    each_ms = [one.later_ns / 1e6 / (one.n_tokens - 1) for one in raw.spoken if one.gaps_ns]
     each = Histogram().record(each_ms)
     gaps = [gap / 1e6 for one in raw.spoken for gap in one.gaps_ns]
     n_tokens = sum(one.n_tokens for one in raw.spoken)

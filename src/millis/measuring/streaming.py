@@ -2,10 +2,12 @@
 
 Border: bytes and clocks in, times out; it knows no sockets.
 Limits: a piece is an event with text in it, which is a token with every server known to us that does not hold text
-back; where the stream tells its usage, that is the number of tokens. An answer of one event has no time per token.
+back; where the stream tells its usage, that is the number of tokens. An answer of one event has no time per token; one
+that ends without a text has its end for a first piece.
 """
 
 import itertools
+from typing import Any
 
 import msgspec
 
@@ -15,11 +17,22 @@ _DATA, _DONE = b"data:", b"[DONE]"
 
 class _Delta(msgspec.Struct):
     content: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+
+    @property
+    def has_text(self) -> bool:
+        return bool(self.content or self.reasoning or self.reasoning_content)
 
 
 class _Choice(msgspec.Struct):
     delta: _Delta | None = None
     text: str | None = None
+    finish_reason: str | None = None
+
+    @property
+    def has_text(self) -> bool:
+        return bool(self.text) or (self.delta is not None and self.delta.has_text)
 
 
 class _Usage(msgspec.Struct):
@@ -27,9 +40,9 @@ class _Usage(msgspec.Struct):
 
 
 class _Event(msgspec.Struct):
-    choices: list[_Choice] = []
+    choices: list[_Choice] | None = None
     usage: _Usage | None = None
-    error: msgspec.Raw | None = None
+    error: Any = None
 
 
 class Spoken(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -59,6 +72,7 @@ class Listener:
         self._rest = b""
         self._decode = msgspec.json.Decoder(_Event).decode
         self._times: list[int] = []
+        self._ended_ns: int | None = None
         self._n_told = 0
         self.is_broken = False
 
@@ -75,16 +89,19 @@ class Listener:
                 self.is_broken = True
                 continue
             self.is_broken |= event.error is not None
-            if any(one.text or (one.delta is not None and one.delta.content) for one in event.choices):
+            choices = event.choices or ()
+            if any(one.has_text for one in choices):
                 self._times.append(now_ns)
+            if self._ended_ns is None and any(one.finish_reason for one in choices):
+                self._ended_ns = now_ns
             if event.usage is not None:
                 self._n_told = event.usage.completion_tokens
 
     def end(self, *, due_ns: int) -> Spoken | None:
-        """Sum up; None when nothing was said."""
-        if not self._times:
+        """Sum up; None when nothing was said, not even why it ended."""
+        times = self._times or ([] if self._ended_ns is None else [self._ended_ns])
+        if not times:
             return None
-        times = self._times
         return Spoken(
             first_ns=times[0] - due_ns, later_ns=times[-1] - times[0], n_tokens=max(self._n_told, len(times)),
             gaps_ns=[later - earlier for earlier, later in itertools.pairwise(times)],

@@ -46,12 +46,15 @@ def load_speech(base: str) -> Speech:
     told = _read_gguf(place) if is_gguf else _read_folder(place)
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+    from millis.models.quiet import quietly
+
     try:
-        tokenizer: Any = (
-            PreTrainedTokenizerFast.from_pretrained(place.parent, local_files_only=True, gguf_file=place.name)
-            if is_gguf
-            else AutoTokenizer.from_pretrained(place, local_files_only=True)
-        )
+        with quietly():
+            tokenizer: Any = (
+                PreTrainedTokenizerFast.from_pretrained(place.parent, local_files_only=True, gguf_file=place.name)
+                if is_gguf
+                else AutoTokenizer.from_pretrained(place, local_files_only=True)
+            )
     except Exception as error:  # each reader has its own for what it does not know
         raise unreadable(base, error) from error
     return Speech(

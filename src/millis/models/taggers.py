@@ -6,20 +6,18 @@ Limits: the types in bases.MODEL_TYPES.
 
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save as _to_safetensors
 from transformers import AutoConfig, AutoModelForTokenClassification
-from transformers.utils import logging as transformers_logging
 
 from millis.backends.encoder import ACROSS, POOLED, ROWS, SECOND, find_types, read_out, take_head_off
 from millis.backends.grafts import load_changed
 from millis.errors import InvalidBase
 from millis.models.files import write_whole
+from millis.models.quiet import quietly
 from millis.tasks.task import Head
 
 _HEAD = "classifier."
@@ -189,18 +187,3 @@ def _not_loaded(folder: Path, error: Exception) -> InvalidBase:
         f"{folder.name} cannot be loaded as an encoder ({type(error).__name__}):"
         " give a folder whose config.json and model.safetensors belong together."
     )
-
-
-@contextmanager
-def quietly() -> Iterator[None]:
-    """Keep the library's load report and bars off the terminal; what it would say is checked here instead."""
-    verbosity = transformers_logging.get_verbosity()
-    has_bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if has_bars:
-            transformers_logging.enable_progress_bar()

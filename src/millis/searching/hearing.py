@@ -111,17 +111,27 @@ def time_together(rungs: Sequence[tuple[Bundle, str]], *, timed: Sequence["Lesso
             talker.close()
 
 
+class _Stopwatch(Forecast):
+    """Takes note of an answer's times by its pieces, some of which spell no text; each_ms is 0 for a single one."""
+
+    first_ms = each_ms = 0.0
+
+    def observe(self, *, n_prompt: int, first_ns: float | None, step_ns: float | None) -> None:
+        """See Forecast."""
+        self.first_ms, self.each_ms = (first_ns or 0.0) / 1e6, (step_ns or 0.0) / 1e6
+
+
 async def _time(talkers: Sequence[Talker], lessons: Sequence["Lesson"]) -> list[Times]:
     taken: list[list[tuple[float, float, float]]] = [[] for _ in talkers]
     for one in lessons:
         ids, sampling = one.ids[: one.n_prompt].tolist(), Sampling(max_tokens=len(one.ids) - one.n_prompt)
         for talker, mine in zip(talkers, taken, strict=True):
-            talker.forecast = Forecast()  # learns from this answer alone: it counts pieces, some of which spell no text
+            talker.forecast = seen = _Stopwatch()
             began = time.perf_counter()
             async for _ in talker.answer(ids, sampling=sampling, stops=()):
                 pass
             request_ms = 1000 * (time.perf_counter() - began)
-            mine.append((talker.forecast.first_ns(one.n_prompt) / 1e6, talker.forecast.step_ns / 1e6, request_ms))
+            mine.append((seen.first_ms, seen.each_ms, request_ms))
     n_prompt = int(np.median([one.n_prompt for one in lessons]))
     found = []
     for mine in taken:

@@ -13,10 +13,11 @@ import msgspec
 from millis.bundles import Bundle, Certificate, Rung
 from millis.bundles.bundle import REPORTS
 from millis.contract import Verdict
-from millis.measuring.findings import BucketTime, Candidate, Latency, Lengths, Quality, Report, RungFound
-from millis.measuring.histograms import Histogram
+from millis.measuring.bandwidth import Ceiling
+from millis.measuring.findings import BucketTime, Candidate, Latency, Lengths, Quality, Report, RungFound, Tokens
+from millis.measuring.histograms import Histogram, LatencySummary
 from millis.measuring.report import write_report
-from millis.measuring.results import LoadResult
+from millis.measuring.results import LoadResult, TokenTimes
 
 
 def report_proof(bundle: Bundle, *, certificates: Sequence[Certificate], load: LoadResult) -> dict[str, bytes]:
@@ -24,7 +25,8 @@ def report_proof(bundle: Bundle, *, certificates: Sequence[Certificate], load: L
     manifest, rung, certificate = bundle.manifest, bundle.rung(), certificates[0]
     by_rung = {one.name: bundle.certificate_of(one.name) for one in manifest.rungs}
     by_rung |= {one.rung: one for one in certificates}
-    seen = load.latency
+    tokens = load.tokens
+    seen, encoded = (load.latency, load.histogram) if tokens is None else (tokens.first, tokens.first_histogram)
     report = Report(
         title=bundle.name,
         created=certificate.created,
@@ -33,10 +35,10 @@ def report_proof(bundle: Bundle, *, certificates: Sequence[Certificate], load: L
         machine={key: _plain(value) for key, value in certificate.machine.items() if key != "versions"},
         versions=certificate.versions,
         latency=Latency(
-            bins=tuple(Histogram(load.histogram).bins(per_decade=40)),
-            bound_ms=certificate.contract["bound_ms"],
-            percentiles={"p50": seen.p50_ms, "p90": seen.p90_ms, "p95": seen.p95_ms, "p99": seen.p99_ms},
+            bins=tuple(Histogram(encoded).bins(per_decade=40)),
+            bound_ms=certificate.contract["bound_ms"], percentiles=_percentiles(seen),
         ),
+        tokens=None if tokens is None else _tokens(tokens, ceiling=certificate.measurement.get("ceiling")),
         candidates=tuple(
             Candidate(
                 name=one.name, p99_ms=one.measured_ms, predicted_p99_ms=one.predicted_ms, quality=one.quality,
@@ -51,6 +53,7 @@ def report_proof(bundle: Bundle, *, certificates: Sequence[Certificate], load: L
         table=_table(rung),
         lengths=Lengths(counts=manifest.lengths, buckets=rung.buckets or ()),
         quality=_quality(rung.quality),
+        tricks=rung.tricks,
         steps=rung.steps,
         choices=(*manifest.choices, *rung.choices),
         notes=manifest.notes,
@@ -61,6 +64,18 @@ def report_proof(bundle: Bundle, *, certificates: Sequence[Certificate], load: L
         for language, page in pages.items():
             write_report(page, report=report, language=language)
         return {language: page.read_bytes() for language, page in pages.items()}
+
+
+def _percentiles(seen: LatencySummary) -> dict[str, float]:
+    return {"p50": seen.p50_ms, "p90": seen.p90_ms, "p95": seen.p95_ms, "p99": seen.p99_ms}
+
+
+def _tokens(times: TokenTimes, *, ceiling: Any) -> Tokens:
+    each = None if times.each is None else _percentiles(times.each)
+    told = "" if each is None or ceiling is None else msgspec.convert(ceiling, Ceiling).tell(each["p50"])
+    return Tokens(
+        first=_percentiles(times.first), each=each or {}, per_s=times.per_s, bound_ms=times.bound_ms, ceiling=told
+    )
 
 
 def _table(rung: Rung) -> tuple[BucketTime, ...]:
@@ -79,9 +94,15 @@ def _rung(bundle: Bundle, rung: Rung, certificate: Certificate | None) -> RungFo
     return RungFound(
         name=rung.name, quality=rung.quality.get("value"), drop=rung.quality.get("drop"),
         n_bytes=bundle.count_bytes(rung), is_serving=is_serving, **({} if is_serving else told),
-        p99_ms=certificate.measurement["latency"]["p99_ms"] if certificate else None,
+        p99_ms=_p99_ms(certificate.measurement) if certificate else None,
         status=certificate.verdict["status"] if certificate else "",
     )  # fmt: skip
+
+
+def _p99_ms(measurement: dict[str, Any]) -> float:
+    """Give the p99 that a contract bounds: of first pieces, where answers come by pieces."""
+    tokens = measurement.get("tokens")
+    return float((measurement["latency"] if tokens is None else tokens["first"])["p99_ms"])
 
 
 def _quality(found: dict[str, Any]) -> Quality | None:

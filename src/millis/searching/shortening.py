@@ -161,10 +161,14 @@ def choose_rung(ladder: Sequence[Packed], *, max_drop: float) -> tuple[Packed, s
     whole = ladder[0]
     within = _within(ladder, whole, max_drop=max_drop)
     chosen = min(within, key=_request_ms)
+    is_bounded = not math.isinf(max_drop)
+    if len(ladder) == 1:
+        return whole, "it is the only rung"
     if chosen is whole:
-        return whole, f"no other that loses at most {max_drop:g} points of it on dev is faster"
+        return whole, f"no other{f' that loses at most {max_drop:g} points of it on dev' * is_bounded} is faster"
+    bound = f" that lose at most {max_drop:g} points of {whole.rung.name} on dev" * is_bounded
     return chosen, (
-        f"the fastest of {len(within)} that lose at most {max_drop:g} points of {whole.rung.name} on dev:"
+        f"the fastest of {len(within)}{bound}:"
         f" {_drop(chosen, whole):+.2f} lost, a request in {_request_ms(chosen):.1f} ms where it takes"
         f" {_request_ms(whole):.1f} ms"
     )
@@ -228,7 +232,8 @@ def _choose(speaker: "Speaker", folder: Path, *, course: Course, n: int) -> "Kep
     kept = choose_layers(speaker.model, course.dev, n=n, settings=course.training)
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(file, lambda out: out.write(msgspec.json.encode(kept)))
-    say(f"{n} layers are kept: loss on answers {kept.loss:.3f}, {kept.loss_before:.3f} before")
+    n_before = len(speaker.model.model.layers)
+    say(f"{n} of {n_before} layers stay: loss on answers {kept.loss:.3f}, {kept.loss_before:.3f} before")
     return kept
 
 

@@ -5,7 +5,6 @@ Border: no model and no event loop. What is not supported is refused by name, ne
 Limits: text only; no tools, no alternatives to the chosen piece.
 """
 
-import math
 import re
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -23,6 +22,9 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _READ = {"role", "content", "name"}
 _EMPTY = {"refusal", "annotations", "audio", "function_call", "tool_calls"}
 """What OpenAI's clients send back, with nothing in it, of an answer that was text."""
+
+_MOST_SHOWN = 20
+"""Characters of a number that cannot be."""
 
 ROLES = ("system", "developer", "user", "assistant")
 
@@ -146,7 +148,7 @@ def read_wish(body: bytes, *, kind: Literal["chat", "text"], characters: int) ->
         stops=_read_stops(said.stop), seed=_read_seed(said.seed),
         temperature=_within("temperature", said.temperature, low=0, high=2, usual=1),
         top_p=_within("top_p", said.top_p, low=1e-6, high=1, usual=1),
-        max_tokens=default if asked is None else int(_within("max_tokens", asked, low=1, high=1e9, usual=1)),
+        max_tokens=default if asked is None else int(_within("max_tokens", asked, low=1, high=10**9, usual=1)),
         frequency_penalty=_within("frequency_penalty", said.frequency_penalty, low=-2, high=2, usual=0),
         presence_penalty=_within("presence_penalty", said.presence_penalty, low=-2, high=2, usual=0),
         has_logprobs=has_logprobs, grammar=_read_format(said.response_format),
@@ -265,9 +267,14 @@ def _agree(one: int | None, other: int | None) -> int | None:
 def _within(name: str, value: float | None, *, low: float, high: float, usual: float) -> float:
     if value is None:
         return usual
-    if not (math.isfinite(value) and low <= value <= high):
-        raise _refuse(f"{name} cannot be {value:g}: give {low:g} to {high:g}.", param=name)
+    if not low <= value <= high:
+        raise _refuse(f"{name} cannot be {_show(value)}: give {_show(low)} to {_show(high)}.", param=name)
     return value
+
+
+def _show(value: float) -> str:
+    text = f"{value:,}" if isinstance(value, int) else f"{value:g}"  # an int may have 4,300 digits
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
 
 
 def _unsupported(what: str) -> InvalidRequest:

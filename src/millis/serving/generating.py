@@ -12,7 +12,7 @@ from contextlib import aclosing
 from time import perf_counter_ns
 from typing import Any
 
-from millis.backends import KEPT_APART, SHARES_STEPS, generators
+from millis.backends import KEEPS_BLOCKS, KEPT_APART, SHARES_STEPS, generators
 from millis.backends.apart import Apart
 from millis.backends.generator import BLOCK_TOKENS, Generator, GeneratorSettings, Sampling, Step
 from millis.bundles import Bundle
@@ -20,6 +20,7 @@ from millis.errors import InvalidRequest, MillisError, RunFailed
 from millis.serving.executor import Executor
 from millis.serving.forms import Forms
 from millis.serving.growing import Growth, Part
+from millis.serving.kept import Kept
 from millis.serving.turns import Forecast, Turn, Turns, passed
 from millis.tasks.chat import Chat
 
@@ -48,20 +49,24 @@ class Talker:
         self.chat = Chat(bundle.path, settings=bundle.manifest.task_settings)
         self.fixed = self.chat.list_fixed()
         self.spelled = self.chat.tokenizer.spell_all()
-        n_kept = len(self.fixed) // BLOCK_TOKENS * BLOCK_TOKENS if bundle.rung().keeps_prefixes else 0
-        self._kept = self.fixed[:n_kept]
+        rung = bundle.rung()
+        n_always = len(self.fixed) // BLOCK_TOKENS * BLOCK_TOKENS if rung.keeps_prefixes else 0
+        self._always = self.fixed[:n_always]
+        keeps_blocks = rung.keeps_prefixes and rung.backend in KEEPS_BLOCKS
+        self._kept = Kept(streams * (self.chat.context // BLOCK_TOKENS) if keeps_blocks else 0)
         self.forecast = Forecast()
         self.number, self.header = number, b"%d" % number
         self.n_open = self.n_answers = 0
         self.kept_ns = 0
         self._generator = generator
         self.forms = Forms(generator.accept)
-        self._turns = Turns(streams, is_shared=bundle.rung().backend in SHARES_STEPS)
+        self._turns = Turns(streams, is_shared=rung.backend in SHARES_STEPS)
 
     def count_unread(self, ids: Sequence[int]) -> int:
-        """Count a prompt's tokens behind what the generator keeps read."""
-        n_kept = len(self._kept)
-        return len(ids) - (n_kept if n_kept < len(ids) and tuple(ids[:n_kept]) == self._kept else 0)
+        """Count a prompt's tokens behind what the generator keeps read: its fixed beginning, a chat's earlier turns."""
+        n_always = len(self._always)
+        has_always = n_always < len(ids) and tuple(ids[:n_always]) == self._always
+        return len(ids) - max(n_always if has_always else 0, self._kept.count(ids))
 
     def admit(self, ids: Sequence[int], *, n_answers: int, left_ns: float, param: str | None = None) -> None:
         """Refuse what cannot be.
@@ -134,8 +139,12 @@ class Talker:
             try:
                 began = perf_counter_ns()
 
+                said: list[int] = []
+
                 def emit(step: Step) -> None:
                     turn.n_left -= 1
+                    if step.id is not None:
+                        said.append(step.id)
                     loop.call_soon_threadsafe(steps.put_nowait, step)
 
                 stream = self._generator.start(ids, sampling=sampling, emit=emit)
@@ -144,8 +153,14 @@ class Talker:
                     async with aclosing(listening) as parts:
                         async for part in parts:
                             yield part
+                except RunFailed:
+                    said.clear()
+                    self._kept.clear()  # an engine that failed is made anew
+                    raise
                 finally:
                     stream.cancel()
+                    if said:
+                        self._kept.add([*ids, *said[:-1]])  # the last was said and not read
             finally:
                 self._turns.give_back(turn)
         finally:

@@ -1,8 +1,7 @@
 """Whose turn it is at a generator, how long until the next one comes, and how long pieces take.
 
 Border: times in, times out; it runs no engine and refuses nobody but who waited too long.
-Limits: prompts are counted in full, also where what one begins with was read for another. Steps are those of engines on
-CPUs; one that reads more at once is predicted too late.
+Limits: steps are those of engines on CPUs; one that reads more at once is predicted too late.
 """
 
 import asyncio

@@ -187,7 +187,7 @@ class _Grammar:
             return f'"\\"" char{{{low}}} rest' if low else "string"
         if said is None:
             return f'"\\"" char{{{low},{high}}} "\\""'
-        if said not in _FORMATS or low or high is not None:
+        if not isinstance(said, str) or said not in _FORMATS or low or high is not None:
             raise _refuse(f"{_place(at)} has a format that cannot be: use {', '.join(_FORMATS)}, without a length")
         return f'"\\"" {_FORMATS[said]} "\\""'
 

@@ -21,7 +21,7 @@ from millis.bundles.bundle import TOKENIZER
 from millis.errors import InvalidBase, InvalidValue
 from millis.models.described import width_of
 from millis.models.prediction import pad
-from millis.models.taggers import quietly
+from millis.models.quiet import quietly
 from millis.tasks.task import IGNORED
 from millis.tasks.tokenization import Tokenizer
 from millis.telemetry.progress import bar
