@@ -1,5 +1,6 @@
 """TLS in the server: certificates that change, and those that cannot be used."""
 
+import contextlib
 import shutil
 import socket
 import ssl
@@ -74,6 +75,27 @@ def test_certificates_that_cannot_be_used_are_refused_in_a_sentence(tmp_path: Pa
         ServeSettings(bundles=(str(bundle.path),), tls_certificate=str(certificate))
     with pytest.raises(InvalidValue, match="TLS certificate"), Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0, tls_certificate=str(garbage), tls_key=str(key))):
         pass
+
+
+def test_a_connection_on_which_nothing_comes_is_let_go_whether_its_client_says_goodbye_or_not(tmp_path: Path) -> None:
+    certificate, key = make_certificate(tmp_path / "tls", name="first")
+    settings = ServeSettings(
+        bundles=(str(make_fake_bundle(tmp_path).path),), port=0, tls_certificate=str(certificate), tls_key=str(key),
+        limits=Limits(head_s=0.5, idle_s=0.5),
+    )  # fmt: skip
+    trust = ssl.create_default_context(cafile=str(certificate))
+    ask = b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n"
+    with Supervisor(settings) as server, contextlib.ExitStack() as stack:
+        files = Path(f"/proc/{server.pids[0]}/fd")
+        n_before = len(list(files.iterdir()))
+        for said in [b""] * 20 + [ask] * 20:
+            plain = socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])))
+            peer = stack.enter_context(trust.wrap_socket(plain, server_hostname="127.0.0.1"))
+            peer.sendall(said)
+        deadline = time.monotonic() + 8  # nobody reads, so nobody answers that the connection ends
+        while len(list(files.iterdir())) > n_before:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
 
 @pytest.mark.parametrize("said", [b"", b"\x16\x03\x01\x02\x00\x01"])

@@ -190,7 +190,7 @@ class Protocol(HttpToolsProtocol):
                 )
             )  # fmt: skip
         elif self.cycle is None and self._is_between and took_s > self.limits.head_s:
-            self.transport.close()
+            self.transport.abort()  # it was told nothing: over TLS, to close would be to wait for its goodbye
         elif not self._is_between and took_s > self.limits.head_s + self.limits.body_s:
             self.transport.abort()  # a body that nobody waits for any more
 

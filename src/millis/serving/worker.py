@@ -124,7 +124,7 @@ def run_worker(
     if certificates is not None:
         observer.on_look(certificates.follow)
     said = Ready(revision=placement.revision, notes=notes)
-    with asyncio.Runner(loop_factory=partial(_Loop, handshake_s=limits.head_s)) as runner:
+    with asyncio.Runner(loop_factory=partial(_Loop, patience_s=limits.head_s)) as runner:
         pipes = {"ready": ready, "control": control}
         runner.run(
             _serve(server, listener, polling=polling, follower=follower, observer=observer, said=said, **pipes)
@@ -190,20 +190,16 @@ def _configure(
 
 
 class _Loop(uvloop.Loop):  # type: ignore[misc]  # it has no types
-    """A loop that waits no longer for a handshake over TLS than for a head; by itself it waits for a minute.
+    """A loop that waits so long for a client's handshake over TLS, and its goodbye; by itself a minute, and half."""
 
-    Args:
-        handshake_s: how long.
-    """
-
-    def __init__(self, *, handshake_s: float) -> None:
+    def __init__(self, *, patience_s: float) -> None:
         super().__init__()
-        self._handshake_s = handshake_s
+        self._patience_s = patience_s
 
     async def create_server(self, *values: Any, **named: Any) -> asyncio.Server:
         """Listen."""
         if named.get("ssl") is not None:
-            named["ssl_handshake_timeout"] = self._handshake_s
+            named |= {"ssl_handshake_timeout": self._patience_s, "ssl_shutdown_timeout": self._patience_s}
         server: asyncio.Server = await super().create_server(*values, **named)
         return server
 
