@@ -188,17 +188,17 @@ def test_a_search_has_a_deadline_too(server: Supervisor) -> None:
 
 
 def test_openais_client_is_told_the_rung_that_would_fit(folder: Path, tmp_path: Path) -> None:
-    bundle = make_fake_bundle(tmp_path, name="emb", task="embedding", buckets=(8, 32), delay_ms=100.0, faster_ms=1.0)
+    bundle = make_fake_bundle(tmp_path, name="emb", task="embedding", buckets=(8, 32), delay_ms=400.0, faster_ms=1.0)
     with Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0)) as server:
         client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
-        hurried = {"model": "emb", "input": "hello", "extra_headers": {"X-Deadline-Ms": "60"}}
+        hurried = {"model": "emb", "input": "hello", "extra_headers": {"X-Deadline-Ms": "250"}}
         with client, pytest.raises(openai.InternalServerError, match="ask the rung fake-fast, which would fit") as refused:
             client.embeddings.create(**hurried)  # type: ignore[arg-type]
         assert refused.value.code == "deadline_too_short"
         assert "retry-after" not in refused.value.response.headers
         rung = refused.value.response.headers["x-millis-fits"]
         asked = {"input": "hello", "rung": rung}
-        assert httpx.post(f"{server.url}/v1/embeddings", json=asked, headers={"X-Deadline-Ms": "60"}).status_code == 200
+        assert httpx.post(f"{server.url}/v1/embeddings", json=asked, headers={"X-Deadline-Ms": "250"}).status_code == 200
 
 
 def test_the_interface_is_described(server: Supervisor) -> None:

@@ -132,13 +132,16 @@ def test_what_cannot_be_in_time_alone_is_not_told_to_come_again() -> None:
     ladder, queue = make_ladder(8.0), Queue(lanes=1)
     ladder.forecast.margin_ns = 1.0 * MS
     fill(queue, ladder, within_ms=9.5, n=1)
-    with pytest.raises(Refused, match=r"nobody ahead .* up to 9\.0 ms of the 8\.5 ms allowed\. Waiting does not help: allow more\.") as refused:
-        queue.admit(make_job(ladder, within_ms=8.5), now_ns=0)
+    with pytest.raises(Refused, match=r"nobody ahead .* take 8\.0 ms of the 7\.5 ms allowed\. Waiting does not help: allow more\.") as refused:
+        queue.admit(make_job(ladder, within_ms=7.5), now_ns=0)
     assert (refused.value.status, refused.value.slug, refused.value.headers) == (503, "deadline-too-short", ())
     assert refused.value.extra["retry_after_ms"] is None
     with pytest.raises(Refused) as refused:
         queue.admit(make_job(ladder, within_ms=9.5), now_ns=0)
     assert (refused.value.slug, refused.value.headers) == ("would-be-late", ((b"retry-after", b"1"),))
+    with pytest.raises(Refused) as refused:  # only the margin keeps it out, and that shrinks
+        Queue(lanes=1).admit(make_job(ladder, within_ms=8.5), now_ns=0)
+    assert refused.value.slug == "would-be-late"
 
 
 def test_the_most_accurate_rung_that_fits_a_requests_own_length_is_named() -> None:

@@ -226,18 +226,15 @@ def refuse(
         over_ns: what it lacks; as much later, or for a rung that takes `lanes` times as much less, it would fit.
         needs_ns: what the job takes on the rung at a place, where that is not one window after the other.
     """
-    ladder = job.ladder
     allowed_ns = job.deadline_ns - job.came_ns
-    margin_ns = ladder.forecast.margin_ns if job.is_own_deadline else 0.0
-    alone_ns = job.needs_ns + ladder.forecast.late_ns + margin_ns
-    is_hopeless = slug in _UNTIL_OTHERS_ENDED and allowed_ns < alone_ns
+    is_hopeless = slug in _UNTIL_OTHERS_ENDED and allowed_ns < job.needs_ns  # a margin that grew shrinks again
     fits = _find_fitting(job, over_ns=lanes * over_ns, needs_ns=needs_ns or job.predict_ns)
     advice = "allow more" if fits is None else f"allow more, or ask the rung {fits}, which would fit"
     allowed = f" of the {_write(allowed_ns / 1e6)} ms allowed" if job.deadline_ns < NEVER else ""
     predicted_ms = (predicted_ns - job.came_ns) / 1e6
     if is_hopeless:
         slug = "deadline-too-short"
-        alone = f"{'up to ' if margin_ns else ''}{_write(alone_ns / 1e6)} ms{allowed}"
+        alone = f"{_write(job.needs_ns / 1e6)} ms{allowed}"
         message = f"with nobody ahead the answer would still take {alone}. Waiting does not help: {advice}."
     else:
         after = f"{_write(predicted_ms)} ms{allowed}"
