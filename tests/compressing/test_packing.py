@@ -143,6 +143,10 @@ def test_a_base_with_missing_weights_or_another_models_tokenizer_is_refused(tmp_
         if name != "blk.1.ffn_up.weight":
             add(writer, name, weights)
 
+    def leave_head_out(writer: Any, add: Any, name: str, weights: Any) -> None:
+        if name != "output.weight":
+            add(writer, name, weights)
+
     def harm(writer: Any, add: Any, name: str, weights: Any) -> None:
         add(writer, name, np.full_like(weights, np.nan) if name == "blk.0.attn_q.weight" else weights)
 
@@ -162,6 +166,8 @@ def test_a_base_with_missing_weights_or_another_models_tokenizer_is_refused(tmp_
         assert isinstance(done.exception, InvalidBase), (name, done.exception)
         assert says in str(done.exception), (name, done.exception)
         assert not (tmp_path / "x.millis").exists()
+    tied = _write_changed(whole, tmp_path / "tied.gguf", add_tensor=leave_head_out)
+    assert load_speaker(str(tied)).model.config.tie_word_embeddings, "a head that is the table is not missing"
     weights = load_file(whole / "model.safetensors")
     del weights["model.layers.0.self_attn.v_proj.weight"]
     save_file(weights, whole / "model.safetensors", metadata={"format": "pt"})
