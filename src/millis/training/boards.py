@@ -61,11 +61,13 @@ class _Wandb:
 
 @contextmanager
 def _open_wandb(folder: Path, *, chosen: dict[str, Any]) -> Iterator[Board]:
+    mode: Any = os.environ.get("WANDB_MODE", "offline")
+    if mode != "online":  # it tells its maker how it is used, offline too, unless this is off
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     try:
         import wandb
     except ModuleNotFoundError as error:
         raise MissingExtra("tracker wandb needs wandb, which is not installed: pip install wandb.") from error
-    mode: Any = os.environ.get("WANDB_MODE", "offline")
     run = wandb.init(
         project="millis", name=folder.parent.name, dir=str(folder), config=chosen,
         mode=mode, settings=wandb.Settings(silent=True),
