@@ -75,7 +75,7 @@ def test_a_floor_above_the_reference_itself_is_said_and_nothing_is_pruned(
 ) -> None:
     case, reference = prepared
     high = replace(case, contract=Contract(p99="1 s", rate=50, floor=99.0))
-    found = _Search(high, reference)
+    found = _Search(high, reference, is_grafted=False)
     found.try_pruned()
     found.try_pruned()
     assert [note.partition(":")[0] for note in found.notes] == [

@@ -32,7 +32,7 @@ def test_the_dashboard_shows_what_is_kept_while_it_happens(tmp_path: Path, chrom
         expect(page.get_by_test_id("mix-legend")).to_contain_text("fake25.0 %")
         expect(page.get_by_test_id("within")).to_have_text("75.0 %")
         expect(page.get_by_test_id("within")).to_have_attribute("data-status", "broken")
-        expect(page.get_by_test_id("refusals")).to_have_text("would-be-late2")
+        expect(page.get_by_test_id("refusals")).to_have_text("deadline-too-short2")
         expect(page.get_by_test_id("causes")).to_contain_text("run")
         expect(page.get_by_test_id("calibration")).to_have_text("100.0 %")
         expect(page.get_by_test_id("histogram")).to_have_attribute("aria-label", "20 answers, 5 of them over the bound")

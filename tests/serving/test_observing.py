@@ -54,7 +54,7 @@ def test_metrics_tell_goodput_against_the_bound_the_mix_of_rungs_and_the_queue(t
     assert seen['millis_within_contract_total{model="fake"}'] == in_time >= 3
     late = {name: value for name, value in seen.items() if name.startswith("millis_late_answers_total{")}
     assert sum(late.values()) >= 3, "by the run, or on a busy machine by what kept it from a core"
-    assert seen['millis_refusals_total{reason="would-be-late",route="/v1/ner"}'] == 1
+    assert seen['millis_refusals_total{reason="deadline-too-short",route="/v1/ner"}'] == 1
     assert seen['millis_promises_total{kept="true",model="fake"}'] == 8
     assert seen['millis_queue_seconds_count{model="fake"}'] == 8
     assert seen["millis_queue_length"] == 0

@@ -18,8 +18,8 @@ from millis.errors import InvalidBundle
 
 FILE = "profile.npz"
 SIGNALS = ("surprise", "tokens")
-_BINS, _LEAST_IN_BIN = 10, 50
-"""Parts that dev is sorted into: fewer where they would hold too few texts, whose chance would look like a move."""
+_BINS, _LEAST_IN_BIN = 10, 20
+"""Parts that dev is sorted into: fewer of a small one, whose own chance moves the index by (parts - 1) / texts."""
 
 _ODD_PERCENTILE = 99.5
 
