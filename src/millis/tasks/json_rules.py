@@ -3,8 +3,15 @@
 Border: rules alone; which of them a schema asks for is schemas.py's.
 """
 
-_PLAIN = r"[\x20-\x21\x23-\x5b\x5d-\x7f\u0080-\ud7ff\ue000-\uffff\U00010000-\U0010ffff]"
-"""Ranges, since the compiler reads [^...] as bytes of UTF-8's shape, of which not all make a character."""
+_PLAIN = (
+    r"[\x20-\x21\x23-\x5b\x5d-\x7f\u0080-\u07ff\u0800-\u0fff\u1000-\ucfff\ud000-\ud7ff\ue000-\uffff"
+    r"\U00010000-\U0003ffff\U00040000-\U000fffff\U00100000-\U0010ffff]"
+)
+"""Ranges, since the compiler reads [^...] as bytes of UTF-8's shape, of which not all make a character.
+
+They part where UTF-8's second bytes differ: behind e0 or ed of a wider range xgrammar loses its place, and holds the
+answer to nothing from there on (openvino-genai 2026.4.1).
+"""
 _SMALL_HEX, _DAY_31 = "[0-9a-f]", '("0" [1-9] | [12] [0-9] | "3" [01])'
 JSON_RULES = {
     "value": "object | array | string | number | boolean | null",
