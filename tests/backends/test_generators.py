@@ -258,7 +258,7 @@ def test_a_prompt_read_in_parts_is_answered_as_one_read_at_once(folder: Path, mo
     for n_tokens in (STEP_TOKENS, 1000):
         monkeypatch.setattr(genai, "STEP_TOKENS", n_tokens)
         one = _Counting()
-        one.load(folder, settings=GeneratorSettings(context=1024, lookup=lookup))
+        one.load(folder, settings=GeneratorSettings(context=1024, lookup=lookup, keeps_float32=True))
         answers.append([step.id for step in _collect(one, ids, max_tokens=30)])
         assert (one.count(_draw(900, seed=5)) > 1) == (n_tokens == STEP_TOKENS)
         one.close()
