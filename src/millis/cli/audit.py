@@ -7,7 +7,7 @@ import typer
 
 from millis.cli.output import Json, write_result
 
-app = typer.Typer(no_args_is_help=True, help="Check the audit log of `millis serve --audit`.")
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Check the audit log of `millis serve --audit`.")
 
 
 @app.callback()

@@ -23,7 +23,9 @@ _TITLES = {
     "suspicious": "suspicious labels, the surest first",
 }
 
-app = typer.Typer(no_args_is_help=True, help="Look through labelled files before anything is trained.")
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Look through labelled files before anything is trained."
+)
 
 
 @app.callback()

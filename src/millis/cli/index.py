@@ -16,7 +16,7 @@ _Rows = Annotated[Path, typer.Argument(help='JSON lines: {"id": ..., "text": ...
 _Index = Annotated[Path, typer.Argument(help="NAME.index")]
 _Model = Annotated[Path, typer.Option(help="NAME.millis, made with --task embedding.")]
 
-app = typer.Typer(no_args_is_help=True, help="Make, change and look at a search index.")
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Make, change and look at a search index.")
 
 
 @app.command()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 File = Annotated[Path, typer.Option("--file", help="The file of keys; give it to `millis serve --keys`.")]
 _DEFAULT = Path("millis-keys.json")
 
-app = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys.")
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Make, list and revoke API keys.")
 
 
 @app.command()

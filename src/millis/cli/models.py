@@ -12,7 +12,9 @@ _Key = Annotated[str | None, typer.Option(help="A key of the scope admin; MILLIS
 _Name = Annotated[str, typer.Argument(help="What requests call the model.")]
 _HERE = "http://127.0.0.1:8000"
 
-app = typer.Typer(no_args_is_help=True, help="List, load, unload, promote and roll back models of a running server.")
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="List, load, unload, promote and roll back models of a running server."
+)
 
 
 @app.command("list")
