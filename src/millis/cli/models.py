@@ -13,7 +13,8 @@ _Name = Annotated[str, typer.Argument(help="What requests call the model.")]
 _HERE = "http://127.0.0.1:8000"
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, help="List, load, unload, promote and roll back models of a running server."
+    no_args_is_help=True, add_completion=False,
+    help="List, load, unload, promote and roll back models of a running server.",
 )
 
 
