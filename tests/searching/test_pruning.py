@@ -158,3 +158,12 @@ def test_trimming_tells_what_it_saves_and_that_kept_text_is_answered_as_before(p
     assert step.max_abs < 1e-4
     assert re.search(r"The tokenizer loads in [\d.]+ ms, before in [\d.]+ ms; a server maps a table of [\d.]+ kB, before of", step.reason)
     assert taught.dev == reference.dev, "what trimming loses counts as lost"
+
+
+def test_a_vocabulary_that_leads_below_the_floor_stays_whole(prepared: tuple[Case, Reference]) -> None:
+    case, reference = prepared
+    floored = replace(case, contract=Contract(p99="1 s", rate=50, floor=reference.dev.value + 2.0))
+    better = replace(reference, dev=replace(reference.dev, value=reference.dev.value + 3.0))
+    kept, taught = trim_reference(floored, better)
+    assert kept.tokenizer_file == case.tokenizer_file, "it would lose 3 points, and 1 leads down to the floor"
+    assert taught.choices[-1].choice == "stays whole"

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import millis
 from fitting import make_base
 from making import write_conll
+from millis.cli.app import app
 from millis.errors import InvalidBase, InvalidData, InvalidValue
 
 CONTRACT = millis.Contract(p99="5 ms")
@@ -64,6 +66,24 @@ def test_a_setting_that_cannot_be_is_refused_before_a_file_is_read(
     ("content", "says"),
     [("退款需要几天才能到账".encode("gb18030"), "texts.txt:1: byte 1 .* is not UTF-8: .*iconv -f GB18030"), (b"\n \n", "has no examples"), (None, "no such file")],
 )
+@pytest.mark.parametrize(
+    ("flags", "max_drop", "floor"),
+    [((), 1.0, None), (("--floor", "80"), None, 80.0), (("--floor", "80", "--max-drop", "2"), 2.0, 80.0)],
+)
+def test_a_floor_alone_is_all_the_quality_that_is_promised(
+    flags: tuple[str, ...], max_drop: float | None, floor: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def run_fit(contract: millis.Contract, _: object) -> None:
+        asked.append((contract.max_drop, contract.floor))
+        raise InvalidValue("enough is known")
+
+    monkeypatch.setattr("millis.searching.fitting.run_fit", run_fit)
+    CliRunner().invoke(app, ["fit", "--train", "t.conll", "--base", "b", "--p99", "5 ms", "-o", "o.millis", *flags])
+    assert asked == [(max_drop, floor)]
+
+
 def test_texts_without_labels_that_cannot_be_read_are_told_before_anything_is_trained(
     tmp_path: Path, content: bytes | None, says: str
 ) -> None:
