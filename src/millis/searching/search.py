@@ -298,8 +298,8 @@ def _note_graft(case: Case) -> Case:
 
 def _point(candidate: Candidate, proven: Sequence[Proven]) -> Point:
     """Tell of a candidate what proofs found: of its files on test, and of itself behind a server."""
-    measured_ms, memory_mb = candidate.measured_ms, None
-    quality, drop = candidate.quality, candidate.drop
+    quality, drop, measured_ms = candidate.quality, candidate.drop, candidate.measured_ms
+    memory_mb: float | None = None
     for one in proven:
         if one.candidate.variant.artifact == candidate.variant.artifact:
             quality, drop = one.rung.quality["value"], one.rung.quality["drop"]
