@@ -63,10 +63,6 @@ def test_a_setting_that_cannot_be_is_refused_before_a_file_is_read(
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
-    [("退款需要几天才能到账".encode("gb18030"), "texts.txt:1: byte 1 .* is not UTF-8: .*iconv -f GB18030"), (b"\n \n", "has no examples"), (None, "no such file")],
-)
-@pytest.mark.parametrize(
     ("flags", "max_drop", "floor"),
     [((), 1.0, None), (("--floor", "80"), None, 80.0), (("--floor", "80", "--max-drop", "2"), 2.0, 80.0)],
 )
@@ -84,6 +80,10 @@ def test_a_floor_alone_is_all_the_quality_that_is_promised(
     assert asked == [(max_drop, floor)]
 
 
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [("退款需要几天才能到账".encode("gb18030"), "texts.txt:1: byte 1 .* is not UTF-8: .*iconv -f GB18030"), (b"\n \n", "has no examples"), (None, "no such file")],
+)
 def test_texts_without_labels_that_cannot_be_read_are_told_before_anything_is_trained(
     tmp_path: Path, content: bytes | None, says: str
 ) -> None:
