@@ -319,6 +319,17 @@ def test_a_full_disk_leaves_the_old_bundle_whole(tmp_path: Path) -> None:
         subprocess.run(["umount", str(disk)], check=True)
 
 
+def test_a_disk_that_fills_up_in_a_folder_of_files_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = make_fake_bundle(tmp_path)
+
+    def fill(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("shutil.copyfile", fill)
+    with pytest.raises(RunFailed, match="No space left on device"):
+        save_bundle(tmp_path / "new.millis", manifest=bundle.manifest, parts={"rungs/fake": bundle.path / "rungs" / "fake"})
+
+
 def test_an_unknown_rung_lists_the_known(tmp_path: Path) -> None:
     with pytest.raises(InvalidValue, match="choose one of fake"):
         millis.load(make_fake_bundle(tmp_path).path, rung="gpu")

@@ -108,7 +108,8 @@ def _write_part(file: Path, content: Path | bytes) -> None:
             stream.flush()
             os.fsync(stream.fileno())
     elif content.is_dir():
-        shutil.copytree(content, file, dirs_exist_ok=True)
+        for one in content.iterdir():  # copytree's error has no reason of its own
+            _write_part(file / one.name, one)
     else:
         shutil.copyfile(content, file)
 
