@@ -152,10 +152,12 @@ _NO_MEMORY = ("bad_alloc", "bad allocation", "allocate memory", "failed to map s
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Say whether memory ran out; libraries say so in words of their own."""
+    """Say whether memory ran out; libraries say so in words and classes of their own, and ours come from theirs."""
+    if isinstance(error, MillisError):
+        return error.__cause__ is not None and is_out_of_memory(error.__cause__)
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
-    return isinstance(error, RuntimeError | OSError | ImportError) and any(word in str(error) for word in _NO_MEMORY)
+    return isinstance(error, Exception) and any(word in str(error) for word in _NO_MEMORY)
 
 
 def out_of_memory(doing: str) -> RunFailed:

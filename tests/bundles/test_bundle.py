@@ -1,5 +1,6 @@
 """A bundle is whole, or it is refused by the name of the file that is wrong."""
 
+import errno
 import hashlib
 import json
 import os
@@ -15,7 +16,7 @@ import pytest
 import millis
 from making import forge, forge_file, make_fake_bundle
 from millis.backends.fake import write_fake
-from millis.bundles import Certificate, load, open_bundle, save_bundle
+from millis.bundles import Bundle, Certificate, load, open_bundle, save_bundle
 from millis.bundles.manifest import ServingShape
 from millis.bundles.saving import certify
 from millis.errors import InvalidBundle, InvalidValue, RunFailed
@@ -263,6 +264,25 @@ def test_a_new_certificate_replaces_the_old_and_nothing_else(tmp_path: Path) -> 
     assert sorted(path.name for path in tmp_path.glob(".*")) == [], "no temporary folder is left"
 
 
+def test_what_is_added_at_the_end_stands_with_the_rest_or_nothing_does(tmp_path: Path) -> None:
+    bundle = make_fake_bundle(tmp_path)
+    parts: dict[str, Path | bytes] = {name: bundle.path / name for name in bundle.manifest.files}
+
+    def add(draft: Bundle) -> dict[str, bytes]:
+        assert draft.subject() == bundle.subject()
+        return {"report.html": b"<html>"}
+
+    added = save_bundle(tmp_path / "new.millis", manifest=bundle.manifest, parts=parts, finish=add)
+    assert open_bundle(added.path).manifest.files.keys() - bundle.manifest.files.keys() == {"report.html"}
+
+    def fail(draft: Bundle) -> dict[str, bytes]:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(RunFailed, match="unchanged"):
+        save_bundle(added.path, manifest=bundle.manifest, parts=parts, finish=fail)
+    assert open_bundle(added.path).manifest == added.manifest
+
+
 def test_a_writer_killed_at_any_moment_leaves_the_old_bundle_whole(tmp_path: Path) -> None:
     bundle = make_fake_bundle(tmp_path)
     program = (
@@ -297,6 +317,17 @@ def test_a_full_disk_leaves_the_old_bundle_whole(tmp_path: Path) -> None:
         assert open_bundle(bundle.path).manifest == bundle.manifest
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_disk_that_fills_up_in_a_folder_of_files_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = make_fake_bundle(tmp_path)
+
+    def fill(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("shutil.copyfile", fill)
+    with pytest.raises(RunFailed, match="No space left on device"):
+        save_bundle(tmp_path / "new.millis", manifest=bundle.manifest, parts={"rungs/fake": bundle.path / "rungs" / "fake"})
 
 
 def test_an_unknown_rung_lists_the_known(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from fitting import run_millis
 from making import ROOT, body, make_fake_bundle, write_conll
 from millis.cli.app import app
 from millis.cli.ask import ask_server
-from millis.errors import MillisError
+from millis.errors import InvalidBase, MillisError
 
 GOOD = [[("maria", "B-PER"), ("wrote", "O"), (f"x{i}", "O")] for i in range(40)]
 
@@ -219,8 +219,15 @@ def test_memory_that_runs_out_is_a_sentence_and_a_code(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def make_error(said: Exception, cause: Exception) -> Exception:
+    said.__cause__ = cause
+    return said
+
+
 @pytest.mark.parametrize("said", [MemoryError(), OSError(12, "Cannot allocate memory"), RuntimeError("std::bad_alloc"),
-    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes. Error code 12")])  # fmt: skip
+    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes. Error code 12"),
+    type("Fail", (Exception,), {})("[ONNXRuntimeError] : 1 : FAIL : Failed to allocate memory for requested buffer of size 8"),
+    make_error(InvalidBase("base cannot be loaded (MemoryError)"), MemoryError())])  # fmt: skip
 def test_memory_that_runs_out_in_a_fit_is_an_error_of_ours(said: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     from millis.searching import fitting
 

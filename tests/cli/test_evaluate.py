@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from fitting import run_millis
-from making import forge, forge_file, make_fake_bundle
+from making import forge, forge_file, make_fake_bundle, write_conll
 from millis import load, open_bundle
 from millis.backends.fake import FILE, write_fake
 
@@ -23,3 +23,13 @@ def test_several_labels_are_parted_as_fit_parts_them(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["value"] == 100
     assert "calibration error" in run_millis("evaluate", bundle.path, "--test", file).stdout
+
+
+def test_labels_that_the_model_does_not_have_are_told_with_their_count(tmp_path: Path) -> None:
+    bundle = make_fake_bundle(tmp_path)
+    file = write_conll(tmp_path / "test.conll", [[("maria", "B-PER"), ("wrote", "O")], [("lisbon", "B-PLACE")]] * 2)
+    done = run_millis("evaluate", bundle.path, "--test", file, "--json")
+    assert done.returncode == 0, done.stderr
+    assert "labels came that fake does not have, and count as missed: 'PLACE' 2 times; it has ORG, PER" in done.stderr
+    known = write_conll(tmp_path / "known.conll", [[("maria", "B-PER"), ("wrote", "O")]])
+    assert "does not have" not in run_millis("evaluate", bundle.path, "--test", known).stderr

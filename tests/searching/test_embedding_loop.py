@@ -2,10 +2,12 @@
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 import millis
 from fitting import FILLERS, make_base, run_millis
@@ -118,6 +120,25 @@ def test_a_base_that_looks_like_e5_is_fitted_with_a_warning_unless_prefixes_are_
     for plain in (find(e5, query_prefix=""), find(make_base(tmp_path / "base5"))):
         assert not any("prefix" in note for note in plain.notes)
         assert plain.lengths == warned.lengths
+
+
+def test_what_was_done_with_a_base_is_found_for_its_weights_wherever_they_stand(tmp_path: Path) -> None:
+    train = Path(write_pairs(tmp_path / "train.jsonl", 60, seed=1))
+
+    def find(base: Path) -> dict[str, object] | None:
+        settings = FitSettings(base=str(base), out=tmp_path / "o.millis", train=train, task="embedding", epochs=0)
+        case = prepare(millis.Contract(p99="1 s"), settings, began=0.0)
+        known = case.ledger.find("artifact", "openvino-fp32")
+        case.ledger.add("artifact", "openvino-fp32", {"steps": []})
+        return known
+
+    base = make_base(tmp_path / "base")
+    assert find(base) is None
+    assert find(base) == {"steps": []}
+    assert find(Path(shutil.copytree(base, tmp_path / "moved"))) == {"steps": []}
+    weights = load_file(base / "model.safetensors")
+    save_file({name: value + 1 for name, value in weights.items()}, base / "model.safetensors", {"format": "pt"})
+    assert find(base) is None, "the same folder and the same tokenizer, and another base all the same"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """The arithmetic of the search: predictions, ledgers, relaxations, made-up bodies."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,10 +10,10 @@ import pytest
 from making import make_fake_bundle
 from millis.bundles import LatencyRow, ServingShape
 from millis.contract import Contract
-from millis.errors import InvalidValue
+from millis.errors import InvalidValue, RunFailed
 from millis.searching.bodies import bodies_of_lengths
 from millis.searching.candidates import predict_percentile_ms, propose, shapes_for
-from millis.searching.ledger import Ledger
+from millis.searching.ledger import Ledger, held
 from millis.searching.proving import plan_requests
 from millis.searching.relaxing import Point, relax
 from millis.tasks.tokenization import Tokenizer
@@ -97,6 +99,34 @@ def test_an_impossible_contract_gets_points_and_relaxations_with_numbers() -> No
     assert "texts of at most 16 tokens" in text or "texts of at most 8 tokens" in text
     told = relax([slow, rough], contract=Contract(p99="6 ms", rate=100, max_drop=None, floor=85), lengths=LENGTHS)
     assert "instead: a floor of 80.0 instead of 85 (rough)" in told
+
+
+def test_where_memory_alone_is_short_the_way_out_is_memory() -> None:
+    shape = ServingShape(workers=1, threads=2)
+    point = Point(
+        name="good", quality=86, drop=0.2, predicted_ms=4, measured_ms=5, table=TABLE, shape=shape, memory_mb=95.2
+    )  # fmt: skip
+    told = relax([point], contract=Contract(p99="50 ms", rate=100, memory_mb=60), lengths=LENGTHS)
+    assert [line for line in told if "instead" in line] == ["instead: 110 MB of memory instead of 60 (good)"]
+
+
+def test_two_fits_in_one_run_folder_are_refused_and_a_killed_one_is_not_in_the_way(tmp_path: Path) -> None:
+    program = (
+        "import sys, time; from pathlib import Path; from millis.searching.ledger import held\n"
+        "with held(Path(sys.argv[1])): print('in', flush=True); time.sleep(60)\n"
+    )
+    other = subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "a.run")], stdout=subprocess.PIPE)
+    assert other.stdout is not None
+    other.stdout.readline()
+    with pytest.raises(InvalidValue, match=r"another fit works in a\.run now"), held(tmp_path / "a.run"):
+        pass
+    other.kill()
+    other.wait()
+    with held(tmp_path / "a.run"):
+        pass
+    (tmp_path / "b.run").touch()
+    with pytest.raises(RunFailed, match="cannot be used"), held(tmp_path / "b.run"):
+        pass
 
 
 def test_made_up_bodies_have_the_lengths_of_the_data(tmp_path: Path) -> None:

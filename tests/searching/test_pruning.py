@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -10,19 +11,21 @@ from typer.testing import CliRunner
 from fitting import make_base, make_sentences
 from making import write_conll
 from millis.backends.encoder import read_activation, read_origins
+from millis.bundles import Rung, ServingShape
 from millis.cli.app import app
 from millis.contract import Contract
 from millis.measuring.layers import LayerTable, halves_of
 from millis.models.taggers import build_tagger, load_tagger, save_tagger
-from millis.searching import layers
-from millis.searching.building import Reference, score_reference
+from millis.searching import layers, trying
+from millis.searching.building import Built, Reference, score_reference
+from millis.searching.candidates import propose
 from millis.searching.case import Case, prepare
 from millis.searching.cutting import Change
 from millis.searching.layers import choose_activation
 from millis.searching.pruning import Pruner
 from millis.searching.search import _Search
 from millis.searching.settings import FitSettings
-from millis.searching.trying import artifact_case
+from millis.searching.trying import Candidate, artifact_case
 from millis.searching.vocabulary import trim_reference
 from millis.searching.zeros import tell_zeros, word_zeros
 
@@ -158,3 +161,36 @@ def test_trimming_tells_what_it_saves_and_that_kept_text_is_answered_as_before(p
     assert step.max_abs < 1e-4
     assert re.search(r"The tokenizer loads in [\d.]+ ms, before in [\d.]+ ms; a server maps a table of [\d.]+ kB, before of", step.reason)
     assert taught.dev == reference.dev, "what trimming loses counts as lost"
+
+
+def test_a_vocabulary_that_leads_below_the_floor_stays_whole(prepared: tuple[Case, Reference]) -> None:
+    case, reference = prepared
+    floored = replace(case, contract=Contract(p99="1 s", rate=50, floor=reference.dev.value + 2.0))
+    better = replace(reference, dev=replace(reference.dev, value=reference.dev.value + 3.0))
+    kept, taught = trim_reference(floored, better)
+    assert kept.tokenizer_file == case.tokenizer_file, "it would lose 3 points, and 1 leads down to the floor"
+    assert taught.choices[-1].choice == "stays whole"
+
+
+def test_what_was_probed_is_found_again_for_its_own_percentile(
+    prepared: tuple[Case, Reference], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case, reference = prepared
+    crowd = SimpleNamespace(is_crowded=False)
+    seen = SimpleNamespace(load=SimpleNamespace(percentile_ms=lambda percentile: percentile / 10), crowd=crowd)
+    monkeypatch.setattr(trying, "save_draft", lambda *_, **__: None)
+    monkeypatch.setattr(trying, "measure_served", lambda *_, **__: seen)
+    candidate = Candidate(
+        variant=propose(device="cpu")[0], rung=Rung(name="x", backend="fake", precision="fp32", folder="rungs/x"),
+        built=Built(folder=reference.folder, steps=()), shape=ServingShape(), quality=1.0, drop=0.0, predicted_ms=1.0,
+    )  # fmt: skip
+
+    def probe(**bound: str) -> float | None:
+        asked = replace(case, contract=Contract(rate=50, **bound))
+        return trying.probe(asked, [candidate])[0].measured_ms
+
+    assert probe(p99="1 s") == 9.9
+    monkeypatch.setattr(trying, "save_draft", None)
+    assert probe(p99="2 s") == 9.9, "found again, it is not measured"
+    monkeypatch.setattr(trying, "save_draft", lambda *_, **__: None)
+    assert probe(p50="1 s") == 5.0

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import millis
 from fitting import make_base
 from making import write_conll
+from millis.cli.app import app
 from millis.errors import InvalidBase, InvalidData, InvalidValue
 
 CONTRACT = millis.Contract(p99="5 ms")
@@ -58,6 +60,24 @@ def test_a_setting_that_cannot_be_is_refused_before_a_file_is_read(
     with pytest.raises(InvalidValue, match=says):
         fit(tmp_path, **wrong)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "max_drop", "floor"),
+    [((), 1.0, None), (("--floor", "80"), None, 80.0), (("--floor", "80", "--max-drop", "2"), 2.0, 80.0)],
+)
+def test_a_floor_alone_is_all_the_quality_that_is_promised(
+    flags: tuple[str, ...], max_drop: float | None, floor: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def run_fit(contract: millis.Contract, _: object) -> None:
+        asked.append((contract.max_drop, contract.floor))
+        raise InvalidValue("enough is known")
+
+    monkeypatch.setattr("millis.searching.fitting.run_fit", run_fit)
+    CliRunner().invoke(app, ["fit", "--train", "t.conll", "--base", "b", "--p99", "5 ms", "-o", "o.millis", *flags])
+    assert asked == [(max_drop, floor)]
 
 
 @pytest.mark.parametrize(

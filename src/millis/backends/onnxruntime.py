@@ -11,7 +11,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from millis.backends.backend import BackendSettings, Batch, Batching
-from millis.errors import InvalidBundle, InvalidValue
+from millis.errors import InvalidBundle, InvalidValue, is_out_of_memory, out_of_memory
 
 FILE = "model.onnx"
 _PROVIDERS = {
@@ -46,6 +46,8 @@ class OnnxRuntimeBackend:
         try:
             self._session = ort.InferenceSession(str(folder / FILE), options, providers=[provider])
         except Exception as error:  # the library's errors have no common base
+            if is_out_of_memory(error):
+                raise out_of_memory("while a model was loaded") from error
             raise InvalidBundle(f"{FILE} cannot be loaded: {type(error).__name__}. Make the bundle anew.") from error
 
         self._names = [one.name for one in self._session.get_inputs()]  # without any head there is no mask

@@ -21,7 +21,7 @@ from millis.backends.backend import BackendSettings, Batch, Batching
 from millis.backends.encoder import find_types, read_out, take_head_off
 from millis.backends.grafts import load_changed
 from millis.backends.graphs import CudaRecorder, Graphs, plan_shapes
-from millis.errors import InvalidBundle, InvalidValue
+from millis.errors import InvalidBundle, InvalidValue, is_out_of_memory, out_of_memory
 
 _ON_A_GPU = Batching(max_rows=64, max_tokens=16_384)
 _PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -49,6 +49,8 @@ class TorchBackend:
                 folder, local_files_only=True, use_safetensors=True, dtype=precision
             )
         except Exception as error:  # the library's errors have no common base
+            if is_out_of_memory(error):
+                raise out_of_memory("while a model was loaded") from error
             raise InvalidBundle(
                 f"the torch model cannot be loaded ({type(error).__name__}): give a folder with config.json and"
                 " model.safetensors."

@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -21,13 +21,20 @@ from millis.bundles.manifest import Certificate, FileEntry, Manifest
 from millis.errors import InvalidValue, RunFailed
 
 
-def save_bundle(path: str | Path, *, manifest: Manifest, parts: Mapping[str, Path | bytes]) -> Bundle:
+def save_bundle(
+    path: str | Path,
+    *,
+    manifest: Manifest,
+    parts: Mapping[str, Path | bytes],
+    finish: Callable[[Bundle], Mapping[str, bytes]] | None = None,
+) -> Bundle:
     """Write a bundle, or leave what stands at path as it is.
 
     Args:
         path: where the bundle shall stand; an old bundle there is replaced, anything else is refused.
         manifest: all but files and seal, which are computed.
         parts: content by name inside the bundle: bytes, or a file or folder to copy.
+        finish: gives further parts, which speak of the others; it gets the bundle before it stands in its place.
     Raises:
         InvalidValue: something that is not a bundle stands at path.
         RunFailed: the disk is full or not writable; nothing was changed.
@@ -43,12 +50,11 @@ def save_bundle(path: str | Path, *, manifest: Manifest, parts: Mapping[str, Pat
     try:
         for name, content in parts.items():
             _write_part(draft / stay_inside(name), content)
-        files = {
-            file.relative_to(draft).as_posix(): FileEntry(sha256=hash_file(file), n_bytes=file.stat().st_size)
-            for file in sorted(draft.rglob("*"))
-            if file.is_file()
-        }
-        sealed = _seal(msgspec.structs.replace(manifest, files=files))
+        sealed = _seal(manifest, draft)
+        if finish is not None:
+            for name, content in finish(Bundle(draft, sealed)).items():
+                _write_part(draft / stay_inside(name), content)
+            sealed = _seal(manifest, draft)
         _write_part(draft / MANIFEST, msgspec.json.format(msgspec.json.encode(sealed), indent=1))
         draft.chmod(0o755)
         _exchange(draft, place)
@@ -70,14 +76,27 @@ def certify(
         reports: pages by language; those that are there stay where none is given.
     """
     parts: dict[str, Path | bytes] = {name: bundle.path / name for name in bundle.manifest.files}
-    for certificate in certificates:
-        file = certificate_file(certificate.rung, serving=bundle.manifest.rung)
-        parts[file] = msgspec.json.format(msgspec.json.encode(certificate), indent=1)
-    parts |= {REPORTS[language]: page for language, page in reports.items()}
+    parts |= proof_parts(certificates, serving=bundle.manifest.rung, reports=reports)
     return save_bundle(bundle.path, manifest=bundle.manifest, parts=parts)
 
 
-def _seal(manifest: Manifest) -> Manifest:
+def proof_parts(
+    certificates: Sequence[Certificate], *, serving: str, reports: Mapping[str, bytes]
+) -> dict[str, bytes]:
+    """Give certificates, and reports by language, as parts of a bundle of which the rung `serving` serves."""
+    files = {certificate_file(one.rung, serving=serving): msgspec.json.encode(one) for one in certificates}
+    pages = {REPORTS[language]: page for language, page in reports.items()}
+    return {file: msgspec.json.format(content, indent=1) for file, content in files.items()} | pages
+
+
+def _seal(manifest: Manifest, folder: Path) -> Manifest:
+    """Give a manifest that speaks of the files in a folder."""
+    files = {
+        file.relative_to(folder).as_posix(): FileEntry(sha256=hash_file(file), n_bytes=file.stat().st_size)
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
+    manifest = msgspec.structs.replace(manifest, files=files)
     return msgspec.structs.replace(manifest, seal=compute_seal(msgspec.json.encode(manifest)))
 
 
@@ -89,7 +108,8 @@ def _write_part(file: Path, content: Path | bytes) -> None:
             stream.flush()
             os.fsync(stream.fileno())
     elif content.is_dir():
-        shutil.copytree(content, file, dirs_exist_ok=True)
+        for one in content.iterdir():  # copytree's error has no reason of its own
+            _write_part(file / one.name, one)
     else:
         shutil.copyfile(content, file)
 

@@ -1,5 +1,7 @@
 """`millis evaluate`: score a bundle on labelled text."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +14,10 @@ from millis.tasks.instructing import CHAT, SPEAKING
 
 if TYPE_CHECKING:
     from millis.bundles import Bundle
+    from millis.data.examples import Example
     from millis.data.readers import ReadSettings
+
+_MOST_TOLD = 10
 
 
 @with_reading
@@ -38,7 +43,7 @@ def command(
     if opened.manifest.task_settings.get("is_multi") and reading.separator is None:
         reading = replace(reading, separator=",")  # as fit reads them
     read = read_labelled(test, settings=reading, of=tasks[opened.manifest.task].data)
-    for note in read.notes:
+    for note in (*read.notes, *_find_strange(opened, read.examples)):
         say(note)
     score = evaluate(opened, read.examples, rung=rung)
     write_result(
@@ -46,6 +51,20 @@ def command(
         lines=[score.report.rstrip()],
         is_json=as_json,
     )
+
+
+def _find_strange(opened: "Bundle", examples: Sequence["Example"]) -> list[str]:
+    """Say which labels came that the model cannot give; nothing where it gives none."""
+    from millis.tasks import tasks
+
+    manifest = opened.manifest
+    known = tasks[manifest.task].names(manifest.labels)
+    outside = (manifest.task_settings.get("out_of_scope") or {}).get("label")
+    strange = Counter(label for one in examples for label in one.labels if label not in {*known, outside})
+    if not (known and strange):
+        return []
+    told = ", ".join(f"{label!r} {n} times" for label, n in strange.most_common(_MOST_TOLD))
+    return [f"labels came that {opened.name} does not have, and count as missed: {told}; it has {', '.join(known)}"]
 
 
 def _score_spoken(opened: "Bundle", test: Path, *, rung: str | None, as_json: bool) -> None:

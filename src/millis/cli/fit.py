@@ -23,6 +23,8 @@ _SPEAKING_TOO = _SPEAKING_ONLY | {
 }  # fmt: skip
 """Flags of models that speak; the others mean nothing for them."""
 
+_MAX_DROP = 1.0  # points, where nobody says what quality has to be kept
+
 
 @with_reading
 def command(
@@ -51,7 +53,9 @@ def command(
     rate: Annotated[
         str | None, typer.Option(help="Requests per second at which the bound must hold; 50/s, or 2/s of what speaks.")
     ] = None,
-    max_drop: Annotated[float | None, typer.Option(help="Points of the score (F1, accuracy) that may be lost.")] = 1.0,
+    max_drop: Annotated[
+        float | None, typer.Option(help="Points of the score (F1, accuracy) that may be lost; 1 without --floor.")
+    ] = None,
     floor: Annotated[float | None, typer.Option(help="Points of the score that must be reached.")] = None,
     device: Annotated[
         str, typer.Option(help="Where it is to serve: cpu, or what a backend knows (cuda, gpu, npu).")
@@ -133,6 +137,8 @@ def command(
         _tell(context.params)
         return
     _refuse_all_but(set(context.params) - _SPEAKING_ONLY, context)
+    if max_drop is None and floor is None:
+        max_drop = _MAX_DROP
     contract = Contract(
         p50=p50, p95=p95, p99=p99, rate=rate or "50/s", max_drop=max_drop, floor=floor, device=device,
         memory_mb=memory_mb,
@@ -187,7 +193,7 @@ def _tell(given: Mapping[str, Any]) -> None:
     bundle, quality = tell(
         Contract(
             p99=given["p99"] or "500 ms", rate=given["rate"] or "2/s", per_token=given["per_token"],
-            max_drop=given["max_drop"] if rungs > 1 else None,
+            max_drop=None if rungs == 1 else _MAX_DROP if given["max_drop"] is None else given["max_drop"],
         ),
         TellSettings(
             base=given["base"], task=given["task"], instruction=given["instruction"], training=training, rungs=rungs,

@@ -131,6 +131,10 @@ class LayerTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         """Give the largest error of the checks, as a share; 0 without any."""
         return max((abs(check.error) for check in self.checks), default=0.0)
 
+    def median_error(self) -> float:
+        """Give the error of the checks in the middle, as a share; 0 without any."""
+        return median(abs(check.error) for check in self.checks) if self.checks else 0.0
+
     def sum_checks(self) -> tuple[TableCheck, ...]:
         """Sum the checks up by token count, those of cold runs behind the others."""
         by_tokens = [(tokens, [one for one in self.checks if one.tokens == tokens]) for tokens in self.tokens]

@@ -9,8 +9,6 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import msgspec
-
 from millis.bundles.bundle import MANIFEST, TOKENIZER, hash_file
 from millis.contract import Contract
 from millis.data.checks import check
@@ -24,6 +22,7 @@ from millis.models.bases import find_base
 from millis.models.described import has_two_types
 from millis.models.prefixes import find_prefixes
 from millis.searching.candidates import Variant
+from millis.searching.foretelling import hash_base
 from millis.searching.layout import lay_out
 from millis.searching.ledger import Ledger
 from millis.searching.runtimes import choose_variants
@@ -123,13 +122,13 @@ def prepare(contract: Contract, settings: FitSettings, *, began: float) -> Case:
     if settings.teacher is not None:
         teacher = find_teacher(Path(settings.teacher), task=task, kind=settings.task, tokenizer_file=base / TOKENIZER)
     inputs = [
-        hash_file(base / TOKENIZER), settings.base, settings.seed, settings.epochs, settings.tune, contract.max_drop,
+        hash_base(base), settings.seed, settings.epochs, settings.tune, contract.max_drop,
         contract.floor, contract.device, settings.trim_vocabulary, settings.adapt,
         *(hash_file(file) if file else None for file in (settings.corpus, settings.unlabelled, settings.domain_text)),
         settings.layers, settings.activation, settings.sparse,
         settings.augment, settings.task, settings.asked(), settings.balance, teacher and teacher.digest,
         [[example.record() for example in part] for part in splits.parts().values()],
-        msgspec.to_builtins(fingerprint()),
+        fingerprint().digest, fingerprint().versions,
     ]  # fmt: skip
     return Case(
         settings=settings, contract=contract, variants=variants, splits=splits, task=task,

@@ -14,6 +14,7 @@ from millis.bundles.bundle import TOKENIZER
 from millis.bundles.manifest import Rung, TableCheck, Tried
 from millis.bundles.profile import FILE as PROFILE
 from millis.bundles.profile import Profile
+from millis.bundles.saving import proof_parts
 from millis.contract import Verdict
 from millis.measuring.quality import bound_drop, measure_quality
 from millis.searching.bodies import bodies_of_examples
@@ -21,7 +22,8 @@ from millis.searching.building import Reference
 from millis.searching.case import Case
 from millis.searching.drafting import make_manifest, parts_of, save_draft
 from millis.searching.layout import OVERLAP
-from millis.searching.proving import Served, judge_served, make_certificate, measure_served, plan_proof, write_proof
+from millis.searching.proving import Served, judge_served, make_certificate, measure_served, plan_proof
+from millis.searching.reporting import report_proof
 from millis.searching.trying import Candidate
 from millis.telemetry.progress import say
 from millis.training.batches import encode_asked
@@ -56,6 +58,11 @@ class Proven:
         """Say whether every clause is."""
         return self.verdict.status == "kept"
 
+    @property
+    def seen_ms(self) -> float:
+        """What clients saw at the contract's percentile."""
+        return self.served.load.percentile_ms(float(self.certificate.contract["percentile"]))
+
 
 def prove_candidate(case: Case, candidate: Candidate, *, reference: Reference) -> Proven:
     """Score a candidate on test and measure it under the contract; once more where others had the machine."""
@@ -85,8 +92,7 @@ def prove_candidate(case: Case, candidate: Candidate, *, reference: Reference) -
 def choose_served(proven: Sequence[Proven]) -> Proven:
     """Choose the one that serves: the fastest that keeps the contract, or else the best, quality first, then time."""
     def order(one: Proven) -> tuple[bool, bool, bool, float]:
-        ms = one.served.load.percentile_ms(_seen(one))
-        return (not one.is_kept, not one.has_quality, not one.is_fast, ms)
+        return (not one.is_kept, not one.has_quality, not one.is_fast, one.seen_ms)
 
     return min(proven, key=order)
 
@@ -122,8 +128,13 @@ def save_ladder(
     )  # fmt: skip
     files = [part for one in ladder for part in parts_of(one.rung, one.candidate.built).items()]
     parts = {TOKENIZER: case.tokenizer_file, PROFILE: _profile(case).write(), **dict(files)}
-    bundle = save_bundle(case.settings.out, manifest=manifest, parts=parts)
-    return write_proof(bundle, certificates=[one.certificate for one in ladder], load=served.served.load)
+    certificates = [one.certificate for one in ladder]
+
+    def add_proof(bundle: Bundle) -> dict[str, bytes]:
+        pages = report_proof(bundle, certificates=certificates, load=served.served.load)
+        return proof_parts(certificates, serving=bundle.manifest.rung, reports=pages)
+
+    return save_bundle(case.settings.out, manifest=manifest, parts=parts, finish=add_proof)
 
 
 def _profile(case: Case) -> Profile:
@@ -138,14 +149,10 @@ def _profile(case: Case) -> Profile:
 def climb(proven: Sequence[Proven]) -> list[Proven]:
     """Give the rungs that no other beats in both time and quality on test, fastest first."""
     front: list[Proven] = []
-    for one in sorted(proven, key=lambda one: (one.served.load.percentile_ms(_seen(one)), -one.rung.quality["value"])):
+    for one in sorted(proven, key=lambda one: (one.seen_ms, -one.rung.quality["value"])):
         if not front or one.rung.quality["value"] > front[-1].rung.quality["value"]:
             front.append(one)
     return front
-
-
-def _seen(one: Proven) -> float:
-    return float(one.certificate.contract["percentile"])
 
 
 def _score(case: Case, candidate: Candidate, *, reference: Reference) -> Rung:

@@ -17,6 +17,7 @@ from millis.bundles import Bundle
 from millis.contract import Contract
 from millis.errors import is_out_of_memory, out_of_memory
 from millis.searching.case import prepare
+from millis.searching.ledger import held
 from millis.searching.settings import FitSettings, name_settings
 
 
@@ -57,7 +58,8 @@ def run_fit(contract: Contract, settings: FitSettings) -> Bundle:
         ContractBroken: nothing kept it; the message has the nearest feasible points and the cheapest relaxation, and
             the best rung stands at out all the same, where any was answered at all.
         MeasurementVoid: the same, but what was measured decides nothing.
-        InvalidData, InvalidBase, InvalidValue: the input cannot be used; nothing was written.
+        InvalidData, InvalidBase, InvalidValue: the input cannot be used, or another fit works on the same bundle;
+            nothing was written.
         RunFailed: the disk or the memory is full; the same command goes on.
         Interrupted: Ctrl-C; the same command goes on from the run folder.
     """
@@ -66,7 +68,8 @@ def run_fit(contract: Contract, settings: FitSettings) -> Bundle:
         # The training libraries take two seconds to load; a mistake in what is asked, or in the data, is told before.
         from millis.searching.search import search
 
-        return search(case)
+        with held(case.folder):
+            return search(case)
     except Exception as error:  # each library has its own
         if is_out_of_memory(error):
             raise out_of_memory("in the middle of the fit") from error

@@ -3,7 +3,7 @@
 Networks of which every layer kept one half at one size give the times of that half; whole networks of random shapes
 give the residual, and others check the prediction. The weights are random: time does not ask what they mean.
 Border: builds and times; the arithmetic is measuring/layers.py's. A table is kept in the user's cache by the machine's
-fingerprint, the runtime and the sizes of the base.
+fingerprint, the runtime and the sizes of the base, where its own checks say that it is right.
 """
 
 import copy
@@ -42,6 +42,9 @@ _N_TEACHING, _N_CHECKING = 5, 10
 _LEAST_CHANNELS = 16  # a few cost nearly as much as many: half the time of 64 is calls
 _ROWS = 64  # of the embedding table: looking one up costs the same in any
 _ROUNDS, _WARM = 24, 4
+_TRUSTED = 0.1
+"""How far a table may be off in the middle to be kept: one that was measured beside others' work misleads every fit."""
+
 _PAYS = 0.02
 """Of a layer's time: what another activation must save, since a network has to learn to live with it."""
 
@@ -49,7 +52,7 @@ _PAYS = 0.02
 def find_table(
     folder: Path, *, runtime: str, tokens: Sequence[int], is_static: bool, activation: str | None = None
 ) -> LayerTable:
-    """Give the layer table of a tagger's base in a runtime on this machine, measured now where it never was.
+    """Give the layer table of a tagger's base in a runtime on this machine, measured now where none is kept.
 
     Args:
         folder: the tagger, in Hugging Face layout; only its sizes count.
@@ -68,7 +71,11 @@ def find_table(
     table: LayerTable | None = recall(_SHELF, key, kind=LayerTable)
     if table is None:
         table = _measure(config, runtime=runtime, tokens=tuple(tokens), is_static=is_static)
-        remember(_SHELF, key, value=table)
+        error = table.median_error()
+        if error <= _TRUSTED:
+            remember(_SHELF, key, value=table)
+        else:
+            say(f"this layer table is off by {100 * error:.0f} % in the middle: it is not kept for the next fit")
     return table
 
 

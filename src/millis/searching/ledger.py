@@ -3,14 +3,44 @@
 Border: appends and finds; knows not what the lines mean. A line cut short by a crash is dropped.
 """
 
+import fcntl
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from millis.errors import RunFailed
+from millis.errors import InvalidValue, RunFailed
+
+_LOCK = "lock"
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Be the one who works in a run folder while the block runs; a killed one holds it no longer.
+
+    Raises:
+        InvalidValue: another process works in it.
+        RunFailed: the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / _LOCK).open("w")
+    except OSError as error:
+        raise _unusable(folder, error) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InvalidValue(
+                f"another fit works in {folder.name} now: wait for its end, or choose another -o."
+            ) from None
+        except OSError as error:  # a disk that knows no locks
+            raise _unusable(folder, error) from error
+        yield
 
 
 class Ledger:
@@ -39,7 +69,7 @@ class Ledger:
                 with self.path.open("ab") as stream:
                     stream.write(b"\n")
         except OSError as error:
-            raise RunFailed(f"the run folder {folder.name} cannot be used: {error.strerror}.") from error
+            raise _unusable(folder, error) from error
 
     def find(self, what: str, key: str) -> dict[str, Any] | None:
         """Give the newest line of this kind and key for the same inputs."""
@@ -66,3 +96,7 @@ class Ledger:
                 f"the ledger cannot be written: {error.strerror}. Free some space; what it holds is whole."
             ) from error
         self._rows.append(row)
+
+
+def _unusable(folder: Path, error: OSError) -> RunFailed:
+    return RunFailed(f"the run folder {folder.name} cannot be used: {error.strerror}.")

@@ -202,8 +202,8 @@ def prove(
     served = measure_served(bundle, contract=contract, bodies=bodies, n_requests=n)
     verdict = judge_served(bundle, contract=contract, served=served)
     certificate = make_certificate(bundle, contract=contract, served=served, verdict=verdict)
-    proven = write_proof(bundle, certificates=[certificate], load=served.load)
-    return Proof(proven, verdict, served.load, served.ceiling)
+    pages = report_proof(bundle, certificates=[certificate], load=served.load)
+    return Proof(certify(bundle, certificates=[certificate], reports=pages), verdict, served.load, served.ceiling)
 
 
 def plan_proof(contract: Contract, *, for_ms: float = PROOF_MS) -> int:
@@ -248,16 +248,6 @@ def make_certificate(
         versions=machine.versions,
         subject=bundle.subject(),
     )
-
-
-def write_proof(bundle: Bundle, *, certificates: Sequence[Certificate], load: LoadResult) -> Bundle:
-    """Write certificates into the bundle, and the reports of the first, which speaks of the rung that serves.
-
-    Args:
-        load: the measurement of the first.
-    """
-    pages = report_proof(bundle, certificates=certificates, load=load)
-    return certify(bundle, certificates=certificates, reports=pages)
 
 
 def evaluate(path: str | Path | Bundle, examples: Sequence[Example], *, rung: str | None = None) -> Score:

@@ -17,7 +17,13 @@ _MOST_POINTS = 6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """A candidate as far as it got: measured_ms is what a client saw, predicted_ms what the table says."""
+    """A candidate as far as it got, by its proof where there is one.
+
+    Args:
+        quality, drop: points on test where its files were proven, else on dev.
+        predicted_ms, measured_ms: what the table says, and what a client saw.
+        memory_mb: of all workers, where it was proven.
+    """
 
     name: str
     quality: float
@@ -26,6 +32,7 @@ class Point:
     measured_ms: float | None
     table: tuple[LatencyRow, ...]
     shape: ServingShape
+    memory_mb: float | None = None
 
     @property
     def seen_ms(self) -> float:
@@ -49,7 +56,8 @@ def relax(points: Sequence[Point], *, contract: Contract, lengths: Sequence[int]
             ways.append(
                 f"p{contract.percentile:g} <= {write_ms(_round_up(best.seen_ms * 1.1))} at the same rate and quality"
             )
-        ways += _relax_load(best, contract=contract, lengths=lengths)
+            ways += _relax_load(best, contract=contract, lengths=lengths)
+        ways += _relax_memory(good, contract=contract)
     faster = [point for point in points if point not in good and point.seen_ms <= contract.bound_ms]
     if faster:
         best = min(faster, key=lambda one: one.drop)
@@ -86,6 +94,17 @@ def _relax_load(point: Point, *, contract: Contract, lengths: Sequence[int]) -> 
     if seen(lanes=1) <= contract.bound_ms:
         ways.append("one more core (predicted)")
     return ways
+
+
+def _relax_memory(points: Sequence[Point], *, contract: Contract) -> list[str]:
+    """Say how much the least of them takes, where even that is more than was allowed."""
+    if contract.memory_mb is None:
+        return []
+    known = [(point.memory_mb, point.name) for point in points if point.memory_mb is not None]
+    if not known or min(known)[0] <= contract.memory_mb:
+        return []
+    least_mb, name = min(known)
+    return [f"{_round_up(1.1 * least_mb):g} MB of memory instead of {contract.memory_mb:g} ({name})"]
 
 
 def _falling(rate: float) -> list[float]:

@@ -4,6 +4,7 @@ Border: decides; the rooms below do the work, and a Case says what is asked. Imp
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 from millis.backends.grafts import read_graft
@@ -157,6 +158,9 @@ class _Search:
                 break
             self._prune_to(share)
             self._prove_share(share)
+        n_rungs = len(climb(self.proven))
+        if n_rungs < wanted and not self._case.has_time():
+            self._note(f"the ladder has {n_rungs} of {wanted} rungs: the time is up")
 
     def save(self) -> Bundle:
         """Write the bundle as far as there is one."""
@@ -166,7 +170,7 @@ class _Search:
 
     def advise(self, said: str) -> str:
         """Add to a sentence what was noted, and what to ask for instead."""
-        points = [_point(one) for one in self.tried]
+        points = [_point(one, self.proven) for one in self.tried]
         return "\n".join((said, *self.notes, *relax(points, contract=self._contract, lengths=self._case.lengths)))
 
     def is_kept(self) -> bool:
@@ -292,8 +296,16 @@ def _note_graft(case: Case) -> Case:
     return replace(case, notes=(*case.notes, note))
 
 
-def _point(candidate: Candidate) -> Point:
+def _point(candidate: Candidate, proven: Sequence[Proven]) -> Point:
+    """Tell of a candidate what proofs found: of its files on test, and of itself behind a server."""
+    quality, drop, measured_ms = candidate.quality, candidate.drop, candidate.measured_ms
+    memory_mb: float | None = None
+    for one in proven:
+        if one.candidate.variant.artifact == candidate.variant.artifact:
+            quality, drop = one.rung.quality["value"], one.rung.quality["drop"]
+        if one.candidate.name == candidate.name:
+            measured_ms, memory_mb = one.seen_ms, one.served.memory_mb
     return Point(
-        name=candidate.name, quality=candidate.quality, drop=candidate.drop, predicted_ms=candidate.predicted_ms,
-        measured_ms=candidate.measured_ms, table=candidate.rung.latency, shape=candidate.shape,
+        name=candidate.name, quality=quality, drop=drop, predicted_ms=candidate.predicted_ms, measured_ms=measured_ms,
+        table=candidate.rung.latency, shape=candidate.shape, memory_mb=memory_mb,
     )  # fmt: skip

@@ -239,7 +239,7 @@ def _proof_order(one: Candidate, contract: Contract) -> tuple[float, ...]:
 
 
 def _probe_one(case: Case, candidate: Candidate, *, bodies: Sequence[bytes]) -> float:
-    key = f"{candidate.name} at {case.contract.rate_per_s:g}/s"
+    key = f"{candidate.name}: p{case.contract.percentile:g} at {case.contract.rate_per_s:g}/s"
     known = case.ledger.find("probe", key)
     if known is None:
         draft = save_draft(case, candidate.rung, candidate.built, shape=candidate.shape)

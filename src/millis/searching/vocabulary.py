@@ -27,6 +27,7 @@ from millis.models.prediction import predict_examples, run_windows
 from millis.models.taggers import load_tagger
 from millis.searching.building import Reference
 from millis.searching.case import Case
+from millis.searching.trying import artifact_case
 from millis.tasks import Task
 from millis.tasks.task import Head
 from millis.tasks.tokenization import Tokenizer
@@ -52,12 +53,13 @@ def trim_reference(case: Case, reference: Reference) -> tuple[Case, Reference]:
     step = msgspec.convert(known["step"], type=Step)
     lost = reference.dev.value - (step.quality or 0.0)
     say(f"{step.step}: {write_bytes(step.n_bytes)}, {reference.dev.name} {step.quality:.2f} on dev ({lost:+.2f} lost)")
-    if case.contract.max_drop is not None and lost > case.contract.max_drop:
+    allowed = artifact_case(case, reference).max_drop
+    if allowed is not None and lost > allowed:
         stays = Choice(
             what="vocabulary", choice="stays whole",
-            reason=f"trimmed, dev loses {lost:.2f} points, and {case.contract.max_drop:g} may be lost",
+            reason=f"trimmed, dev loses {lost:.2f} points, and {allowed:.3g} may be lost",
         )  # fmt: skip
-        say(f"the vocabulary stays whole: {case.contract.max_drop:g} points may be lost")
+        say(f"the vocabulary stays whole: {allowed:.3g} points may be lost")
         return case, replace(reference, choices=(*reference.choices, stays))
     task = case.task.with_tokenizer(Tokenizer(folder / TOKENIZER))
     trimmed = replace(case, task=task, tokenizer_file=folder / TOKENIZER)
