@@ -164,7 +164,7 @@ async def ask_plainly(port: int, good: bytes) -> float:
         await reader.readexactly(int(length[1]) if length else 0)
         if head.startswith(b"HTTP/1.1 200"):
             break
-        if not head.startswith(b"HTTP/1.1 503") or not n_left:
+        if not head.startswith((b"HTTP/1.1 503", b"HTTP/1.1 504")) or not n_left:
             raise AssertionError(f"a plain request got {head[:40]!r}")
         await asyncio.sleep(0.02)
     writer.close()

@@ -286,6 +286,10 @@ def test_when_to_ask_again_is_decided_without_sockets() -> None:
     assert again.is_fresh
     with pytest.raises(RunFailed):
         talk.send(Lost.STALE)
+    talk, first = begin(is_fresh=True)
+    assert first.is_fresh
+    with pytest.raises(RunFailed):
+        talk.send(Lost.STALE)
     talk, _ = begin()
     assert talk.send(Lost.UNREACHABLE) == Wait(0.05)
     now = 0.4
@@ -305,6 +309,40 @@ def test_when_to_ask_again_is_decided_without_sockets() -> None:
     with pytest.raises(StopIteration) as ended:
         talk.send(good)
     assert ended.value.value is good
+
+
+@both
+def test_a_change_is_asked_for_once_where_a_kept_connection_breaks_under_it(kind: type[millis.Client]) -> None:
+    heard: list[bytes] = []
+    listed = reply("200 OK", {"data": []}).replace(b"Connection: close", b"Connection: keep-alive")
+
+    def talk(peer: socket.socket) -> None:
+        with peer, suppress(OSError):
+            for answer in (listed, b""):  # it breaks while it works on the second request of a connection
+                heard.append(peer.recv(1 << 16))
+                peer.sendall(answer)
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=talk, args=listener.accept()[:1], daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, kind(f"http://127.0.0.1:{listener.getsockname()[1]}") as client:
+        threading.Thread(target=serve, daemon=True).start()
+        client.versions()
+        with suppress(RunFailed):
+            client.promote_model("people")
+        client.close()
+        listener.close()
+    assert [one.split()[0] for one in heard if one] == [b"GET", b"POST"]
+
+
+@both
+def test_proxies_of_the_environment_get_nothing(url: str, kind: type[millis.Client], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    with kind(url, retries=0) as client:
+        assert client.ner(TEXT).model
 
 
 def test_a_client_loads_nothing_heavy() -> None:

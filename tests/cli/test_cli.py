@@ -1,6 +1,7 @@
 """The command line as a user meets it: exit codes, one sentence per mistake, JSON that is one document."""
 
 import json
+import os
 import re
 import signal
 import socket
@@ -13,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import typer.main
 
@@ -261,6 +263,44 @@ def test_ctrl_c_ends_a_command_with_its_code_and_one_sentence(tmp_path: Path) ->
     assert json.loads(out)["error"]["slug"] == "interrupted"
     assert "Traceback" not in told
     assert millis.open_bundle(bundle.path).certificate is None
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("is_ready", [True, False])
+def test_a_server_that_is_told_to_end_leaves_nothing_behind(tmp_path: Path, number: signal.Signals, is_ready: bool) -> None:
+    bundle, temporary = make_fake_bundle(tmp_path), tmp_path / "temporary"
+    temporary.mkdir()
+    serving = subprocess.Popen(
+        [sys.executable, "-m", "millis", "serve", str(bundle.path), "--port", "0"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(temporary)},
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+    )  # fmt: skip
+    assert serving.stdout is not None
+    if is_ready:
+        assert serving.stdout.readline().startswith("ready")
+    else:
+        while not any(temporary.iterdir()):
+            assert serving.poll() is None
+    serving.send_signal(number)
+    _, told = serving.communicate(timeout=60)
+    assert serving.returncode in ((0, 130) if is_ready else (130,)), told  # it may not watch yet when it says that it is ready
+    assert "Traceback" not in told
+    assert not list(temporary.iterdir())
+
+
+def test_a_server_under_nohup_outlives_its_terminal(tmp_path: Path) -> None:
+    bundle = make_fake_bundle(tmp_path)
+    serving = subprocess.Popen(
+        [sys.executable, "-m", "millis", "serve", str(bundle.path), "--port", "0", "--json"],
+        stdout=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
+    )  # fmt: skip
+    assert serving.stdout is not None
+    url = json.loads(serving.stdout.readline())["url"]
+    serving.send_signal(signal.SIGHUP)
+    assert httpx.get(f"{url}/health/live").status_code == 200
+    assert serving.poll() is None
+    serving.terminate()
+    assert serving.wait(timeout=60) == 0
 
 
 def test_importing_millis_loads_no_runtime_and_no_training_library() -> None:

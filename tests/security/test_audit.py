@@ -51,6 +51,9 @@ def test_a_log_that_nobody_touched_is_whole(tmp_path: Path) -> None:
         (lambda rows: [], 0, "5 lines are missing at the end"),
         (lambda rows: [rows[1], rows[0], *rows[2:]], 1, "was changed"),
         (lambda rows: [*rows, rows[-1]], 6, "put in"),
+        (lambda rows: [rows[0].replace('"outcome":"200"', '"outcome":"403","outcome":"200"'), *rows[1:]], 1, "was changed"),
+        (lambda rows: [*rows[:4], rows[4].replace(',"seal"', ', "seal"')], 5, "was changed"),
+        (lambda rows: [rows[0], rows[1].replace('"seal":"', '"seal":"é'), *rows[2:]], 2, "was changed"),
         (lambda rows: [*rows[:2], "nonsense\n", *rows[2:]], 3, "no line of an audit log"),
     ],
 )
@@ -95,6 +98,22 @@ def test_a_file_that_is_gone_together_with_its_head_is_missed(tmp_path: Path) ->
         log.tell("POST /v1/ner", outcome="200")
         log.write()
         assert "is not in the register" in verify(folder, seals=seals).problems[0]
+
+
+@pytest.mark.parametrize("is_apart", [False, True])
+def test_a_file_in_the_place_of_another_is_told(tmp_path: Path, is_apart: bool) -> None:
+    folder, seals = tmp_path / "log", tmp_path / ("seals" if is_apart else "log")
+    for n in (3, 5):
+        log = AuditLog(folder, seals=seals)
+        for _ in range(n):
+            log.tell("POST /v1/ner", outcome="200")
+        log.write()
+    fewer, more = sorted(folder.glob("*.jsonl"), key=lambda file: file.stat().st_size)
+    shutil.copy(more, fewer)
+    if not is_apart:
+        shutil.copy(more.with_suffix(".head"), fewer.with_suffix(".head"))
+    (problem,) = verify(folder, seals=seals).problems
+    assert problem.startswith(f"{fewer.name}:1: was changed")
 
 
 def test_a_register_that_was_edited_or_put_back_is_told(tmp_path: Path) -> None:

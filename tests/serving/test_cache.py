@@ -54,6 +54,14 @@ def test_a_kept_answer_is_the_same_bytes_and_is_counted(tmp_path: Path, server: 
     assert 1000 < float(size.split()[1]) < 10_000
 
 
+def test_a_kept_answer_comes_within_its_deadline_or_not_at_all(tmp_path: Path) -> None:
+    with Supervisor(ServeSettings(bundles=(str(make_fake_bundle(tmp_path).path),), port=0, cache_bytes=1_000_000)) as server:
+        assert said(ask(server)) == "miss"
+        late = httpx.post(f"{server.url}/v1/ner", json={"input": TEXT}, headers={"X-Deadline-Ms": "0.001"})
+        assert (late.status_code, late.json()["type"]) == (503, "/problems/deadline-too-short")
+        assert said(ask(server)) == "hit"
+
+
 def test_triton_clients_and_ours_share_what_is_kept(tmp_path: Path) -> None:
     with Supervisor(ServeSettings(bundles=(str(make_fake_bundle(tmp_path).path),), port=0, cache_bytes=1_000_000)) as server:
         document = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": [TEXT]}]}

@@ -22,6 +22,7 @@ import httpx
 import numpy as np
 import pytest
 import tritonclient.grpc
+import tritonclient.grpc.aio
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException
 
@@ -174,6 +175,16 @@ def test_tritons_client_gets_what_everybody_gets(speaking: Supervisor, triton: t
     said = triton.infer("fake", [tensor(texts, shape=(2, 2))], model_version="1", outputs=outputs)
     assert said.as_numpy("result").shape == (2, 2)
     assert [json.loads(one) for one in said.as_numpy("result").flatten()] == plain(speaking, texts)
+
+
+def test_tritons_asynchronous_client_gets_the_same(speaking: Supervisor) -> None:
+    async def send() -> list[object]:
+        async with tritonclient.grpc.aio.InferenceServerClient(speaking.grpc_address) as client:
+            assert await client.is_server_ready()
+            said = await asyncio.gather(*(client.infer("fake", [tensor(TEXTS)], client_timeout=5.0) for _ in range(8)))
+            return [[json.loads(one) for one in answer.as_numpy("result")] for answer in said]
+
+    assert asyncio.run(send()) == [plain(speaking, TEXTS)] * 8
 
 
 def test_texts_in_contents_are_answered_in_contents_and_where_another_form_is_asked_for_in_that(speaking: Supervisor) -> None:

@@ -64,6 +64,7 @@ def test_a_model_is_loaded_by_every_worker_and_unloaded_again(site: Site) -> Non
         gone = httpx.post(f"{site.server.url}/v1/ner", json={"input": "maria", "model": "other"}, headers={"X-API-Key": site.user})
         assert gone.status_code == 404
     assert site.http.get("/v2/models/other/ready").status_code == 404
+    assert "/v2/models/other/infer" not in site.http.get("/openapi.json").json()["paths"]
     assert site.ask().json()["model"] == "fake"
 
 

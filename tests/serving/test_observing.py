@@ -213,6 +213,22 @@ def test_lines_that_do_not_fit_into_memory_are_counted(capfd: pytest.CaptureFixt
     assert lines[-1]["event"] == "lines lost"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, as Linux has it")
+def test_lines_that_found_a_full_disk_are_counted_and_the_next_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "_WRITE_S", 60.0)
+    log, file = Log("json"), tmp_path / "log"
+    with Path("/dev/full").open("wb") as full, file.open("wb") as whole:
+        monkeypatch.setattr(logs, "_STDERR", full.fileno())
+        log.tell("the disk is full")
+        log._write()
+        monkeypatch.setattr(logs, "_STDERR", whole.fileno())
+        log.tell("there is room again")
+        log.close()
+    assert [json.loads(line)["event"] for line in file.read_text().splitlines()] == ["there is room again", "lines lost"]
+
+
 @pytest.mark.parametrize("settings", [{"log_format": "xml"}, {"traces": "localhost"}])
 def test_what_cannot_be_is_refused(settings: dict[str, str]) -> None:
     with pytest.raises(InvalidValue):

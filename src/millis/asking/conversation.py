@@ -144,8 +144,10 @@ class Questions:
         return self._change(write_question(self.address, f"{path}/{what}", key=self.key, method="POST"))
 
     def _change(self, question: Question) -> Conversation[list[dict[str, Any]]]:
-        """Wait as long as loading may take, and ask once: a change that was refused is not asked for again."""
-        reply = yield from converse(question, url=self.url, allowed_ms=_CHANGE_MS, retries=0, tells=False)
+        """Wait as long as loading may take, and ask once, on a new connection: a change is not asked for again."""
+        reply = yield from converse(
+            question, url=self.url, allowed_ms=_CHANGE_MS, retries=0, tells=False, is_fresh=True
+        )
         return self._read(reply, read_list)
 
     def _get(self, path: str, *, read: Callable[[Reply], T]) -> Conversation[T]:
@@ -180,7 +182,7 @@ def check_deadline(deadline_ms: float | None) -> None:
 
 
 def converse(
-    question: Question, *, url: str, allowed_ms: float, retries: int, tells: bool,
+    question: Question, *, url: str, allowed_ms: float, retries: int, tells: bool, is_fresh: bool = False,
     now_s: Callable[[], float] = monotonic,
 ) -> Conversation[Reply]:  # fmt: skip
     """Bring a question to its answer.
@@ -188,6 +190,7 @@ def converse(
     Args:
         allowed_ms: for everything.
         tells: tell the server what is left of it, as a deadline.
+        is_fresh: on a new connection; one that is kept may be lost without a word, and is then replaced.
     Returns:
         a reply of status 200 or 201.
     Raises:
@@ -196,7 +199,7 @@ def converse(
         TimedOut: no answer in time.
     """
     ends_s = now_s() + allowed_ms / 1000
-    n_again, is_fresh = 0, False
+    n_again = 0
     while True:
         left_s = ends_s - now_s()
         if left_s <= 0:

@@ -4,6 +4,7 @@ Border: no work of its own.
 """
 
 import os
+import signal
 import sys
 from importlib import import_module
 from importlib.metadata import version
@@ -69,6 +70,9 @@ def _root(
 def main() -> None:
     """Run the command line; every error is one sentence and an exit code."""
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # torch's threads spin for so long, then sleep: cores may be shared
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup has the second one ignored
+            signal.signal(number, signal.default_int_handler)  # as Ctrl-C: what is open is closed
     try:
         sys.exit(_run(sys.argv[1:] or ["--help"]))
     except MillisError as error:
@@ -89,7 +93,7 @@ def _run(arguments: list[str]) -> int:
 
     Raises:
         InvalidValue: the arguments are not the command's.
-        Interrupted: Ctrl-C.
+        Interrupted: Ctrl-C, SIGTERM or SIGHUP.
     """
     try:
         code = app(arguments, standalone_mode=False)

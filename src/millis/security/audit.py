@@ -12,10 +12,8 @@ import secrets
 import time
 from pathlib import Path
 
-import msgspec
-
 from millis.errors import RunFailed
-from millis.security.sealing import FIRST, Head, Line, Seals, open_seals
+from millis.security.sealing import Head, Line, Seals, open_seals
 from millis.security.verifying import walk
 
 FILE_BYTES = 64_000_000
@@ -33,17 +31,21 @@ class AuditLog:
         RunFailed: it cannot be written.
     """
 
+    _name: str
+    _has_begun: bool
+    _n: int
+    _n_bytes: int
+    _seal: str
+
     def __init__(
         self, folder: str | Path, *, seals: str | Path | None = None, file_bytes: int = FILE_BYTES
     ) -> None:
         self._folder, self._file_bytes = Path(folder), file_bytes
         self._seals = open_seals(self._folder if seals is None else Path(seals))
-        self._name: str | None = None
         self._held: int | None = None
-        self._n_bytes = 0
         self._rows: list[bytes] = []
         self._n_lost = 0
-        self._n, self._seal = 0, FIRST
+        self._turn_to_another()
         try:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             for file in sorted(self._folder.glob("*.jsonl")):
@@ -57,10 +59,9 @@ class AuditLog:
             self._n_lost += times
             return
         if not self._rows and self._n_bytes >= self._file_bytes:
-            self._name = None
-            self._n, self._seal, self._n_bytes = 0, FIRST, 0
+            self._turn_to_another()
         line = Line(n=self._n + 1, at=time.time(), who=who, what=what, on=on, outcome=outcome, times=times)
-        row, self._seal = _write_line(line, self._seals, before=self._seal)
+        row, self._seal = self._seals.write(line, before=self._seal)
         self._n += 1
         self._rows.append(row)
 
@@ -73,12 +74,13 @@ class AuditLog:
         if not self._rows:
             return
         try:
-            name = self._begin() if self._name is None else self._name
+            if not self._has_begun:
+                self._begin()
             rows = b"".join(self._rows)
-            _append(self._folder / f"{name}.jsonl", rows)
+            _append(self._folder / f"{self._name}.jsonl", rows)
             self._rows.clear()
             self._n_bytes += len(rows)
-            self._seals.write_head(name, Head(n=self._n, last=self._seal))
+            self._seals.write_head(self._name, Head(n=self._n, last=self._seal))
         except OSError as error:
             raise self._cannot_write(error) from error
         if self._n_lost:
@@ -86,18 +88,23 @@ class AuditLog:
             self.tell("lost", outcome="not written", times=lost)
             self.write()
 
-    def _begin(self) -> str:
-        """Begin a file: first it is there, then it is counted, and only then it has lines. Give its name."""
-        name = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{os.getpid()}-{secrets.token_hex(3)}"
-        held = os.open(self._folder / f"{name}.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        fcntl.flock(held, fcntl.LOCK_EX)
+    def _turn_to_another(self) -> None:
+        """Give the next lines another file, which begins when they are written."""
         if self._held is not None:
             os.close(self._held)
-        self._held = held  # until this process ends: nobody else finishes the file
-        self._seals.write_head(name, Head(n=0, last=FIRST))
-        self._seals.register(name)
-        self._name = name
-        return name
+            self._held = None
+        self._name = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{os.getpid()}-{secrets.token_hex(3)}"
+        self._has_begun = False
+        self._n, self._seal, self._n_bytes = 0, self._seals.begin(self._name), 0
+
+    def _begin(self) -> None:
+        """Begin a file: first it is there, then it is counted, and only then it has lines."""
+        if self._held is None:  # else it was begun before, and the disk was full
+            self._held = os.open(self._folder / f"{self._name}.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            fcntl.flock(self._held, fcntl.LOCK_EX)  # until this process ends: nobody else finishes the file
+        self._seals.write_head(self._name, Head(n=0, last=self._seals.begin(self._name)))
+        self._seals.register(self._name)
+        self._has_begun = True
 
     def _cannot_write(self, error: OSError) -> RunFailed:
         return RunFailed(f"the audit log in {self._folder} cannot be written ({error.strerror}).")
@@ -117,7 +124,7 @@ def _finish(file: Path, seals: Seals) -> None:
         if found.wrong is not None or not found.is_unfinished:
             return
         line = Line(n=found.n + 1, at=time.time(), what="unfinished line", outcome="removed")
-        row, seal = _write_line(line, seals, before=found.last)
+        row, seal = seals.write(line, before=found.last)
         os.ftruncate(descriptor, found.n_bytes)
         _append(file, row)
         seals.write_head(file.stem, Head(n=line.n, last=seal))
@@ -129,13 +136,6 @@ def _finish(file: Path, seals: Seals) -> None:
 
 def _ends_a_line(descriptor: int) -> bool:
     return os.pread(descriptor, 1, os.fstat(descriptor).st_size - 1) == b"\n"
-
-
-def _write_line(line: Line, seals: Seals, *, before: str) -> tuple[bytes, str]:
-    """Give a line as it stands in the file, and its seal."""
-    bare = msgspec.json.encode(line)
-    seal = seals.seal(before, bare)
-    return b'%b,"seal":"%b"}\n' % (bare[:-1], seal.encode()), seal
 
 
 def _append(file: Path, rows: bytes) -> None:

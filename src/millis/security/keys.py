@@ -8,10 +8,11 @@ Border: one JSON file, readable by its owner alone, replaced as a whole.
 import fcntl
 import hashlib
 import hmac
+import math
 import os
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,6 +38,7 @@ _NOBODY = "0" * 64
 _SCOPE = rf"^(\*|[a-z0-9-]{{1,40}}|{'|'.join(ACTIONS)}|model:[^\x00-\x1f\x7f/\\]{{1,200}})$"
 
 _LONGEST_S = 100 * 365 * 86400.0
+_LEAST_RATE_PER_S = 1e-6
 
 Scope = Annotated[str, Meta(pattern=_SCOPE)]
 Name = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]{0,200}$")]
@@ -54,12 +56,12 @@ class Key(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         created, expires: seconds since 1970.
     """
 
-    id: str
+    id: Annotated[str, Meta(pattern="^[0-9a-f]{12}$")]
     name: Name
-    sha256: str
+    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
     scopes: tuple[Scope, ...]
-    rate_per_s: float | None = None
-    quota_per_day: int | None = None
+    rate_per_s: Annotated[float, Meta(ge=_LEAST_RATE_PER_S)] | None = None
+    quota_per_day: Annotated[int, Meta(ge=1)] | None = None
     created: float
     expires: float | None = None
     is_revoked: bool = False
@@ -124,11 +126,12 @@ class KeyFile:
             InvalidValue: no scope, or one that cannot be; a name, time or rate that cannot be.
         """
         if not (expires_s is None or 0 <= expires_s <= _LONGEST_S) or any(
-            limit is not None and not limit > 0 for limit in (rate_per_s, quota_per_day)
+            limit is not None and not least <= limit < math.inf
+            for limit, least in ((rate_per_s, _LEAST_RATE_PER_S), (quota_per_day, 1))
         ):
             raise InvalidValue(
                 f"a key cannot have {expires_s} seconds, {rate_per_s} requests a second or {quota_per_day} a day: give"
-                " up to 100 years, and a rate and a quota above 0, or leave them out."
+                f" up to 100 years, a rate from {_LEAST_RATE_PER_S:f}/s and a quota from 1/day, or leave them out."
             )
         secret, now = secrets.token_hex(32), time.time()
         record = {
@@ -187,10 +190,14 @@ class KeyFile:
 
 
 class KeyRing:
-    """The keys of a file as a server sees them; looks again when the file changed."""
+    """The keys of a file as a server sees them; looks again when the file changed.
 
-    def __init__(self, file: KeyFile) -> None:
-        self._file = file
+    Args:
+        tell: says to people that nobody gets in any more, and why.
+    """
+
+    def __init__(self, file: KeyFile, *, tell: Callable[[str], None]) -> None:
+        self._file, self._tell = file, tell
         self._keys: dict[str, Key] = {}
         self._stamp: tuple[int, int, int] | None = None
         self._look_at = 0.0
@@ -210,22 +217,26 @@ class KeyRing:
         return known if is_right else None
 
     def _load(self) -> None:
-        """Read the file when it is another than before; one that cannot be read changes nothing."""
+        """Read the file when it, or who may read it, is another than before; what cannot be read lets nobody in."""
         self._look_at = time.monotonic() + _LOOK_AGAIN_S
         try:
             found = self._file.path.stat()
         except OSError:
             found = None
-        stamp = (found.st_mtime_ns, found.st_size, found.st_ino) if found else (0, 0, 0)
+        stamp = (found.st_ctime_ns, found.st_size, found.st_ino) if found else (0, 0, 0)
         if stamp == self._stamp:
             return
         is_first, self._stamp = self._stamp is None, stamp
+        self._keys = {}
         try:
             self._keys = {key.id: key for key in self._file.read()}
-        except InvalidValue:
+        except InvalidValue as error:
             if is_first:
                 raise
-            self._keys = {}  # nobody gets in by keys that cannot be read any more
+            self._tell(f"{error} Nobody gets in until then.")
+        else:
+            if not self._keys:
+                self._tell(f"there is no key in {self._file.path}: nobody gets in; `millis keys create` makes one.")
 
 
 def write_time(seconds: float | None) -> str:

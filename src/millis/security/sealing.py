@@ -21,7 +21,6 @@ from millis.errors import RunFailed
 
 SECRET = "audit.key"  # noqa: S105 - a file's name
 REGISTER = "audit.files"
-FIRST = "0" * 64
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -35,7 +34,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         on: the model.
         outcome: the HTTP status, or a word.
         times: how many alike it stands for.
-        seal: HMAC-SHA-256 of the seal before and of this line without its own.
+        seal: HMAC-SHA-256 of the seal before (of the first, that of its file's name) and of this line without its own.
     """
 
     n: int
@@ -66,9 +65,15 @@ class Seals:
         self.folder = folder
         self._secret = (folder / SECRET).read_bytes()
 
-    def seal(self, before: str, bare: bytes) -> str:
-        """Give the seal of a line, without its own, behind another line."""
-        return self._sign(before.encode() + bare)
+    def begin(self, name: str) -> str:
+        """Give the seal that the first line of a file of this name stands behind: no file passes for another."""
+        return self._sign(name.encode())
+
+    def write(self, line: Line, *, before: str) -> tuple[bytes, str]:
+        """Give a line as it stands in the file behind another, and its seal."""
+        bare = msgspec.json.encode(msgspec.structs.replace(line, seal=""))
+        seal = self._sign(before.encode() + bare)
+        return b'%b,"seal":"%b"}\n' % (bare[:-1], seal.encode()), seal
 
     def write_head(self, name: str, head: Head) -> None:
         """Write what a file holds now.

@@ -6,14 +6,13 @@ Border: reads files and says what it found.
 Limits: after a loss of power a head may count lines that never reached the disk; that looks like lines removed.
 """
 
-import hmac
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
 from millis.errors import InvalidData
-from millis.security.sealing import FIRST, REGISTER, SECRET, Head, Line, Seals
+from millis.security.sealing import REGISTER, SECRET, Head, Line, Seals
 
 
 class Verified(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,7 +86,7 @@ def verify(folder: str | Path, *, seals: str | Path | None = None) -> Verified:
 
 def walk(file: Path, seals: Seals) -> Walk:
     """Walk along the lines of a file until one does not hold, and compare with its head."""
-    last, n, n_bytes, is_unfinished = FIRST, 0, 0, False
+    last, n, n_bytes, is_unfinished = seals.begin(file.stem), 0, 0, False
     with file.open("rb") as rows:
         for row in rows:
             if not row.endswith(b"\n"):
@@ -98,8 +97,8 @@ def walk(file: Path, seals: Seals) -> Walk:
                 line = msgspec.json.decode(row, type=Line)
             except (msgspec.DecodeError, UnicodeDecodeError):
                 return Walk(n, last, n_bytes, "is no line of an audit log", is_unfinished)
-            seal = seals.seal(last, msgspec.json.encode(msgspec.structs.replace(line, seal="")))
-            if line.n != n or not hmac.compare_digest(seal, line.seal):
+            wanted, seal = seals.write(line, before=last)
+            if line.n != n or row != wanted:
                 return Walk(n, last, n_bytes, "was changed, or a line before it was removed or put in", is_unfinished)
             last, n_bytes = seal, n_bytes + len(row)
     return Walk(n, last, n_bytes, _compare(file.stem, seals, n=n), is_unfinished)

@@ -170,7 +170,8 @@ class TaskRoute:
         tenant = scope[KEY].id if KEY in scope else ""
         asked = Asked(tenant, served.bundle.manifest.seal, job.options, job.texts)
         best = job.places[0]
-        found = cache.find(asked, rung=served.rungs[best].name)
+        is_late = job.is_own_deadline and perf_counter_ns() > job.deadline_ns  # refused by who refuses all others
+        found = None if is_late else cache.find(asked, rung=served.rungs[best].name)
         if found is not None:
             job.rung, job.results = best, found
         else:

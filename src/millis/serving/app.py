@@ -5,7 +5,7 @@ they are what a contract speaks of: one look into a dictionary; everything else 
 """
 
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
-from functools import partial
+from functools import cache, partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -110,7 +110,7 @@ class App:
             told = [one for one in talkers if one.bundle.manifest.task == task]
             if told:
                 routes[f"/v1/{task}"] = self._make_talking(f"/v1/{task}", told, Rewriting())
-        described = partial(describe, by_task, has_search="/v1/search" in routes, speaking=speaking)
+        described = cache(partial(describe, by_task, has_search="/v1/search" in routes, speaking=speaking))
         others = Starlette(
             routes=[
                 *(Route(path, route, methods=["POST"]) for path, route in routes.items()),

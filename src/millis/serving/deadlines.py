@@ -41,7 +41,7 @@ def _read(name: bytes, value: bytes) -> float:
         advice = "give milliseconds, or digits and H, M, S, m, u or n"
         raise _refuse(f"in {name.decode()} cannot be read", advice) from error
     if not (math.isfinite(ms) and 0 < ms <= MOST_MS):
-        raise _refuse(f"cannot be {ms:g} ms", f"give more than 0 and up to {MOST_MS:.0f}")
+        raise _refuse(f"cannot be {ms:.10g} ms", f"give more than 0 and up to {MOST_MS:.0f}")
     return ms
 
 

@@ -69,7 +69,7 @@ class Supervisor:
     Usage:
         with Supervisor(ServeSettings(bundles=("people.millis",), port=0)) as server:
             server.url                # "http://127.0.0.1:41234", warm and ready
-            server.watch()            # restart dead workers and change models until SIGINT or SIGTERM; optional
+            server.watch()            # restart dead workers and change models until a signal ends it; optional
 
     Raises (on entry):
         InvalidBundle: a bundle cannot be opened, or two have one name.
@@ -171,13 +171,17 @@ class Supervisor:
         self.stop()
 
     def watch(self) -> None:
-        """Keep the workers alive until SIGINT or SIGTERM, then return; leaving the block stops them.
+        """Keep the workers alive until SIGINT, SIGTERM or SIGHUP, then return; leaving the block stops them.
 
         Raises:
             RunFailed: workers die as soon as they start, again and again.
         """
         stop = threading.Event()
-        before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {
+            number: signal.signal(number, lambda *_: stop.set())
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+            if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN  # as nohup has it
+        }
         try:
             self.watch_until(stop)
         finally:

@@ -143,7 +143,7 @@ def _make_gate(settings: ServeSettings, *, log: Log, shared: Path) -> Gate:
         shared: folder of this server's workers.
     """
     return Gate(
-        keys=KeyRing(KeyFile(settings.keys)) if settings.keys else None,
+        keys=KeyRing(KeyFile(settings.keys), tell=log.tell) if settings.keys else None,
         audit=_open_audit(settings),
         tell=log.tell,
         rates=Rates(shared / "rates", tell=log.tell) if settings.keys else None,

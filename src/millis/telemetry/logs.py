@@ -55,7 +55,7 @@ class Log:
     def take_over_logging(self) -> None:
         """Let what libraries log come as lines of this log: of an error its class and its places, not its words."""
         handler = _Handler(self)
-        for name in ("millis", "uvicorn", "uvicorn.error", "asyncio", "grpc"):
+        for name in ("millis", "uvicorn", "uvicorn.error", "asyncio", "grpc", "opentelemetry"):
             logger = logging.getLogger(name)
             logger.handlers, logger.propagate = [handler], False
 
@@ -89,8 +89,12 @@ class Log:
             self._pending.append(_write_line({"level": "warning", "event": "lines lost", "n": lost}))
         while self._pending:
             line = self._pending.popleft()
-            while line:  # each by itself: a pipe keeps what is short whole among the lines of other processes
-                line = line[os.write(_STDERR, line) :]
+            try:
+                while line:  # each by itself: a pipe keeps what is short whole among the lines of other processes
+                    line = line[os.write(_STDERR, line) :]
+            except OSError:  # a full disk, a pipe that nobody has open any more: the next turn tries again
+                self._n_lost += 1
+                return
 
 
 def _write_line(values: dict[str, Any]) -> bytes:
