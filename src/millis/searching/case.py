@@ -62,6 +62,10 @@ class Case:
     notes: tuple[str, ...]
     teacher: Teacher | None = None
 
+    def buckets_of(self, *, share: int) -> tuple[int, ...]:
+        """Give the static lengths for a network with a percentage of its layers' time left."""
+        return self.buckets if share == 100 else self.pruned_buckets
+
     def has_time(self) -> bool:
         """Say whether further candidates may be tried."""
         within_ms = self.settings.within_ms
