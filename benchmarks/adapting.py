@@ -53,9 +53,9 @@ N_TIMED = 300
 
 
 def read_set(folder: Path, *, limit: int | None) -> dict[str, tuple[SpanExample, ...]]:
-    """Read the parts of a data set, up to limit examples of each."""
+    """Read the parts of a data set, up to limit examples of each; one row of BTC has an empty token."""
     return {
-        part: tuple(one for name in names for one in read_examples(folder / f"{name}.conll"))[:limit]
+        part: tuple(one for name in names for one in read_examples(folder / f"{name}.conll", blanks="skip"))[:limit]
         for part, names in SETS[folder.name].items()
     }
 

@@ -76,7 +76,7 @@ def test_blank_questions_are_left_out_on_request(tmp_path: Path) -> None:
     [
         ('{"question": "Who?"}', "missing required field `context`"),
         ('{"question": "", "context": "x y"}', "the question is blank"),
-        ('{"question": "Who?", "context": " "}', "the context is blank"),
+        ('{"question": "Who?", "context": " "}', "the context is blank: write it, or remove the question"),
         ('{"question": "Who?", "context": "x", "answers": [{"text": " "}]}', "an answer is blank"),
         ('{"question": "Who?", "context": "x", "answers": [], "answer": "x"}', "a row needs one of them"),
         ('["Who?", "x"]', "Expected `object`"),

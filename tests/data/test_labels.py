@@ -67,7 +67,7 @@ def test_several_labels_of_a_text(tmp_path: Path) -> None:
     [
         ("text,label\none,a\ntwo\n", "some.csv:3: 1 column, the first row has 2: quote a text that has commas"),
         ("text,label\none, two,a\n", "some.csv:2: 3 columns, the first row has 2"),
-        ("text,label\none,\n", "some.csv:2: the label is blank"),
+        ("text,label\none,\n", "some.csv:2: the label is blank: write it, or remove the row"),
         ("text,label\n ,a\n", "some.csv:2: the text is blank"),
         ("text,kind,more\none,a,b\n", "some.csv:1: 3 columns, none of which is known for the label"),
         ('text,label\n"one,a\n', "some.csv:2: unexpected end of data: a quote that opens"),

@@ -68,7 +68,7 @@ def test_what_contradicts_itself_is_left_out_and_told(tmp_path: Path) -> None:
         ("[1]", "write one JSON object a line"),
         ({"query": "a"}, "no key positive or title for the positive: the row has query"),
         ({"positive": "a"}, "no key query or sentence1 for the query"),
-        ({"query": " ", "positive": "b"}, "query is blank"),
+        ({"query": " ", "positive": "b"}, "query is blank: write it, or remove the row"),
         ({"query": "a", "positive": []}, "positive is blank"),
         ({"query": 3, "positive": "b"}, "query holds a number, not text"),
         ({"query": ["a", "b"], "positive": "b"}, "2 queries: give one a row"),

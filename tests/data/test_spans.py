@@ -80,7 +80,7 @@ def test_a_surface_that_does_not_match_names_the_ends_that_would_fit(tmp_path: P
         ({"spans": []}, "missing required field `text`"),
         ({"text": "secret"}, "0 of the keys spans, entities and label: a row needs exactly one of them"),
         ({"text": "secret", "spans": [], "entities": []}, "2 of the keys"),
-        ({"text": " \u200b", "spans": []}, "the text is blank"),
+        ({"text": " \u200b", "spans": []}, "the text is blank: write it, or remove the row"),
         ({"text": "secret", "spans": [[0, 9, "X"]]}, "[0, 9] is outside the text of 6 characters"),
         ({"text": "secret", "spans": [[-1, 3, "X"]]}, "[-1, 3] is outside the text"),
         ({"text": "secret", "spans": [[3, 1, "X"]]}, "[3, 1] is outside the text"),

@@ -45,19 +45,26 @@ def loaded(backend: str, folder: Path, *, settings: BackendSettings | None = Non
 
 
 def run_all(
-    backend: Backend, ids: Sequence[NDArray[np.int64]], *, padding: int = 0, head: Head | None = None
+    backend: Backend,
+    ids: Sequence[NDArray[np.int64]],
+    *,
+    padding: int = 0,
+    buckets: Sequence[int] | None = None,
+    head: Head | None = None,
 ) -> list[NDArray[np.float32]]:
     """Run windows one by one: logits (R, C) of each.
 
     Args:
-        head: what the network answers; None for one row per token.
         padding: masked tokens to put behind every window; a mask that an export has lost shows only there.
+        buckets: the backend's static lengths, ascending; each window is padded to the first that holds it instead.
+        head: what the network answers; None for one row per token.
     """
     logits = []
     for one in ids:
-        mask = np.ones((1, len(one) + padding), np.int64)
+        n = next(bucket for bucket in buckets if bucket >= len(one)) if buckets else len(one) + padding
+        mask = np.ones((1, n), np.int64)
         mask[:, len(one) :] = 0
-        padded = np.pad(one, (0, padding))[None]
+        padded = np.pad(one, (0, n - len(one)))[None]
         whole = backend.run({"input_ids": padded, "attention_mask": mask})["logits"][0]
         logits.append(whole[: len(one)] if head is None else head.cut(whole, len(one)))
     return logits

@@ -125,7 +125,7 @@ class _Collected:
         try:
             for name, text in (("question", question), ("context", context)):
                 if is_blank(text):
-                    raise _Bad(f"the {name} is blank")
+                    raise _Bad(f"the {name} is blank: write it, or remove the question")
             spans = tuple(dict.fromkeys(_find(answer, context=context) for answer in answers))
         except _Stray as error:
             if self._strays == "error":

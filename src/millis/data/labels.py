@@ -136,9 +136,9 @@ def _split(cell: str, *, separator: str | None) -> tuple[str, ...]:
 
 def _make(text: str, labels: tuple[str, ...], *, source: str) -> LabelExample:
     if is_blank(text):
-        raise BadRow("the text is blank")
+        raise BadRow("the text is blank: write it, or remove the row")
     if any(is_blank(label) for label in labels):
-        raise BadRow("the label is blank")
+        raise BadRow("the label is blank: write it, or remove the row")
     if len(set(labels)) < len(labels):
         raise BadRow("a label stands twice")
     return LabelExample(text=text, labels=tuple(sorted(labels)), source=source)

@@ -89,7 +89,7 @@ def _texts(row: Mapping[str, Any], usual: Sequence[str], *, line_has: str = "neg
     if not all(isinstance(text, str) for text in given):
         raise BadRow(f"{key} holds {name_kind(row[key])}, not text")
     if not given or any(is_blank(text) for text in given):
-        raise BadRow(f"{key} is blank")
+        raise BadRow(f"{key} is blank: write it, or remove the row")
     return tuple(given)
 
 

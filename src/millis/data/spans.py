@@ -72,7 +72,7 @@ def read_spans(
         nonlocal n_dropped
         row = _decoder.decode(text)
         if is_blank(row.text):
-            raise BadRow("the text is blank")
+            raise BadRow("the text is blank: write it, or remove the row")
         spans = sorted(_span(given, text=row.text, ends=ends) for given in _given(row))
         kept = _without_overlaps(spans, overlaps=overlaps)
         n_dropped += len(spans) - len(kept)

@@ -6,15 +6,18 @@ What was finished is found again in the run folder, so a killed search goes on.
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from millis.backends import Backend, BackendSettings
+from millis.backends import BackendSettings
 from millis.backends.static import save_static
 from millis.bundles import Choice
 from millis.bundles.manifest import Step
@@ -72,6 +75,7 @@ class Artifact:
     Args:
         dev: points of the reference on dev.
         max_drop: points that may be lost against it, all passes together.
+        buckets: static lengths, at which variants that have them are compared with their source and scored.
         device: on which files are compared with their source.
     """
 
@@ -81,6 +85,7 @@ class Artifact:
     tokenizer_file: Path
     dev: float
     max_drop: float | None
+    buckets: tuple[int, ...]
     ledger: Ledger
     device: str = "cpu"
 
@@ -207,8 +212,7 @@ def _quantize(variant: Variant, *, folder: Path, case: Artifact, reference: Path
     windows = windows_of(case, case.splits.train, n=CALIBRATION)
 
     def loss(candidate: Path) -> float:
-        with loaded(variant.backend, candidate) as backend:
-            return case.dev - score_backend(case, case.splits.dev, backend).value
+        return case.dev - score_files(candidate, variant, case=case).value
 
     floor = None if case.max_drop is None else Floor(loss=loss, max_drop=case.max_drop, windows=windows)
     if variant.backend == "openvino":
@@ -243,8 +247,8 @@ def _compare(name: str, variant: Variant, folder: Path, *, case: Artifact, refer
     head = case.task.head
     with loaded("torch", reference, settings=BackendSettings(threads=n_cores())) as source:
         wanted = run_all(source, ids, head=head)
-    with loaded(variant.backend, folder, settings=BackendSettings(device=case.device)) as backend:
-        difference = compare(wanted, run_all(backend, ids, padding=padding, head=head), head=head)
+    with _loaded_as_served(folder, variant, case=case) as run:
+        difference = compare(wanted, run(ids, padding=padding), head=head)
     if variant.precision == "fp32":
         require_exact(difference, step=name)
     unit = "tokens" if head.rows is None else "answers"
@@ -267,11 +271,20 @@ def windows_of(case: Artifact, examples: Sequence[Example], *, n: int) -> list[N
     return [window.ids for one in examples[::step][:n] for window in encode_asked(case.task, one)]
 
 
-def score_backend(case: Artifact, examples: Sequence[Example], backend: Backend) -> Score:
-    """Score what a loaded backend answers."""
+def score_files(folder: Path, variant: Variant, *, case: Artifact) -> Score:
+    """Score on dev what a variant's files answer as they will be served."""
     answers = []
-    for example in examples:
-        windows = encode_asked(case.task, example)
-        logits = run_all(backend, [window.ids for window in windows], head=case.task.head)
-        answers.append(case.task.decode(example.text, windows, logits))
-    return case.task.score(examples, answers)
+    with _loaded_as_served(folder, variant, case=case) as run:
+        for example in case.splits.dev:
+            windows = encode_asked(case.task, example)
+            answers.append(case.task.decode(example.text, windows, run([window.ids for window in windows])))
+    return case.task.score(case.splits.dev, answers)
+
+
+@contextmanager
+def _loaded_as_served(folder: Path, variant: Variant, *, case: Artifact) -> Iterator[Callable[..., list[Any]]]:
+    """Load a variant's files at its static lengths where it has some; give what runs windows of ids, as `run_all`."""
+    buckets = case.buckets if variant.is_bucketed else None
+    settings = BackendSettings(device=case.device, buckets=buckets)
+    with loaded(variant.backend, folder, settings=settings) as backend:
+        yield partial(run_all, backend, buckets=buckets, head=case.task.head)

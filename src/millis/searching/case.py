@@ -61,6 +61,10 @@ class Case:
     notes: tuple[str, ...]
     teacher: Teacher | None = None
 
+    def buckets_of(self, *, share: int) -> tuple[int, ...]:
+        """Give the static lengths for a network with a percentage of its layers' time left."""
+        return self.buckets if share == 100 else self.pruned_buckets
+
     def has_time(self) -> bool:
         """Say whether further candidates may be tried."""
         within_ms = self.settings.within_ms
@@ -102,6 +106,10 @@ def prepare(contract: Contract, settings: FitSettings, *, began: float) -> Case:
         splits = replace(splits, train=(*splits.train, *copies))
     base = find_base(settings.base)
     check_adaptable(base, adapt=settings.adapt)
+    if settings.domain_text is not None:
+        from millis.training.masking import cut_texts  # loads torch, which nobody else's mistake has to wait for
+
+        cut_texts(base, read_plain(settings.domain_text))
     _check_layers_of(base, settings.layers)
     variants, left_out = choose_variants(device=contract.device)
     warning = _warn_of_prefixes(base, settings=settings)

@@ -125,7 +125,7 @@ def _build_one(
 ) -> list[Candidate]:
     """Make one rung, in each layout of the server; one that is like another has its quality."""
     source = pruning.folder if pruning else reference.folder
-    artifact = artifact_case(case, reference)
+    artifact = replace(artifact_case(case, reference), buckets=case.buckets_of(share=variant.share))
     if pruning and artifact.max_drop is not None and pruning.drop > artifact.max_drop:
         artifact = replace(artifact, max_drop=pruning.drop + artifact.max_drop)  # eight bits lost none of that
     built = build_artifact(variant, case=artifact, reference=source)
@@ -178,7 +178,8 @@ def artifact_case(case: Case, reference: Reference) -> Artifact:
     allowed += [] if contract.floor is None else [max(reference.dev.value - contract.floor, 0.0)]
     return Artifact(
         folder=case.folder, task=case.task, splits=case.splits, tokenizer_file=case.tokenizer_file,
-        dev=reference.dev.value, max_drop=min(allowed, default=None), ledger=case.ledger, device=contract.device,
+        dev=reference.dev.value, max_drop=min(allowed, default=None), buckets=case.buckets, ledger=case.ledger,
+        device=contract.device,
     )  # fmt: skip
 
 
@@ -187,7 +188,7 @@ def _measure_rung(case: Case, variant: Variant, built: Built, *, quality: float 
     known = case.ledger.find("rung", variant.name)
     if known is not None:
         return msgspec.convert(known["rung"], type=Rung), float(known["quality"])
-    lengths = case.buckets if variant.share == 100 else case.pruned_buckets
+    lengths = case.buckets_of(share=variant.share)
     rung = Rung(
         name=variant.name, backend=variant.backend, precision=variant.precision, folder=f"rungs/{variant.name}",
         table=name_table(built), device=case.contract.device, threads=variant.threads,

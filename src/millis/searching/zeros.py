@@ -17,7 +17,7 @@ from millis.compiling.onnx import export_embeddings, load_for_export, second_of
 from millis.compiling.openvino import convert_onnx
 from millis.compressing.quantize import quantize_openvino
 from millis.compressing.sparse import zero_weights
-from millis.searching.building import CALIBRATION, Reference, build_artifact, score_backend, windows_of
+from millis.searching.building import CALIBRATION, Reference, build_artifact, score_files, windows_of
 from millis.searching.candidates import Variant
 from millis.searching.case import Case
 from millis.searching.layers import time_in_turns
@@ -64,8 +64,7 @@ def _measure(case: Case, reference: Reference, *, share: float) -> str:
         dense_ms, plain_ms, packed_ms = (
             _mean(row, case.buckets, case.lengths) for row in time_in_turns(models, case.buckets)[0]
         )
-    with loaded("openvino", folder / "int8") as backend:
-        quality = score_backend(artifact, case.splits.dev, backend).value
+    quality = score_files(folder / "int8", variant, case=artifact).value
     shutil.rmtree(folder, ignore_errors=True)
     return word_zeros(
         share, dense_ms=dense_ms, plain_ms=plain_ms, packed_ms=packed_ms,

@@ -43,15 +43,10 @@ def read_on(base: Path, texts: Sequence[str], *, out: Path, settings: TrainSetti
         out: the folder to write; what stands there is replaced when the new one is whole.
         settings: epochs, batches, learning rate, seed and precision.
     Raises:
-        InvalidValue: no text has more than a few pieces.
-        InvalidBase: the base has no masked-language form, or its tokenizer no piece for a mask.
+        InvalidBase: the base has no masked-language form; else as `cut_texts`.
     """
     tokenizer = Tokenizer(base / TOKENIZER)
-    if tokenizer.mask is None:
-        raise InvalidBase(f"{base.name} has no piece for a mask, so it cannot guess masked ones: leave the texts out.")
-    rows = [row for text in texts for row in _cut(tokenizer, text)]
-    if not rows:
-        raise InvalidValue(f"none of {len(texts)} texts has {_LEAST_PIECES} pieces or more: give longer ones.")
+    rows = cut_texts(base, texts)
     lengths = np.array([len(row) for row in rows], np.int64)
     plans = [
         plan_epoch(
@@ -83,6 +78,22 @@ def read_on(base: Path, texts: Sequence[str], *, out: Path, settings: TrainSetti
                 step += 1
                 advance(step, f"loss {float(loss.detach()):.3f}")
     return _save(network, base, out)
+
+
+def cut_texts(base: Path, texts: Sequence[str]) -> list[NDArray[np.int64]]:
+    """Cut texts into windows of a base's ids, int64 (T,), of which some can be masked.
+
+    Raises:
+        InvalidValue: no text has more than a few pieces.
+        InvalidBase: the base has no piece for a mask.
+    """
+    tokenizer = Tokenizer(base / TOKENIZER)
+    if tokenizer.mask is None:
+        raise InvalidBase(f"{base.name} has no piece for a mask, so it cannot guess masked ones: leave the texts out.")
+    rows = [row for text in texts for row in _cut(tokenizer, text)]
+    if not rows:
+        raise InvalidValue(f"none of {len(texts)} texts has {_LEAST_PIECES} pieces or more: give longer ones.")
+    return rows
 
 
 def _cut(tokenizer: Tokenizer, text: str) -> list[NDArray[np.int64]]:
