@@ -88,7 +88,7 @@ def test_who_reranks_under_deadlines_all_day_has_as_many_scored_in_the_end_as_at
     [
         ({"query": "who"}, 422, "no documents came"),
         ({"documents": ["x"]}, 422, "no query came"),
-        ({**ASKED, "documents": []}, 422, "documents is empty"),
+        ({**ASKED, "documents": []}, 422, "documents is empty: send some text"),
         ({**ASKED, "documents": ["x", ""]}, 422, "documents[1] is empty"),
         ({**ASKED, "documents": "x"}, 422, "Expected `array`"),
         ({**ASKED, "top_n": 0}, 422, "top_n"),

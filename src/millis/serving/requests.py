@@ -239,7 +239,7 @@ def check_request(request: TaskRequest, *, limits: Limits) -> None:
         )
     if not n_read or "" in texts:
         which = "there is no text in input" if asked in ([], [""]) else _name_empty(asked)
-        raise InvalidRequest(f"{which}: send at least one character.", status=422, slug="empty-text")
+        raise InvalidRequest(f"{which}: send some text.", status=422, slug="empty-text")
 
 
 def _name_empty(asked: Sequence[Any]) -> str:
