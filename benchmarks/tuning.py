@@ -5,11 +5,12 @@
 
 SciTLDR: one-sentence summaries of papers (ROUGE-L). Tatoeba: English to Chinese (chrF), split by the English side.
 Border: reads ../shared/data; keeps one JSON line in benchmarks/results/tuning.jsonl.
-Limits: one seed a run; the first --limit rows of train, and MOST_SCORED of test.
+Limits: one seed a run; --limit rows of train and MOST_SCORED of test, drawn at random.
 """
 
 import argparse
 import json
+import random
 import tempfile
 from pathlib import Path
 
@@ -30,13 +31,17 @@ TASKS = {
 
 
 def read_set(name: str, *, seed: int) -> dict[str, list[dict[str, object]]]:
-    """Give rows of train, dev and test as fit reads them."""
+    """Give rows of train, dev and test as fit reads them, in random order."""
     if name == "scitldr":
         files = {part: DATA / "summ_en_scitldr" / f"{part}.jsonl" for part in ("train", "dev", "test")}
         found = {part: read_dialogues(file, is_chat=False) for part, file in files.items()}
     else:
         found = make_splits(read_dialogues(DATA / "mt_tatoeba_cmn" / "cmn.txt", is_chat=False), seed=seed).parts()
-    return {part: [{"source": one.text, "target": list(one.answers)} for one in rows] for part, rows in found.items()}
+    draw = random.Random(seed)  # files stand in order, Tatoeba's with the shortest first
+    return {
+        part: [{"source": one.text, "target": list(one.answers)} for one in draw.sample(rows, k=len(rows))]
+        for part, rows in found.items()
+    }
 
 
 def main() -> None:
