@@ -21,9 +21,9 @@ from millis.errors import InvalidBase, InvalidValue
 from millis.models.bases import find_base
 from millis.searching.candidates import SHARES
 from millis.searching.case import read_splits
-from millis.searching.foretelling import N_STEPS, SHELF, VERSION, Measured, Question, foretell, hash_base
+from millis.searching.foretelling import N_STEPS, SHELF, VERSION, Measured, Question, foretell
 from millis.searching.layout import lay_out
-from millis.searching.remembering import make_key, recall, remember
+from millis.searching.remembering import hash_base, make_key, recall, remember
 from millis.searching.settings import FitSettings
 from millis.telemetry.progress import Advance, bar, say
 

@@ -22,9 +22,9 @@ from millis.models.bases import find_base
 from millis.models.described import has_two_types
 from millis.models.prefixes import find_prefixes
 from millis.searching.candidates import Variant
-from millis.searching.foretelling import hash_base
 from millis.searching.layout import lay_out
 from millis.searching.ledger import Ledger
+from millis.searching.remembering import hash_base
 from millis.searching.runtimes import choose_variants
 from millis.searching.settings import FitSettings
 from millis.searching.teacher import Teacher, find_teacher

@@ -19,18 +19,17 @@ import msgspec
 import numpy as np
 
 from millis.bundles import LatencyRow
-from millis.bundles.bundle import TOKENIZER, hash_file
 from millis.contract import Contract
 from millis.cores import n_cores
 from millis.data.splits import Splits
 from millis.errors import InvalidBase, InvalidValue, RunFailed
 from millis.measuring.fingerprint import fingerprint
 from millis.models.bases import find_base
-from millis.models.weights import count_parameters, weights_files
+from millis.models.weights import count_parameters
 from millis.models.work import read_work
 from millis.searching.candidates import AT_EASE, SHARES, Variant, predict_percentile_ms, propose, shapes_for
 from millis.searching.layout import LaidOut, lay_out
-from millis.searching.remembering import make_key, recall, remember
+from millis.searching.remembering import hash_base, make_key, recall, remember
 from millis.searching.settings import FitSettings
 
 VERSION = 1
@@ -239,8 +238,3 @@ def _time(
         rest = timed(best, without_layers=True)
         step(N_STEPS)
     return tables[best], best, rest
-
-
-def hash_base(base: Path) -> list[str]:
-    """Hash what decides a base's answers."""
-    return [hash_file(file) for file in (base / "config.json", base / TOKENIZER, *weights_files(base))]

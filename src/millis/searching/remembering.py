@@ -4,17 +4,25 @@ Border: values by a key to files and back; a file that is gone or not whole was 
 """
 
 import hashlib
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from millis.bundles.bundle import TOKENIZER, hash_file
 from millis.bundles.cache import cache_root
+from millis.models.weights import weights_files
 from millis.telemetry.progress import say
 
 
 def make_key(told: list[Any]) -> str:
     """Make a key of all that a measurement depends on, values that JSON has."""
     return hashlib.sha256(msgspec.json.encode(told, order="sorted")).hexdigest()[:24]
+
+
+def hash_base(base: Path) -> list[str]:
+    """Hash what decides a base's answers, for a key."""
+    return [hash_file(file) for file in (base / "config.json", base / TOKENIZER, *weights_files(base))]
 
 
 def recall(shelf: str, key: str, *, kind: Any) -> Any:

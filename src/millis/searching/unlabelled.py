@@ -15,8 +15,7 @@ from millis.data.plain import read_plain
 from millis.models.bases import find_base
 from millis.searching.building import Reference, score_reference, train_reference
 from millis.searching.case import Case
-from millis.searching.foretelling import hash_base
-from millis.searching.remembering import make_key
+from millis.searching.remembering import hash_base, make_key
 from millis.telemetry.progress import say
 from millis.training.masking import read_on
 from millis.training.self_training import self_train
