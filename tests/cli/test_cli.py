@@ -8,8 +8,9 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -263,6 +264,25 @@ def test_ctrl_c_ends_a_command_with_its_code_and_one_sentence(tmp_path: Path) ->
     assert json.loads(out)["error"]["slug"] == "interrupted"
     assert "Traceback" not in told
     assert millis.open_bundle(bundle.path).certificate is None
+
+
+def test_answers_that_a_stop_cuts_off_are_no_errors(tmp_path: Path) -> None:
+    bundle = make_fake_bundle(tmp_path)
+    serving = subprocess.Popen(
+        [sys.executable, "-m", "millis", "serve", str(bundle.path), "--port", "0", "--grace", "0.5", "--json"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert serving.stdout is not None
+    port = int(json.loads(serving.stdout.readline())["url"].rpartition(":")[2])
+    with ExitStack() as stack:
+        for _ in range(3):  # clients that never read
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            client.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 200)
+        time.sleep(1)
+        serving.terminate()
+        _, told = serving.communicate(timeout=30)
+    assert "CancelledError" not in told
+    assert told.count("graceful shutdown exceeded") <= 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])

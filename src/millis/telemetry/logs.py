@@ -4,6 +4,7 @@ Border: values in, lines on standard error out. A line waits in memory and a thr
 nobody reads holds up no request; what does not fit into memory is counted, and the count is written.
 """
 
+import asyncio
 import logging
 import os
 import sys
@@ -111,11 +112,14 @@ class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record: its message as the program wrote it, without the values put into it.
 
-        Of several lines the first: asyncio writes into the others what an error said.
+        Of several lines the first: asyncio writes into the others what an error said. That an answer was cut off when
+        the server stopped is no error; the server says once how many were.
         """
         name, places = "", []
         if record.exc_info and record.exc_info[1] is not None:
             error = record.exc_info[1]
+            if isinstance(error, asyncio.CancelledError):
+                return
             name = type(error).__name__
             places = [
                 f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.name}"
