@@ -46,3 +46,8 @@ def test_commands_flags_and_links_of_a_page_are_there(page: Path) -> None:
 def test_every_flag_stands_in_the_reference_or_a_guide() -> None:
     named = set(re.findall(r"(?<![\w-])--?[a-z][a-z0-9-]*", " ".join(read(page) for page in PAGES if page.name != "log.md")))
     assert [f"millis {path} {spellings[0]}" for path, flags in FLAGS.items() for spellings in flags if not named & set(spellings)] == []
+
+
+def test_every_benchmark_is_told_of() -> None:
+    told = read(ROOT / "benchmarks" / "README.md")
+    assert [file.name for file in sorted((ROOT / "benchmarks").glob("*.py")) if f"`{file.name}`" not in told] == []
