@@ -5,6 +5,7 @@ Limits: POSIX only (inherited descriptors).
 """
 
 import os
+import secrets
 import selectors
 import shutil
 import signal
@@ -145,8 +146,10 @@ class Supervisor:
 
     def __enter__(self) -> "Supervisor":
         self._listener = bind(self.settings.host, self.settings.port)
-        self._metrics = Path(tempfile.mkdtemp(prefix="millis-metrics-"))
+        # Named before it is made: wherever an interrupt comes, it is found and removed.
+        self._metrics = Path(tempfile.gettempdir(), f"millis-metrics-{secrets.token_hex(8)}")
         try:
+            self._metrics.mkdir(mode=0o700)
             if self.settings.grpc_port is not None:
                 self._grpc_listener = hold(self.settings.host, self.settings.grpc_port)
                 held = self._grpc_listener.getsockname()[1]
