@@ -13,7 +13,7 @@ from millis.contract import Contract
 from millis.errors import InvalidValue, RunFailed
 from millis.searching.bodies import bodies_of_lengths
 from millis.searching.candidates import predict_percentile_ms, propose, shapes_for
-from millis.searching.ledger import Ledger, held
+from millis.searching.ledger import Ledger, alone_in
 from millis.searching.proving import plan_requests
 from millis.searching.relaxing import Point, relax
 from millis.tasks.tokenization import Tokenizer
@@ -112,20 +112,20 @@ def test_where_memory_alone_is_short_the_way_out_is_memory() -> None:
 
 def test_two_fits_in_one_run_folder_are_refused_and_a_killed_one_is_not_in_the_way(tmp_path: Path) -> None:
     program = (
-        "import sys, time; from pathlib import Path; from millis.searching.ledger import held\n"
-        "with held(Path(sys.argv[1])): print('in', flush=True); time.sleep(60)\n"
+        "import sys, time; from pathlib import Path; from millis.searching.ledger import alone_in\n"
+        "with alone_in(Path(sys.argv[1])): print('in', flush=True); time.sleep(60)\n"
     )
     other = subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "a.run")], stdout=subprocess.PIPE)
     assert other.stdout is not None
     other.stdout.readline()
-    with pytest.raises(InvalidValue, match=r"another fit works in a\.run now"), held(tmp_path / "a.run"):
+    with pytest.raises(InvalidValue, match=r"another fit works in a\.run now"), alone_in(tmp_path / "a.run"):
         pass
     other.kill()
     other.wait()
-    with held(tmp_path / "a.run"):
+    with alone_in(tmp_path / "a.run"):
         pass
     (tmp_path / "b.run").touch()
-    with pytest.raises(RunFailed, match="cannot be used"), held(tmp_path / "b.run"):
+    with pytest.raises(RunFailed, match="cannot be used"), alone_in(tmp_path / "b.run"):
         pass
 
 

@@ -201,7 +201,7 @@ def test_a_rate_holds_over_all_workers_and_each_lets_all_of_it_through(tmp_path:
             spread = [client.post("/v1/ner", json=ASK, headers=headers).status_code for _ in range(100)]
             took_s = time.monotonic() - began
         allowed = 10 + 10 * took_s
-        assert 10 <= spread.count(200) <= allowed + 1, (spread.count(200), took_s)
+        assert min(allowed, 100) - 2 <= spread.count(200) <= allowed + 1, (spread.count(200), took_s)
 
 
 def test_without_keys_a_server_listens_on_loopback_only() -> None:

@@ -11,7 +11,6 @@ Border: files and bytes; what is in them is others' matter. One writer at a time
 Limits: POSIX only (flock).
 """
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -25,7 +24,8 @@ import msgspec
 from millis.bundles import Bundle
 from millis.bundles.bundle import hash_file
 from millis.bundles.manifest import FileEntry
-from millis.errors import InvalidBundle, InvalidValue, RunFailed
+from millis.errors import InvalidBundle, RunFailed
+from millis.locks import held
 
 FORMAT = 1
 MANIFEST = "index.json"
@@ -172,14 +172,9 @@ def writing(folder: Path) -> Iterator[None]:
         RunFailed: the disk is full or not writable; the index is as it was.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / _LOCK).open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise InvalidValue(
-                    f"another process writes {folder.name} now: wait for its end, then try again."
-                ) from None
+        with held(
+            folder / _LOCK, busy=f"another process writes {folder.name} now: wait for its end, then try again."
+        ):
             _sweep(folder)
             yield
             _sweep(folder)

@@ -93,9 +93,8 @@ def prepare(contract: Contract, settings: FitSettings, *, began: float) -> Case:
         from millis.models.devices import choose_device  # loads torch, which nobody else's mistake has to wait for
 
         choose_device(settings.train_on)
-    for file in (settings.corpus, settings.unlabelled, settings.domain_text):
-        if file is not None:
-            read_plain(file)  # what is wrong with it is told before anything is trained
+    files = (settings.corpus, settings.unlabelled, settings.domain_text)
+    texts = {file: read_plain(file) for file in files if file is not None}  # what is wrong is told before all else
     splits, read_notes = read_splits(settings)
     report = check(splits)
     for line in (*read_notes, *splits.notes, *report.lines()):
@@ -107,9 +106,9 @@ def prepare(contract: Contract, settings: FitSettings, *, began: float) -> Case:
     base = find_base(settings.base)
     check_adaptable(base, adapt=settings.adapt)
     if settings.domain_text is not None:
-        from millis.training.masking import cut_texts  # loads torch, which nobody else's mistake has to wait for
+        from millis.training.masking import check_texts  # loads torch, which nobody else's mistake has to wait for
 
-        cut_texts(base, read_plain(settings.domain_text))
+        check_texts(base, texts[settings.domain_text])
     _check_layers_of(base, settings.layers)
     variants, left_out = choose_variants(device=contract.device)
     warning = _warn_of_prefixes(base, settings=settings)
@@ -132,7 +131,7 @@ def prepare(contract: Contract, settings: FitSettings, *, began: float) -> Case:
     inputs = [
         hash_base(base), settings.seed, settings.epochs, settings.tune, contract.max_drop,
         contract.floor, contract.device, settings.trim_vocabulary, settings.adapt,
-        *(hash_file(file) if file else None for file in (settings.corpus, settings.unlabelled, settings.domain_text)),
+        *(hash_file(file) if file else None for file in files),
         settings.layers, settings.activation, settings.sparse,
         settings.augment, settings.task, settings.asked(), settings.balance, teacher and teacher.digest,
         [[example.record() for example in part] for part in splits.parts().values()],

@@ -17,7 +17,7 @@ from millis.bundles import Bundle
 from millis.contract import Contract
 from millis.errors import is_out_of_memory, out_of_memory
 from millis.searching.case import prepare
-from millis.searching.ledger import held
+from millis.searching.ledger import alone_in
 from millis.searching.settings import FitSettings, name_settings
 
 
@@ -68,7 +68,7 @@ def run_fit(contract: Contract, settings: FitSettings) -> Bundle:
         # The training libraries take two seconds to load; a mistake in what is asked, or in the data, is told before.
         from millis.searching.search import search
 
-        with held(case.folder):
+        with alone_in(case.folder):
             return search(case)
     except Exception as error:  # each library has its own
         if is_out_of_memory(error):

@@ -3,42 +3,35 @@
 Border: appends and finds; knows not what the lines mean. A line cut short by a crash is dropped.
 """
 
-import fcntl
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from millis.errors import InvalidValue, RunFailed
+from millis.errors import RunFailed
+from millis.locks import held
 
 _LOCK = "lock"
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Be the one who works in a run folder while the block runs; a killed one holds it no longer.
+def alone_in(folder: Path) -> Iterator[None]:
+    """Be the one who works in a run folder while the block runs; a killed one is there no longer.
 
     Raises:
         InvalidValue: another process works in it.
         RunFailed: the folder cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / _LOCK).open("w")
-    except OSError as error:
-        raise _unusable(folder, error) from error
-    with lock:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InvalidValue(
-                f"another fit works in {folder.name} now: wait for its end, or choose another -o."
-            ) from None
-        except OSError as error:  # a disk that knows no locks
+            stack.enter_context(held(
+                folder / _LOCK, busy=f"another fit works in {folder.name} now: wait for its end, or choose another -o."
+            ))  # fmt: skip
+        except OSError as error:  # of the lock, not of what is done in the folder
             raise _unusable(folder, error) from error
         yield
 

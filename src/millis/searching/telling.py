@@ -30,7 +30,7 @@ from millis.data.splits import Splits, make_splits
 from millis.errors import InvalidData, InvalidValue
 from millis.searching.case import check_place
 from millis.searching.hearing import MOST_SCORED, answer_all, ask
-from millis.searching.ledger import held
+from millis.searching.ledger import alone_in
 from millis.searching.shortening import Course, Packed, choose_rung, make_ladder
 from millis.tasks.chat import Chat, Prompt
 from millis.tasks.instructing import CHAT, SPEAKING, check_instruction
@@ -111,7 +111,7 @@ def tell(contract: Contract, settings: TellSettings) -> tuple[Bundle, dict[str, 
         "threads": settings.threads, "task": settings.task, "instruction": settings.instruction,
     }  # fmt: skip
     run = settings.out.with_name(settings.out.name.removesuffix(".millis") + ".run")
-    with held(run), tempfile.TemporaryDirectory(prefix="millis-fit-") as scratch:
+    with alone_in(run), tempfile.TemporaryDirectory(prefix="millis-fit-") as scratch:
         folder = Path(scratch)
         untaught = dataclasses.replace(speaker, model=copy.deepcopy(speaker.model))  # converting may leave its marks
         bare = pack(untaught, folder / "base.millis", rungs=("int8",), **packed)

@@ -43,10 +43,10 @@ def read_on(base: Path, texts: Sequence[str], *, out: Path, settings: TrainSetti
         out: the folder to write; what stands there is replaced when the new one is whole.
         settings: epochs, batches, learning rate, seed and precision.
     Raises:
-        InvalidBase: the base has no masked-language form; else as `cut_texts`.
+        InvalidBase: the base has no masked-language form; else as `check_texts`.
     """
-    tokenizer = Tokenizer(base / TOKENIZER)
-    rows = cut_texts(base, texts)
+    tokenizer = check_texts(base, texts)
+    rows = [row for text in texts for row in _cut(tokenizer, text)]
     lengths = np.array([len(row) for row in rows], np.int64)
     plans = [
         plan_epoch(
@@ -80,8 +80,8 @@ def read_on(base: Path, texts: Sequence[str], *, out: Path, settings: TrainSetti
     return _save(network, base, out)
 
 
-def cut_texts(base: Path, texts: Sequence[str]) -> list[NDArray[np.int64]]:
-    """Cut texts into windows of a base's ids, int64 (T,), of which some can be masked.
+def check_texts(base: Path, texts: Sequence[str]) -> Tokenizer:
+    """Check that a base can read on with texts, up to the first of them that will do; give its tokenizer.
 
     Raises:
         InvalidValue: no text has more than a few pieces.
@@ -90,10 +90,9 @@ def cut_texts(base: Path, texts: Sequence[str]) -> list[NDArray[np.int64]]:
     tokenizer = Tokenizer(base / TOKENIZER)
     if tokenizer.mask is None:
         raise InvalidBase(f"{base.name} has no piece for a mask, so it cannot guess masked ones: leave the texts out.")
-    rows = [row for text in texts for row in _cut(tokenizer, text)]
-    if not rows:
+    if not any(_cut(tokenizer, text) for text in texts):
         raise InvalidValue(f"none of {len(texts)} texts has {_LEAST_PIECES} pieces or more: give longer ones.")
-    return rows
+    return tokenizer
 
 
 def _cut(tokenizer: Tokenizer, text: str) -> list[NDArray[np.int64]]:
