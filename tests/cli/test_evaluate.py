@@ -30,6 +30,6 @@ def test_labels_that_the_model_does_not_have_are_told_with_their_count(tmp_path:
     file = write_conll(tmp_path / "test.conll", [[("maria", "B-PER"), ("wrote", "O")], [("lisbon", "B-PLACE")]] * 2)
     done = run_millis("evaluate", bundle.path, "--test", file, "--json")
     assert done.returncode == 0, done.stderr
-    assert "labels came that fake does not have, and count as missed: 'PLACE' 2 times; it has ORG, PER" in done.stderr
+    assert "labels came that fake does not have, and count as missed: 'PLACE' (2); it has ORG, PER" in done.stderr
     known = write_conll(tmp_path / "known.conll", [[("maria", "B-PER"), ("wrote", "O")]])
     assert "does not have" not in run_millis("evaluate", bundle.path, "--test", known).stderr

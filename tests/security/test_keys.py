@@ -69,6 +69,13 @@ def test_a_file_that_was_edited_into_what_no_key_can_have_is_refused(file: KeyFi
         file.read()
 
 
+def test_a_key_that_stands_twice_is_refused_since_one_of_them_might_be_revoked(file: KeyFile) -> None:
+    _, key = file.create(name="", scopes=["*"])
+    file.path.write_text(json.dumps(2 * json.loads(file.path.read_text())))
+    with pytest.raises(InvalidValue, match=f"{key.id} more than once"):
+        file.revoke(key.id)
+
+
 def test_keys_that_a_running_server_cannot_read_any_more_let_nobody_in_and_that_is_said_once(
     file: KeyFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -63,7 +63,7 @@ def _find_strange(opened: "Bundle", examples: Sequence["Example"]) -> list[str]:
     strange = Counter(label for one in examples for label in one.labels if label not in {*known, outside})
     if not (known and strange):
         return []
-    told = ", ".join(f"{label!r} {n} times" for label, n in strange.most_common(_MOST_TOLD))
+    told = ", ".join(f"{label!r} ({n})" for label, n in strange.most_common(_MOST_TOLD))
     return [f"labels came that {opened.name} does not have, and count as missed: {told}; it has {', '.join(known)}"]
 
 

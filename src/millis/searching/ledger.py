@@ -92,4 +92,6 @@ class Ledger:
 
 
 def _unusable(folder: Path, error: OSError) -> RunFailed:
-    return RunFailed(f"the run folder {folder.name} cannot be used: {error.strerror}.")
+    return RunFailed(
+        f"the run folder {folder.name} cannot be used ({error.strerror}): make room for it, or choose another -o."
+    )

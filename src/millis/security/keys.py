@@ -12,6 +12,7 @@ import math
 import os
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -91,7 +92,7 @@ class KeyFile:
         """Read every key.
 
         Raises:
-            InvalidValue: the file cannot be read, is not of this shape, or others may read it.
+            InvalidValue: the file cannot be read, is not of this shape, has a key twice, or others may read it.
         """
         try:
             with self.path.open("rb") as stream:
@@ -106,11 +107,15 @@ class KeyFile:
         if mode & 0o077:
             raise InvalidValue(f"others may read the keys in {self.path}: run `chmod 600` on it.")
         try:
-            return msgspec.json.decode(content, type=tuple[Key, ...])
+            keys = msgspec.json.decode(content, type=tuple[Key, ...])
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise InvalidValue(
                 f"{self.path} holds no keys of millis ({error}): name a file that `millis keys create` wrote."
             ) from error
+        twice = [key_id for key_id, n in Counter(key.id for key in keys).items() if n > 1]
+        if twice:  # one of them revoked would leave the other
+            raise InvalidValue(f"{self.path} has the key {twice[0]} more than once: remove all but one.")
+        return keys
 
     def create(
         self, *, name: str, scopes: Sequence[str], expires_s: float | None = None, rate_per_s: float | None = None,
