@@ -16,6 +16,7 @@ Limits: one seed a run (--seed); the two train one after the other, so the ratio
 import argparse
 import importlib.util
 import json
+import random
 import tempfile
 import time
 from collections.abc import Sequence
@@ -59,6 +60,8 @@ def main() -> None:
     base = find_base(options.base)
     for name in options.sets:
         parts = read_set(name, seed=options.seed)
+        if options.limit is not None and options.limit < len(parts.train):
+            parts = parts._replace(train=random.Random(options.seed).sample(parts.train, options.limit))
         print(f"{name}: {len(parts.train)} / {len(parts.dev)} / {len(parts.test)} texts", flush=True)
         ours = train_ours(base, parts, options=options)
         plain = train_plain(base, parts, options=options)
@@ -200,6 +203,7 @@ def read_options() -> Any:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--rate", type=float, default=2e-4, help="peak learning rate of both")
     parser.add_argument("--padding", choices=["128", "longest"], default="128", help="the rival's")
+    parser.add_argument("--limit", type=int, default=None, help="texts of train to take by chance; dev and test stay whole")
     parser.add_argument("--seed", type=int, default=7)
     return parser.parse_args()
 
