@@ -1,6 +1,6 @@
 """Kill a worker with SIGKILL while clients ask: who fails, how long until the service is whole, does the log verify.
 
-    python benchmarks/kill_under_load.py --bundle wnut.millis [--rate 50] [--seconds 20] [--kills 3] [--workers 2] [--threads 0]
+    python benchmarks/kill_under_load.py --bundle wnut.millis [--rate 50] [--seconds 20] [--kills 3] [--workers 2] [--threads 0] [--standby]
 
 Open loop over kept connections, keys and audit log on. Whole again means: as many workers as before, each of which
 answered a request on a connection of its own. Exit code 1 where a request failed that was not on its way in the worker
@@ -85,6 +85,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--threads", type=int, default=0, help="that infer in each worker; 0 is its event loop")
+    parser.add_argument("--standby", action="store_true", help="a worker more that takes the place of one that dies")
     asked = parser.parse_args()
     bundle = open_bundle(asked.bundle)
     route, text = f"/v1/{bundle.manifest.task}", load(bundle).task.example
@@ -92,7 +93,7 @@ def main() -> int:
         folder = Path(name)
         key, _ = KeyFile(folder / "keys.json").create(name="", scopes=["*"])
         settings = ServeSettings(
-            bundles=(str(bundle.path),), port=0, workers=asked.workers, threads=asked.threads, keys=str(folder / "keys.json"), audit=str(folder / "audit")
+            bundles=(str(bundle.path),), port=0, workers=asked.workers, threads=asked.threads, standby=asked.standby, keys=str(folder / "keys.json"), audit=str(folder / "audit")
         )
         kills: list[tuple[float, float]] = []
         stop = threading.Event()
@@ -119,7 +120,7 @@ def main() -> int:
     # A request that failed must have been on its way when a worker died: sent before, and not long before.
     unexplained = [one for one in failed if not any(killed - 10 <= one[0] <= killed + 0.1 for killed, _ in kills)]
     result: dict[str, Any] = {
-        "rate_per_s": asked.rate, "seconds": asked.seconds, "workers": asked.workers, "threads": asked.threads, "n": len(ended), "refused": refused, "failed": len(failed),
+        "rate_per_s": asked.rate, "seconds": asked.seconds, "workers": asked.workers, "threads": asked.threads, "standby": asked.standby, "n": len(ended), "refused": refused, "failed": len(failed),
         "failures": sorted({said for _, said in failed}), "unexplained": len(unexplained), "whole_s": [round(s, 3) for _, s in kills],
         "audit_lines": verified.lines, "audit_problems": list(verified.problems),
     }  # fmt: skip

@@ -9,7 +9,7 @@ import pytest
 from millis.contract import Contract
 from millis.errors import InvalidRequest
 from millis.serving.directing import Director
-from millis.serving.messages import Answered, Asked, Follow, Followed, Prepare, Prepared, Ready, Seen, Told
+from millis.serving.messages import Answered, Asked, Follow, Followed, Loaded, Prepare, Prepared, Seen, Told
 from millis.serving.placement import Judging, Placed, Placement, Version
 
 CONTRACT = Contract(p99="10 ms").record()
@@ -30,7 +30,7 @@ class Workers:
             Placement(models=(first,)), send=lambda worker, told: self.told.append((worker, told)), tell=lambda line, **_: self.events.append(line)
         )
         for worker in range(n):
-            self.director.hear(worker, Ready(revision=1))
+            self.director.hear(worker, Loaded(revision=1))
 
     def take(self) -> list[tuple[int, Told]]:
         """Give what was told since the last time."""
@@ -104,7 +104,7 @@ def test_a_change_goes_on_without_a_worker_that_dies_and_its_successor_gets_ther
         assert only(workers.take(), Prepare) == worker
         workers.director.hear(worker, Prepared(revision=2))
     workers.director.leave(1)
-    workers.director.hear(9, Ready(revision=1))
+    workers.director.hear(9, Loaded(revision=1))
     assert [one.name for one in workers.follow().models] == ["people", "places"]
     assert workers.director.placement.revision == 2
     assert workers.director._workers == {0: 2, 2: 2, 9: 2}
@@ -171,7 +171,7 @@ def test_what_was_on_its_way_before_a_restart_is_judged_from_zero() -> None:
     workers.director = Director(
         before.director.placement, send=lambda worker, told: workers.told.append((worker, told)), tell=lambda line, **_: None, n_versions=7
     )
-    workers.director.hear(0, Ready(revision=before.director.placement.revision))
+    workers.director.hear(0, Loaded(revision=before.director.placement.revision))
     assert judged(workers, lambda: [Seen(version=2, is_trial=True, n=20, n_missed=0)]).trial is not None
     assert judged(workers, lambda: [Seen(version=2, is_trial=True, n=464, n_missed=0)]).serving.number == 2
     workers.ask(0, what="load", version=version("places", path="/models/other"))

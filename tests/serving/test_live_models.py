@@ -341,6 +341,19 @@ def test_a_worker_that_starts_again_comes_up_with_what_is_served_now(tmp_path: P
             assert (answer.status_code, answer.headers["x-millis-version"]) == (200, "3")
 
 
+def test_who_stands_by_has_loaded_what_came_meanwhile(tmp_path: Path) -> None:
+    with Site(tmp_path, make_fake_bundle(tmp_path), workers=1, standby=True).running() as site:
+        site.wait(lambda: bool(site.server.standby_pids))
+        standby = site.server.standby_pids
+        site.make("second", name="fake")
+        assert site.load("second/fake.millis").status_code == 201
+        assert site.http.post(f"{MODELS}/fake/promote").status_code == 200
+        os.kill(site.server.pids[0], signal.SIGKILL)
+        site.wait(lambda: site.server.ready_pids == standby)
+        answer = httpx.post(f"{site.server.url}/v1/ner", json={"input": "maria"}, headers={"X-API-Key": site.user})
+        assert (answer.status_code, answer.headers["x-millis-version"]) == (200, "2")
+
+
 @pytest.mark.slow
 def test_a_worker_finds_another_bundle_where_one_was_served_and_the_others_go_on_until_it_is_back(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     bundle = make_fake_bundle(tmp_path)

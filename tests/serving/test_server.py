@@ -254,6 +254,40 @@ def test_a_killed_worker_is_replaced_and_the_others_go_on(tmp_path: Path) -> Non
             watcher.join()
 
 
+def test_one_that_stands_by_takes_a_dead_workers_place_and_is_replaced(tmp_path: Path) -> None:
+    bundle = make_fake_bundle(tmp_path)
+    with Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0, standby=True)) as server:
+        stop = threading.Event()
+        watcher = threading.Thread(target=server.watch_until, args=(stop,))
+        watcher.start()
+        try:
+            for _ in range(2):
+                (serving,), standby = server.pids, wait_for_standby(server)
+                assert {httpx.get(f"{server.url}/health/live").status_code for _ in range(20)} == {200}
+                os.kill(serving, signal.SIGKILL)
+                deadline = time.monotonic() + 20
+                while server.ready_pids != [standby]:
+                    assert time.monotonic() < deadline
+                    time.sleep(0.001)
+                assert httpx.post(f"{server.url}/v1/ner", json={"input": TEXT}).status_code == 200
+            standby = wait_for_standby(server)
+            os.kill(standby, signal.SIGKILL)
+            assert wait_for_standby(server, other_than=standby)
+            assert httpx.post(f"{server.url}/v1/ner", json={"input": TEXT}).status_code == 200
+            assert server.n_restarts == 2
+        finally:
+            stop.set()
+            watcher.join()
+
+
+def wait_for_standby(server: Supervisor, *, other_than: int = 0) -> int:
+    deadline = time.monotonic() + 20
+    while not (found := [pid for pid in server.standby_pids if pid != other_than]):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return found[0]
+
+
 @pytest.mark.slow
 def test_a_stop_finishes_what_was_taken(tmp_path: Path) -> None:
     bundle = make_fake_bundle(tmp_path, delay_ms=400, threads=2)

@@ -27,6 +27,10 @@ def command(
         int | None,
         typer.Option(help="Inference threads in each process, 0 for the event loop; the bundle's when missing."),
     ] = None,
+    standby: Annotated[
+        bool,
+        typer.Option("--standby", help="Keep a worker more in memory, that takes the place of one that dies at once."),
+    ] = False,
     grace: Annotated[float, typer.Option(help="Seconds that a stop waits for requests it took.")] = 10.0,
     fallback: Annotated[
         bool, typer.Option(help="Load the ladder's faster rungs too and answer by them when time is short.")
@@ -86,7 +90,7 @@ def command(
 
     settings = ServeSettings(
         bundles=tuple(map(str, bundles)), indexes=tuple(map(str, index or ())), host=host, port=port,
-        grpc_port=grpc_port, workers=workers, threads=threads, grace_s=grace,
+        grpc_port=grpc_port, workers=workers, threads=threads, standby=standby, grace_s=grace,
         fallback=fallback, poll_ms=poll, keep_warm=keep_warm,
         keys=None if keys is None else str(keys), audit=None if audit is None else str(audit),
         audit_seals=None if audit_seals is None else str(audit_seals),

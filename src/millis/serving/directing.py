@@ -13,7 +13,19 @@ from dataclasses import dataclass, field
 import msgspec
 
 from millis.errors import InvalidRequest, RunFailed
-from millis.serving.messages import Answered, Asked, Follow, Followed, Prepare, Prepared, Ready, Said, Seen, State, Told
+from millis.serving.messages import (
+    Answered,
+    Asked,
+    Follow,
+    Followed,
+    Loaded,
+    Prepare,
+    Prepared,
+    Said,
+    Seen,
+    State,
+    Told,
+)
 from millis.serving.placement import Judging, Placement, Version
 
 _CHANGE_LIMIT_S = 300.0
@@ -76,7 +88,7 @@ class Director:
 
     def hear(self, worker: int, said: Said) -> None:
         """Take what a worker says."""
-        if isinstance(said, Ready):
+        if isinstance(said, Loaded):
             self._join(worker, said)
         elif isinstance(said, Asked):
             self._asked.append((worker, said))
@@ -108,7 +120,7 @@ class Director:
             self._give_up(change, f"a worker was not ready for it after {_CHANGE_LIMIT_S:.0f} s")
             self._go_on()
 
-    def _join(self, worker: int, said: Ready) -> None:
+    def _join(self, worker: int, said: Loaded) -> None:
         self._workers[worker] = said.revision
         for note in said.notes:
             self._tell(note)

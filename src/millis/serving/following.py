@@ -18,7 +18,19 @@ from millis.errors import InvalidRequest, MillisError
 from millis.serving.executor import Executor
 from millis.serving.generating import Talker
 from millis.serving.memory import trim_memory
-from millis.serving.messages import Answered, Asked, Follow, Followed, Lines, Prepare, Prepared, Seen, Told, write_line
+from millis.serving.messages import (
+    Answered,
+    Asked,
+    Follow,
+    Followed,
+    Lines,
+    Listen,
+    Prepare,
+    Prepared,
+    Seen,
+    Told,
+    write_line,
+)
 from millis.serving.placement import Placement, Version
 from millis.serving.served import Counts, Served, Trial
 
@@ -64,9 +76,10 @@ class Follower:
         self._take_up(placement)
         return tuple(note for one in self._loaded.values() for note in one.notes)
 
-    def start(self, control: int, *, stop: Callable[[], None]) -> None:
-        """Listen to the parent; when it closes its end, or ends, stop."""
+    def start(self, control: int, *, listen: Callable[[], None], stop: Callable[[], None]) -> None:
+        """Hear the parent: when to listen to clients, and what to load; when it closes its end, or ends, stop."""
         loop = asyncio.get_running_loop()
+        self._listen = listen
 
         def read() -> None:
             data = os.read(control, 1 << 16)
@@ -127,6 +140,8 @@ class Follower:
             future = self._asked.get(message.number)
             if future is not None and not future.done():
                 future.set_result(message)
+        elif isinstance(message, Listen):
+            self._listen()
         elif isinstance(message, Prepare | Follow):
             self._to_do.put_nowait(message)
 

@@ -14,11 +14,15 @@ from millis.serving.placement import Placement, Share, Version
 _WAIT_S = 1.0
 
 
-class Ready(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """A worker listens, and serves this revision; `notes` are lines for people."""
+class Loaded(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A worker has loaded and warmed this revision, and listens when it is told to; `notes` are lines for people."""
 
     revision: int
     notes: tuple[str, ...] = ()
+
+
+class Ready(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A worker listens and answers."""
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -67,7 +71,11 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     n_missed: int
 
 
-Said = Ready | Failed | Asked | Prepared | Followed | Seen
+Said = Loaded | Ready | Failed | Asked | Prepared | Followed | Seen
+
+
+class Listen(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Take requests as soon as all is loaded; who is not told so stands by."""
 
 
 class Prepare(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -116,7 +124,7 @@ class Answered(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     reason: str = ""
 
 
-Told = Prepare | Follow | Answered
+Told = Listen | Prepare | Follow | Answered
 
 
 def write_line(pipe: int, message: Said | Told) -> bool:

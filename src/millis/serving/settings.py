@@ -69,6 +69,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         workers: processes; None takes the bundle's own layout.
         threads: inference threads in each worker; None takes the bundle's own layout.
         grace_s: how long a stop waits for requests that were taken.
+        standby: keep a worker more, loaded and warm, that takes the place of one that dies.
         fallback: load the faster rungs too and answer by them when time is short.
         poll_ms: how long a worker looks for the next request, after an answer, before it sleeps; 0 saves power.
         keys: file of API keys; without it the server listens on loopback only.
@@ -92,6 +93,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     workers: int | None = None
     threads: int | None = None
     grace_s: float = 10.0
+    standby: bool = False
     fallback: bool = True
     poll_ms: float = 10.0
     keep_warm: bool = False

@@ -1,4 +1,4 @@
-"""The parent of a server: binds the port, starts workers, starts a dead one again, stops them in peace.
+"""The parent of a server: binds the port, starts workers, replaces a dead one, stops them in peace.
 
 Border: processes and sockets; it loads no model. Workers inherit one bound socket and listen on it when they are warm.
 Limits: POSIX only (inherited descriptors).
@@ -10,12 +10,10 @@ import selectors
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -29,9 +27,10 @@ from millis.security.certificates import make_context
 from millis.security.keys import KeyFile
 from millis.serving.directing import Director
 from millis.serving.listening import bind, hold
-from millis.serving.messages import Failed, Lines, Ready, Said, Told, write_line
+from millis.serving.messages import Failed, Loaded, Ready, Told, write_line
+from millis.serving.processes import Worker, start_worker
 from millis.serving.remembering import StateFile, place
-from millis.serving.settings import ServeSettings, join_address, write_settings
+from millis.serving.settings import ServeSettings, join_address
 from millis.telemetry.logs import Log
 from millis.telemetry.metrics import forget_process
 
@@ -46,31 +45,13 @@ _LONGEST_WAIT_S = 60.0
 _CAUSES: dict[str, type[MillisError]] = {one.slug: one for one in (InvalidBundle, InvalidValue, MissingExtra)}
 """Of a worker that cannot start; whatever else it says, the start failed."""
 
-_WORKERS_ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "GRPC_VERBOSITY": "NONE",  # it would write a line for each stranger that speaks something else
-}
-
-
-@dataclass(slots=True)
-class _Worker:
-    process: subprocess.Popen[bytes]
-    ready: int
-    control: int
-    began: float
-    lines: Lines = field(default_factory=lambda: Lines(Said))
-    is_ready: bool = False
-    failed: Failed | None = None
-
-
 class Supervisor:
     """Workers on one port.
 
     Usage:
         with Supervisor(ServeSettings(bundles=("people.millis",), port=0)) as server:
             server.url                # "http://127.0.0.1:41234", warm and ready
-            server.watch()            # restart dead workers and change models until a signal ends it; optional
+            server.watch()            # replace dead workers and change models until a signal ends it; optional
 
     Raises (on entry):
         InvalidBundle: a bundle cannot be opened, or two have one name.
@@ -113,7 +94,7 @@ class Supervisor:
         self.n_restarts = 0
         self._early_deaths = self._failed_starts = 0
         self._start_at: list[float] = []
-        self._workers: list[_Worker] = []
+        self._workers: list[Worker] = []
         self._listener: socket.socket | None = None
         self._grpc_listener: socket.socket | None = None
         self._metrics: Path | None = None
@@ -136,13 +117,18 @@ class Supervisor:
 
     @property
     def pids(self) -> list[int]:
-        """Process ids of the workers that live."""
-        return [worker.process.pid for worker in self._workers]
+        """Process ids of the workers that live, without one that stands by."""
+        return [worker.process.pid for worker in self._workers if not worker.stands_by]
 
     @property
     def ready_pids(self) -> list[int]:
         """Process ids of the workers that answer; it changes while somebody watches."""
         return [worker.process.pid for worker in self._workers if worker.is_ready]
+
+    @property
+    def standby_pids(self) -> list[int]:
+        """Process ids of who stands by, loaded and warm; it changes while somebody watches."""
+        return [worker.process.pid for worker in self._workers if worker.stands_by and worker.is_loaded]
 
     def __enter__(self) -> "Supervisor":
         self._listener = bind(self.settings.host, self.settings.port)
@@ -218,22 +204,15 @@ class Supervisor:
             shutil.rmtree(self._metrics, ignore_errors=True)
         self._log.close()
 
-    def _start_worker(self) -> _Worker:
+    def _start_worker(self, *, stands_by: bool = False) -> Worker:
         assert self._listener is not None
-        ready, ready_end = os.pipe()
-        control_end, control = os.pipe()
-        descriptors = (self._listener.fileno(), ready_end, control_end)
-        process = subprocess.Popen(
-            [sys.executable, "-m", "millis.serving.worker", write_settings(self.settings),
-             msgspec.json.encode(self._director.placement).decode(), *map(str, descriptors), str(self._metrics)],
-            pass_fds=descriptors,
-            stdin=subprocess.DEVNULL,
-            process_group=0,  # Ctrl-C is the parent's to hear
-            env={**os.environ, **_WORKERS_ENVIRONMENT},
-        )  # fmt: skip
-        os.close(ready_end)
-        os.close(control_end)
-        return _Worker(process, ready, control, time.monotonic())
+        assert self._metrics is not None
+        worker = start_worker(
+            self.settings, placement=self._director.placement, listener=self._listener, metrics=self._metrics
+        )
+        if not stands_by:
+            worker.listen()
+        return worker
 
     def _hear(self, *, timeout_s: float, is_starting: bool = False) -> None:
         """Wait for a worker to say something or to end; its end closes the pipe it speaks through."""
@@ -250,12 +229,17 @@ class Supervisor:
         self._director.look()
         due = [at for at in self._start_at if at <= time.monotonic()]
         self._start_at = [at for at in self._start_at if at not in due]
-        self._workers += [self._start_worker() for _ in due]
+        for _ in due:
+            self._workers.append(self._start_worker(stands_by=len(self.pids) >= self.n_workers))
+        is_settled = not (is_starting or self._start_at) and all(worker.is_ready for worker in self._workers)
+        if self.settings.standby and is_settled:  # who stands by is not ready itself, so there is one
+            self._workers.append(self._start_worker(stands_by=True))
 
-    def _take(self, worker: _Worker, said: Any) -> None:
+    def _take(self, worker: Worker, said: Any) -> None:
         if isinstance(said, Failed):
             worker.failed = said
             return
+        worker.is_loaded = worker.is_loaded or isinstance(said, Loaded)
         if isinstance(said, Ready):
             worker.is_ready, self._failed_starts = True, 0
         self._director.hear(worker.process.pid, said)
@@ -266,7 +250,7 @@ class Supervisor:
             if worker.process.pid == pid:
                 write_line(worker.control, told)
 
-    def _replace(self, worker: _Worker, *, is_starting: bool) -> None:
+    def _replace(self, worker: Worker, *, is_starting: bool) -> None:
         """Start a worker in the place of one that ended; give up when it could never work."""
         code = worker.process.wait()
         self._workers.remove(worker)
@@ -275,14 +259,17 @@ class Supervisor:
         if self._metrics is not None:
             forget_process(self._metrics, worker.process.pid)
         self._director.leave(worker.process.pid)
-        if worker.failed is not None:
-            error = _CAUSES.get(worker.failed.slug, RunFailed)(worker.failed.reason)
-            if is_starting or not any(one.is_ready for one in self._workers):
+        if worker.failed is not None or worker.stands_by:
+            error: MillisError = RunFailed(f"it ended with code {code}.")
+            if worker.failed is not None:
+                error = _CAUSES.get(worker.failed.slug, RunFailed)(worker.failed.reason)
+            if not worker.stands_by and (is_starting or not any(one.is_ready for one in self._workers)):
                 raise error
             self._failed_starts += 1
             wait_s = min(2.0**self._failed_starts, _LONGEST_WAIT_S)
             self._start_at.append(time.monotonic() + wait_s)
-            self._log.tell(f"a worker could not start again, the others go on; next try in {wait_s:.0f} s: {error}")
+            what = "who stood by is gone" if worker.stands_by else "a worker could not start again"
+            self._log.tell(f"{what}, the others go on; next try in {wait_s:.0f} s: {error}")
             return
         if is_starting:
             raise RunFailed(f"a worker ended with code {code} before it was ready: see its last words above.")
@@ -290,6 +277,11 @@ class Supervisor:
         if self._early_deaths >= _MAX_EARLY_DEATHS:
             raise RunFailed(f"workers end as soon as they start (code {code}): see their last words above.")
         self.n_restarts += 1
+        for standby in (one for one in self._workers if one.stands_by):
+            self._log.tell(f"a worker ended with code {code}: the one that stood by takes its place.")
+            standby.listen()
+            return
+        self._log.tell(f"a worker ended with code {code}: another is started.")
         self._workers.append(self._start_worker())
 
 

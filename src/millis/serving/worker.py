@@ -1,9 +1,9 @@
-"""One process of a server: load, warm, listen, answer until told to stop.
+"""One process of a server: load, warm, listen when told to, answer until told to stop.
 
 Run by the supervisor as `python -m millis.serving.worker SETTINGS PLACEMENT SOCKET READY CONTROL METRICS`: settings and
-what is to be served as JSON, three inherited file descriptors, a folder. It listens only when it is warm; it speaks to
-the parent on READY and listens to it on CONTROL (messages.py); it stops in peace when CONTROL closes, which is what
-happens when the parent dies.
+what is to be served as JSON, three inherited file descriptors, a folder. It listens only when it is warm and told to;
+it speaks to the parent on READY and hears it on CONTROL (messages.py); it stops in peace when CONTROL closes, which is
+what happens when the parent dies.
 Border: process matters; answers come from the app.
 """
 
@@ -40,7 +40,7 @@ from millis.serving.generating import Talker
 from millis.serving.live_protocol import LiveProtocol
 from millis.serving.loading import load_version, open_version
 from millis.serving.memory import separate_large_blocks, settle_memory
-from millis.serving.messages import Failed, Ready, write_line
+from millis.serving.messages import Failed, Loaded, Ready, write_line
 from millis.serving.observing import Observer
 from millis.serving.placement import Placement
 from millis.serving.polling import Polling
@@ -123,7 +123,7 @@ def run_worker(
     observer.on_look(gate.share)
     if certificates is not None:
         observer.on_look(certificates.follow)
-    said = Ready(revision=placement.revision, notes=notes)
+    said = Loaded(revision=placement.revision, notes=notes)
     with asyncio.Runner(loop_factory=partial(_Loop, patience_s=limits.head_s)) as runner:
         pipes = {"ready": ready, "control": control}
         runner.run(
@@ -250,27 +250,37 @@ def _fit(limits: Limits, *, n_ports: int) -> Limits:
 
 async def _serve(
     server: _Server, listener: socket.socket, *, polling: Polling, follower: Follower, observer: Observer,
-    said: Ready, ready: int, control: int,
+    said: Loaded, ready: int, control: int,
 ) -> None:  # fmt: skip
+    told = asyncio.Event()
+
     def stop() -> None:
         server.should_exit = True
+        told.set()
 
-    if server.port is not None:
-        await server.port.start()
-    follower.start(control, stop=stop)
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    follower.start(control, listen=told.set, stop=stop)
     watching = [
         asyncio.create_task(one) for one in (watch(server.server_state.connections), observer.watch())
     ]
-    while not server.started and not serving.done():
-        await asyncio.sleep(0.002)
-    if not write_line(ready, said):  # the parent ended while this loaded
-        server.should_exit = True
-    polling.go_on()
-    await serving
+    if write_line(ready, said):  # else the parent ended while this loaded
+        await told.wait()
+        if not server.should_exit:
+            await _answer(server, listener, polling=polling, ready=ready)
     for one in watching:
         one.cancel()
     follower.stop()
+
+
+async def _answer(server: _Server, listener: socket.socket, *, polling: Polling, ready: int) -> None:
+    if server.port is not None:
+        await server.port.start()
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    while not server.started and not serving.done():
+        await asyncio.sleep(0.002)
+    if not write_line(ready, Ready()):
+        server.should_exit = True
+    polling.go_on()
+    await serving
 
 
 def main() -> int:
