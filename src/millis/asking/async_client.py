@@ -33,7 +33,7 @@ class AsyncClient:
 
     Usage:
         async with millis.AsyncClient("http://127.0.0.1:8000") as client:
-            (await client.ner("EU rejects German call", deadline_ms=20)).results
+            (await client.ner("Maria flew to Osaka", deadline_ms=20)).results
 
     Args, Raises: as `Client`.
     """

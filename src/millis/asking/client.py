@@ -26,7 +26,7 @@ class Client:
 
     Usage:
         with millis.Client("http://127.0.0.1:8000") as client:
-            client.ner("EU rejects German call", deadline_ms=20).results
+            client.ner("Maria flew to Osaka", deadline_ms=20).results
 
     Args:
         url: http:// or https://, with a port.
