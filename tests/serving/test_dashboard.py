@@ -1,5 +1,6 @@
 """The dashboard against the real server, in a real browser."""
 
+import re
 from pathlib import Path
 
 import httpx
@@ -8,9 +9,11 @@ from browsing import serve_page
 from playwright.sync_api import Browser, expect
 
 from making import make_fake_bundle, watched
+from millis.contract import Contract
 from millis.security.keys import KeyFile
 from millis.serving.settings import ServeSettings
 from millis.serving.supervisor import Supervisor
+from speaking import make_echo_bundle
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -44,6 +47,21 @@ def test_the_dashboard_shows_what_is_kept_while_it_happens(tmp_path: Path, chrom
         expect(page.locator("#latency-title")).to_have_text("延迟与合约")
         page.set_viewport_size({"width": 360, "height": 740})
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_of_a_model_that_speaks_the_dashboard_shows_first_and_later_tokens_against_the_contract(tmp_path: Path, chromium: Browser) -> None:
+    bundle = make_echo_bundle(tmp_path, name="echo", contract=Contract(p99="5 ms", rate=2, per_token="1 s"))
+    with serve_page(chromium, bundle, path="/dashboard") as (page, url):
+        expect(page.get_by_test_id("promise")).to_have_text("promised: p99 within 5.00 ms at 2 requests/s, each later token within 1,000 ms")
+        asked = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 4}
+        for deadline_ms in (60_000, 60_000, 1):
+            httpx.post(f"{url}/v1/chat/completions", json=asked, headers={"X-Deadline-Ms": str(deadline_ms)})
+        expect(page.locator("#percentile-name")).to_have_text("p99 to the first token of 2 answers in the server, the last minute")
+        expect(page.get_by_test_id("each")).to_contain_text("ms")
+        expect(page.get_by_test_id("within")).to_have_attribute("data-status", re.compile("kept|broken"))
+        expect(page.locator("#edges .bound")).to_have_text("5 ms")
+        expect(page.get_by_test_id("refusals")).to_have_text(re.compile("deadline-too-short1|would-be-late1"))
+        expect(page.locator("#rungs")).to_be_hidden()
 
 
 def test_the_dashboard_asks_for_a_key_and_says_when_it_does_not_suffice(tmp_path: Path, chromium: Browser) -> None:
