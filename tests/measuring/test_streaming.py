@@ -36,6 +36,7 @@ def _chunk(text: str) -> bytes:
     return _event({"choices": [{"index": 0, "delta": {"content": text}}]})
 
 
+DONE = b"data: [DONE]\n\n"
 ROLE = _event({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]})
 
 
@@ -77,11 +78,19 @@ def test_an_answer_that_ends_at_once_is_heard_when_it_ends() -> None:
     assert (spoken.first_ns, spoken.later_ns, spoken.n_tokens, spoken.gaps_ns) == (7, 0, 1, [])
 
 
+def test_a_stream_that_breaks_off_is_no_answer_however_much_it_said() -> None:
+    listener = Listener()
+    listener.hear(ROLE + _chunk("a") + b": keep-alive\n\n" + _chunk("b") + b"event: error\ndata: {}\n\n", now_ns=5)
+    assert listener.end(due_ns=0) is None
+    listener.hear(DONE, now_ns=9)
+    assert listener.end(due_ns=0) is not None
+
+
 @pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
 def test_what_a_model_says_to_itself_comes_by_tokens_too(name: str) -> None:
     listener = Listener()
     listener.hear(ROLE + _event({"choices": [{"delta": {name: "hm"}}]}), now_ns=5)
-    listener.hear(_chunk("a"), now_ns=9)
+    listener.hear(_chunk("a") + DONE, now_ns=9)
     spoken = listener.end(due_ns=0)
     assert spoken is not None
     assert (spoken.first_ns, spoken.n_tokens) == (5, 2)
@@ -111,6 +120,15 @@ def test_load_on_streams_tells_first_and_later_tokens_apart(url: str) -> None:
     lines = "\n".join(result.lines())
     assert "first token" in lines
     assert "each later token" in lines
+
+
+def test_the_tasks_own_streams_are_heard_too(tmp_path: Path) -> None:
+    bundle = make_echo_bundle(tmp_path, task="translate", instruction="{text}")
+    with Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0)) as server:
+        asked = json.dumps({"input": "abc", "stream": True, "max_tokens": 6}).encode()
+        result = offer_load(f"{server.url}/v1/translate", bodies=[asked], rate_per_s=50, n_requests=10, warmup=1)
+    assert result.tokens is not None
+    assert (result.n_ok, result.n_errors, result.tokens.n) == (10, 0, 60)
 
 
 def test_usage_tells_the_number_of_tokens_where_it_is_asked_for(url: str) -> None:

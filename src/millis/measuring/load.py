@@ -201,7 +201,7 @@ class Generator:
         self._n_done += 1
         spoken = connection.listener.end(due_ns=connection.due_ns) if connection.listener is not None else None
         if connection.listener is not None and (connection.listener.is_broken or spoken is None):
-            self._failures["the stream had neither a text nor an end, or an error"] += 1
+            self._failures["the stream had no text, no end, or an error"] += 1
             connection.is_busy, connection.ready_ns = False, now
             self._settle(connection)
             return
