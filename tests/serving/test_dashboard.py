@@ -81,6 +81,32 @@ def test_the_dashboard_asks_for_a_key_and_says_when_it_does_not_suffice(tmp_path
             context.close()
 
 
+@pytest.mark.parametrize(
+    ("limits", "says"), [({}, "may not read the metrics"), ({"quota_per_day": 12}, "rate or the quota of the key")]
+)
+def test_a_key_that_ends_while_the_page_is_open_is_told_for_good(tmp_path: Path, chromium: Browser, limits: dict[str, int], says: str) -> None:
+    keys = KeyFile(tmp_path / "keys.json")
+    secret, key = keys.create(name="", scopes=["metrics"], **limits)
+    keys.create(name="other", scopes=["metrics"])
+    bundle = make_fake_bundle(tmp_path)
+    with Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0, keys=str(keys.path))) as server, watched(server):
+        context = chromium.new_context(http_credentials={"username": "any", "password": secret}, locale="en-US")
+        page = context.new_page()
+        page.goto(f"{server.url}/dashboard")
+        expect(page.get_by_test_id("promise")).to_contain_text("p99")
+        if not limits:
+            keys.revoke(key.id)
+        expect(page.get_by_test_id("error")).to_contain_text(says, timeout=20_000)
+        said = page.evaluate(
+            "new Promise((done) => { const seen = new Set(); const error = document.getElementById('error');"
+            " const look = setInterval(() => seen.add(error.textContent), 200);"
+            " setTimeout(() => { clearInterval(look); done([...seen]); }, 7000); })"
+        )
+        assert len(said) == 1
+        assert says in said[0]
+        context.close()
+
+
 def test_a_server_that_stopped_is_told(tmp_path: Path, chromium: Browser) -> None:
     bundle = make_fake_bundle(tmp_path)
     page = chromium.new_page(locale="en-US")

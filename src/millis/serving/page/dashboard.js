@@ -26,6 +26,7 @@ const WORDS = {
     first: (p, n) => `p${p} to the first token of ${n} answers in the server, the last minute`,
     each: (p) => `p${p} of each later token`,
     unreachable: "The server does not answer: it may have stopped.",
+    limited: "The server refuses to answer this page now: the rate or the quota of the key may be used up.",
     forbidden: "This key may not read the metrics: use one with the scope metrics or admin.",
     histogram: (n, over) => `${n} answers, ${over} of them over the bound`,
     rates: (good, late, refused) => `${good} in time, ${late} late, ${refused} refused, each second`,
@@ -45,6 +46,7 @@ const WORDS = {
     first: (p, n) => `首个词元 p${p}（服务器内，最近一分钟 ${n} 个回答）`,
     each: (p) => `此后每个词元 p${p}`,
     unreachable: "服务器没有回应：可能已停止。",
+    limited: "服务器现在拒绝回答此页面：密钥的速率或配额可能已用完。",
     forbidden: "此密钥不能读取指标：请使用带 metrics 或 admin 权限的密钥。",
     histogram: (n, over) => `${n} 个回答，其中 ${over} 个超过限值`,
     rates: (good, late, refused) => `每秒按时 ${good}，超时 ${late}，拒绝 ${refused}`,
@@ -59,7 +61,7 @@ const state = {
   snapshots: [], // {at, rows: [{name, labels, value}]}
   versions: null, // null where the key does not allow it
   slowest: null,
-  problem: null, // "unreachable" | "forbidden"
+  problem: null, // "unreachable" | "limited" | "forbidden"
 };
 
 const at = (id) => document.getElementById(id);
@@ -75,7 +77,7 @@ function switchLanguage() {
 async function read(route) {
   const answer = await fetch(route, { cache: "no-store" });
   if (answer.status === 401 || answer.status === 403) return null;
-  if (!answer.ok) throw new Error(`${route}: ${answer.status}`);
+  if (!answer.ok) throw "limited";
   return answer;
 }
 
@@ -108,8 +110,8 @@ async function look(round) {
       if (round === 0 || state.versions) readAdmin("versions", "/v1/admin/models");
       if (round === 0 || state.slowest) readAdmin("slowest", "/v1/admin/slowest");
     }
-  } catch {
-    state.problem = "unreachable";
+  } catch (problem) {
+    state.problem = problem === "limited" ? problem : "unreachable";
   }
   show();
   setTimeout(look, EVERY_MS, round + 1);
