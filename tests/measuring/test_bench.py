@@ -293,3 +293,8 @@ def test_streams_of_other_servers_are_heard_after_few_to_warm_up(target: str) ->
     assert result.tokens is not None
     assert result.tokens.n == 9 + 10 + 11, "eight came before them"
     assert result.tokens.first.n == result.tokens.gap.n == 3  # type: ignore[union-attr]
+
+
+def test_streams_that_break_off_from_the_first_are_told_as_such(target: str) -> None:
+    with pytest.raises(RunFailed, match="the stream had no text, no end, or an error"):
+        offer_load(f"{target}/break_off", bodies=[b'{"stream": true}'], rate_per_s=100, n_requests=3)
