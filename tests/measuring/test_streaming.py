@@ -18,6 +18,7 @@ from millis.cli.app import app
 from millis.compressing.tricks import Answer, judge_trick
 from millis.contract import Contract
 from millis.errors import InvalidValue, RunFailed
+from millis.measuring.bandwidth import Ceiling
 from millis.measuring.bench import offer_load
 from millis.measuring.streaming import Listener
 from millis.searching import prove
@@ -221,6 +222,12 @@ def test_a_file_as_it_came_has_a_ceiling_too(tmp_path: Path) -> None:
     assert proof.ceiling is not None
     assert proof.ceiling.weights_bytes == 1_000_000
     assert "a token reads 1.0 MB of weights" in proof.lines()[-1]
+
+
+def test_a_ceiling_that_was_undercut_is_told_to_be_none() -> None:
+    ceiling = Ceiling(weights_bytes=135_000_000, bandwidth_gb_per_s=27.0, least_ms=5.0)
+    assert ceiling.tell(10.0).endswith("5.00 ms at least: p50 is 2.0 times that")
+    assert ceiling.tell(4.0).endswith("p50 is below that: memory was busy when it was measured")
 
 
 def test_a_contract_on_tokens_wants_answers_by_tokens(tmp_path: Path) -> None:
