@@ -73,6 +73,15 @@ async def talk(request: Request) -> Response:
     return StreamingResponse(events(), media_type="text/event-stream")
 
 
+async def break_off(request: Request) -> Response:
+    """Stream a piece and an error."""
+
+    async def events():
+        yield write({"choices": [{"index": 0, "delta": {"content": "a"}}]}) + write({"error": {"message": "x"}})
+
+    return StreamingResponse(events(), media_type="text/event-stream")
+
+
 def write(document: dict) -> bytes:
     return b"data: " + json.dumps(document).encode() + b"\r\n\r\n"
 
@@ -97,7 +106,7 @@ async def header(request: Request) -> Response:
 
 
 app = Starlette(routes=[Route(f"/{one.__name__}", one, methods=["POST"])
-                        for one in (echo, mixed, stall, hang, stream, talk, shut, missing, full, header)])  # fmt: skip
+                        for one in (echo, mixed, stall, hang, stream, talk, break_off, shut, missing, full, header)])  # fmt: skip
 
 if __name__ == "__main__":
     listening = socket.socket(fileno=int(sys.argv[1]))

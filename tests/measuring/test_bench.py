@@ -19,7 +19,7 @@ import pytest
 from millis.errors import AllRefused, InvalidData, InvalidValue, RunFailed
 from millis.measuring.bench import offer_load, read_bodies
 from millis.measuring.histograms import Histogram
-from millis.measuring.results import LoadResult
+from millis.measuring.results import LoadResult, _write_table
 
 pytestmark = pytest.mark.slow
 
@@ -293,3 +293,14 @@ def test_streams_of_other_servers_are_heard_after_few_to_warm_up(target: str) ->
     assert result.tokens is not None
     assert result.tokens.n == 9 + 10 + 11, "eight came before them"
     assert result.tokens.first.n == result.tokens.gap.n == 3  # type: ignore[union-attr]
+
+
+def test_columns_of_times_stay_apart_however_long_they_are() -> None:
+    seen = Histogram().record([12_345.678, 123_456.789]).summary()
+    header, row = _write_table({"latency": seen})
+    assert len(row.split()) == len(header.split())
+
+
+def test_streams_that_break_off_from_the_first_are_told_as_such(target: str) -> None:
+    with pytest.raises(RunFailed, match="the stream had no text, no end, or an error"):
+        offer_load(f"{target}/break_off", bodies=[b'{"stream": true}'], rate_per_s=100, n_requests=3)

@@ -18,6 +18,7 @@ from millis.cli.app import app
 from millis.compressing.tricks import Answer, judge_trick
 from millis.contract import Contract
 from millis.errors import InvalidValue, RunFailed
+from millis.measuring.bandwidth import Ceiling
 from millis.measuring.bench import offer_load
 from millis.measuring.streaming import Listener
 from millis.searching import prove
@@ -36,6 +37,7 @@ def _chunk(text: str) -> bytes:
     return _event({"choices": [{"index": 0, "delta": {"content": text}}]})
 
 
+DONE = b"data: [DONE]\n\n"
 ROLE = _event({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]})
 
 
@@ -77,11 +79,19 @@ def test_an_answer_that_ends_at_once_is_heard_when_it_ends() -> None:
     assert (spoken.first_ns, spoken.later_ns, spoken.n_tokens, spoken.gaps_ns) == (7, 0, 1, [])
 
 
+def test_a_stream_that_breaks_off_is_no_answer_however_much_it_said() -> None:
+    listener = Listener()
+    listener.hear(ROLE + _chunk("a") + b": keep-alive\n\n" + _chunk("b") + b"event: error\ndata: {}\n\n", now_ns=5)
+    assert listener.end(due_ns=0) is None
+    listener.hear(DONE, now_ns=9)
+    assert listener.end(due_ns=0) is not None
+
+
 @pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
 def test_what_a_model_says_to_itself_comes_by_tokens_too(name: str) -> None:
     listener = Listener()
     listener.hear(ROLE + _event({"choices": [{"delta": {name: "hm"}}]}), now_ns=5)
-    listener.hear(_chunk("a"), now_ns=9)
+    listener.hear(_chunk("a") + DONE, now_ns=9)
     spoken = listener.end(due_ns=0)
     assert spoken is not None
     assert (spoken.first_ns, spoken.n_tokens) == (5, 2)
@@ -111,6 +121,15 @@ def test_load_on_streams_tells_first_and_later_tokens_apart(url: str) -> None:
     lines = "\n".join(result.lines())
     assert "first token" in lines
     assert "each later token" in lines
+
+
+def test_the_tasks_own_streams_are_heard_too(tmp_path: Path) -> None:
+    bundle = make_echo_bundle(tmp_path, task="translate", instruction="{text}")
+    with Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0)) as server:
+        asked = json.dumps({"input": "abc", "stream": True, "max_tokens": 6}).encode()
+        result = offer_load(f"{server.url}/v1/translate", bodies=[asked], rate_per_s=50, n_requests=10, warmup=1)
+    assert result.tokens is not None
+    assert (result.n_ok, result.n_errors, result.tokens.n) == (10, 0, 60)
 
 
 def test_usage_tells_the_number_of_tokens_where_it_is_asked_for(url: str) -> None:
@@ -203,6 +222,12 @@ def test_a_file_as_it_came_has_a_ceiling_too(tmp_path: Path) -> None:
     assert proof.ceiling is not None
     assert proof.ceiling.weights_bytes == 1_000_000
     assert "a token reads 1.0 MB of weights" in proof.lines()[-1]
+
+
+def test_a_ceiling_that_was_undercut_is_told_to_be_none() -> None:
+    ceiling = Ceiling(weights_bytes=135_000_000, bandwidth_gb_per_s=27.0, least_ms=5.0)
+    assert ceiling.tell(10.0).endswith("5.00 ms at least: p50 is 2.0 times that")
+    assert ceiling.tell(4.0).endswith("p50 is below that: memory was busy when it was measured")
 
 
 def test_a_contract_on_tokens_wants_answers_by_tokens(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from making import break_tokenizer, make_control_groups, make_fake_bundle
+from millis.contract import Contract
 from millis.errors import InvalidValue
 from millis.security.keys import KeyFile
 from millis.serving.settings import ServeSettings
@@ -23,6 +24,7 @@ from millis.telemetry import logs
 from millis.telemetry.jitter import Jitter
 from millis.telemetry.logs import Log, LogFormat
 from millis.telemetry.slowest import MOST, Slow, Slowest, read_slowest, slowest_file
+from speaking import make_echo_bundle
 
 pytestmark = pytest.mark.slow
 
@@ -72,6 +74,26 @@ def test_the_edge_of_a_models_histogram_is_its_own_bound(tmp_path: Path) -> None
     edges = {name: {key.split('"')[1] for key in seen if f'model="{name}"' in key and "seconds_bucket" in key and "request" in key} for name in ("a", "b")}
     assert "0.0077" in edges["a"] - edges["b"]
     assert "0.033" in edges["b"] - edges["a"]
+
+
+def test_of_models_that_speak_the_edges_are_the_contracts_bounds_and_goodput_and_refusals_count(tmp_path: Path) -> None:
+    bundles = [
+        make_echo_bundle(tmp_path, name=name, task=task, instruction="{text}", contract=Contract(p99=p99, per_token=per_token))
+        for name, task, p99, per_token in (("never", "translate", "0.01 ms", "9 s"), ("soon", "summarise", "9 s", "7 s"))
+    ]  # fmt: skip
+    with Supervisor(ServeSettings(bundles=tuple(str(one.path) for one in bundles), port=0)) as server:
+        for task in ("translate", "summarise"):
+            for _ in range(2):
+                assert httpx.post(f"{server.url}/v1/{task}", json={"input": "tide"}).status_code == 200
+        assert httpx.post(f"{server.url}/v1/translate", json={"input": "tide"}, headers={"X-Deadline-Ms": "0.001"}).status_code == 503
+        seen = read_metrics(server.url)
+    assert seen['millis_first_token_seconds_bucket{le="1e-05",model="never"}'] == 0
+    assert seen['millis_first_token_seconds_bucket{le="9.0",model="soon"}'] == 2
+    assert seen['millis_output_token_seconds_bucket{le="7.0",model="soon"}'] == 2
+    assert seen['millis_contract_bound_seconds{model="soon"}'] == 9
+    assert seen['millis_within_contract_total{model="soon"}'] == 2
+    assert seen.get('millis_within_contract_total{model="never"}', 0) == 0
+    assert seen['millis_refusals_total{reason="deadline-too-short",route="/v1/translate"}'] == 1
 
 
 def test_the_slowest_answers_of_all_workers_are_listed_with_their_stages(tmp_path: Path) -> None:

@@ -215,6 +215,8 @@ def test_broken_bodies_are_refused(url: str, body: bytes) -> None:
         answer = post(url, body, path=path)
         assert answer.status_code == 400, answer.text
         assert answer.json()["error"]["type"] == "invalid_request_error"
+        if path == "chat/completions":
+            assert ("surrogate pair" in answer.text) == (b"ud800" in body)
 
 
 @pytest.mark.parametrize(

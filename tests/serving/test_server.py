@@ -94,6 +94,18 @@ def test_bad_input_gets_a_problem_and_the_next_request_is_served(
     assert_serves(server)
 
 
+@pytest.mark.parametrize(
+    ("path", "content"),
+    [("/v1/ner", '{"input": "a"}'), ("/v2/models/fake/infer", '{"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": ["a"]}]}')],
+)  # fmt: skip
+def test_half_a_surrogate_pair_is_told_as_such_wherever_it_stands(server: Supervisor, path: str, content: str) -> None:
+    for text in ("\\ud800", "\\ud83d and more text", "\\ude42"):
+        refused = httpx.post(f"{server.url}{path}", content=content.replace('"a"', f'"{text}"'))
+        assert refused.status_code == 400
+        assert "surrogate pair" in refused.text
+    assert "truncated" in httpx.post(f"{server.url}{path}", content=content[:-3]).text
+
+
 def test_a_key_that_is_not_known_is_refused_without_repeating_it(server: Supervisor) -> None:
     refused = httpx.post(f"{server.url}/v1/ner", content=b'{"input": "a", "my secret' + b"x" * 5_000 + b'": 1}')
     assert_problem(refused, 422)

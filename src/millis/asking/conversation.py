@@ -231,4 +231,4 @@ def _judge(came: Reply | Lost | None, *, url: str, n_again: int, allowed_ms: flo
 
 
 def _late(url: str, allowed_ms: float) -> TimedOut:
-    return TimedOut(f"{url} gave no answer within {allowed_ms:.0f} ms: allow more, or ask when it has less to do.")
+    return TimedOut(f"{url} gave no answer within {allowed_ms:g} ms: allow more, or ask when it has less to do.")

@@ -13,6 +13,7 @@ from millis.bundles.manifest import FORMAT, Certificate, Manifest, Rung
 from millis.bundles.profile import FILE as PROFILE
 from millis.contract import Contract, Verdict
 from millis.errors import InvalidBundle, InvalidValue
+from millis.regular import read_regular
 
 MANIFEST = "manifest.json"
 CERTIFICATE = "certificate.json"
@@ -169,7 +170,7 @@ def hash_file(file: Path) -> str:
 
 def _read_manifest(folder: Path) -> Manifest:
     try:
-        content = (folder / MANIFEST).read_bytes()
+        content = read_regular(folder / MANIFEST)
     except FileNotFoundError:
         raise InvalidBundle(f"{folder} has no {MANIFEST}: it is not a bundle, or was not copied whole.") from None
     try:

@@ -31,9 +31,11 @@ class Ceiling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     def tell(self, seen_ms: float) -> str:
         """Write it in a line beside a time per piece that was seen."""
+        times = seen_ms / self.least_ms
+        beside = f"{times:.1f} times that" if times >= 1 else "below that: memory was busy when it was measured"
         return (
             f"a token reads {self.weights_bytes / 1e6:.1f} MB of weights, at {self.bandwidth_gb_per_s:.1f} GB/s of"
-            f" memory {self.least_ms:.2f} ms at least: p50 is {seen_ms / self.least_ms:.1f} times that"
+            f" memory {self.least_ms:.2f} ms at least: p50 is {beside}"
         )
 
 

@@ -39,6 +39,7 @@ REFUSALS = (429, 503, 504)
 """Statuses by which a server says that it will not answer this request in time."""
 
 _OUR_FAULT = (EADDRNOTAVAIL, EMFILE, ENFILE, ENOBUFS, ENOMEM)
+_NO_STREAM = "the stream had no text, no end, or an error"
 _START_NS = 20_000_000
 _PROGRESS_NS = 500_000_000
 
@@ -201,7 +202,8 @@ class Generator:
         self._n_done += 1
         spoken = connection.listener.end(due_ns=connection.due_ns) if connection.listener is not None else None
         if connection.listener is not None and (connection.listener.is_broken or spoken is None):
-            self._failures["the stream had neither a text nor an end, or an error"] += 1
+            self._failures[_NO_STREAM] += 1
+            self._last_error = _NO_STREAM
             connection.is_busy, connection.ready_ns = False, now
             self._settle(connection)
             return

@@ -252,8 +252,8 @@ def _tell_bad(statuses: dict[int, int], failures: dict[str, int]) -> str:
 def _write_table(rows: dict[str, LatencySummary]) -> list[str]:
     width = max((len(name) for name in rows), default=0)
     titles = [name.removesuffix("_ms").replace("p999", "p99.9") for name in _COLUMNS]
-    told = [f"{'ms':<{width}}" + "".join(f"{title:>9}" for title in titles)]
+    told = [f"{'ms':<{width}}" + "".join(f" {title:>8}" for title in titles)]
     for name, row in rows.items():
-        cells = "".join(f"{getattr(row, column):>9.3f}" for column in _COLUMNS[1:])
+        cells = "".join(f" {getattr(row, column):>8.3f}" for column in _COLUMNS[1:])
         told.append(f"{name:<{width}}{row.n:>9}{cells}")
     return told

@@ -1,4 +1,4 @@
-"""When the pieces of a streamed answer came: server-sent events of any server that speaks OpenAI's API.
+"""When the pieces of a streamed answer came: server-sent events as OpenAI's API or our tasks have them.
 
 Border: bytes and clocks in, times out; it knows no sockets.
 Limits: a piece is an event with text in it, which is a token with every server known to us that does not hold text
@@ -39,7 +39,9 @@ class _Usage(msgspec.Struct):
     completion_tokens: int = 0
 
 
-class _Event(msgspec.Struct):
+class _Event(_Choice):
+    """OpenAI's event has choices; one of /v1/translate is what such a choice is."""
+
     choices: list[_Choice] | None = None
     usage: _Usage | None = None
     error: Any = None
@@ -74,6 +76,7 @@ class Listener:
         self._times: list[int] = []
         self._ended_ns: int | None = None
         self._n_told = 0
+        self._is_whole = False
         self.is_broken = False
 
     def hear(self, data: bytes, *, now_ns: int) -> None:
@@ -81,6 +84,7 @@ class Listener:
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             told = line.removeprefix(_DATA).strip()
+            self._is_whole |= told == _DONE
             if not line.startswith(_DATA) or told == _DONE:
                 continue
             try:
@@ -89,18 +93,18 @@ class Listener:
                 self.is_broken = True
                 continue
             self.is_broken |= event.error is not None
-            choices = event.choices or ()
+            choices = event.choices or (event,)
             if any(one.has_text for one in choices):
                 self._times.append(now_ns)
             if self._ended_ns is None and any(one.finish_reason for one in choices):
-                self._ended_ns = now_ns
+                self._ended_ns, self._is_whole = now_ns, True
             if event.usage is not None:
                 self._n_told = event.usage.completion_tokens
 
     def end(self, *, due_ns: int) -> Spoken | None:
-        """Sum up; None when nothing was said, not even why it ended."""
+        """Sum up; None when nothing was said, not even why it ended, or when it broke off before its end."""
         times = self._times or ([] if self._ended_ns is None else [self._ended_ns])
-        if not times:
+        if not times or not self._is_whole:
             return None
         return Spoken(
             first_ns=times[0] - due_ns, later_ns=times[-1] - times[0], n_tokens=max(self._n_told, len(times)),

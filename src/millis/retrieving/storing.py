@@ -26,6 +26,7 @@ from millis.bundles.bundle import hash_file
 from millis.bundles.manifest import FileEntry
 from millis.errors import InvalidBundle, RunFailed
 from millis.locks import held
+from millis.regular import read_regular
 
 FORMAT = 1
 MANIFEST = "index.json"
@@ -91,7 +92,7 @@ def read_manifest(folder: Path) -> IndexManifest:
         InvalidBundle: no index stands there, or one that was cut short, altered, or is of another version.
     """
     try:
-        content = (folder / MANIFEST).read_bytes()
+        content = read_regular(folder / MANIFEST)
     except (FileNotFoundError, NotADirectoryError):
         raise InvalidBundle(
             f"{folder} is no index, it has no {MANIFEST}: `millis index build FILE --model NAME.millis -o"

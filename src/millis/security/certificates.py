@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from millis.errors import InvalidValue
+from millis.regular import read_regular
 
 
 def make_context(certificate: str, key: str) -> ssl.SSLContext:
@@ -21,7 +22,7 @@ def make_context(certificate: str, key: str) -> ssl.SSLContext:
     Raises:
         InvalidValue: a file cannot be read, is not PEM, has a passphrase, or the two do not belong together.
     """
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context = _make_empty()
     _load(context, certificate, key)
     return context
 
@@ -40,8 +41,8 @@ class Certificates:
         self._files = (certificate, key)
         self._tell = tell
         self._stamp = self._look()
-        self.context = make_context(certificate, key)
-        self.pair = self._read()
+        self.context = _make_empty()
+        self.pair = _load(self.context, certificate, key)
 
     def follow(self) -> None:
         """Take the files anew where they changed, for connections from now on; call it now and then.
@@ -54,16 +55,11 @@ class Certificates:
         self._stamp = stamp
         try:
             make_context(*self._files)  # a trial: half of a pair in the context that serves would break it
-            _load(self.context, *self._files)
-            self.pair = self._read()
+            self.pair = _load(self.context, *self._files)
         except InvalidValue as error:
             self._tell(f"{error} The certificate before is used until then.")
         else:
             self._tell("there is a new TLS certificate; connections from now on use it.")
-
-    def _read(self) -> tuple[bytes, bytes]:
-        certificate, key = (Path(file).read_bytes() for file in self._files)
-        return key, certificate
 
     def _look(self) -> list[tuple[int, int, int]]:
         found = []
@@ -74,9 +70,16 @@ class Certificates:
         return found
 
 
-def _load(context: ssl.SSLContext, certificate: str, key: str) -> None:
+def _make_empty() -> ssl.SSLContext:
+    return ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+
+
+def _load(context: ssl.SSLContext, certificate: str, key: str) -> tuple[bytes, bytes]:
+    """Put both into a context; give them too, the key first."""
     try:
+        pair = read_regular(key), read_regular(certificate)
         context.load_cert_chain(certificate, key, password="")
+        return pair
     except (OSError, ValueError) as error:  # SSLError is an OSError
         reason = error.strerror if isinstance(error, OSError) and not isinstance(error, ssl.SSLError) else None
         raise InvalidValue(

@@ -23,6 +23,7 @@ import msgspec
 from msgspec import Meta
 
 from millis.errors import InvalidValue, RunFailed
+from millis.regular import read_regular
 
 ANY = "*"
 ADMIN = "admin"
@@ -95,9 +96,8 @@ class KeyFile:
             InvalidValue: the file cannot be read, is not of this shape, has a key twice, or others may read it.
         """
         try:
-            with self.path.open("rb") as stream:
-                mode = os.fstat(stream.fileno()).st_mode
-                content = stream.read()
+            mode = self.path.stat().st_mode
+            content = read_regular(self.path)
         except FileNotFoundError:
             return ()
         except OSError as error:

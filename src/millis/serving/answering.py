@@ -192,7 +192,6 @@ class TaskRoute:
         after_sending(self._gate.note, scope, status=status)
         if isinstance(error, Refused):
             self._polling.go_on()
-            after_sending(self._metrics.refuse, route=self._route, reason=error.slug)
 
     async def _write(self, scope: Scope, send: Send, ran: _Ran, form: Any, began: int, asked_id: bytes) -> None:
         served, job, parsed, is_hit = ran

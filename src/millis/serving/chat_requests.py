@@ -12,6 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from millis.errors import InvalidRequest
+from millis.serving.requests import say_why
 from millis.tasks.schemas import ANY_OBJECT, write_grammar
 
 MOST_ANSWERS, MOST_STOPS, MOST_STOP_CHARACTERS, MOST_MESSAGES = 8, 4, 200, 1000
@@ -112,7 +113,7 @@ def read_wish(body: bytes, *, kind: Literal["chat", "text"], characters: int) ->
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         named = _MEMBER.search(str(error))
         raise _refuse(
-            f"the body cannot be read ({error}): send JSON as OpenAI's API has it.",
+            f"the body cannot be read ({say_why(error, body)}): send JSON as OpenAI's API has it.",
             param=named.group(1) if named else None,
         ) from error
     if isinstance(said, ChatWish):

@@ -62,6 +62,11 @@ class Talker:
         self.forms = Forms(generator.accept)
         self._turns = Turns(streams, is_shared=rung.backend in SHARES_STEPS)
 
+    @property
+    def n_waiting(self) -> int:
+        """Answers that wait for a turn."""
+        return self._turns.n_waiting
+
     def count_unread(self, ids: Sequence[int]) -> int:
         """Count a prompt's tokens behind what the generator keeps read: its fixed beginning, a chat's earlier turns."""
         n_always = len(self._always)

@@ -82,7 +82,7 @@ async def _generate(
         talker.admit(ids, n_answers=1, left_ns=deadline_ns - perf_counter_ns(), param="input")
         room = talker.chat.context - len(ids)
         sampling = Sampling(max_tokens=min(message.max_tokens or room, room), stop_ids=talker.chat.stop_ids)
-        counted = Counted(talker.bundle.name, metrics)
+        counted = Counted(talker.bundle.name, metrics, came_ns=came_ns)
         growing = talker.answer(ids, sampling=sampling, stops=(), deadline_ns=deadline_ns)
         async with aclosing(growing) as parts:
             async for last in parts:

@@ -11,6 +11,7 @@ from typing import Any
 
 from millis.serving.executor import Executor
 from millis.serving.gate import KEY
+from millis.serving.generating import Talker
 from millis.serving.replies import Scope
 from millis.serving.scheduling import Job
 from millis.serving.served import Served
@@ -19,6 +20,9 @@ from millis.telemetry.logs import Log
 from millis.telemetry.metrics import STAGES, Metrics
 from millis.telemetry.slowest import Slow, Slowest
 from millis.telemetry.traces import Traces
+
+_REFUSALS = (503, 504)
+"""Statuses of what is well asked, and not answered or not answered in time."""
 
 _WATCH_S = 0.5
 _LOOK_AGAIN_NS = 20_000_000
@@ -41,12 +45,18 @@ class Observer:
         self._looked_ns = 0
         self._also: list[Callable[[], None]] = []
         self._served: tuple[Served, ...] = ()
+        self._talkers: tuple[Talker, ...] = ()
 
-    def expect(self, served: Iterable[Served]) -> None:
+    def expect(self, served: Iterable[Served], talkers: Iterable[Talker] = ()) -> None:
         """Note for these models from now on."""
-        self._served = tuple(served)
+        self._served, self._talkers = tuple(served), tuple(talkers)
         for one in self._served:
             self.metrics.expect(one.bundle.name, bound_ms=float(one.bundle.manifest.contract["bound_ms"]))
+        for talker in self._talkers:
+            contract = talker.bundle.manifest.contract
+            self.metrics.expect_speech(
+                talker.bundle.name, bound_ms=float(contract["bound_ms"]), per_token_ms=contract.get("per_token_ms")
+            )
 
     def on_look(self, do: Callable[[], None]) -> None:
         """Do this too, twice a second, on the event loop."""
@@ -85,6 +95,8 @@ class Observer:
     def failed(self, scope: Scope, *, route: str, status: int, slug: str, request_id: bytes = b"") -> None:
         """Note a request that got a problem for an answer."""
         self.metrics.count(route=route, status=status)
+        if status in _REFUSALS:
+            self.metrics.refuse(route=route, reason=slug)
         if self._traces is not None:
             self._traces.record(
                 route=route, headers=scope["headers"], began_ns=scope["millis.read_ns"], stages_ns=(), status=status,
@@ -139,7 +151,8 @@ class Observer:
         self._jitter.note()
         now = self._jitter.sample()
         self.metrics.watch(
-            n_waiting=self._executor.n_waiting, gc_ns=self._jitter.gc_ns, core_ns=self._jitter.core_ns,
+            n_waiting=self._executor.n_waiting + sum(one.n_waiting for one in self._talkers),
+            gc_ns=self._jitter.gc_ns, core_ns=self._jitter.core_ns,
             steal_ns=now.steal_ns, throttle_ns=now.throttle_ns,
             margins_ns={one.bundle.name: one.ladder.forecast.margin_ns for one in self._served},
         )  # fmt: skip

@@ -19,7 +19,7 @@ from msgspec import Meta
 
 from millis.errors import InvalidRequest
 from millis.serving.deadlines import MOST_MS
-from millis.serving.requests import TaskRequest, check_request, request_type
+from millis.serving.requests import TaskRequest, check_request, request_type, say_why
 from millis.serving.settings import Limits
 from millis.serving.tensors import INPUT, OUTPUT, flatten, mismatch, pack_elements, unpack_elements, wrong_tensor
 from millis.tasks import Task
@@ -111,10 +111,9 @@ class OpenInference:
         except msgspec.ValidationError as error:
             raise wrong_tensor(str(error)) from error
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            reason = str(error) if type(error) is msgspec.DecodeError else "not UTF-8, or nested too deeply"
             raise InvalidRequest(
-                f'the body does not begin with JSON ({reason}): send {{"inputs": [...]}} of the Open Inference'
-                " Protocol.",
+                f"the body does not begin with JSON ({say_why(error, head)}): send"
+                ' {"inputs": [...]} of the Open Inference Protocol.',
                 slug="not-json",
             ) from error
         return self.take(asked, rest, limits=limits)

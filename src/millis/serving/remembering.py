@@ -16,6 +16,7 @@ import msgspec
 
 from millis.bundles import Bundle
 from millis.errors import InvalidBundle, InvalidValue, RunFailed
+from millis.regular import read_regular
 from millis.serving.loading import make_version, open_version
 from millis.serving.placement import Placed, Placement, Version
 
@@ -130,7 +131,7 @@ class StateFile:
 
     def _read(self) -> _State | None:
         try:
-            state = msgspec.json.decode(self.path.read_bytes(), type=_State)
+            state = msgspec.json.decode(read_regular(self.path), type=_State)
         except FileNotFoundError:
             return None
         except OSError as error:

@@ -4,6 +4,7 @@ Border: no model and no event loop but for reading the body; the Open Inference 
 """
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from functools import partial
 from typing import Annotated, Any, Protocol, TypeVar, cast
@@ -24,6 +25,8 @@ DRAIN_BYTES = 64_000_000
 Asked = TypeVar("Asked")
 
 _GZIP = b"\x1f\x8b"
+_HALF_PAIR = re.compile(rb"\\u[dD][89abAB]")
+_PAIR_BYTES = 12
 
 
 class TaskRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -188,8 +191,19 @@ def read_json(body: bytes, *, decoder: msgspec.json.Decoder[Asked], shape: str, 
                 status=415,
                 slug="compressed",
             ) from error
-        reason = str(error) if type(error) is msgspec.DecodeError else "not UTF-8, or nested too deeply"
-        raise InvalidRequest(f"the body is not JSON ({reason}): send {shape}.", slug="not-json") from error
+        raise InvalidRequest(
+            f"the body is not JSON ({say_why(error, body)}): send {shape}.", slug="not-json"
+        ) from error
+
+
+def say_why(error: Exception, body: bytes) -> str:
+    """Say why a body could not be read as JSON."""
+    if not isinstance(error, msgspec.DecodeError):
+        return "not UTF-8, or nested too deeply"
+    said = str(error)
+    if said.endswith("truncated") and _HALF_PAIR.search(body[1 - _PAIR_BYTES :]):  # so near the end no pair has room
+        return "half of a surrogate pair"
+    return said
 
 
 def _join_parts(request: Any, *, asks: Any) -> None:

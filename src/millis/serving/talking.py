@@ -83,9 +83,8 @@ class TalkingRoute:
             deadline_ns = math.inf if allowed_ms is None else scope["millis.came_ns"] + 1e6 * allowed_ms
             talker.n_open += 1
             try:
-                await self._speech.answer(
-                    asked, talker, deadline_ns=deadline_ns, reply=reply, counted=Counted(on, self._metrics)
-                )
+                counted = Counted(on, self._metrics, came_ns=scope["millis.came_ns"])
+                await self._speech.answer(asked, talker, deadline_ns=deadline_ns, reply=reply, counted=counted)
             finally:
                 talker.n_open -= 1
         except asyncio.CancelledError:
@@ -122,17 +121,16 @@ def _leave(is_gone: asyncio.Event, task: "asyncio.Task[Any]") -> None:
 
 
 class Counted:
-    """Times of an answer's parts, into the metrics."""
+    """Times of an answer's parts, from the request's coming, into the metrics."""
 
-    def __init__(self, model: str, metrics: Metrics) -> None:
-        self._model, self._metrics = model, metrics
-        self._began = perf_counter_ns()
+    def __init__(self, model: str, metrics: Metrics, *, came_ns: int) -> None:
+        self._model, self._metrics, self._came_ns = model, metrics, came_ns
 
     def end(self, *, first_ns: int, n_tokens: int) -> None:
         """Count an answer that is over."""
         now = perf_counter_ns()
         self._metrics.generate(
-            model=self._model, n_tokens=n_tokens, first_s=(first_ns - self._began) / 1e9,
+            model=self._model, n_tokens=n_tokens, first_s=(first_ns - self._came_ns) / 1e9,
             each_s=(now - first_ns) / 1e9 / (n_tokens - 1) if n_tokens > 1 else None,
         )  # fmt: skip
 

@@ -72,10 +72,12 @@ class Turns:
 
     Args:
         is_shared: does the engine read a little of every prompt in each step, not one after the other?
+    Attributes:
+        n_waiting: answers whose turn has not come.
     """
 
     def __init__(self, n_slots: int, *, is_shared: bool = False) -> None:
-        self._n_slots, self._n_waiting, self._is_shared = n_slots, 0, is_shared
+        self._n_slots, self.n_waiting, self._is_shared = n_slots, 0, is_shared
         self._slots = asyncio.Semaphore(n_slots)
         self._open: list[Turn] = []
         self._unread: list[Turn] = []
@@ -94,7 +96,7 @@ class Turns:
         """
         turn = Turn(n_left=n_pieces, until_ns=until_ns, n_unread=n_unread)
         self._unread.append(turn)
-        self._n_waiting += 1
+        self.n_waiting += 1
         try:
             async with asyncio.timeout(None if math.isinf(until_ns) else (until_ns - perf_counter_ns()) / 1e9):
                 await self._slots.acquire()
@@ -104,7 +106,7 @@ class Turns:
                 raise passed() from error
             raise
         finally:
-            self._n_waiting -= 1
+            self.n_waiting -= 1
         self._open.append(turn)
         turn.is_first = self._unread[0] is turn
         self._read_on()
@@ -151,7 +153,7 @@ class Turns:
         A slot comes free as often as it did of late; where none has for longer, as often as that says. Nobody who has
         one goes on beyond the last piece that it may have, or its deadline.
         """
-        place = self._n_waiting - (self._n_slots - len(self._open))  # of who comes now, among those who find none free
+        place = self.n_waiting - (self._n_slots - len(self._open))  # of who comes now, among those who find none free
         if place < 0 or not self._open:
             return 0.0
         now = perf_counter_ns()

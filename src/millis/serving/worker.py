@@ -85,8 +85,9 @@ def run_worker(
 
     def serve(loaded: Sequence[Served | Talker]) -> None:
         served = [one for one in loaded if isinstance(one, Served)]
-        observer.expect(served)
-        app.serve(served, [one for one in loaded if isinstance(one, Talker)])
+        talkers = [one for one in loaded if isinstance(one, Talker)]
+        observer.expect(served, talkers)
+        app.serve(served, talkers)
         shedder.serve(served)
         if port is not None:
             port.calls.serve(served)

@@ -66,16 +66,16 @@ class Metrics:
         self._core = Counter("millis_core_wait_seconds", "Time that the event loop was ready and had no core.")
         self._steal = Gauge("millis_cpu_steal_seconds", "Time taken by other machines.", multiprocess_mode="livemax")
         self._throttle = Gauge("millis_throttled_seconds", "Time without quota.", multiprocess_mode="livemax")
-        edges = (*_EDGES_S, *_LONG_EDGES_S)
-        self._first = Histogram(
-            "millis_first_token_seconds", "Until an answer's first piece.", ("model",), buckets=edges
+        self._make_first = partial(
+            Histogram, "millis_first_token_seconds", "Until an answer's first piece.", ("model",), registry=None
         )
-        self._each = Histogram(
-            "millis_output_token_seconds", "Mean of an answer's later pieces.", ("model",), buckets=edges
+        self._make_each = partial(
+            Histogram, "millis_output_token_seconds", "Mean of an answer's later pieces.", ("model",), registry=None
         )
         self._said = Counter("millis_output_tokens", "Pieces of answers.", ("model",))
         self._before_ns = {"gc": 0, "core": 0}
         self._histograms: dict[str, tuple[float, Any]] = {}
+        self._speech: dict[str, tuple[float, float | None, Any, Any]] = {}
         self._requests, self._stages, self._tokens = requests, stages, tokens
         self._bound: dict[tuple[str, str], tuple[Any, ...]] = {}
 
@@ -89,6 +89,19 @@ class Metrics:
         self._bounds.labels(model).set(bound_ms / 1000)
         self._bound = {key: one for key, one in self._bound.items() if key[0] != model}
 
+    def expect_speech(self, model: str, *, bound_ms: float, per_token_ms: float | None) -> None:
+        """Count a model's pieces with edges at its contract's bounds: on the first, and on the mean of the later."""
+        bounds = bound_ms / 1000, None if per_token_ms is None else per_token_ms / 1000
+        before = self._speech.get(model)
+        if before is not None and before[:2] == bounds:
+            return
+        first, each = (
+            make(buckets=sorted({*_EDGES_S, *_LONG_EDGES_S, *filter(None, [bound_s])})).labels(model)
+            for make, bound_s in zip((self._make_first, self._make_each), bounds, strict=True)
+        )
+        self._speech[model] = (*bounds, first, each)
+        self._bounds.labels(model).set(bounds[0])
+
     def count(self, *, route: str, status: int, n: int = 1) -> None:
         """Count answers."""
         self._requests.labels(route, str(status)).inc(n)
@@ -99,10 +112,13 @@ class Metrics:
 
     def generate(self, *, model: str, n_tokens: int, first_s: float, each_s: float | None) -> None:
         """Record one generated answer; each_s is None where it has a single piece."""
+        bound_s, per_token_s, first, each = self._speech[model]
         self._said.labels(model).inc(n_tokens)
-        self._first.labels(model).observe(first_s)
+        first.observe(first_s)
         if each_s is not None:
-            self._each.labels(model).observe(each_s)
+            each.observe(each_s)
+        if first_s <= bound_s and (per_token_s is None or each_s is None or each_s <= per_token_s):
+            self._kept.labels(model).inc()
 
     def promise(self, *, model: str, is_kept: bool) -> None:
         """Count a request that was admitted under a deadline."""

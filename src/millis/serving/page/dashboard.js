@@ -21,8 +21,12 @@ const WORDS = {
     slowest: "The slowest of the last ten minutes", private: "This page reads this server's own counters, once a second.",
     playground: "Playground", none: "none",
     promise: (p, ms, rate) => `promised: p${p} within ${ms} at ${rate} requests/s`,
+    later: (ms) => `, each later token within ${ms}`,
     percentile: (p, n) => `p${p} of ${n} answers in the server, the last minute`,
+    first: (p, n) => `p${p} to the first token of ${n} answers in the server, the last minute`,
+    each: (p) => `p${p} of each later token`,
     unreachable: "The server does not answer: it may have stopped.",
+    limited: "The server refuses to answer this page now: the rate or the quota of the key may be used up.",
     forbidden: "This key may not read the metrics: use one with the scope metrics or admin.",
     histogram: (n, over) => `${n} answers, ${over} of them over the bound`,
     rates: (good, late, refused) => `${good} in time, ${late} late, ${refused} refused, each second`,
@@ -37,8 +41,12 @@ const WORDS = {
     slowest: "最近十分钟最慢的回答", private: "此页面每秒读取一次本服务器自己的计数。",
     playground: "试用页", none: "无",
     promise: (p, ms, rate) => `承诺：每秒 ${rate} 个请求时 p${p} 不超过 ${ms}`,
+    later: (ms) => `，此后每个词元不超过 ${ms}`,
     percentile: (p, n) => `p${p}（服务器内，最近一分钟 ${n} 个回答）`,
+    first: (p, n) => `首个词元 p${p}（服务器内，最近一分钟 ${n} 个回答）`,
+    each: (p) => `此后每个词元 p${p}`,
     unreachable: "服务器没有回应：可能已停止。",
+    limited: "服务器现在拒绝回答此页面：密钥的速率或配额可能已用完。",
     forbidden: "此密钥不能读取指标：请使用带 metrics 或 admin 权限的密钥。",
     histogram: (n, over) => `${n} 个回答，其中 ${over} 个超过限值`,
     rates: (good, late, refused) => `每秒按时 ${good}，超时 ${late}，拒绝 ${refused}`,
@@ -49,11 +57,11 @@ const WORDS = {
 const state = {
   language: firstLanguage(),
   model: null,
-  contracts: new Map(), // model id -> contract
+  models: new Map(), // model id -> what /v1/models says of it
   snapshots: [], // {at, rows: [{name, labels, value}]}
   versions: null, // null where the key does not allow it
   slowest: null,
-  problem: null, // "unreachable" | "forbidden"
+  problem: null, // "unreachable" | "limited" | "forbidden"
 };
 
 const at = (id) => document.getElementById(id);
@@ -69,7 +77,7 @@ function switchLanguage() {
 async function read(route) {
   const answer = await fetch(route, { cache: "no-store" });
   if (answer.status === 401 || answer.status === 403) return null;
-  if (!answer.ok) throw new Error(`${route}: ${answer.status}`);
+  if (!answer.ok) throw "limited";
   return answer;
 }
 
@@ -95,15 +103,15 @@ async function look(round) {
       state.snapshots.push({ at: performance.now(), rows: parse(await metrics.text()) });
       state.snapshots.splice(0, state.snapshots.length - KEPT);
     }
-    if (round % ADMIN_EVERY === 0) {
+    if (metrics !== null && round % ADMIN_EVERY === 0) {
       const listed = await (await read("/v1/models")).json();
-      state.contracts = new Map(listed.data.map((one) => [one.id, one.contract]));
-      if (!state.contracts.has(state.model)) state.model = listed.data[0]?.id ?? null;
+      state.models = new Map(listed.data.map((one) => [one.id, one]));
+      if (!state.models.has(state.model)) state.model = listed.data[0]?.id ?? null;
       if (round === 0 || state.versions) readAdmin("versions", "/v1/admin/models");
       if (round === 0 || state.slowest) readAdmin("slowest", "/v1/admin/slowest");
     }
-  } catch {
-    state.problem = "unreachable";
+  } catch (problem) {
+    state.problem = problem === "limited" ? problem : "unreachable";
   }
   show();
   setTimeout(look, EVERY_MS, round + 1);
@@ -119,6 +127,10 @@ async function readAdmin(name, route) {
 }
 
 // ---- sums and differences
+
+// A model that speaks promises its first token, any other a whole answer.
+const speaks = () => Boolean(state.models.get(state.model)?.engine);
+const promised = () => (speaks() ? "millis_first_token_seconds" : "millis_request_seconds");
 
 const newest = () => state.snapshots.at(-1) ?? { at: 0, rows: [] };
 
@@ -142,16 +154,16 @@ function groups(name, label, labels = {}) {
   return found;
 }
 
-function buckets() {
+function buckets(name) {
   // [{low, high, n}] of the last minute, for the model that is shown, all its rungs together.
   const edges = new Set(newest().rows
-    .filter((row) => row.name === "millis_request_seconds_bucket" && row.labels.model === state.model)
+    .filter((row) => row.name === `${name}_bucket` && row.labels.model === state.model)
     .map((row) => row.labels.le));
   const sorted = [...edges].sort((a, b) => edge(a) - edge(b));
   let before = 0;
   let low = 0;
   return sorted.map((le) => {
-    const below = grown("millis_request_seconds_bucket", { model: state.model, le });
+    const below = grown(`${name}_bucket`, { model: state.model, le });
     const one = { low, high: edge(le), n: Math.max(below - before, 0) };
     before = below;
     low = one.high;
@@ -218,6 +230,7 @@ function show() {
   showRates();
   showMix();
   table("refusals", [...groups("millis_refusals_total", "reason")].map(([reason, n]) => row(reason, number(n))));
+  at("late-causes").hidden = speaks();
   table("causes", [...groups("millis_late_answers_total", "cause", { model: state.model })]
     .map(([cause, n]) => row(cause, number(n))));
   at("versions").hidden = state.versions === null;
@@ -232,19 +245,23 @@ function show() {
 }
 
 function showModels() {
-  const names = [...state.contracts.keys()];
+  const names = [...state.models.keys()];
   if (names.join("\n") === [...at("model").options].map((one) => one.value).join("\n")) return;
   at("model").replaceChildren(...names.map((name) => new Option(name, name, false, name === state.model)));
 }
 
 function showLatency() {
-  const contract = state.contracts.get(state.model);
-  const all = buckets();
+  const contract = state.models.get(state.model)?.contract;
+  const all = buckets(promised());
   const n = all.reduce((total, one) => total + one.n, 0);
   if (!contract) return;
   const bound = contract.bound_ms / 1000;
-  put("promise", words().promise(contract.percentile, ms(contract.bound_ms), number(contract.rate_per_s)));
-  put("percentile-name", words().percentile(contract.percentile, number(n)));
+  put("promise", words().promise(contract.percentile, ms(contract.bound_ms), number(contract.rate_per_s))
+    + (contract.per_token_ms ? words().later(ms(contract.per_token_ms)) : ""));
+  put("percentile-name", words()[speaks() ? "first" : "percentile"](contract.percentile, number(n)));
+  at("later").hidden = !speaks();
+  put("each", seconds(percentile(buckets("millis_output_token_seconds"), contract.percentile / 100)));
+  put("each-name", words().each(contract.percentile));
   put("percentile", seconds(percentile(all, contract.percentile / 100)));
   put("median", seconds(percentile(all, 0.5)));
   const over = all.filter((one) => one.high > bound * 1.0000001).reduce((total, one) => total + one.n, 0);
@@ -279,7 +296,7 @@ function showRates() {
     const per = (n) => (1000 * n) / Math.max(to.at - from.at, 1);
     const good = grown("millis_within_contract_total", { model: state.model }, from, to);
     points.goodput.push(per(good));
-    points.late.push(per(Math.max(grown("millis_request_seconds_count", { model: state.model }, from, to) - good, 0)));
+    points.late.push(per(Math.max(grown(`${promised()}_count`, { model: state.model }, from, to) - good, 0)));
     points.refused.push(per(grown("millis_refusals_total", {}, from, to)));
   }
   const most = Math.max(...Object.values(points).flat(), 1);
@@ -302,6 +319,7 @@ function showMix() {
   const rungs = [...groups("millis_request_seconds_count", "rung", { model: state.model }).keys()].sort();
   const counts = rungs.map((rung) => grown("millis_request_seconds_count", { model: state.model, rung }));
   const total = counts.reduce((a, b) => a + b, 0);
+  at("rungs").hidden = speaks();
   at("mix").replaceChildren(...rungs.map((rung, place) => {
     const part = document.createElement("i");
     part.dataset.place = place;
