@@ -107,6 +107,11 @@ class LoadResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         """Give any percentile of the latencies of 2xx answers."""
         return Histogram(self.histogram).percentile_ms(percentile)
 
+    def due_percentile_ms(self, percentile: float) -> float | None:
+        """Give any percentile of all that were due, where nothing is later than what had no 2xx answer; None for it."""
+        share = percentile * self.n_requests / self.n_ok
+        return self.percentile_ms(share) if share <= 100 else None
+
     def lines(self) -> tuple[str, ...]:
         """Write the run as a table for a terminal."""
         told = [

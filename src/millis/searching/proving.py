@@ -81,9 +81,12 @@ def measure_served(
     bodies: Sequence[bytes],
     n_requests: int,
     name: str = "prove",
+    deadline_ms: float | None = None,
 ) -> Served:
     """Serve a bundle on a free port of loopback and offer it the contract's load.
 
+    Args:
+        deadline_ms: what requests name in place of the contract's bound, by which the server refuses.
     Raises:
         ContractBroken: the server refused every request, so nothing was measured.
     """
@@ -102,6 +105,7 @@ def measure_served(
                     n_requests=n_requests,
                     bound_ms=contract.bound_ms,
                     token_bound_ms=contract.per_token_ms,
+                    headers=() if deadline_ms is None else (("X-Deadline-Ms", f"{deadline_ms:g}"),),
                     warmup=8 if is_chat else 200,
                     name=name,
                 )
