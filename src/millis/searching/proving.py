@@ -88,7 +88,7 @@ def measure_served(
     Args:
         deadline_ms: what requests name in place of the contract's bound, by which the server refuses.
     Raises:
-        ContractBroken: the server refused every request, so nothing was measured.
+        ContractBroken: the server refused every request that it answered, so nothing was measured.
     """
     shape = bundle.manifest.serving
     settings = ServeSettings(
@@ -111,8 +111,9 @@ def measure_served(
                 )
             except AllRefused as error:
                 raise ContractBroken(
-                    f"every one of {n_requests} requests at {contract.rate_per_s:g}/s was refused, since none was"
-                    f" predicted to be answered within {write_ms(contract.bound_ms)}: allow more, or offer less."
+                    f"not one of {n_requests} requests at {contract.rate_per_s:g}/s was answered: the server refused"
+                    f" those that it did not expect to answer within {write_ms(contract.bound_ms)}. Allow more, or"
+                    " offer less."
                 ) from error
         memory_mb = sum(_resident_mb(pid) for pid in server.pids)
     return Served(result, memory_mb, shape, crowd, _find_ceiling(bundle) if is_chat else None)
