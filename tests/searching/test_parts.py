@@ -5,16 +5,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from making import make_fake_bundle
 from millis.bundles import LatencyRow, ServingShape
+from millis.bundles.saving import certify
 from millis.contract import Contract
 from millis.errors import InvalidValue, RunFailed
 from millis.searching.bodies import bodies_of_lengths
 from millis.searching.candidates import fit_table, predict_percentile_ms, propose, scale_table, shapes_for
 from millis.searching.ledger import Ledger, alone_in
-from millis.searching.proving import measure_served, plan_requests
+from millis.searching.proving import measure_served, plan_requests, prove
 from millis.searching.relaxing import Point, relax
 from millis.tasks.tokenization import Tokenizer
 
@@ -142,6 +144,23 @@ def test_a_load_that_names_its_own_deadline_sees_the_queue_that_the_bound_hides(
     assert refusing.due_percentile_ms(10) == pytest.approx(refusing.percentile_ms(10 * 150 / refusing.n_ok))
     assert waited.n_refused == 0
     assert waited.due_percentile_ms(99) == waited.percentile_ms(99) > 500
+
+
+def test_a_proof_says_that_the_certificate_before_was_of_another_machine(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = prove(make_fake_bundle(tmp_path).path, n_requests=5, rate_per_s=100).bundle
+    assert "another machine" not in capsys.readouterr().err
+    certificate = bundle.certificate
+    assert certificate is not None
+    elsewhere = msgspec.structs.replace(certificate, machine=certificate.machine | {"cpu": "Example CPU 9000"})
+    certify(bundle, certificates=[elsewhere])
+    proven = prove(bundle.path, n_requests=5, rate_per_s=100).bundle.certificate
+    told = capsys.readouterr().err
+    assert "is of another machine (cpu: " in told
+    assert "here, Example CPU 9000 there): what is measured now takes its place" in told
+    assert proven is not None
+    assert proven.machine["cpu"] != "Example CPU 9000"
 
 
 def test_two_fits_in_one_run_folder_are_refused_and_a_killed_one_is_not_in_the_way(tmp_path: Path) -> None:

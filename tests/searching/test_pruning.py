@@ -23,7 +23,7 @@ from millis.searching.case import Case, prepare
 from millis.searching.cutting import Change
 from millis.searching.layers import choose_activation
 from millis.searching.pruning import Pruner
-from millis.searching.search import _Search
+from millis.searching.search import _note_untaught, _Search
 from millis.searching.settings import FitSettings
 from millis.searching.trying import Candidate, artifact_case
 from millis.searching.vocabulary import trim_reference
@@ -170,6 +170,13 @@ def test_a_vocabulary_that_leads_below_the_floor_stays_whole(prepared: tuple[Cas
     kept, taught = trim_reference(floored, better)
     assert kept.tokenizer_file == case.tokenizer_file, "it would lose 3 points, and 1 leads down to the floor"
     assert taught.choices[-1].choice == "stays whole"
+
+
+def test_a_network_that_learnt_nothing_is_told_of(prepared: tuple[Case, Reference]) -> None:
+    case, reference = prepared
+    for value, n_notes in ((0.0, 1), (0.1, 0)):
+        told = _note_untaught(case, replace(reference, test=replace(reference.test, value=value))).notes
+        assert sum("a drop from that promises nothing" in note for note in told) == n_notes
 
 
 def test_what_was_probed_is_found_again_for_its_own_percentile(

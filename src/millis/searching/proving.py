@@ -33,6 +33,7 @@ from millis.measuring.quality import measure_quality
 from millis.measuring.results import LoadResult
 from millis.searching.bodies import ANSWER_TOKENS, PROMPT_TOKENS, bodies_of_lengths, bodies_of_prompts
 from millis.searching.reporting import report_proof
+from millis.serving.loading import compare_machine
 from millis.serving.settings import ServeSettings
 from millis.serving.supervisor import Supervisor
 from millis.tasks import Score
@@ -196,6 +197,12 @@ def prove(
         InvalidBundle: a file of the bundle is missing, truncated or altered.
     """
     bundle = open_bundle(path)
+    differs = compare_machine(bundle)
+    if differs:
+        say(
+            f"the certificate that stands here is of another machine ({'; '.join(differs)}): what is measured now takes"
+            " its place"
+        )
     contract = Contract.from_record(bundle.manifest.contract | ({"rate_per_s": rate_per_s} if rate_per_s else {}))
     if bodies is None and bundle.manifest.task in SPEAKING:
         bodies = bodies_of_prompts(bundle)

@@ -66,6 +66,7 @@ def search(case: Case) -> Bundle:
     if settings.trim_vocabulary or settings.corpus:
         case, reference = trim_reference(case, reference)
     is_grafted = read_graft(read_json(reference.folder / "config.json")) is not None
+    case = _note_untaught(case, reference)
     case = _note_graft(case) if is_grafted else case
     found = _Search(case, reference, is_grafted=is_grafted, choices=(*tuned, *reference.choices))
     found.try_whole()
@@ -315,8 +316,24 @@ def _note_graft(case: Case) -> Case:
         f"no pruned rungs: {adapt} leaves {left}, which pruning cannot cut. Adapt by full, or by what is merged"
         f" ({', '.join(name for name, one in METHODS.items() if one.is_peft)}), to have them"
     )
-    say(note)
-    return replace(case, notes=(*case.notes, note))
+    return _note(case, note)
+
+
+def _note_untaught(case: Case, reference: Reference) -> Case:
+    """Say so where training taught nothing that test sees: anything keeps a drop from that."""
+    test = reference.test
+    if test.value > 0:
+        return case
+    return _note(
+        case,
+        f"the uncompressed model reaches {test.name} {test.value:.2f} on test: it has not learnt the task, and a drop"
+        " from that promises nothing. Give more data or epochs, or another base; --floor bounds the score itself",
+    )
+
+
+def _note(case: Case, line: str) -> Case:
+    say(line)
+    return replace(case, notes=(*case.notes, line))
 
 
 def _point(candidate: Candidate, proven: Sequence[Proven], *, percentile: float) -> Point:
