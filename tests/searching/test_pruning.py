@@ -184,7 +184,8 @@ def test_what_was_probed_is_found_again_for_its_own_percentile(
 ) -> None:
     case, reference = prepared
     crowd = SimpleNamespace(is_crowded=False)
-    seen = SimpleNamespace(load=SimpleNamespace(percentile_ms=lambda percentile: percentile / 10), crowd=crowd)
+    load = SimpleNamespace(percentile_ms=lambda percentile: percentile / 10, n_requests=150, n_ok=150)
+    seen = SimpleNamespace(load=load, crowd=crowd)
     monkeypatch.setattr(trying, "save_draft", lambda *_, **__: None)
     monkeypatch.setattr(trying, "measure_served", lambda *_, **__: seen)
     candidate = Candidate(
@@ -201,3 +202,5 @@ def test_what_was_probed_is_found_again_for_its_own_percentile(
     assert probe(p99="2 s") == 9.9, "found again, it is not measured"
     monkeypatch.setattr(trying, "save_draft", lambda *_, **__: None)
     assert probe(p50="1 s") == 5.0
+    load.n_ok = 50  # the others wait still, and the queue grows on
+    assert probe(p95="1 s") == pytest.approx(28.5)

@@ -244,6 +244,10 @@ def plan_probe(case: Case) -> int:
 
 
 def _probe_one(case: Case, candidate: Candidate, *, bodies: Sequence[bytes]) -> float:
+    """Measure, or find measured, what a client sees; requests still waiting at the end are in it as if they went on so.
+
+    Where more comes than is answered the queue grows evenly, so n of m answered say m / n of the wait for all.
+    """
     key = f"{candidate.name}: p{case.contract.percentile:g} of {plan_probe(case)} at {case.contract.rate_per_s:g}/s"
     known = case.ledger.find("probe", key)
     if known is None:
@@ -253,7 +257,8 @@ def _probe_one(case: Case, candidate: Candidate, *, bodies: Sequence[bytes]) -> 
                 draft, contract=case.contract, bodies=bodies, n_requests=plan_probe(case),
                 name=f"{candidate.name}: probe", deadline_ms=_PROBE_DEADLINE_MS,
             )  # fmt: skip
-            measured_ms = served.load.percentile_ms(case.contract.percentile)
+            load = served.load
+            measured_ms = load.percentile_ms(case.contract.percentile) * load.n_requests / load.n_ok
             if is_last or measured_ms < AT_EASE * case.contract.bound_ms or not served.crowd.is_crowded:
                 break
             say(f"{candidate.name}: probed again: {served.crowd.note()}")
