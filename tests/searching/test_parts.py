@@ -1,6 +1,7 @@
 """The arithmetic of the search: predictions, ledgers, relaxations, made-up bodies."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -122,6 +123,10 @@ def test_where_more_comes_than_is_answered_no_time_is_told_and_the_rate_can_be_c
     told = relax([slow], contract=Contract(p99="1 s", rate=100), lengths=LENGTHS, n_probed=200)
     assert not [line for line in told if "instead: p99" in line], "it grows with every further request"
     assert "instead: 40 requests/s instead of 100 (predicted)" in told
+    told = relax([slow], contract=Contract(p99="21 ms", rate=100), lengths=LENGTHS, n_probed=200)
+    ways = [line for line in told if line.startswith("instead: ")]
+    assert len(ways) == 1, "neither a lower rate nor a longer bound will do by itself"
+    assert re.fullmatch(r"instead: p99 <= \d+ ms at 40 requests/s, both \(predicted\)", ways[0])
 
 
 def test_a_table_is_fitted_to_what_was_seen() -> None:

@@ -108,6 +108,10 @@ def _relax_time(point: Point, *, contract: Contract, lengths: Sequence[int], n_p
         ways.append(f"texts of at most {longest} tokens (predicted)")
     if seen(lanes=1) <= contract.bound_ms:
         ways.append("one more core (predicted)")
+    carried = next((r for r in _falling(contract.rate_per_s) if seen(rate=r) <= MOST_BOUND_MS), None)
+    if not ways and carried is not None:
+        bound_ms = _round_up(seen(rate=carried))
+        ways.append(f"p{contract.percentile:g} <= {write_ms(bound_ms)} at {carried:g} requests/s, both (predicted)")
     return ways
 
 
