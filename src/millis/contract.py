@@ -24,7 +24,7 @@ _PERCENTILES = (50.0, 95.0, 99.0)
 _ALLOWED = (
     ("rate_per_s", 1e-3, 1e5), ("max_drop", 0.0, 100.0), ("floor", 0.0, 100.0), ("memory_mb", 1.0, 1e9),
 )  # fmt: skip
-_BOUNDS_MS = (1e-3, 10_000.0)  # the load generator waits so long for an answer
+_LEAST_BOUND_MS, MOST_BOUND_MS = 1e-3, 10_000.0  # the load generator waits so long for an answer
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -81,7 +81,7 @@ class Contract:
             )
         percentile, bound = given[0]
         bound_ms = read_duration_ms(bound, name=f"p{percentile:g}", unit="ms")
-        if not _BOUNDS_MS[0] <= bound_ms <= _BOUNDS_MS[1]:
+        if not _LEAST_BOUND_MS <= bound_ms <= MOST_BOUND_MS:
             raise InvalidValue(f"p{percentile:g} cannot be {bound!r}: give 0.001 ms to 10 s.")
         values: dict[str, Any] = {
             "percentile": percentile,

@@ -19,6 +19,7 @@ It never holds a user's text. Border: plain Python.
 """
 
 import errno
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -148,7 +149,11 @@ class Interrupted(MillisError):
     exit_code = 130
 
 
-_NO_MEMORY = ("bad_alloc", "bad allocation", "allocate memory", "failed to map segment", "out of memory")
+_NO_MEMORY = re.compile(
+    "bad_alloc|bad allocation|allocate memory|can't alloc|failed to map segment|out of memory|can't start new thread"
+    "|could not create a primitive$|plugin.cpp:[0-9]+:\nResource temporarily unavailable"
+)
+"""Words of C++, torch, the loader, a GPU, Python, oneDNN, OpenVINO; the last is of a thread that had no room."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -157,7 +162,7 @@ def is_out_of_memory(error: BaseException) -> bool:
         return error.__cause__ is not None and is_out_of_memory(error.__cause__)
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
-    return isinstance(error, Exception) and any(word in str(error) for word in _NO_MEMORY)
+    return isinstance(error, Exception) and _NO_MEMORY.search(str(error)) is not None
 
 
 def out_of_memory(doing: str) -> RunFailed:

@@ -302,6 +302,30 @@ def test_a_writer_killed_at_any_moment_leaves_the_old_bundle_whole(tmp_path: Pat
         assert open_bundle(bundle.path).manifest == bundle.manifest
 
 
+def test_what_a_killed_writer_left_goes_with_the_next_save_and_a_living_ones_stays(tmp_path: Path) -> None:
+    bundle = make_fake_bundle(tmp_path)
+    parts: dict[str, Path | bytes] = {name: bundle.path / name for name in bundle.manifest.files}
+    program = (
+        "import sys, time; from millis.bundles import open_bundle, save_bundle\n"
+        "bundle = open_bundle(sys.argv[1])\n"
+        "parts = {name: bundle.path / name for name in bundle.manifest.files}\n"
+        "def stall(draft): print('in', flush=True); time.sleep(60)\n"
+        "save_bundle(bundle.path, manifest=bundle.manifest, parts=parts, finish=stall)\n"
+    )
+    writer = subprocess.Popen([sys.executable, "-c", program, str(bundle.path)], stdout=subprocess.PIPE)
+    assert writer.stdout is not None
+    writer.stdout.readline()
+    (tmp_path / f".{bundle.path.name}.notes").mkdir()
+    save_bundle(tmp_path / "other.millis", manifest=bundle.manifest, parts=parts)
+    save_bundle(bundle.path, manifest=bundle.manifest, parts=parts)
+    assert len(list(tmp_path.glob(".*/fake.millis"))) == 1, "its writer lives"
+    writer.kill()
+    writer.wait()
+    save_bundle(bundle.path, manifest=bundle.manifest, parts=parts)
+    assert [one.name for one in tmp_path.glob(".*")] == [".fake.millis.notes"]
+    assert open_bundle(bundle.path).manifest == bundle.manifest
+
+
 def test_a_full_disk_leaves_the_old_bundle_whole(tmp_path: Path) -> None:
     if os.geteuid() != 0 or sys.platform != "linux":
         pytest.skip("needs root on Linux, to mount a disk of a few kilobytes")

@@ -229,6 +229,9 @@ def make_error(said: Exception, cause: Exception) -> Exception:
 
 @pytest.mark.parametrize("said", [MemoryError(), OSError(12, "Cannot allocate memory"), RuntimeError("std::bad_alloc"),
     RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes. Error code 12"),
+    RuntimeError("can't start new thread"), RuntimeError("could not create a primitive"),
+    RuntimeError("Exception from src/inference/src/dev/plugin.cpp:54:\nResource temporarily unavailable\n\n"),
+    RuntimeError("Exception from src/inference/src/dev/plugin.cpp:54:\ncan't alloc\n\n"),
     type("Fail", (Exception,), {})("[ONNXRuntimeError] : 1 : FAIL : Failed to allocate memory for requested buffer of size 8"),
     make_error(InvalidBase("base cannot be loaded (MemoryError)"), MemoryError())])  # fmt: skip
 def test_memory_that_runs_out_in_a_fit_is_an_error_of_ours(said: Exception, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,13 @@ def test_a_file_without_examples_is_refused_by_name(tmp_path: Path, content: byt
     assert str(caught.value).startswith(f"{path}:1: the file has no examples")
 
 
+def test_a_device_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    (tmp_path / "endless").symlink_to("/dev/zero")
+    for of in ("spans", "labels", "answers", "matches"):
+        with pytest.raises(InvalidData, match="endless: a device, which may have no end: give the path of a file"):
+            read_labelled(tmp_path / "endless", of=of)
+
+
 def test_a_folder_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(InvalidData, match="a folder: give the path of one file") as caught:
         read_examples(tmp_path)

@@ -11,12 +11,13 @@ import time
 from contextlib import suppress
 from itertools import pairwise
 
+import msgspec
 import pytest
 
-from millis.errors import InvalidValue
+from millis.errors import AllRefused, InvalidValue, RunFailed
 from millis.measuring.connection import resolve
 from millis.measuring.load import Generator
-from millis.measuring.plan import Plan, draw_arrivals
+from millis.measuring.plan import Plan, Raw, draw_arrivals
 from millis.measuring.results import sum_up
 
 
@@ -83,6 +84,19 @@ def test_a_generator_that_stood_still_says_so(monkeypatch: pytest.MonkeyPatch) -
     assert 10 < result.n_ok < 70
     assert result.void is not None
     assert "the generator itself was" in result.void
+
+
+def test_refusals_beside_silence_say_that_the_server_refuses_and_silence_alone_does_not() -> None:
+    raw = Raw(
+        seconds=1.0, ok_ns=[], refused_ns=[10**6] * 3, late_ns=[0] * 10, statuses={503: 2, 504: 1}, failures={}, n_unsent=0,
+        n_waited=0, n_connections=4, timings=[], rungs={},
+    )  # fmt: skip
+    asked = {"plan": plan(n_requests=10), "url": "here", "bound_ms": 5.0, "token_bound_ms": None}
+    with pytest.raises(AllRefused, match=r"2 x 503, 1 x 504\) or, 7 of them, left without an answer"):
+        sum_up(raw, **asked)  # type: ignore[arg-type]
+    for changes in ({"refused_ns": [], "statuses": {}}, {"statuses": {503: 3, 500: 1}}, {"failures": {"reset": 1}}):
+        with pytest.raises(RunFailed, match="none of 10 requests to here had a 2xx answer"):
+            sum_up(msgspec.structs.replace(raw, **changes), **asked)  # type: ignore[arg-type]
 
 
 def _answer_all(listening: socket.socket) -> None:

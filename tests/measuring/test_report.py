@@ -7,6 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from millis.bundles.manifest import Choice, LayerTime, Step, TableCheck
@@ -79,14 +80,14 @@ def sample(*, label: str = "PERSON", status: str = "kept") -> Report:
         latency=Latency(bins=bins, bound_ms=15.0, percentiles={"p50": 2.61, "p95": 4.9, "p99": 6.84}),
         candidates=(
             Candidate(
-                name="torch fp32", predicted_p99_ms=58.0, p99_ms=55.2, quality=89.92, note="the reference"
+                name="torch fp32", predicted_ms=58.0, measured_ms=55.2, quality=89.92, note="the reference"
             ),
-            Candidate(name="openvino fp32", predicted_p99_ms=19.1, p99_ms=18.4, quality=89.92),
-            Candidate(name="openvino int8", predicted_p99_ms=6.5, p99_ms=6.84, quality=89.54, is_chosen=True),
+            Candidate(name="openvino fp32", predicted_ms=19.1, measured_ms=18.4, quality=89.92),
+            Candidate(name="openvino int8", predicted_ms=6.5, measured_ms=6.84, quality=89.54, is_chosen=True),
             Candidate(
-                name="openvino int8, 3 layers", predicted_p99_ms=4.1, quality=87.1, note="below the floor"
+                name="openvino int8, 3 layers", predicted_ms=4.1, quality=87.1, note="below the floor"
             ),
-            Candidate(name="onnxruntime int8", predicted_p99_ms=11.2, p99_ms=12.9, quality=88.9),
+            Candidate(name="onnxruntime int8", predicted_ms=11.2, measured_ms=12.9, quality=88.9),
         ),
         stages={
             "parse": {"p50": 0.05, "p99": 0.09},
@@ -108,9 +109,9 @@ def sample(*, label: str = "PERSON", status: str = "kept") -> Report:
             TableCheck(runtime="openvino-int8", tokens=64, n=10, measured_ms=1.9, median_error=0.034, worst_error=0.117),
         ),
         ladder=(
-            RungFound(name="openvino-int8", p99_ms=6.84, quality=89.54, drop=0.38, n_bytes=23_100_000, status="kept", is_serving=True),
+            RungFound(name="openvino-int8", measured_ms=6.84, quality=89.54, drop=0.38, n_bytes=23_100_000, status="kept", is_serving=True),
             RungFound(
-                name="openvino-int8-50pc", p99_ms=4.2, quality=88.8, drop=1.12, n_bytes=17_000_000, status="broken",
+                name="openvino-int8-50pc", measured_ms=4.2, quality=88.8, drop=1.12, n_bytes=17_000_000, status="broken",
                 layers=(LayerTime(heads=7, channels=512, ms=0.2, whole_ms=0.4), LayerTime(heads=0, channels=0, ms=0.0, whole_ms=0.4)),
                 table=(BucketTime(rung="openvino-int8-50pc", bucket=8, p50_ms=0.31, p99_ms=0.39),),
                 steps=(Step(step="pruned to 50 % of the layers' time, distilled", seconds=61.0, n_bytes=50_000_000),),
@@ -237,7 +238,7 @@ def test_hostile_text_is_only_text(tmp_path: Path, language: str) -> None:
         "stages": {HOSTILE: {"p50": 1.0}},
         "contract": {"device": HOSTILE},
         "choices": (Choice(what=HOSTILE, choice=HOSTILE, reason=HOSTILE),),
-        "candidates": (Candidate(name=HOSTILE, p99_ms=1.0, quality=90.0, note=HOSTILE),),
+        "candidates": (Candidate(name=HOSTILE, measured_ms=1.0, quality=90.0, note=HOSTILE),),
         "verdict": Verdict(status=HOSTILE, clauses=(Clause(name=HOSTILE, status=HOSTILE, detail=HOSTILE),)),
         "table": (BucketTime(rung=HOSTILE, bucket=8, p50_ms=1.0, p99_ms=2.0),),
     }
@@ -259,7 +260,7 @@ def test_parts_that_are_empty_or_alone_are_drawn_or_left_out(tmp_path: Path) -> 
     report = Report(
         title="edge",
         latency=Latency(bins=((2.0, 1),), percentiles={"p99": 2.0}),
-        candidates=(Candidate(name="never measured"), Candidate(name="alone", p99_ms=3.0, quality=0.0)),
+        candidates=(Candidate(name="never measured"), Candidate(name="alone", measured_ms=3.0, quality=0.0)),
         lengths=Lengths(counts=((1, 1),)),
         quality=Quality(value=0.0, by_label={"X": {}}),
         stages={"run": {"p50": 0.0}},
@@ -268,6 +269,14 @@ def test_parts_that_are_empty_or_alone_are_drawn_or_left_out(tmp_path: Path) -> 
     assert page.count('class="plot"') == 3
     assert "never measured" in reader.text
     assert "nan" not in page
+
+
+def test_the_percentile_that_the_contract_bounds_is_the_one_that_is_named(tmp_path: Path) -> None:
+    report = msgspec.structs.replace(sample(), contract=sample().contract | {"percentile": 50.0})
+    for language, named in (("en", "Quality against p50"), ("zh", "质量与 p50")):
+        text = written(report, tmp_path, language=language)[1].text
+        assert named in text
+        assert not re.findall(r"p99 (?:measured|predicted)|(?:实测|预测) p99", text)
 
 
 def test_a_mapping_is_a_report_too(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Reading on before fine-tuning, as a part of a fit."""
 
+import os
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -39,6 +41,17 @@ def test_texts_that_cannot_be_read_on_are_refused_before_anything_is_trained(ask
     with pytest.raises(InvalidValue, match="none of 2 texts has 3 pieces or more"):
         learn_from("maria\nlisbon", asked)
     assert not (tmp_path / "names.run" / "training").exists()
+
+
+def test_texts_may_come_through_a_pipe(asked: FitSettings, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "texts.txt")
+    words = "\n".join(" ".join(FILLERS[i : i + 5]) for i in range(len(FILLERS) - 4))
+    feeding = threading.Thread(target=(tmp_path / "texts.txt").write_text, args=(words,), daemon=True)
+    feeding.start()
+    case = prepare(Contract(p99="100 ms", rate=50), asked, began=time.monotonic())
+    feeding.join()
+    learn_reference(Path(asked.base), case=case, settings=asked.training(), folder=case.folder / "training")
+    assert list(case.folder.glob("domain/*/base/model.safetensors"))
 
 
 def test_other_texts_are_read_in_the_same_run_folder(asked: FitSettings) -> None:

@@ -34,6 +34,9 @@ def test_a_fit_ends_with_a_kept_contract_and_a_report(fitted: Fitted) -> None:
     training = next(one for one in millis.open_bundle(case.bundle).manifest.choices if one.what == "training")
     assert training.choice.endswith("the best on dev")
     assert "learning rate 0.001: chosen for a base that is 64 wide" in training.reason
+    layout = next(one for one in millis.open_bundle(case.bundle).manifest.choices if one.what == "rung and layout")
+    seen_ms = document["certificate"]["measurement"]["latency"]["p99_ms"]
+    assert layout.reason.startswith(f"kept, p99 {seen_ms:.2f} ms in its proof at 250/s"), "what was probed decides nothing"
     report = (case.bundle / "report.html").read_text()
     assert "http://" not in report.replace("http://www.w3.org", "")
     subject = document["certificate"]["subject"]

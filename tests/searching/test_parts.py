@@ -1,20 +1,23 @@
 """The arithmetic of the search: predictions, ledgers, relaxations, made-up bodies."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from making import make_fake_bundle
 from millis.bundles import LatencyRow, ServingShape
+from millis.bundles.saving import certify
 from millis.contract import Contract
 from millis.errors import InvalidValue, RunFailed
 from millis.searching.bodies import bodies_of_lengths
-from millis.searching.candidates import predict_percentile_ms, propose, shapes_for
+from millis.searching.candidates import fit_table, predict_percentile_ms, propose, scale_table, shapes_for
 from millis.searching.ledger import Ledger, alone_in
-from millis.searching.proving import plan_requests
+from millis.searching.proving import measure_served, plan_requests, prove
 from millis.searching.relaxing import Point, relax
 from millis.tasks.tokenization import Tokenizer
 
@@ -91,13 +94,13 @@ def test_an_impossible_contract_gets_points_and_relaxations_with_numbers() -> No
     shape = ServingShape(workers=1, threads=2)
     slow = Point(name="good", quality=86, drop=0.2, predicted_ms=20, measured_ms=22, table=TABLE, shape=shape)
     rough = Point(name="rough", quality=80, drop=6.0, predicted_ms=4, measured_ms=5, table=TABLE, shape=shape)
-    told = relax([slow, rough], contract=Contract(p99="6 ms", rate=100, max_drop=1.0), lengths=LENGTHS)
+    told = relax([slow, rough], contract=Contract(p99="6 ms", rate=100, max_drop=1.0), lengths=LENGTHS, n_probed=1000)
     text = "\n".join(told)
     assert "nearest: rough: p99 measured 5 ms" in text
     assert "instead: p99 <= 25 ms" in text
     assert "6.0 points of quality instead of 1 (rough)" in text
     assert "texts of at most 16 tokens" in text or "texts of at most 8 tokens" in text
-    told = relax([slow, rough], contract=Contract(p99="6 ms", rate=100, max_drop=None, floor=85), lengths=LENGTHS)
+    told = relax([slow, rough], contract=Contract(p99="6 ms", rate=100, max_drop=None, floor=85), lengths=LENGTHS, n_probed=1000)
     assert "instead: a floor of 80.0 instead of 85 (rough)" in told
 
 
@@ -106,8 +109,63 @@ def test_where_memory_alone_is_short_the_way_out_is_memory() -> None:
     point = Point(
         name="good", quality=86, drop=0.2, predicted_ms=4, measured_ms=5, table=TABLE, shape=shape, memory_mb=95.2
     )  # fmt: skip
-    told = relax([point], contract=Contract(p99="50 ms", rate=100, memory_mb=60), lengths=LENGTHS)
+    told = relax([point], contract=Contract(p99="50 ms", rate=100, memory_mb=60), lengths=LENGTHS, n_probed=1000)
     assert [line for line in told if "instead" in line] == ["instead: 110 MB of memory instead of 60 (good)"]
+
+
+def test_where_more_comes_than_is_answered_no_time_is_told_and_the_rate_can_be_carried() -> None:
+    shape = ServingShape(workers=1, threads=1)
+    table = (LatencyRow(tokens=64, p50_ms=19.1, p99_ms=19.1, n=20),)  # 20 ms a request: 50 a second
+    asked = {"lengths": LENGTHS, "rate_per_s": 100.0, "shape": shape, "percentile": 99.0}
+    seen_ms = predict_percentile_ms(table, n_requests=200, **asked)  # they waited behind each other
+    assert 1_000 < seen_ms < 3_000
+    slow = Point(name="slow", quality=86, drop=0.2, predicted_ms=1e5, measured_ms=seen_ms, table=table, shape=shape)
+    told = relax([slow], contract=Contract(p99="1 s", rate=100), lengths=LENGTHS, n_probed=200)
+    assert not [line for line in told if "instead: p99" in line], "it grows with every further request"
+    assert "instead: 40 requests/s instead of 100 (predicted)" in told
+    told = relax([slow], contract=Contract(p99="21 ms", rate=100), lengths=LENGTHS, n_probed=200)
+    ways = [line for line in told if line.startswith("instead: ")]
+    assert len(ways) == 1, "neither a lower rate nor a longer bound will do by itself"
+    assert re.fullmatch(r"instead: p99 <= \d+ ms at 40 requests/s, both \(predicted\)", ways[0])
+
+
+def test_a_table_is_fitted_to_what_was_seen() -> None:
+    asked = {"lengths": LENGTHS, "rate_per_s": 100.0, "shape": ServingShape(workers=1, threads=2), "percentile": 99.0}
+    for factor in (0.5, 1.7):
+        slower = scale_table(TABLE, factor)
+        fitted = fit_table(TABLE, seen_ms=predict_percentile_ms(slower, **asked), **asked)
+        assert fitted[0].p50_ms == pytest.approx(slower[0].p50_ms, rel=0.01)
+    assert fit_table(TABLE, seen_ms=None, **asked) == TABLE
+
+
+def test_a_load_that_names_its_own_deadline_sees_the_queue_that_the_bound_hides(tmp_path: Path) -> None:
+    bundle = make_fake_bundle(tmp_path, delay_ms=20.0, p99="100 ms")
+    contract = Contract(p99="100 ms", rate=100)
+    bodies = bodies_of_lengths(bundle)
+    refusing = measure_served(bundle, contract=contract, bodies=bodies, n_requests=150).load
+    waited = measure_served(bundle, contract=contract, bodies=bodies, n_requests=150, deadline_ms=1e4).load
+    assert refusing.n_refused > 15, "half as many can be answered as come"
+    assert refusing.due_percentile_ms(99) is None
+    assert refusing.due_percentile_ms(10) == pytest.approx(refusing.percentile_ms(10 * 150 / refusing.n_ok))
+    assert waited.n_refused == 0
+    assert waited.due_percentile_ms(99) == waited.percentile_ms(99) > 500
+
+
+def test_a_proof_says_that_the_certificate_before_was_of_another_machine(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = prove(make_fake_bundle(tmp_path).path, n_requests=5, rate_per_s=100).bundle
+    assert "another machine" not in capsys.readouterr().err
+    certificate = bundle.certificate
+    assert certificate is not None
+    elsewhere = msgspec.structs.replace(certificate, machine=certificate.machine | {"cpu": "Example CPU 9000"})
+    certify(bundle, certificates=[elsewhere])
+    proven = prove(bundle.path, n_requests=5, rate_per_s=100).bundle.certificate
+    told = capsys.readouterr().err
+    assert "is of another machine (cpu: " in told
+    assert "here, Example CPU 9000 there): what is measured now takes its place" in told
+    assert proven is not None
+    assert proven.machine["cpu"] != "Example CPU 9000"
 
 
 def test_two_fits_in_one_run_folder_are_refused_and_a_killed_one_is_not_in_the_way(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from millis.searching.case import Case, prepare
 from millis.searching.cutting import Change
 from millis.searching.layers import choose_activation
 from millis.searching.pruning import Pruner
-from millis.searching.search import _Search
+from millis.searching.search import _note_untaught, _Search
 from millis.searching.settings import FitSettings
 from millis.searching.trying import Candidate, artifact_case
 from millis.searching.vocabulary import trim_reference
@@ -172,12 +172,20 @@ def test_a_vocabulary_that_leads_below_the_floor_stays_whole(prepared: tuple[Cas
     assert taught.choices[-1].choice == "stays whole"
 
 
+def test_a_network_that_learnt_nothing_is_told_of(prepared: tuple[Case, Reference]) -> None:
+    case, reference = prepared
+    for value, n_notes in ((0.0, 1), (0.1, 0)):
+        told = _note_untaught(case, replace(reference, test=replace(reference.test, value=value))).notes
+        assert sum("a drop from that promises nothing" in note for note in told) == n_notes
+
+
 def test_what_was_probed_is_found_again_for_its_own_percentile(
     prepared: tuple[Case, Reference], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case, reference = prepared
     crowd = SimpleNamespace(is_crowded=False)
-    seen = SimpleNamespace(load=SimpleNamespace(percentile_ms=lambda percentile: percentile / 10), crowd=crowd)
+    load = SimpleNamespace(percentile_ms=lambda percentile: percentile / 10, n_requests=150, n_ok=150)
+    seen = SimpleNamespace(load=load, crowd=crowd)
     monkeypatch.setattr(trying, "save_draft", lambda *_, **__: None)
     monkeypatch.setattr(trying, "measure_served", lambda *_, **__: seen)
     candidate = Candidate(
@@ -194,3 +202,5 @@ def test_what_was_probed_is_found_again_for_its_own_percentile(
     assert probe(p99="2 s") == 9.9, "found again, it is not measured"
     monkeypatch.setattr(trying, "save_draft", lambda *_, **__: None)
     assert probe(p50="1 s") == 5.0
+    load.n_ok = 50  # the others wait still, and the queue grows on
+    assert probe(p95="1 s") == pytest.approx(28.5)

@@ -1,16 +1,19 @@
 """A bundle is written whole or not at all.
 
 Border: parts and a manifest in, a bundle out. It is written to a temporary folder beside its place and exchanged with
-what stands there in one step, so a crash leaves the old bundle whole.
+what stands there in one step, so a crash leaves the old bundle whole; the folder of a killed writer goes with the next
+save.
 Limits: exchanging two folders in one step needs Linux; elsewhere there is an instant with the old one set aside.
 """
 
 import ctypes
+import glob
 import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 
@@ -19,6 +22,10 @@ import msgspec
 from millis.bundles.bundle import MANIFEST, REPORTS, Bundle, certificate_file, compute_seal, hash_file, stay_inside
 from millis.bundles.manifest import Certificate, FileEntry, Manifest
 from millis.errors import InvalidValue, RunFailed
+from millis.locks import held
+
+_DRAFT = ".draft"
+_LOCK = "lock"
 
 
 def save_bundle(
@@ -44,26 +51,29 @@ def save_bundle(
         raise InvalidValue(f"{path} exists and is not a bundle: choose another name or move it away.")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
-    except OSError as error:
-        raise RunFailed(f"cannot write beside {path}: {error.strerror}. Choose another place.") from error
-    try:
-        for name, content in parts.items():
-            _write_part(draft / stay_inside(name), content)
-        sealed = _seal(manifest, draft)
-        if finish is not None:
-            for name, content in finish(Bundle(draft, sealed)).items():
+        _sweep(place)
+        with (
+            tempfile.TemporaryDirectory(
+                prefix=f".{place.name}.", suffix=_DRAFT, dir=place.parent, ignore_cleanup_errors=True
+            ) as scratch,
+            held(Path(scratch) / _LOCK, busy=f"another process begins to write {path} now: try again."),
+        ):
+            draft = Path(scratch) / place.name
+            draft.mkdir()
+            for name, content in parts.items():
                 _write_part(draft / stay_inside(name), content)
             sealed = _seal(manifest, draft)
-        _write_part(draft / MANIFEST, msgspec.json.format(msgspec.json.encode(sealed), indent=1))
-        draft.chmod(0o755)
-        _exchange(draft, place)
+            if finish is not None:
+                for name, content in finish(Bundle(draft, sealed)).items():
+                    _write_part(draft / stay_inside(name), content)
+                sealed = _seal(manifest, draft)
+            _write_part(draft / MANIFEST, msgspec.json.format(msgspec.json.encode(sealed), indent=1))
+            _exchange(draft, place)
     except OSError as error:
         raise RunFailed(
-            f"cannot write {path}: {error.strerror}. What stood there is unchanged; free some space and go on."
+            f"cannot write {path}: {error.strerror}. What stood there is unchanged; free some space and go on, or"
+            " choose another place."
         ) from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return Bundle(place, sealed)
 
 
@@ -87,6 +97,13 @@ def proof_parts(
     files = {certificate_file(one.rung, serving=serving): msgspec.json.encode(one) for one in certificates}
     pages = {REPORTS[language]: page for language, page in reports.items()}
     return {file: msgspec.json.format(content, indent=1) for file, content in files.items()} | pages
+
+
+def _sweep(place: Path) -> None:
+    """Take away what writers that were killed left beside a place."""
+    for left in place.parent.glob(f".{glob.escape(place.name)}.*{_DRAFT}"):
+        with suppress(InvalidValue), held(left / _LOCK, busy="its writer lives"):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _seal(manifest: Manifest, folder: Path) -> Manifest:
@@ -124,7 +141,7 @@ def _exchange(draft: Path, place: Path) -> None:
         at_cwd, exchange = -100, 2
         if libc.renameat2(at_cwd, os.fsencode(draft), at_cwd, os.fsencode(place), exchange) == 0:
             return
-    aside = draft.with_name(draft.name + ".old")
+    aside = draft.parent.with_name(f"{draft.parent.name}.old")
     place.rename(aside)
     draft.rename(place)
     shutil.rmtree(aside, ignore_errors=True)

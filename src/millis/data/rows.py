@@ -90,9 +90,11 @@ def read_rows(path: Path, *, bad: BadRows) -> list[Row]:
     """Read the lines of a UTF-8 file; one that is not UTF-8 is added to bad, and given with U+FFFD in it.
 
     Raises:
-        InvalidData: no such file, a folder, a file that may not be read, UTF-16, or no byte in it.
+        InvalidData: no such file, a folder, a device, a file that may not be read, UTF-16, or no byte in it.
     """
     try:
+        if path.is_char_device() or path.is_block_device():
+            raise InvalidData(f"{path}: a device, which may have no end: give the path of a file of texts.")
         content = path.read_bytes()
     except FileNotFoundError as error:
         raise InvalidData(f"{path}: no such file: give the path of a file of texts.") from error

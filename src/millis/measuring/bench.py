@@ -16,7 +16,8 @@ from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
-from millis.errors import InvalidData, InvalidValue, RunFailed
+from millis.data.rows import BadRows, read_json_lines, read_rows
+from millis.errors import InvalidValue, RunFailed
 from millis.measuring.plan import Plan, Progress, Raw
 from millis.measuring.results import LoadResult, sum_up
 from millis.telemetry.progress import bar
@@ -111,27 +112,14 @@ def read_bodies(path: str | Path) -> tuple[bytes, ...]:
     Raises:
         InvalidData: names the lines that are not JSON, up to ten, or says that there is no body.
     """
-    try:
-        rows = Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "not a path"
-        raise InvalidData(f"{path} cannot be read ({reason}): give a file with one JSON body per line.") from error
-    bodies, bad = [], []
-    for number, row in enumerate((row.strip() for row in rows), 1):
-        if not row:
-            continue
-        try:
-            msgspec.json.decode(row)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            bad.append(f"{path}:{number}: not JSON ({error})")
-        except RecursionError:
-            bad.append(f"{path}:{number}: nested too deeply")
-        bodies.append(row)
-    if bad:
-        more = f"\n... and {len(bad) - 10} more" if len(bad) > 10 else ""
-        raise InvalidData("\n".join(bad[:10]) + f"{more}\nGive one JSON body per line.")
-    if not bodies:
-        raise InvalidData(f"{path}:1: no body in it: give one JSON body per line.")
+    bad = BadRows(Path(path), limit=10)
+
+    def read(_line: int, text: str) -> bytes:
+        msgspec.json.decode(text)
+        return text.strip().encode()
+
+    bodies = read_json_lines(read_rows(Path(path), bad=bad), read, bad=bad)
+    bad.raise_any()
     return tuple(bodies)
 
 

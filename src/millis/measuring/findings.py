@@ -45,14 +45,14 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """A model that was considered.
 
     Args:
-        p99_ms: as measured through HTTP, None when it was not.
-        predicted_p99_ms: as predicted before, None when it was not.
+        measured_ms: the contract's percentile as measured through HTTP, None when it was not.
+        predicted_ms: as predicted before, None when it was not.
         quality: points, None when it was not scored.
     """
 
     name: str
-    p99_ms: float | None = None
-    predicted_p99_ms: float | None = None
+    measured_ms: float | None = None
+    predicted_ms: float | None = None
     quality: float | None = None
     note: str = ""
     is_chosen: bool = False
@@ -79,13 +79,13 @@ class RungFound(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """A rung of the ladder.
 
     Args:
-        p99_ms: through HTTP, None when it was not measured.
+        measured_ms: the contract's percentile through HTTP, None when it was not measured.
         status: of its verdict, "" without one.
         layers, table, steps, choices: how it came about, as Report has them of the rung that serves; given of others.
     """
 
     name: str
-    p99_ms: float | None = None
+    measured_ms: float | None = None
     quality: float | None = None
     drop: float | None = None
     n_bytes: int = 0

@@ -35,8 +35,8 @@ class Point(NamedTuple):
     """One candidate of the scatter.
 
     Args:
-        measured: p99 in ms as measured, or None.
-        predicted: p99 in ms as predicted, or None; a point has one of the two at least.
+        measured: ms as measured, or None.
+        predicted: ms as predicted, or None; a point has one of the two at least.
     """
 
     name: str
@@ -46,8 +46,8 @@ class Point(NamedTuple):
     is_chosen: bool
 
     @property
-    def p99_ms(self) -> float:
-        """Give the measured p99, else the predicted one."""
+    def ms(self) -> float:
+        """Give what was measured, else what was predicted."""
         return self.measured if self.measured is not None else self.predicted or math.nan
 
 
@@ -109,12 +109,12 @@ def _edges(bins: Sequence[tuple[float, int]]) -> list[tuple[float, float, int]]:
 def draw_candidates(
     points: Sequence[Point], *, bound_ms: float | None, floor: float | None, title: str, axes: tuple[str, str]
 ) -> Markup:
-    """Draw quality against p99: measured filled, predicted hollow, the chosen ringed, the best joined."""
-    drawn = [point for point in points if point.p99_ms > 0 and math.isfinite(point.quality)]
+    """Draw quality against time: measured filled, predicted hollow, the chosen ringed, the best joined."""
+    drawn = [point for point in points if point.ms > 0 and math.isfinite(point.quality)]
     if not drawn:
         return Markup("")
     seen = [ms for point in drawn for ms in (point.measured, point.predicted) if ms] + [
-        bound_ms or drawn[0].p99_ms
+        bound_ms or drawn[0].ms
     ]
     qualities = [point.quality for point in drawn] + ([floor] if floor is not None else [])
     margin = max((max(qualities) - min(qualities)) * 0.12, 0.2)
@@ -133,14 +133,14 @@ def draw_candidates(
         lines.append(element("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y(floor), y2=y(floor), class_="floor"))
         labels.take((LEFT, y(floor) - 1, WIDTH - RIGHT, y(floor) + 1))
     front = pareto_front(drawn)
-    path = " ".join(f"{x(point.p99_ms):.1f},{y(point.quality):.1f}" for point in front)
+    path = " ".join(f"{x(point.ms):.1f},{y(point.quality):.1f}" for point in front)
     shapes = [element("polyline", points=path, class_="front")]
     names = []
     for point in sorted(drawn, key=lambda point: (not point.is_chosen, point not in front)):
         shapes.append(_draw_point(point, x, y))
         names.append(
             labels.place(
-                point.name, x(point.p99_ms), y(point.quality), class_="chosen" if point.is_chosen else "name"
+                point.name, x(point.ms), y(point.quality), class_="chosen" if point.is_chosen else "name"
             )
         )
     return draw_frame(
@@ -153,7 +153,7 @@ def draw_candidates(
 def pareto_front(points: Sequence[Point]) -> list[Point]:
     """Give the points that no other one beats in both latency and quality, fastest first."""
     front: list[Point] = []
-    for point in sorted(points, key=lambda point: (point.p99_ms, -point.quality)):
+    for point in sorted(points, key=lambda point: (point.ms, -point.quality)):
         if not front or point.quality > front[-1].quality:
             front.append(point)
     return front
@@ -242,8 +242,8 @@ def _draw_point(point: Point, x: Callable[[float], float], y: Callable[[float], 
     if point.measured:
         shapes.append(element("circle", cx=x(point.measured), cy=middle, r=4.5, class_="measured"))
     if point.is_chosen:
-        shapes.append(element("circle", cx=x(point.p99_ms), cy=middle, r=9, class_="ring"))
-    words = f"{point.name}: {write_number(point.p99_ms)} ms, {point.quality:.2f}"
+        shapes.append(element("circle", cx=x(point.ms), cy=middle, r=9, class_="ring"))
+    words = f"{point.name}: {write_number(point.ms)} ms, {point.quality:.2f}"
     return element("g", element("title", words), *shapes)
 
 

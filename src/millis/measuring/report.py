@@ -76,7 +76,9 @@ def write_report(path: Path, *, report: Report | Mapping[str, Any], language: st
             f"this is no report: {error}. Give the keys of millis.measuring.report.Report."
         ) from error
     page = resources.files("millis.measuring") / "page"
-    words = json.loads((page / "words.json").read_text(encoding="utf-8"))[language]
+    percentile = f"p{found.contract.get('percentile', 99):g}"
+    text = (page / "words.json").read_text(encoding="utf-8")
+    words = json.loads(text.replace("{p}", percentile))[language]
     style = Markup((page / "report.css").read_text(encoding="utf-8"))
     try:
         path.write_text(_page(found, words, style=style, language=language), encoding="utf-8")
@@ -187,11 +189,11 @@ def _latency(report: Report, words: Words) -> Markup | None:
 
 def _candidates_plot(report: Report, words: Words) -> Markup | None:
     points = [
-        Point(one.name, one.p99_ms, one.predicted_p99_ms, one.quality, one.is_chosen)
+        Point(one.name, one.measured_ms, one.predicted_ms, one.quality, one.is_chosen)
         for one in report.candidates
-        if one.quality is not None and (one.p99_ms or one.predicted_p99_ms)
+        if one.quality is not None and (one.measured_ms or one.predicted_ms)
     ]
-    axes = (words["axis_p99"], report.quality.name if report.quality else words["quality_of"])
+    axes = (words["axis_percentile"], report.quality.name if report.quality else words["quality_of"])
     bound_ms, floor = report.contract.get("bound_ms"), _quality_floor(report)
     plot = draw_candidates(points, bound_ms=bound_ms, floor=floor, title=words["candidates"], axes=axes)
     return write_section(words, "candidates", plot)

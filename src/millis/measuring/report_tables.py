@@ -19,7 +19,7 @@ def write_ladder(ladder: Sequence[RungFound], words: Words, *, is_spoken: bool =
     """Show the rungs, the one that serves in bold; of models that speak it alone was proven."""
     rows: list[list[Child]] = [
         [
-            one.name, "✓" if one.is_serving else "", show_ms(one.p99_ms), show_points(one.quality),
+            one.name, "✓" if one.is_serving else "", show_ms(one.measured_ms), show_points(one.quality),
             show_points(one.drop), write_bytes(one.n_bytes), words["clause"].get(one.status, NOTHING),
         ]
         for one in ladder
@@ -107,7 +107,7 @@ def write_candidates(candidates: Sequence[Candidate], words: Words) -> Markup | 
     """Show what was considered, the chosen in bold."""
     rows = [
         [
-            one.name, "✓" if one.is_chosen else "", show_ms(one.p99_ms), show_ms(one.predicted_p99_ms),
+            one.name, "✓" if one.is_chosen else "", show_ms(one.measured_ms), show_ms(one.predicted_ms),
             _show_error(one), show_points(one.quality), one.note,
         ]
         for one in candidates
@@ -121,9 +121,9 @@ def write_candidates(candidates: Sequence[Candidate], words: Words) -> Markup | 
 
 
 def _show_error(candidate: Candidate) -> str:
-    if not candidate.p99_ms or not candidate.predicted_p99_ms:
+    if not candidate.measured_ms or not candidate.predicted_ms:
         return NOTHING
-    return f"{100 * (candidate.predicted_p99_ms / candidate.p99_ms - 1):+.0f} %"
+    return f"{100 * (candidate.predicted_ms / candidate.measured_ms - 1):+.0f} %"
 
 
 def write_times(times: Sequence[BucketTime], words: Words, *, of: str = "") -> Markup | None:

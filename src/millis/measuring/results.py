@@ -107,6 +107,11 @@ class LoadResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         """Give any percentile of the latencies of 2xx answers."""
         return Histogram(self.histogram).percentile_ms(percentile)
 
+    def due_percentile_ms(self, percentile: float) -> float | None:
+        """Give any percentile of all that were due, where nothing is later than what had no 2xx answer; None for it."""
+        share = percentile * self.n_requests / self.n_ok
+        return self.percentile_ms(share) if share <= 100 else None
+
     def lines(self) -> tuple[str, ...]:
         """Write the run as a table for a terminal."""
         told = [
@@ -146,15 +151,17 @@ def sum_up(
     """Sum up what the generator saw of a plan.
 
     Raises:
-        AllRefused: every request was refused.
+        AllRefused: every answer was a refusal.
         RunFailed: no request had a 2xx answer, or only some of the answers were streamed.
     """
     if not raw.ok_ns:
         seen = _tell_bad(raw.statuses, raw.failures) or "all of them unanswered"
-        if len(raw.refused_ns) == plan.n_requests:
+        if raw.refused_ns and len(raw.refused_ns) == sum(raw.statuses.values()) and not raw.failures:
+            n_left = plan.n_requests - len(raw.refused_ns)
+            left = f" or, {n_left} of them, left without an answer" if n_left else ""
             raise AllRefused(
-                f"all {plan.n_requests} requests to {url} were refused ({seen}), so there is no latency to measure:"
-                " offer less, or let the server take longer."
+                f"all {plan.n_requests} requests to {url} were refused ({seen}){left}, so there is no latency to"
+                " measure: offer less, or let the server take longer."
             )
         raise RunFailed(
             f"none of {plan.n_requests} requests to {url} had a 2xx answer ({seen}), so there is nothing to measure:"

@@ -3,9 +3,12 @@
 Border: arithmetic on latency tables; builds and measures nothing.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -120,6 +123,7 @@ def predict_percentile_ms(
     shape: ServingShape,
     percentile: float,
     is_batched: bool = False,
+    n_requests: int = _ARRIVALS,
     seed: int = 7,
 ) -> float:
     """Predict what a client sees at a percentile: queue the real lengths behind each other at the real rate.
@@ -128,6 +132,7 @@ def predict_percentile_ms(
 
     Args:
         is_batched: a device runs whatever waits at once, in the time of the longest of it.
+        n_requests: of a run, each begun with nobody waiting: where more comes than is answered, the queue grows on.
     Source: Lindley's recursion, with service times drawn from the table's p50 and p99 at the length of a random text; a
     request that finds its lane idle for a while pays what the table says of cold ones.
     """
@@ -144,15 +149,43 @@ def predict_percentile_ms(
         return float(np.percentile(_run_together(arrivals, service - OVERHEAD_MS) + OVERHEAD_MS, percentile))
     lanes = max(shape.threads, 1) * shape.workers
     pinned = chance.integers(0, lanes, _ARRIVALS)
-    free = [0.0] * lanes
     seen = np.empty(_ARRIVALS)
     for i in range(_ARRIVALS):
+        if i % n_requests == 0:
+            free = [0.0] * lanes
         lane = min(range(lanes), key=free.__getitem__) if shape.workers == 1 else int(pinned[i])
         idle_ms = float(arrivals[i]) - free[lane]
         takes_ms = float(service[i]) + (float(cold[i]) if idle_ms > _COLD_AFTER_MS else 0.0)
         free[lane] = max(free[lane], float(arrivals[i])) + takes_ms
         seen[i] = free[lane] - arrivals[i]
     return float(np.percentile(seen, percentile))
+
+
+def fit_table(table: Sequence[LatencyRow], *, seen_ms: float | None, **asked: Any) -> tuple[LatencyRow, ...]:
+    """Give a table that is slower or faster throughout, so that its prediction is what a client saw.
+
+    Args:
+        seen_ms: None where nobody measured it; then it stays as it is.
+        asked: keywords of `predict_percentile_ms`, as when it was seen.
+    """
+    if seen_ms is None:
+        return tuple(table)
+    low, high = 0.05, 20.0
+    while high / low > 1.005:
+        middle = math.sqrt(low * high)
+        is_below = predict_percentile_ms(scale_table(table, middle), **asked) < seen_ms
+        low, high = (middle, high) if is_below else (low, middle)
+    return scale_table(table, high)
+
+
+def scale_table(table: Sequence[LatencyRow], factor: float) -> tuple[LatencyRow, ...]:
+    """Give a table whose times are so many times as long."""
+    return tuple(
+        msgspec.structs.replace(
+            row, p50_ms=row.p50_ms * factor, p99_ms=row.p99_ms * factor, cold_ms=(row.cold_ms or 0.0) * factor
+        )
+        for row in table
+    )
 
 
 def _run_together(arrivals: NDArray[np.float64], service: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -6,10 +6,11 @@ Border: reads and checks; builds and measures nothing.
 import os
 import shlex
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from millis.bundles.bundle import MANIFEST, TOKENIZER, hash_file
+from millis.bundles.bundle import MANIFEST, TOKENIZER
 from millis.contract import Contract
 from millis.data.checks import check
 from millis.data.examples import Example
@@ -43,6 +44,7 @@ class Case:
     Args:
         buckets, pruned_buckets: static lengths for the whole network, and for pruned ones.
         began: when, by time.monotonic(), in seconds.
+        texts: those without labels, by the file that was named for them; a pipe can be read but once.
         teacher: who teaches the reference, where one was given.
     """
 
@@ -59,6 +61,7 @@ class Case:
     ledger: Ledger
     began: float
     notes: tuple[str, ...]
+    texts: Mapping[Path, list[str]]
     teacher: Teacher | None = None
 
     def buckets_of(self, *, share: int) -> tuple[int, ...]:
@@ -131,7 +134,7 @@ def prepare(contract: Contract, settings: FitSettings, *, began: float) -> Case:
     inputs = [
         hash_base(base), settings.seed, settings.epochs, settings.tune, contract.max_drop,
         contract.floor, contract.device, settings.trim_vocabulary, settings.adapt,
-        *(hash_file(file) if file else None for file in files),
+        *(texts.get(file) if file else None for file in files),
         settings.layers, settings.activation, settings.sparse,
         settings.augment, settings.task, settings.asked(), settings.balance, teacher and teacher.digest,
         [[example.record() for example in part] for part in splits.parts().values()],
@@ -142,7 +145,7 @@ def prepare(contract: Contract, settings: FitSettings, *, began: float) -> Case:
         tokenizer_file=base / TOKENIZER,
         lengths=laid.lengths, buckets=laid.buckets, pruned_buckets=laid.pruned_buckets,
         folder=folder, ledger=Ledger(folder, inputs=inputs), began=began, notes=notes,
-        teacher=teacher,
+        texts=texts, teacher=teacher,
     )  # fmt: skip
 
 

@@ -124,7 +124,7 @@ def save_ladder(
     name = case.settings.out.name.removesuffix(".millis")
     manifest = make_manifest(
         case, [one.rung for one in ladder], shape=served.candidate.shape, name=name,
-        choices=(*choices, *_choices(case, served, tried)), tried=rows, checks=checks,
+        choices=(*choices, *_choices(case, served, proven)), tried=rows, checks=checks,
     )  # fmt: skip
     files = [part for one in ladder for part in parts_of(one.rung, one.candidate.built).items()]
     parts = {TOKENIZER: case.tokenizer_file, PROFILE: _profile(case).write(), **dict(files)}
@@ -176,16 +176,18 @@ def _score(case: Case, candidate: Candidate, *, reference: Reference) -> Rung:
     return msgspec.structs.replace(candidate.rung, quality=quality)
 
 
-def _choices(case: Case, served: Proven, tried: Sequence[Candidate]) -> tuple[Choice, ...]:
+def _choices(case: Case, served: Proven, proven: Sequence[Proven]) -> tuple[Choice, ...]:
     chosen, rung = served.candidate, served.rung
-    others = [one for one in tried if one.name != chosen.name and one.measured_ms is not None]
-    beaten = ", ".join(f"{one.name} {one.measured_ms:.2f} ms" for one in others) or "no other was measured"
+    others = [
+        f"{one.candidate.name} {one.verdict.status}, {one.seen_ms:.2f} ms" for one in proven if one is not served
+    ]
+    beaten = f"beside it {'; '.join(others)}" if others else "no other was proven"
     return (
         Choice(
             what="rung and layout",
             choice=chosen.name,
-            reason=f"p{case.contract.percentile:g} {chosen.seen_ms:.2f} ms over HTTP at"
-            f" {case.contract.rate_per_s:g}/s, {chosen.drop:+.2f} points lost on dev; {beaten}",
+            reason=f"{served.verdict.status}, p{case.contract.percentile:g} {served.seen_ms:.2f} ms in its proof at"
+            f" {case.contract.rate_per_s:g}/s, {rung.quality['drop']:+.2f} points lost on test; {beaten}",
         ),
         Choice(
             what="buckets",

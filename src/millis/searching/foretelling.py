@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from millis.bundles import LatencyRow
@@ -27,7 +26,15 @@ from millis.measuring.fingerprint import fingerprint
 from millis.models.bases import find_base
 from millis.models.weights import count_parameters
 from millis.models.work import read_work
-from millis.searching.candidates import AT_EASE, SHARES, Variant, predict_percentile_ms, propose, shapes_for
+from millis.searching.candidates import (
+    AT_EASE,
+    SHARES,
+    Variant,
+    predict_percentile_ms,
+    propose,
+    scale_table,
+    shapes_for,
+)
 from millis.searching.layout import LaidOut, lay_out
 from millis.searching.remembering import hash_base, make_key, recall, remember
 from millis.searching.settings import FitSettings
@@ -179,12 +186,11 @@ def _fit_share(
 
 def _scale(rows: _Rows, rest: _Rows, *, share: int) -> _Rows:
     """Give the table of a network that has a percentage of its layers' time left."""
-    scaled = []
+    scaled: list[LatencyRow] = []
     for row, empty in zip(rows, rest, strict=True):
         fixed_ms = min(empty.p50_ms, row.p50_ms)
         left = (fixed_ms + (row.p50_ms - fixed_ms) * share / 100) / row.p50_ms
-        times = {"p50_ms": row.p50_ms * left, "p99_ms": row.p99_ms * left, "cold_ms": (row.cold_ms or 0.0) * left}
-        scaled.append(msgspec.structs.replace(row, **times))
+        scaled += scale_table([row], left)
     return tuple(scaled)
 
 

@@ -33,6 +33,7 @@ from millis.measuring.quality import measure_quality
 from millis.measuring.results import LoadResult
 from millis.searching.bodies import ANSWER_TOKENS, PROMPT_TOKENS, bodies_of_lengths, bodies_of_prompts
 from millis.searching.reporting import report_proof
+from millis.serving.loading import compare_machine
 from millis.serving.settings import ServeSettings
 from millis.serving.supervisor import Supervisor
 from millis.tasks import Score
@@ -81,11 +82,14 @@ def measure_served(
     bodies: Sequence[bytes],
     n_requests: int,
     name: str = "prove",
+    deadline_ms: float | None = None,
 ) -> Served:
     """Serve a bundle on a free port of loopback and offer it the contract's load.
 
+    Args:
+        deadline_ms: what requests name in place of the contract's bound, by which the server refuses.
     Raises:
-        ContractBroken: the server refused every request, so nothing was measured.
+        ContractBroken: the server refused every request that it answered, so nothing was measured.
     """
     shape = bundle.manifest.serving
     settings = ServeSettings(
@@ -102,13 +106,15 @@ def measure_served(
                     n_requests=n_requests,
                     bound_ms=contract.bound_ms,
                     token_bound_ms=contract.per_token_ms,
+                    headers=() if deadline_ms is None else (("X-Deadline-Ms", f"{deadline_ms:g}"),),
                     warmup=8 if is_chat else 200,
                     name=name,
                 )
             except AllRefused as error:
                 raise ContractBroken(
-                    f"every one of {n_requests} requests at {contract.rate_per_s:g}/s was refused, since none was"
-                    f" predicted to be answered within {write_ms(contract.bound_ms)}: allow more, or offer less."
+                    f"not one of {n_requests} requests at {contract.rate_per_s:g}/s was answered: the server refused"
+                    f" those that it did not expect to answer within {write_ms(contract.bound_ms)}. Allow more, or"
+                    " offer less."
                 ) from error
         memory_mb = sum(_resident_mb(pid) for pid in server.pids)
     return Served(result, memory_mb, shape, crowd, _find_ceiling(bundle) if is_chat else None)
@@ -191,6 +197,12 @@ def prove(
         InvalidBundle: a file of the bundle is missing, truncated or altered.
     """
     bundle = open_bundle(path)
+    differs = compare_machine(bundle)
+    if differs:
+        say(
+            f"the certificate that stands here is of another machine ({'; '.join(differs)}): what is measured now takes"
+            " its place"
+        )
     contract = Contract.from_record(bundle.manifest.contract | ({"rate_per_s": rate_per_s} if rate_per_s else {}))
     if bodies is None and bundle.manifest.task in SPEAKING:
         bodies = bodies_of_prompts(bundle)

@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from millis.bundles import LatencyRow, ServingShape
-from millis.contract import Contract
-from millis.searching.candidates import predict_percentile_ms
+from millis.contract import MOST_BOUND_MS, Contract
+from millis.searching.candidates import fit_table, predict_percentile_ms
 from millis.units import write_ms
 
 _MOST_POINTS = 6
+_MARGIN = 1.1
+"""What is told is to be kept when it is asked for, though another run is not quite the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +42,15 @@ class Point:
         return self.predicted_ms if self.measured_ms is None else self.measured_ms
 
 
-def relax(points: Sequence[Point], *, contract: Contract, lengths: Sequence[int]) -> tuple[str, ...]:
-    """Write the nearest feasible points and what would have to give, cheapest first, with numbers."""
+def relax(
+    points: Sequence[Point], *, contract: Contract, lengths: Sequence[int], n_probed: int
+) -> tuple[str, ...]:
+    """Write the nearest feasible points and what would have to give, cheapest first, with numbers.
+
+    Args:
+        lengths: token counts of the texts.
+        n_probed: requests of the runs that points were measured in.
+    """
     nearest = sorted(points, key=lambda one: one.seen_ms)[:_MOST_POINTS]
     told = [
         f"{point.name}: p{contract.percentile:g} {'predicted' if point.measured_ms is None else 'measured'}"
@@ -52,11 +61,8 @@ def relax(points: Sequence[Point], *, contract: Contract, lengths: Sequence[int]
     ways = []
     if good:
         best = min(good, key=lambda one: (one.measured_ms is None, one.seen_ms))
-        if best.seen_ms * 1.1 > contract.bound_ms:
-            ways.append(
-                f"p{contract.percentile:g} <= {write_ms(_round_up(best.seen_ms * 1.1))} at the same rate and quality"
-            )
-            ways += _relax_load(best, contract=contract, lengths=lengths)
+        if best.seen_ms * _MARGIN > contract.bound_ms:
+            ways += _relax_time(best, contract=contract, lengths=lengths, n_probed=n_probed)
         ways += _relax_memory(good, contract=contract)
     faster = [point for point in points if point not in good and point.seen_ms <= contract.bound_ms]
     if faster:
@@ -68,10 +74,16 @@ def relax(points: Sequence[Point], *, contract: Contract, lengths: Sequence[int]
     return (*("nearest: " + line for line in told), *("instead: " + way for way in ways))
 
 
-def _relax_load(point: Point, *, contract: Contract, lengths: Sequence[int]) -> list[str]:
-    """Try a lower rate, shorter texts, one more core: what the queue predicts, scaled to what was measured."""
-    scale = point.measured_ms / point.predicted_ms if point.measured_ms else 1.0
+def _relax_time(point: Point, *, contract: Contract, lengths: Sequence[int], n_probed: int) -> list[str]:
+    """Try more time, a lower rate, shorter texts, one more core: what the queue predicts with the times that were seen.
+
+    More comes than can be answered where no time that a contract may have would do.
+    """
     shape = point.shape
+    table = fit_table(
+        point.table, seen_ms=point.measured_ms, lengths=lengths, rate_per_s=contract.rate_per_s, shape=shape,
+        percentile=contract.percentile, n_requests=n_probed,
+    )  # fmt: skip
 
     def seen(*, rate: float = contract.rate_per_s, longest: int | None = None, lanes: int = 0) -> float:
         kept = [length for length in lengths if longest is None or length <= longest] or [min(lengths)]
@@ -79,11 +91,14 @@ def _relax_load(point: Point, *, contract: Contract, lengths: Sequence[int]) -> 
             workers=shape.workers + (lanes if shape.workers > 1 or not shape.threads else 0),
             threads=shape.threads + (lanes if shape.threads else 0),
         )
-        return scale * predict_percentile_ms(
-            point.table, lengths=kept, rate_per_s=rate, shape=grown, percentile=contract.percentile
+        return _MARGIN * predict_percentile_ms(
+            table, lengths=kept, rate_per_s=rate, shape=grown, percentile=contract.percentile
         )
 
     ways = []
+    bound_ms = _round_up(seen())
+    if bound_ms <= MOST_BOUND_MS:
+        ways.append(f"p{contract.percentile:g} <= {write_ms(bound_ms)} at the same rate and quality")
     rate = next((r for r in _falling(contract.rate_per_s) if seen(rate=r) <= contract.bound_ms), None)
     if rate is not None:
         ways.append(f"{rate:g} requests/s instead of {contract.rate_per_s:g} (predicted)")
@@ -93,6 +108,10 @@ def _relax_load(point: Point, *, contract: Contract, lengths: Sequence[int]) -> 
         ways.append(f"texts of at most {longest} tokens (predicted)")
     if seen(lanes=1) <= contract.bound_ms:
         ways.append("one more core (predicted)")
+    carried = next((r for r in _falling(contract.rate_per_s) if seen(rate=r) <= MOST_BOUND_MS), None)
+    if not ways and carried is not None:
+        bound_ms = _round_up(seen(rate=carried))
+        ways.append(f"p{contract.percentile:g} <= {write_ms(bound_ms)} at {carried:g} requests/s, both (predicted)")
     return ways
 
 
@@ -104,7 +123,7 @@ def _relax_memory(points: Sequence[Point], *, contract: Contract) -> list[str]:
     if not known or min(known)[0] <= contract.memory_mb:
         return []
     least_mb, name = min(known)
-    return [f"{_round_up(1.1 * least_mb):g} MB of memory instead of {contract.memory_mb:g} ({name})"]
+    return [f"{_round_up(_MARGIN * least_mb):g} MB of memory instead of {contract.memory_mb:g} ({name})"]
 
 
 def _falling(rate: float) -> list[float]:

@@ -41,7 +41,7 @@ def report_proof(bundle: Bundle, *, certificates: Sequence[Certificate], load: L
         tokens=None if tokens is None else _tokens(tokens, ceiling=certificate.measurement.get("ceiling")),
         candidates=tuple(
             Candidate(
-                name=one.name, p99_ms=one.measured_ms, predicted_p99_ms=one.predicted_ms, quality=one.quality,
+                name=one.name, measured_ms=one.measured_ms, predicted_ms=one.predicted_ms, quality=one.quality,
                 is_chosen=one.is_chosen,
             )
             for one in manifest.tried
@@ -94,15 +94,16 @@ def _rung(bundle: Bundle, rung: Rung, certificate: Certificate | None) -> RungFo
     return RungFound(
         name=rung.name, quality=rung.quality.get("value"), drop=rung.quality.get("drop"),
         n_bytes=bundle.count_bytes(rung), is_serving=is_serving, **({} if is_serving else told),
-        p99_ms=_p99_ms(certificate.measurement) if certificate else None,
+        measured_ms=_measured_ms(certificate) if certificate else None,
         status=certificate.verdict["status"] if certificate else "",
     )  # fmt: skip
 
 
-def _p99_ms(measurement: dict[str, Any]) -> float:
-    """Give the p99 that a contract bounds: of first pieces, where answers come by pieces."""
-    tokens = measurement.get("tokens")
-    return float((measurement["latency"] if tokens is None else tokens["first"])["p99_ms"])
+def _measured_ms(certificate: Certificate) -> float:
+    """Give what a contract bounds: its percentile, of first pieces where answers come by pieces."""
+    tokens = certificate.measurement.get("tokens")
+    encoded = certificate.measurement["histogram"] if tokens is None else tokens["first_histogram"]
+    return Histogram(encoded).percentile_ms(certificate.contract["percentile"])
 
 
 def _quality(found: dict[str, Any]) -> Quality | None:

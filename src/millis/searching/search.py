@@ -6,6 +6,7 @@ Border: decides; the rooms below do the work, and a Case says what is asked. Imp
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from millis.backends.grafts import read_graft
 from millis.bundles import Bundle, Choice
@@ -14,13 +15,21 @@ from millis.models.bases import find_base
 from millis.models.described import read_json
 from millis.searching.building import Reference
 from millis.searching.calibration import calibrate_reference
-from millis.searching.candidates import AT_EASE, SHARES, STATIC, Variant
+from millis.searching.candidates import (
+    AT_EASE,
+    SHARES,
+    STATIC,
+    Variant,
+    fit_table,
+    predict_percentile_ms,
+    scale_table,
+)
 from millis.searching.case import Case
 from millis.searching.concluding import Proven, choose_served, climb, prove_candidate, save_ladder
 from millis.searching.pruning import Pruner, make_pruner
 from millis.searching.relaxing import Point, relax
 from millis.searching.teaching import be_taught
-from millis.searching.trying import Candidate, artifact_case, build_pruned, build_static, build_whole, probe
+from millis.searching.trying import Candidate, artifact_case, build_pruned, build_static, build_whole, plan_probe, probe
 from millis.searching.tuning import tune
 from millis.searching.unlabelled import learn_reference
 from millis.searching.vocabulary import trim_reference
@@ -57,6 +66,7 @@ def search(case: Case) -> Bundle:
     if settings.trim_vocabulary or settings.corpus:
         case, reference = trim_reference(case, reference)
     is_grafted = read_graft(read_json(reference.folder / "config.json")) is not None
+    case = _note_untaught(case, reference)
     case = _note_graft(case) if is_grafted else case
     found = _Search(case, reference, is_grafted=is_grafted, choices=(*tuned, *reference.choices))
     found.try_whole()
@@ -119,7 +129,7 @@ class _Search:
         best = next(one for one in self.tried if one.variant != STATIC)
         pruner = self._make_pruner()
         bound_ms = self._contract.bound_ms
-        predicted = {share: best.seen_ms * pruner.predict_share(share) for share in SHARES}
+        predicted = self._predict_shares(best, pruner)
         if pruner.rest_ms > bound_ms:
             self._is_bound_in_reach = False
             self._note(
@@ -139,6 +149,19 @@ class _Search:
                 break
             self._prune_to(share)
             self._prove_best()
+
+    def _predict_shares(self, candidate: Candidate, pruner: Pruner) -> dict[int, float]:
+        """Predict what a client would see of a candidate by the percentage of its layers' time that is left."""
+        asked: dict[str, Any] = {
+            "lengths": self._case.lengths, "rate_per_s": self._contract.rate_per_s, "shape": candidate.shape,
+            "percentile": self._contract.percentile,
+        }  # fmt: skip
+        table = fit_table(
+            candidate.rung.latency, seen_ms=candidate.measured_ms, n_requests=plan_probe(self._case), **asked
+        )
+        return {
+            share: predict_percentile_ms(scale_table(table, pruner.predict_share(share)), **asked) for share in SHARES
+        }
 
     def fill_ladder(self) -> None:
         """Add rungs further and further down until the front of time and quality has as many as were asked."""
@@ -170,8 +193,9 @@ class _Search:
 
     def advise(self, said: str) -> str:
         """Add to a sentence what was noted, and what to ask for instead."""
-        points = [_point(one, self.proven) for one in self.tried]
-        return "\n".join((said, *self.notes, *relax(points, contract=self._contract, lengths=self._case.lengths)))
+        points = [_point(one, self.proven, percentile=self._contract.percentile) for one in self.tried]
+        ways = relax(points, contract=self._contract, lengths=self._case.lengths, n_probed=plan_probe(self._case))
+        return "\n".join((said, *self.notes, *ways))
 
     def is_kept(self) -> bool:
         """Say whether the contract is kept by one of those proven."""
@@ -292,11 +316,27 @@ def _note_graft(case: Case) -> Case:
         f"no pruned rungs: {adapt} leaves {left}, which pruning cannot cut. Adapt by full, or by what is merged"
         f" ({', '.join(name for name, one in METHODS.items() if one.is_peft)}), to have them"
     )
-    say(note)
-    return replace(case, notes=(*case.notes, note))
+    return _note(case, note)
 
 
-def _point(candidate: Candidate, proven: Sequence[Proven]) -> Point:
+def _note_untaught(case: Case, reference: Reference) -> Case:
+    """Say so where training taught nothing that test sees: anything keeps a drop from that."""
+    test = reference.test
+    if test.value > 0:
+        return case
+    return _note(
+        case,
+        f"the uncompressed model reaches {test.name} {test.value:.2f} on test: it has not learnt the task, and a drop"
+        " from that promises nothing. Give more data or epochs, or another base; --floor bounds the score itself",
+    )
+
+
+def _note(case: Case, line: str) -> Case:
+    say(line)
+    return replace(case, notes=(*case.notes, line))
+
+
+def _point(candidate: Candidate, proven: Sequence[Proven], *, percentile: float) -> Point:
     """Tell of a candidate what proofs found: of its files on test, and of itself behind a server."""
     quality, drop, measured_ms = candidate.quality, candidate.drop, candidate.measured_ms
     memory_mb: float | None = None
@@ -304,7 +344,8 @@ def _point(candidate: Candidate, proven: Sequence[Proven]) -> Point:
         if one.candidate.variant.artifact == candidate.variant.artifact:
             quality, drop = one.rung.quality["value"], one.rung.quality["drop"]
         if one.candidate.name == candidate.name:
-            measured_ms, memory_mb = one.seen_ms, one.served.memory_mb
+            memory_mb = one.served.memory_mb
+            measured_ms = one.served.load.due_percentile_ms(percentile) or measured_ms
     return Point(
         name=candidate.name, quality=quality, drop=drop, predicted_ms=candidate.predicted_ms, measured_ms=measured_ms,
         table=candidate.rung.latency, shape=candidate.shape, memory_mb=memory_mb,

@@ -10,8 +10,6 @@ from pathlib import Path
 import msgspec
 
 from millis.bundles import Choice
-from millis.bundles.bundle import hash_file
-from millis.data.plain import read_plain
 from millis.models.bases import find_base
 from millis.searching.building import Reference, score_reference, train_reference
 from millis.searching.case import Case
@@ -46,7 +44,7 @@ def learn_reference(base: Path, *, case: Case, settings: TrainSettings | None, f
     if given.unlabelled is not None:
         best = self_train(
             base, task=case.task, first=reference.folder, dev_score=reference.dev.value,
-            train_part=case.splits.train, dev=case.splits.dev, texts=read_plain(given.unlabelled),
+            train_part=case.splits.train, dev=case.splits.dev, texts=case.texts[given.unlabelled],
             folder=case.folder / "self-training", settings=settings, tokenizer_file=case.tokenizer_file,
         )  # fmt: skip
         taught = reference
@@ -70,11 +68,11 @@ def _train(base: Path, *, case: Case, settings: TrainSettings | None, folder: Pa
 
 
 def _read_on(base: Path, file: Path, *, case: Case, settings: TrainSettings) -> Path:
-    told = [hash_file(file), hash_base(base), settings]
+    told = [case.texts[file], hash_base(base), settings]
     out = case.folder / "domain" / make_key(told)[:8] / "base"  # of other texts it is another base
     if not out.is_dir():
         out.parent.mkdir(parents=True, exist_ok=True)
-        read_on(base, read_plain(file), out=out, settings=settings)
+        read_on(base, case.texts[file], out=out, settings=settings)
     return find_base(str(out))
 
 

@@ -21,7 +21,6 @@ from millis.bundles.manifest import Step
 from millis.compiling.comparing import Difference, compare
 from millis.compressing.vocabulary import trim_vocabulary
 from millis.data.examples import options_of, texts_of
-from millis.data.plain import read_plain
 from millis.models.described import width_of
 from millis.models.prediction import predict_examples, run_windows
 from millis.models.taggers import load_tagger
@@ -71,7 +70,7 @@ def _trim(case: Case, reference: Reference, folder: Path) -> dict[str, Any]:
     texts = [text for example in case.splits.train for text in texts_of(example.text)]
     texts += [prefix for prefix in (case.settings.query_prefix, case.settings.passage_prefix) if prefix]
     if case.settings.corpus is not None:
-        texts += read_plain(case.settings.corpus)
+        texts += case.texts[case.settings.corpus]
     trimmed = trim_vocabulary(reference.folder, folder, texts=texts)
     (_, before_ms), (tokenizer, after_ms) = _load(case.tokenizer_file), _load(folder / TOKENIZER)
     task = case.task.with_tokenizer(tokenizer)

@@ -80,11 +80,11 @@ def make_version(bundle: Bundle, *, number: int = 0, name: str | None = None) ->
     manifest = bundle.manifest
     return Version(
         number=number, name=name or bundle.name, path=str(bundle.path.resolve()), seal=manifest.seal,
-        task=manifest.task, contract=manifest.contract, differs=_compare_machine(bundle),
+        task=manifest.task, contract=manifest.contract, differs=compare_machine(bundle),
     )  # fmt: skip
 
 
-def _compare_machine(bundle: Bundle) -> tuple[str, ...]:
+def compare_machine(bundle: Bundle) -> tuple[str, ...]:
     """Say in what this machine differs from that of a bundle's certificate, as far as it changes speed."""
     certificate = bundle.certificate
     if certificate is None:
