@@ -49,6 +49,11 @@ class Proven:
         return all(one.status == "kept" for one in self.verdict.clauses if one.name.startswith("quality"))
 
     @property
+    def keeps_floor(self) -> bool:
+        """Say whether test reaches the floor, where one was promised."""
+        return all(one.status == "kept" for one in self.verdict.clauses if one.name == "quality floor")
+
+    @property
     def is_fast(self) -> bool:
         """Say whether the latency's clause is kept."""
         return self.verdict.clauses[0].status == "kept"
@@ -147,9 +152,10 @@ def _profile(case: Case) -> Profile:
 
 
 def climb(proven: Sequence[Proven]) -> list[Proven]:
-    """Give the rungs that no other beats in both time and quality on test, fastest first."""
+    """Give the rungs that no other beats in both time and quality on test, and that keep the floor, fastest first."""
     front: list[Proven] = []
-    for one in sorted(proven, key=lambda one: (one.seen_ms, -one.rung.quality["value"])):
+    allowed = [one for one in proven if one.keeps_floor]
+    for one in sorted(allowed, key=lambda one: (one.seen_ms, -one.rung.quality["value"])):
         if not front or one.rung.quality["value"] > front[-1].rung.quality["value"]:
             front.append(one)
     return front
