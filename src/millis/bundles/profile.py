@@ -49,15 +49,20 @@ class Profile:
 
     @classmethod
     def learn(
-        cls, train: Sequence[NDArray[np.int64]], dev: Sequence[NDArray[np.int64]], *, n_pieces: int
-    ) -> "Profile":
+        cls, train: Sequence[NDArray[np.int64]], dev: Sequence[NDArray[np.int64]], *, n_pieces: int,
+        unknown: int | None = None,
+    ) -> "Profile":  # fmt: skip
         """Count pieces of train, and measure dev by them.
 
         Args:
             train, dev: ids of windows, int64 (T,).
             n_pieces: V.
+            unknown: id of the piece for what has no piece; however often train has it, it is as unusual as one that
+                train does not have, since it may stand for anything.
         """
-        counts = np.bincount(np.concatenate(train), minlength=n_pieces).astype(np.float64) + 1
+        counts = np.bincount(np.concatenate(train), minlength=n_pieces).astype(np.float64)
+        counts[[] if unknown is None else [unknown]] = 0
+        counts += 1
         surprises = -np.log(counts / counts.sum()).astype(np.float32)
         found = {
             "surprise": np.array([float(surprises[ids].mean()) for ids in dev]),

@@ -25,6 +25,7 @@ from millis.searching.layout import OVERLAP
 from millis.searching.proving import Served, judge_served, make_certificate, measure_served, plan_proof
 from millis.searching.reporting import report_proof
 from millis.searching.trying import Candidate
+from millis.tasks.tokenization import Tokenizer
 from millis.telemetry.progress import say
 from millis.training.batches import encode_asked
 
@@ -148,7 +149,8 @@ def _profile(case: Case) -> Profile:
         [window.ids for example in part for window in encode_asked(case.task, example)]
         for part in (case.splits.train, case.splits.dev)
     )
-    return Profile.learn(train, dev, n_pieces=case.task.n_pieces)
+    unknown = Tokenizer(case.tokenizer_file).unknown
+    return Profile.learn(train, dev, n_pieces=case.task.n_pieces, unknown=unknown)
 
 
 def climb(proven: Sequence[Proven]) -> list[Proven]:
