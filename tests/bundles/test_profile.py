@@ -33,18 +33,6 @@ def test_pieces_that_train_does_not_have_are_odd(tmp_path: Path) -> None:
     assert drift.index()["tokens"] < 0.1, "they are as long as before"
 
 
-def test_a_script_that_cannot_be_read_is_odd_though_train_has_some_of_it() -> None:
-    unknown = 99
-    train, dev = (
-        [np.append(ids, unknown) if i % 5 == 0 else ids for i, ids in enumerate(draw(n, low=0, high=40))] for n in (400, 300)
-    )
-    profile = Profile.learn(train, dev, n_pieces=100, unknown=unknown)
-    assert profile.surprises[unknown] == profile.surprises.max()
-    drift = Drift(profile)
-    assert np.mean([drift.observe(ids) for ids in dev]) < 0.05
-    assert all(drift.observe(np.full(6, unknown)) for _ in range(200))
-
-
 def test_nothing_is_said_of_a_few_requests() -> None:
     drift = Drift(make())
     for ids in draw(150, low=50, high=100):
@@ -85,3 +73,15 @@ def test_it_comes_back_from_its_file_and_another_models_is_refused(tmp_path: Pat
     (tmp_path / FILE).write_bytes(b"PK nothing")
     with pytest.raises(InvalidBundle, match="cannot be read"):
         read_profile(tmp_path, n_pieces=100)
+
+
+def test_a_script_that_cannot_be_read_is_odd_though_train_has_some_of_it() -> None:
+    unknown = 99
+    train, dev = (
+        [np.append(ids, unknown) if i % 5 == 0 else ids for i, ids in enumerate(draw(n, low=0, high=40))] for n in (400, 300)
+    )
+    profile = Profile.learn(train, dev, n_pieces=100, unknown=unknown)
+    assert profile.surprises[unknown] == profile.surprises.max()
+    drift = Drift(profile)
+    assert np.mean([drift.observe(ids) for ids in dev]) < 0.05
+    assert all(drift.observe(np.full(6, unknown)) for _ in range(200))
