@@ -85,3 +85,16 @@ def test_a_script_that_cannot_be_read_is_odd_though_train_has_some_of_it() -> No
     drift = Drift(profile)
     assert np.mean([drift.observe(ids) for ids in dev]) < 0.05
     assert all(drift.observe(np.full(6, unknown)) for _ in range(200))
+
+
+def test_a_word_alone_is_as_odd_as_many_of_its_kind() -> None:
+    def frame(texts: list[np.ndarray]) -> list[np.ndarray]:
+        return [np.concatenate([[98], ids, [99]]) for ids in texts]
+
+    chance = np.random.default_rng(5)
+    train, dev = ([chance.integers(0, 40, 12) for _ in range(n)] for n in (400, 300))
+    profile = Profile.learn(frame(train), frame(dev), n_pieces=100, special=(98, 99))
+    drift = Drift(profile)
+    assert all(drift.observe(ids) for ids in frame([np.array([60]), np.full(12, 60)]))
+    assert profile.measure(frame([np.array([60])])[0])["surprise"] == pytest.approx(profile.surprises[60])
+    assert profile.measure(np.array([98, 99]))["surprise"] == 0

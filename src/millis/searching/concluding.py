@@ -149,8 +149,9 @@ def _profile(case: Case) -> Profile:
         [window.ids for example in part for window in encode_asked(case.task, example)]
         for part in (case.splits.train, case.splits.dev)
     )
-    unknown = Tokenizer(case.tokenizer_file).unknown
-    return Profile.learn(train, dev, n_pieces=case.task.n_pieces, unknown=unknown)
+    tokenizer = Tokenizer(case.tokenizer_file)
+    special = (*tokenizer.prefix, *tokenizer.suffix)
+    return Profile.learn(train, dev, n_pieces=case.task.n_pieces, unknown=tokenizer.unknown, special=special)
 
 
 def climb(proven: Sequence[Proven]) -> list[Proven]:
