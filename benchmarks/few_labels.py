@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from classify_quality import read_set
 from common import keep
 from millis.data.examples import LabelExample
+from millis.data.plain import pass_over
 from millis.models.bases import find_base
 from millis.models.prediction import predict
 from millis.models.taggers import load_tagger
@@ -66,6 +67,7 @@ def main() -> None:
 def run(base: Path, whole: Any, *, share: float, seed: int, options: Any) -> dict[str, Scored]:
     """Train in the four ways; give what each reaches."""
     labelled, dev, texts = choose(whole.train, share=share, seed=seed)
+    texts, _ = pass_over(texts, parts={"train": labelled, "dev": dev, "test": whole.test}, name="the rest of train")
     texts = texts[: options.texts]
     task = ClassifyTask.learn(Tokenizer(base / "tokenizer.json"), whole.train, max_tokens=128)
     settings = TrainSettings(epochs=options.epochs, patience=options.patience, seed=seed)

@@ -73,3 +73,28 @@ def test_it_comes_back_from_its_file_and_another_models_is_refused(tmp_path: Pat
     (tmp_path / FILE).write_bytes(b"PK nothing")
     with pytest.raises(InvalidBundle, match="cannot be read"):
         read_profile(tmp_path, n_pieces=100)
+
+
+def test_a_script_that_cannot_be_read_is_odd_though_train_has_some_of_it() -> None:
+    unknown = 99
+    train, dev = (
+        [np.append(ids, unknown) if i % 5 == 0 else ids for i, ids in enumerate(draw(n, low=0, high=40))] for n in (400, 300)
+    )
+    profile = Profile.learn(train, dev, n_pieces=100, unknown=unknown)
+    assert profile.surprises[unknown] == profile.surprises.max()
+    drift = Drift(profile)
+    assert np.mean([drift.observe(ids) for ids in dev]) < 0.05
+    assert all(drift.observe(np.full(6, unknown)) for _ in range(200))
+
+
+def test_a_word_alone_is_as_odd_as_many_of_its_kind() -> None:
+    def frame(texts: list[np.ndarray]) -> list[np.ndarray]:
+        return [np.concatenate([[98], ids, [99]]) for ids in texts]
+
+    chance = np.random.default_rng(5)
+    train, dev = ([chance.integers(0, 40, 12) for _ in range(n)] for n in (400, 300))
+    profile = Profile.learn(frame(train), frame(dev), n_pieces=100, special=(98, 99))
+    drift = Drift(profile)
+    assert all(drift.observe(ids) for ids in frame([np.array([60]), np.full(12, 60)]))
+    assert profile.measure(frame([np.array([60])])[0])["surprise"] == pytest.approx(profile.surprises[60])
+    assert profile.measure(np.array([98, 99]))["surprise"] == 0

@@ -2,7 +2,9 @@
 
 import json
 import random
+import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -17,6 +19,8 @@ from millis.searching import advising, timing
 from millis.searching.advising import advise
 from millis.searching.candidates import Variant
 from millis.searching.settings import FitSettings
+from millis.tasks.classify import ClassifyTask
+from millis.tasks.tokenization import Tokenizer
 from millis.training import loop
 from models.tiny import TYPES, write_base
 
@@ -183,6 +187,31 @@ def test_a_call_that_was_stopped_goes_on(folder: Path, monkeypatch: pytest.Monke
     assert FakeUntrained.calls == 5  # three runtimes, two threads, no layers: each once
 
 
+@pytest.mark.usefixtures("told")
+def test_what_adapting_leaves_in_the_graph_is_not_predicted_to_be_pruned(folder: Path) -> None:
+    settings = FitSettings(base="", out=Path("model"), train=folder / "train.tsv", task="classify", adapt="adapter")
+    (one,) = advise(settings, bases=[str(folder / "wide")], contract=Contract(p99="20 ms", rate=2))
+    assert FakeUntrained.calls == 4, "not without its layers"
+    assert one.share is None
+    assert "ms whole, and an adapter behind each half of a layer is not pruned: not well within" in one.reason
+    (merged,) = advise(replace(settings, adapt="lora"), bases=[str(folder / "wide")], contract=Contract(p99="20 ms", rate=2))
+    assert merged.share == 50, "what is merged leaves nothing"
+
+
+def test_what_adapting_leaves_in_the_graph_is_timed(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    tokenizer = Tokenizer(folder / "wide" / "tokenizer.json")
+    task = ClassifyTask(tokenizer, labels=("a", "b"))
+    n_bytes = {}
+    for adapt in ("full", "lora", "adapter", "prefix", "prompt"):
+        with timing.UntrainedBase(folder / "wide", task=task, adapt=adapt) as untrained:
+            rows = untrained.time(Variant(backend="openvino", precision="fp32", is_bucketed=True), buckets=(16,))
+            n_bytes[adapt] = sum(file.stat().st_size for file in tmp_path.rglob("openvino/fp32/*.bin"))
+        assert rows[0].p50_ms > 0
+    assert n_bytes["lora"] == n_bytes["full"]
+    assert min(n_bytes[adapt] for adapt in ("adapter", "prefix", "prompt")) > n_bytes["full"]
+
+
 @pytest.fixture(scope="module")
 def pairs(folder: Path) -> Path:
     """Questions, and queries with texts that fit and texts that do not, each of one length: one bucket."""
@@ -246,7 +275,8 @@ def test_bases_are_tried_on_whole_groups(pairs: Path, monkeypatch: pytest.Monkey
 def test_the_fit_for_vectors_is_named_as_it_was_asked(pairs: Path) -> None:
     done = run_millis(
         "advise", "--task", "embedding", "--train", pairs / "pairs.jsonl", "--base", pairs / "narrow",
-        "--p99", "1 s", "--pooling", "cls", "--dimensions", "16,8",
+        "--p99", "1 s", "--pooling", "cls", "--dimensions", "16,8", "--adapt", "ia3",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    assert " --adapt ia3 " in done.stdout.splitlines()[-1]
     assert "--pooling cls --dimensions 16,8" in done.stdout.splitlines()[-1]

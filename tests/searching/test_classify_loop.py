@@ -60,7 +60,8 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Fitted:
         f"--{part}={write_table(folder / f'{part}.tsv', make_rows(n, seed=seed))}"
         for seed, (part, n) in enumerate((("train", 1500), ("dev", 120), ("test", 160)))
     ]
-    (folder / "plain.txt").write_text("\n".join(text for text, _ in make_rows(150, seed=9)) + "\n\n")
+    unlabelled = [text for text, _ in (*make_rows(150, seed=9), *make_rows(20, seed=2), *make_rows(30, seed=0))]
+    (folder / "plain.txt").write_text("\n".join(unlabelled) + "\n\n")
     plain = folder / "plain.txt"
     done = run_millis(
         "fit", "--task", "classify", *files, "--unlabelled", plain, "--domain-text", plain, "--base", make_base(folder / "base"), "--out-of-scope", "nobody",
@@ -87,6 +88,11 @@ def test_texts_without_labels_were_learnt_and_dev_decided(fitted: Fitted) -> Non
     with_, without = (float(word.strip(",:")) for word in said.split() if word.strip(",:").replace(".", "").isdigit())
     assert said.endswith("it is kept" if with_ > without else "it is not used")
     assert "self-training, round 1: " in fitted.told
+    passed = "plain.txt: 50 of 200 texts are passed over, since they stand elsewhere too (test 20, train 30)"
+    assert passed in fitted.told, "what judges is not learnt"
+    assert passed in millis.open_bundle(fitted.bundle).manifest.notes
+    assert "plain.txt: 20 of 200 texts are passed over, since they stand elsewhere too (test 20)" in fitted.told
+    assert "of 150 texts learnt" in fitted.told
 
 
 def test_served_loaded_and_reference_answers_are_the_same(fitted: Fitted) -> None:

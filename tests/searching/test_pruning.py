@@ -4,7 +4,9 @@ import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import msgspec
 import pytest
 from typer.testing import CliRunner
 
@@ -13,13 +15,14 @@ from making import write_conll
 from millis.backends.encoder import read_activation, read_origins
 from millis.bundles import Rung, ServingShape
 from millis.cli.app import app
-from millis.contract import Contract
+from millis.contract import Clause, Contract, judge, judge_quality
 from millis.measuring.layers import LayerTable, halves_of
 from millis.models.taggers import build_tagger, load_tagger, save_tagger
-from millis.searching import layers, trying
+from millis.searching import layers, search, trying
 from millis.searching.building import Built, Reference, score_reference
 from millis.searching.candidates import propose
 from millis.searching.case import Case, prepare
+from millis.searching.concluding import Proven, climb
 from millis.searching.cutting import Change
 from millis.searching.layers import choose_activation
 from millis.searching.pruning import Pruner
@@ -87,6 +90,50 @@ def test_a_floor_above_the_reference_itself_is_said_and_nothing_is_pruned(
     ]
     assert capsys.readouterr().err.count("the uncompressed model itself") == 1
     assert found.tried == []
+
+
+def test_what_is_below_the_floor_is_no_rung_of_the_ladder(
+    prepared: tuple[Case, Reference], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case, reference = prepared
+    contract = Contract(p99="1 s", rate=50, floor=70.0)
+    qualities = {100: 90.0, 60: 80.0, 32: 60.0}
+    shares: list[int] = []
+
+    def make(share: int) -> Candidate:
+        rung = Rung(name=f"{share}pc", backend="onnxruntime", precision="int8", folder="x", quality={"value": qualities[share]})
+        return Candidate(
+            variant=replace(propose(device="cpu")[1], share=share), rung=rung, built=Built(folder=Path(), steps=()),
+            shape=ServingShape(), quality=qualities[share], drop=0.0, predicted_ms=share / 10,
+        )  # fmt: skip
+
+    def prove(_: Case, candidate: Candidate, *, reference: Reference) -> Proven:
+        clauses = judge_quality(contract, quality=candidate.quality - 9.0, reference=90.0, interval=(0.0, 0.0))
+        shares.append(candidate.variant.share)
+        rung = msgspec.structs.replace(candidate.rung, quality={"value": candidate.quality - 9.0})
+        load: Any = SimpleNamespace(load=SimpleNamespace(percentile_ms=lambda _: candidate.predicted_ms))
+        certificate: Any = SimpleNamespace(contract={"percentile": 99})
+        verdict = judge([Clause(name="p99", status="kept", detail=""), *clauses])
+        return Proven(candidate=candidate, rung=rung, served=load, verdict=verdict, certificate=certificate)
+
+    def prune(share: int) -> bool:
+        found.tried.append(make(share))
+        return True
+
+    found = _Search(replace(case, contract=contract, settings=replace(case.settings, rungs=9)), reference, is_grafted=False)
+    found.tried = [make(100)]
+    monkeypatch.setattr(search, "prove_candidate", prove)
+    monkeypatch.setattr(found, "save", lambda: None)
+    monkeypatch.setattr(found, "_can_prune", lambda: True)
+    monkeypatch.setattr(found, "_try_static", lambda: None)
+    monkeypatch.setattr(found, "_prune_to", prune)
+    found.fill_ladder()
+    assert shares == [100, 60], "dev says that 32 % are below it: neither proven nor pruned further"
+    assert found.notes == ["the ladder ends above 32 %: what that leaves is below the floor on dev"]
+    qualities[60] = 78.0
+    below = prove(case, make(60), reference=reference)
+    assert [one.rung.name for one in climb(found.proven)] == ["60pc", "100pc"]
+    assert climb([below]) == [], "test says so"
 
 
 def test_without_a_wish_the_activation_stays(prepared: tuple[Case, Reference]) -> None:

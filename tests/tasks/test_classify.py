@@ -110,6 +110,14 @@ def test_out_of_scope_is_told_by_its_output_and_by_doubt(tokenizer: Tokenizer) -
     assert "AUROC 100.00" in score.report
 
 
+def test_out_of_scope_is_the_same_for_all_logits_of_one_softmax(tokenizer: Tokenizer) -> None:
+    scope = {"label": "none", "weights": (0.5, -0.2, -1.0, 0.3)}
+    task = ClassifyTask(tokenizer, labels=("a", "b"), out_of_scope=scope)
+    one = answer(task, [[2.0, 0.0, 1.0]])
+    for moved in ([[12.0, 10.0, 11.0]], [[-28.0, -30.0, -29.0]]):
+        assert answer(task, moved)["out_of_scope"] == pytest.approx(one["out_of_scope"], abs=1e-5)
+
+
 def test_out_of_scope_is_answered_before_it_is_calibrated_too(tokenizer: Tokenizer) -> None:
     task = ClassifyTask.learn(tokenizer, EXAMPLES, out_of_scope="none")
     outside, inside = answer(task, [[0.0, 0.0, math.log(18)]]), answer(task, [[math.log(8), 0.0, 0.0]])
@@ -131,6 +139,15 @@ def test_temperature_makes_scores_mean_what_they_say(tokenizer: Tokenizer) -> No
     assert found.temperature == pytest.approx(3, rel=0.1)
     assert calibration_error(boastful.astype(np.float64), targets) > 0.1
     assert calibration_error(boastful / found.temperature, targets) < 0.03
+
+
+def test_a_dev_without_a_mistake_makes_nothing_certain(tokenizer: Tokenizer) -> None:
+    task = ClassifyTask(tokenizer, labels=("a", "b", "c"))
+    examples = [example("x", "abc"[i % 3]) for i in range(99)]
+    logits = [np.eye(3, dtype=np.float32)[[i % 3]] for i in range(99)]
+    found = task.calibrate(examples, [(task.encode("x"), [row]) for row in logits])
+    sure = answer(task, (logits[0] / found.temperature).tolist())["score"]
+    assert sure == pytest.approx(1 - 2 / 3 / 100, abs=1e-4), "right 99 times, and once nobody knows"
 
 
 def test_scores_of_labels(tokenizer: Tokenizer) -> None:

@@ -39,7 +39,7 @@ class Profile:
     """How common pieces are, and how the signals of dev are spread.
 
     Args:
-        surprises: nats of each piece, float32 (V,).
+        surprises: nats of each piece, float32 (V,); 0 of those that stand around every text.
         spreads: by signal.
         odd: a surprise above this is out of what dev has, but for one text in 200.
     """
@@ -49,18 +49,25 @@ class Profile:
 
     @classmethod
     def learn(
-        cls, train: Sequence[NDArray[np.int64]], dev: Sequence[NDArray[np.int64]], *, n_pieces: int
-    ) -> "Profile":
+        cls, train: Sequence[NDArray[np.int64]], dev: Sequence[NDArray[np.int64]], *, n_pieces: int,
+        unknown: int | None = None, special: Sequence[int] = (),
+    ) -> "Profile":  # fmt: skip
         """Count pieces of train, and measure dev by them.
 
         Args:
             train, dev: ids of windows, int64 (T,).
             n_pieces: V.
+            unknown: id of the piece for what has no piece; however often train has it, it is as unusual as one that
+                train does not have, since it may stand for anything.
+            special: ids around every text, which say nothing of it.
         """
-        counts = np.bincount(np.concatenate(train), minlength=n_pieces).astype(np.float64) + 1
+        counts = np.bincount(np.concatenate(train), minlength=n_pieces).astype(np.float64)
+        counts[[] if unknown is None else [unknown]] = 0
+        counts += 1
         surprises = -np.log(counts / counts.sum()).astype(np.float32)
+        surprises[list(special)] = 0
         found = {
-            "surprise": np.array([float(surprises[ids].mean()) for ids in dev]),
+            "surprise": np.array([_mean(surprises[ids]) for ids in dev]),
             "tokens": np.array([len(ids) for ids in dev], np.float64),
         }
         spreads = {name: _spread(values) for name, values in found.items()}
@@ -68,7 +75,7 @@ class Profile:
 
     def measure(self, ids: NDArray[np.int64]) -> dict[str, float]:
         """Give a window's signals."""
-        return {"surprise": float(self.surprises[ids].mean()), "tokens": float(len(ids))}
+        return {"surprise": _mean(self.surprises[ids]), "tokens": float(len(ids))}
 
     def write(self) -> bytes:
         """Give the file's content."""
@@ -102,6 +109,11 @@ def read_profile(folder: Path, *, n_pieces: int) -> Profile | None:
             f"{FILE} speaks of {len(surprises):,} pieces and the tokenizer of {n_pieces:,}: make the bundle anew."
         )
     return Profile(surprises, spreads=spreads, odd=odd)
+
+
+def _mean(surprises: NDArray[np.float32]) -> float:
+    """Give the mean of those that say something, of which none is 0."""
+    return float(surprises.sum(dtype=np.float64) / max(np.count_nonzero(surprises), 1))
 
 
 def _spread(values: NDArray[np.float64]) -> Spread:

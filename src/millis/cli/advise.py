@@ -32,6 +32,9 @@ def command(
     try_epochs: Annotated[
         int, typer.Option(help="Fine-tune each for so many epochs on up to 3,000 texts, and rank by dev.", min=0)
     ] = 0,
+    adapt: Annotated[
+        str, typer.Option(help="As for fit; what adapter, prefix and prompt leave in the graph is timed too.")
+    ] = "full",
     multi_label: Annotated[bool, typer.Option("--multi-label", help="As for fit.")] = False,
     out_of_scope: Annotated[str | None, typer.Option(help="As for fit.")] = None,
     pooling: Annotated[str | None, typer.Option(help="As for fit.")] = None,
@@ -54,7 +57,8 @@ def command(
     has_bound = any(bound is not None for bound in (p50, p95, p99))
     contract = Contract(p50=p50, p95=p95, p99=p99, rate=rate) if has_bound else None
     settings = FitSettings(
-        base=base[0], out=_OUT, train=train, dev=dev, test=test, task=task, seed=seed, multi_label=multi_label,
+        base=base[0], out=_OUT, train=train, dev=dev, test=test, task=task, seed=seed, adapt=adapt,
+        multi_label=multi_label,
         out_of_scope=out_of_scope, pooling=pooling, dimensions=read_numbers("dimensions", dimensions, least=1),
         query_prefix=query_prefix, passage_prefix=passage_prefix,
         reading=reading,
@@ -65,8 +69,8 @@ def command(
     bounds = {"p50": p50, "p95": p95, "p99": p99} if has_bound else {"p99": f"{first.easy_bound_ms} ms"}
     options: dict[str, Any] = {
         "task": task, "train": train, "dev": dev, "test": test, "base": first.name, **bounds, "rate": rate,
-        "out-of-scope": out_of_scope, "pooling": pooling, "dimensions": dimensions,
-        "query-prefix": query_prefix, "passage-prefix": passage_prefix,
+        "adapt": adapt if adapt != "full" else None, "out-of-scope": out_of_scope, "pooling": pooling,
+        "dimensions": dimensions, "query-prefix": query_prefix, "passage-prefix": passage_prefix,
         "seed": seed if seed != 7 else None, **list_unusual(reading),
     }  # fmt: skip
     words = ["millis", "fit", *(["--multi-label"] if multi_label else [])]

@@ -3,9 +3,13 @@
 Border: files and words of a command line to texts.
 """
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from millis.data.examples import Example, texts_of
 from millis.data.rows import BadRows, read_rows
+from millis.data.suspects import fold, kept_apart, may_stand_in_two_parts
 from millis.errors import InvalidData
 
 
@@ -19,6 +23,40 @@ def read_plain(file: Path) -> list[str]:
     texts = [text for _, text in read_rows(file, bad=bad) if text.strip()]
     bad.raise_any()
     return texts
+
+
+def pass_over(
+    texts: Sequence[str], *, parts: Mapping[str, Sequence[Example]], name: str
+) -> tuple[tuple[str, ...], str | None]:
+    """Give the texts that stand nowhere else, and a sentence that counts the others, where there are any.
+
+    Two texts are the same when they are so without case, blanks and width.
+
+    Args:
+        parts: labelled, by name; none of their texts is given, and none of `texts` twice.
+        name: of the file that the texts came from.
+    Raises:
+        InvalidData: no text is left.
+    """
+    place_of: dict[str, str] = {}
+    for part, examples in parts.items():
+        apart = [kept_apart(example) for example in examples if not may_stand_in_two_parts(example)]
+        place_of |= {fold(text): part for asked in apart for text in texts_of(asked)}
+    fresh, places = [], Counter[str]()
+    for text in texts:
+        place = place_of.setdefault(fold(text), "")
+        if place:
+            places[place] += 1
+        else:
+            place_of[fold(text)] = "lines before"
+            fresh.append(text)
+    if not places:
+        return tuple(fresh), None
+    told = ", ".join(f"{place} {n:,}" for place, n in sorted(places.items()))
+    if not fresh:
+        raise InvalidData(f"{name}: all {len(texts):,} texts stand in labelled data too ({told}): give others.")
+    n = f"{places.total():,} of {len(texts):,}"
+    return tuple(fresh), f"{name}: {n} texts are passed over, since they stand elsewhere too ({told})"
 
 
 def read_text(given: str) -> str:

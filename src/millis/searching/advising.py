@@ -26,6 +26,7 @@ from millis.searching.layout import lay_out
 from millis.searching.remembering import hash_base, make_key, recall, remember
 from millis.searching.settings import FitSettings
 from millis.telemetry.progress import Advance, bar, say
+from millis.training.methods import METHODS
 
 _MOST_TRIED, _MOST_JUDGED = 3_000, 1_000
 
@@ -91,7 +92,9 @@ def _explain(one: Measured, question: Question) -> Measured:
     if not one.can_read:
         why.append(f"{100 * one.unknown:.0f} % of the pieces are unknown to it: it cannot read this data")
     if question.contract is not None and one.share is None:
-        why.append(f"still {one.pruned_ms:.2f} ms with {SHARES[-1]} % of its layers' time, not well within the bound")
+        left = METHODS[question.settings.adapt].note
+        cut = f"whole, and {left} is not pruned" if left else f"with {SHARES[-1]} % of its layers' time"
+        why.append(f"still {one.pruned_ms:.2f} ms {cut}: not well within the bound")
     if one.dev is not None:
         why.append(f"{one.dev:.2f} on dev, fine-tuned briefly, " + ("whole" if one.share == 100 else "before pruning"))
     elif one.share:

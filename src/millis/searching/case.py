@@ -6,7 +6,7 @@ Border: reads and checks; builds and measures nothing.
 import os
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from millis.bundles.bundle import MANIFEST, TOKENIZER
 from millis.contract import Contract
 from millis.data.checks import check
 from millis.data.examples import Example
-from millis.data.plain import read_plain
+from millis.data.plain import pass_over, read_plain
 from millis.data.readers import read_labelled
 from millis.data.splits import Splits, make_splits
 from millis.errors import InvalidValue
@@ -44,7 +44,8 @@ class Case:
     Args:
         buckets, pruned_buckets: static lengths for the whole network, and for pruned ones.
         began: when, by time.monotonic(), in seconds.
-        texts: those without labels, by the file that was named for them; a pipe can be read but once.
+        corpus: texts whose pieces are kept when the vocabulary is trimmed.
+        unlabelled, domain_text: texts to learn from without labels, none of them in a part that judges.
         teacher: who teaches the reference, where one was given.
     """
 
@@ -61,7 +62,9 @@ class Case:
     ledger: Ledger
     began: float
     notes: tuple[str, ...]
-    texts: Mapping[Path, list[str]]
+    corpus: tuple[str, ...] = ()
+    unlabelled: tuple[str, ...] = ()
+    domain_text: tuple[str, ...] = ()
     teacher: Teacher | None = None
 
     def buckets_of(self, *, share: int) -> tuple[int, ...]:
@@ -100,6 +103,10 @@ def prepare(contract: Contract, settings: FitSettings, *, began: float) -> Case:
     texts = {file: read_plain(file) for file in files if file is not None}  # what is wrong is told before all else
     splits, read_notes = read_splits(settings)
     report = check(splits)
+    unlabelled, passed = _leave_known(settings.unlabelled, texts, parts=splits.parts())
+    judging = {"dev": splits.dev, "test": splits.test}  # train may be read on, labels or not
+    domain_text, passed_of_domain = _leave_known(settings.domain_text, texts, parts=judging)
+    read_notes = (*read_notes, *passed, *passed_of_domain)
     for line in (*read_notes, *splits.notes, *report.lines()):
         say(line)
     if settings.augment:
@@ -111,7 +118,7 @@ def prepare(contract: Contract, settings: FitSettings, *, began: float) -> Case:
     if settings.domain_text is not None:
         from millis.training.masking import check_texts  # loads torch, which nobody else's mistake has to wait for
 
-        check_texts(base, texts[settings.domain_text])
+        check_texts(base, domain_text)
     _check_layers_of(base, settings.layers)
     variants, left_out = choose_variants(device=contract.device)
     warning = _warn_of_prefixes(base, settings=settings)
@@ -145,8 +152,19 @@ def prepare(contract: Contract, settings: FitSettings, *, began: float) -> Case:
         tokenizer_file=base / TOKENIZER,
         lengths=laid.lengths, buckets=laid.buckets, pruned_buckets=laid.pruned_buckets,
         folder=folder, ledger=Ledger(folder, inputs=inputs), began=began, notes=notes,
-        texts=texts, teacher=teacher,
+        corpus=tuple(texts[settings.corpus]) if settings.corpus is not None else (),
+        unlabelled=unlabelled, domain_text=domain_text, teacher=teacher,
     )  # fmt: skip
+
+
+def _leave_known(
+    file: Path | None, texts: Mapping[Path, Sequence[str]], *, parts: Mapping[str, Sequence[Example]]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Give a file's texts that stand in no part, and the sentences that count the others; none where no file is."""
+    if file is None:
+        return (), ()
+    fresh, said = pass_over(texts[file], parts=parts, name=file.name)
+    return fresh, (said,) if said else ()
 
 
 def _warn_of_prefixes(base: Path, *, settings: FitSettings) -> str | None:

@@ -25,6 +25,7 @@ from millis.searching.layout import OVERLAP
 from millis.searching.proving import Served, judge_served, make_certificate, measure_served, plan_proof
 from millis.searching.reporting import report_proof
 from millis.searching.trying import Candidate
+from millis.tasks.tokenization import Tokenizer
 from millis.telemetry.progress import say
 from millis.training.batches import encode_asked
 
@@ -47,6 +48,11 @@ class Proven:
     def has_quality(self) -> bool:
         """Say whether the quality's clauses are kept on test."""
         return all(one.status == "kept" for one in self.verdict.clauses if one.name.startswith("quality"))
+
+    @property
+    def keeps_floor(self) -> bool:
+        """Say whether test reaches the floor, where one was promised."""
+        return all(one.status == "kept" for one in self.verdict.clauses if one.name == "quality floor")
 
     @property
     def is_fast(self) -> bool:
@@ -143,13 +149,16 @@ def _profile(case: Case) -> Profile:
         [window.ids for example in part for window in encode_asked(case.task, example)]
         for part in (case.splits.train, case.splits.dev)
     )
-    return Profile.learn(train, dev, n_pieces=case.task.n_pieces)
+    tokenizer = Tokenizer(case.tokenizer_file)
+    special = (*tokenizer.prefix, *tokenizer.suffix)
+    return Profile.learn(train, dev, n_pieces=case.task.n_pieces, unknown=tokenizer.unknown, special=special)
 
 
 def climb(proven: Sequence[Proven]) -> list[Proven]:
-    """Give the rungs that no other beats in both time and quality on test, fastest first."""
+    """Give the rungs that no other beats in both time and quality on test, and that keep the floor, fastest first."""
     front: list[Proven] = []
-    for one in sorted(proven, key=lambda one: (one.seen_ms, -one.rung.quality["value"])):
+    allowed = [one for one in proven if one.keeps_floor]
+    for one in sorted(allowed, key=lambda one: (one.seen_ms, -one.rung.quality["value"])):
         if not front or one.rung.quality["value"] > front[-1].rung.quality["value"]:
             front.append(one)
     return front

@@ -38,6 +38,7 @@ from millis.searching.candidates import (
 from millis.searching.layout import LaidOut, lay_out
 from millis.searching.remembering import hash_base, make_key, recall, remember
 from millis.searching.settings import FitSettings
+from millis.training.methods import METHODS, check_adaptable
 
 VERSION = 1
 """Of what is kept; goes up when an older number would mislead."""
@@ -132,6 +133,7 @@ def foretell(name: str, question: Question, *, step: Callable[[int], None]) -> M
     """
     try:
         base = find_base(name)
+        check_adaptable(base, adapt=question.settings.adapt)
         laid = lay_out(base, question.splits, task=question.settings.task, asked=question.settings.asked())
         work = read_work(base)
         rows, variant, rest = _time(base, laid, question, step=step)
@@ -202,10 +204,11 @@ def _time(
     Returns:
         the times of the fastest, what it is, and its times without layers.
     """
-    head = laid.task.head
+    head, adapt = laid.task.head, question.settings.adapt
+    is_grafted = METHODS[adapt].note is not None
     inputs = [
         VERSION, fingerprint().digest, hash_base(base), len(head.outputs), head[1:], laid.buckets,
-        laid.task.max_tokens,
+        laid.task.max_tokens, *([adapt] if is_grafted else []),
     ]  # fmt: skip
     predict = _predictor(laid, question)
 
@@ -223,7 +226,7 @@ def _time(
                 # The training libraries take two seconds to load; what is known needs none of them.
                 from millis.searching.timing import UntrainedBase
 
-                untrained = untrained or stack.enter_context(UntrainedBase(base, task=laid.task))
+                untrained = untrained or stack.enter_context(UntrainedBase(base, task=laid.task, adapt=adapt))
                 known = tuple(untrained.time(variant, buckets=laid.buckets, without_layers=without_layers))
                 remember(SHELF, key, value=known)
             return known
@@ -241,6 +244,6 @@ def _time(
             seen_ms[doubled] = best_ms(doubled, tables[doubled])
             best = min(seen_ms, key=seen_ms.__getitem__)
         step(N_STEPS - 1)
-        rest = timed(best, without_layers=True)
+        rest = tables[best] if is_grafted else timed(best, without_layers=True)  # which pruning cannot cut
         step(N_STEPS)
     return tables[best], best, rest

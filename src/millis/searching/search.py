@@ -180,6 +180,9 @@ class _Search:
                 self._note(f"the ladder has {n_rungs} of {wanted} rungs: less than {least} % is not tried")
                 break
             self._prune_to(share)
+            if not any(one.keeps_floor(self._contract) for one in self.tried if one.variant.share == share):
+                self._note(f"the ladder ends above {share} %: what that leaves is below the floor on dev")
+                break
             self._prove_share(share)
         n_rungs = len(climb(self.proven))
         if n_rungs < wanted and not self._case.has_time():
@@ -210,17 +213,17 @@ class _Search:
         floor, dev, test = self._contract.floor, self._reference.dev, self._reference.test
         if floor is None or max(dev.value, test.value) >= floor:
             return True
-        line = (
+        self._note(
             f"the uncompressed model itself reaches {dev.name} {dev.value:.2f} on dev and {test.value:.2f} on test,"
             f" below the floor of {floor:g}: nothing is pruned, since that cannot raise it"
         )
-        if line not in self.notes:
-            self._note(line)
         return False
 
     def _note(self, line: str) -> None:
-        say(line)
-        self.notes.append(line)
+        """Say a line once, here and in the bundle."""
+        if line not in self.notes:
+            say(line)
+            self.notes.append(line)
 
     def _make_pruner(self) -> Pruner:
         if self._pruner is None:
@@ -280,7 +283,11 @@ class _Search:
         if any(one.variant == STATIC for one in self.tried):
             return
         found = build_static(self._case, reference=self._reference)
-        if found:
+        below = [one for one in found if not one.keeps_floor(self._contract)]
+        if below:
+            floor = self._contract.floor
+            self._note(f"{STATIC.name}: left out, {below[0].quality:.2f} on dev is below the floor of {floor:g}")
+        elif found:
             self.tried = probe(self._case, found, known=self.tried)
 
     def _prove_static(self) -> None:

@@ -9,24 +9,29 @@ from pathlib import Path
 
 from millis.backends import Backend, BackendSettings, backends
 from millis.backends.encoder import LayerShape, find_parts, shrink
+from millis.backends.grafts import graft
 from millis.bundles import LatencyRow, Model, Rung
 from millis.measuring.table import measure_table
 from millis.models.taggers import build_tagger
 from millis.searching.candidates import Variant
 from millis.searching.layers import build_to_time
 from millis.tasks import Task
+from millis.training.methods import METHODS
 
 
 class UntrainedBase:
-    """A base with an untrained head, in a scratch folder.
+    """A base with an untrained head, and with what adapting would leave in its graph, in a scratch folder.
+
+    Args:
+        adapt: how it is to be adapted, a name in METHODS.
 
     Usage:
         with UntrainedBase(folder, task=task) as untrained:
             rows = untrained.time(variant, buckets=(16, 128))
     """
 
-    def __init__(self, base: Path, *, task: Task) -> None:
-        self._base, self._task = base, task
+    def __init__(self, base: Path, *, task: Task, adapt: str) -> None:
+        self._base, self._task, self._adapt = base, task, adapt
         self._scratch = tempfile.TemporaryDirectory(prefix="millis-advise-")
 
     def __enter__(self) -> "UntrainedBase":
@@ -63,6 +68,9 @@ class UntrainedBase:
 
     def _build(self, variant: Variant, folder: Path, *, without_layers: bool) -> None:
         tagger = build_tagger(self._base, head=self._task.head, seed=0)
+        method = METHODS[self._adapt]
+        if method.note:
+            graft(tagger.network, self._adapt, size=min(method.size, tagger.longest))
         tagger.eval().float()
         tagger.network.set_attn_implementation("eager")
         if without_layers:

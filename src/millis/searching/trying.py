@@ -1,6 +1,6 @@
 """Candidates: rungs that exist, in one layout of the server each; built, scored on dev, timed, probed over HTTP.
 
-Border: decides nothing about the contract but its quality floor; proving is concluding.py's matter. What was finished
+Border: decides nothing about the contract; proving is concluding.py's matter. What was finished
 is found again in the run folder's ledger.
 """
 
@@ -63,6 +63,10 @@ class Candidate:
         layout = f"{self.shape.threads} threads" if self.shape.threads else f"{self.shape.workers} workers"
         return f"{self.rung.name}, {layout}"
 
+    def keeps_floor(self, contract: Contract) -> bool:
+        """Say whether dev reaches the floor, where one was promised."""
+        return contract.allows(quality=self.quality, drop=0.0)
+
     def keeps_quality(self, contract: Contract) -> bool:
         """Say whether dev is content."""
         return contract.allows(quality=self.quality, drop=self.drop)
@@ -94,15 +98,10 @@ def build_pruned(
 
 
 def build_static(case: Case, *, reference: Reference) -> list[Candidate]:
-    """Build the rung without attention, where the task has one and no floor is above it."""
+    """Build the rung without attention, where the task has one."""
     if case.task.head.rows is None or case.contract.device != "cpu" or not case.has_time():
         return []
-    found = _build_one(case, STATIC, reference=reference)
-    floor = case.contract.floor
-    if floor is not None and found[0].quality < floor:
-        say(f"{STATIC.name}: left out, {found[0].quality:.2f} on dev is below the floor of {floor:g}")
-        return []
-    return found
+    return _build_one(case, STATIC, reference=reference)
 
 
 def _build_doubled(

@@ -30,21 +30,20 @@ def learn_reference(base: Path, *, case: Case, settings: TrainSettings | None, f
         folder: of the plain training.
     Raises: as `train`.
     """
-    given = case.settings
     reference = _train(base, case=case, settings=settings, folder=folder)
     if settings is None:
         return reference
-    if given.domain_text is not None:
-        further = _read_on(base, given.domain_text, case=case, settings=settings)
+    if case.domain_text:
+        further = _read_on(base, case=case, settings=settings)
         other = _train(further, case=case, settings=settings, folder=further.with_name("training"))
         choice = _choose("reading on first", other, reference)
         if choice.choice == _KEPT:
             base, reference = further, other
         reference = replace(reference, choices=(*reference.choices, choice))
-    if given.unlabelled is not None:
+    if case.unlabelled:
         best = self_train(
             base, task=case.task, first=reference.folder, dev_score=reference.dev.value,
-            train_part=case.splits.train, dev=case.splits.dev, texts=case.texts[given.unlabelled],
+            train_part=case.splits.train, dev=case.splits.dev, texts=case.unlabelled,
             folder=case.folder / "self-training", settings=settings, tokenizer_file=case.tokenizer_file,
         )  # fmt: skip
         taught = reference
@@ -67,12 +66,12 @@ def _train(base: Path, *, case: Case, settings: TrainSettings | None, folder: Pa
     return replace(reference, choices=tuple(msgspec.convert(one, type=Choice) for one in known["choices"]))
 
 
-def _read_on(base: Path, file: Path, *, case: Case, settings: TrainSettings) -> Path:
-    told = [case.texts[file], hash_base(base), settings]
+def _read_on(base: Path, *, case: Case, settings: TrainSettings) -> Path:
+    told = [case.domain_text, hash_base(base), settings]
     out = case.folder / "domain" / make_key(told)[:8] / "base"  # of other texts it is another base
     if not out.is_dir():
         out.parent.mkdir(parents=True, exist_ok=True)
-        read_on(base, case.texts[file], out=out, settings=settings)
+        read_on(base, case.domain_text, out=out, settings=settings)
     return find_base(str(out))
 
 

@@ -15,13 +15,16 @@ _N_BINS = 15
 def signs_of(logits: NDArray[np.floating]) -> tuple[float, float, float, float]:
     """Say what speaks for none of the labels, by logits (K + 1,), the last of which is that of none.
 
+    They are the same for all logits of one softmax, which is what a network that was taught by another one has of it.
+
     Returns:
-        none above the best label, the best above the second, log sum exp of all labels, and 1.
+        none above the best label, the best above the second, log sum exp of all labels above the mean, and 1.
     """
-    labels = np.sort(logits[:-1].astype(np.float64))
+    centred = logits.astype(np.float64) - logits.mean(dtype=np.float64)
+    labels = np.sort(centred[:-1])
     best, second = float(labels[-1]), float(labels[-2])
     total = best + math.log(float(np.exp(labels - best).sum()))
-    return float(logits[-1]) - best, best - second, total, 1.0
+    return float(centred[-1]) - best, best - second, total, 1.0
 
 
 def calibration_error(logits: NDArray[np.float64], targets: NDArray[np.int64]) -> float:
@@ -55,13 +58,20 @@ def area_under_roc(scores: NDArray[np.float64], is_positive: NDArray[np.bool_]) 
 
 
 def fit_temperature(logits: NDArray[np.float64], targets: NDArray[np.int64]) -> float:
-    """Find the temperature, 0.05 to 20, with the least cross-entropy, which has one minimum: by golden section."""
+    """Find the temperature, 0.05 to 20, with the least cross-entropy, which has one minimum: by golden section.
+
+    To N rows comes one more, of which nobody knows the output: N rows that are all right say so for N of N + 1, where
+    they alone would make every probability 0 or 1.
+    Source: targets as in Platt 1999, for more than two outputs.
+    """
+    one_more = 1 / (len(logits) + 1)
 
     def loss(log_temperature: float) -> float:
         rows = logits / math.exp(log_temperature)
         highest = rows.max(axis=1)
         total = highest + np.log(np.exp(rows - highest[:, None]).sum(axis=1))
-        return float((total - rows[np.arange(len(rows)), targets]).mean())
+        right = rows[np.arange(len(rows)), targets]
+        return float((total - (1 - one_more) * right - one_more * rows.mean(axis=1)).mean())
 
     low, high, ratio = math.log(0.05), math.log(20.0), (math.sqrt(5) - 1) / 2
     for _ in range(40):

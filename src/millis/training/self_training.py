@@ -51,17 +51,15 @@ def self_train(
 
     Args:
         first: a tagger trained on what is labelled alone, and dev_score what it reaches on dev.
-        texts: unlabelled; those that stand in train or dev are passed over.
+        texts: unlabelled, none of them in train, dev or test, none twice.
         folder: a run for each round lives in it.
     Raises: as `train`; InvalidValue for a task without one label a text.
     """
     if not isinstance(task, ClassifyTask) or task.is_multi:
         raise InvalidValue("unlabelled texts teach tasks with one label a text: leave them out, or use task classify.")
-    known = {example.text for example in (*train_part, *dev)}
-    fresh = [text for text in dict.fromkeys(texts) if text not in known]
     best = first
     for number, share in enumerate(SHARES, 1):
-        found = label_texts(best, task=task, texts=fresh, share=share, dev=dev)
+        found = label_texts(best, task=task, texts=texts, share=share, dev=dev)
         if not found:
             say(f"self-training ends: no text has a label that is {LEAST:g} probable")
             break
@@ -71,7 +69,7 @@ def self_train(
         )  # fmt: skip
         score = result.dev_score
         say(
-            f"self-training, round {number}: {len(found):,} of {len(fresh):,} texts learnt, {score.name} on dev"
+            f"self-training, round {number}: {len(found):,} of {len(texts):,} texts learnt, {score.name} on dev"
             f" {score.value:.2f} ({dev_score:.2f} before)"
         )
         if score.value <= dev_score:
