@@ -69,8 +69,7 @@ def _trim(case: Case, reference: Reference, folder: Path) -> dict[str, Any]:
     began = time.monotonic()
     texts = [text for example in case.splits.train for text in texts_of(example.text)]
     texts += [prefix for prefix in (case.settings.query_prefix, case.settings.passage_prefix) if prefix]
-    if case.settings.corpus is not None:
-        texts += case.corpus
+    texts += case.corpus
     trimmed = trim_vocabulary(reference.folder, folder, texts=texts)
     (_, before_ms), (tokenizer, after_ms) = _load(case.tokenizer_file), _load(folder / TOKENIZER)
     task = case.task.with_tokenizer(tokenizer)
