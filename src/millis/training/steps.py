@@ -24,7 +24,7 @@ from millis.tasks.task import IGNORED, Head, Score, Task, Window
 from millis.training.adapting import Adaptation
 from millis.training.batches import make_batch, padding_share, plan_epoch
 from millis.training.contrast import Contrast
-from millis.training.methods import METHODS
+from millis.training.pace import choose_pace
 from millis.training.settings import TrainSettings, choose_learning_rate, choose_precision
 from millis.training.vocabulary import UsedRows
 
@@ -74,6 +74,7 @@ class Steps:
         self.learning_rate, rate_reason = choose_learning_rate(
             settings, width=int(self._tagger.config.hidden_size)
         )
+        pace, pace_reason = choose_pace(self._tagger, self._windows, head=head, adapt=settings.adapt)
         self._adaptation = Adaptation(
             self._tagger, method=settings.adapt, n_steps=self.n_steps, windows=self._windows, seed=settings.seed
         )
@@ -81,11 +82,12 @@ class Steps:
         self.n_trained = self._adaptation.n_trained
         gpu_has_bf16 = torch.cuda.is_bf16_supported() if self.device.type == "cuda" else None
         self.is_bf16, precision_reason = choose_precision(settings, gpu_has_bf16=gpu_has_bf16)
-        self._optimizer = _make_optimizer(self._tagger, settings=settings)
+        self._optimizer = _make_optimizer(self._tagger, settings=settings, pace=pace)
         self.reasons = (
             device_reason,
             precision_reason,
             rate_reason,
+            *([pace_reason] if pace_reason else []),
             f"batches of like length, up to {settings.batch_size}:"
             f" {100 * padding:.1f} % of their tokens are padding",
             f"{self._rows.n} of {self._rows.n_all} embedding rows trained: training text uses no others"
@@ -210,24 +212,29 @@ def _balance(windows: Sequence[Window], *, head: Head) -> torch.Tensor:
     return torch.from_numpy((share / np.maximum(counts, 1)).astype(np.float32))
 
 
-def _make_optimizer(tagger: Tagger, *, settings: TrainSettings) -> torch.optim.AdamW:
+def _make_optimizer(tagger: Tagger, *, settings: TrainSettings, pace: float) -> torch.optim.AdamW:
     """Make AdamW without decay of biases, norms and embeddings: unused rows must stay as they are.
 
-    Where the base is frozen nothing decays: what is put in begins as a change of nothing, or as a piece of text. The
-    head may learn faster than what moves the layers.
+    Where the base is frozen nothing decays: what is put in begins as a change of nothing, or as a piece of text.
+
+    Args:
+        pace: how many times the rate the head gets.
     """
     decayed: list[torch.nn.Parameter] = []
     plain: list[torch.nn.Parameter] = []
     head: list[torch.nn.Parameter] = []
-    method = METHODS[settings.adapt]
     for name, weights in tagger.named_parameters():
-        if settings.adapt == "full":
-            (decayed if weights.ndim >= 2 and "embeddings." not in name else plain).append(weights)
-        elif weights.requires_grad:
-            (head if name.startswith("network.classifier.") else plain).append(weights)
+        if not weights.requires_grad:
+            continue
+        if name.startswith("network.classifier.") and pace != 1:
+            head.append(weights)
+        elif settings.adapt == "full" and weights.ndim >= 2 and "embeddings." not in name:
+            decayed.append(weights)
+        else:
+            plain.append(weights)
     groups = [
         {"params": decayed, "weight_decay": settings.weight_decay, "times": 1.0},
         {"params": plain, "weight_decay": 0.0, "times": 1.0},
-        *([{"params": head, "weight_decay": 0.0, "times": method.head}] if head else []),
+        *([{"params": head, "weight_decay": 0.0, "times": pace}] if head else []),
     ]
     return torch.optim.AdamW(groups, lr=0.0, fused=True)
