@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import torch
 
+from millis.models.prediction import pad
 from millis.models.taggers import Tagger
 from millis.tasks.task import Head, Window
-from millis.training.batches import make_batch
 from millis.training.methods import METHODS
 
 _WINDOWS = 32
@@ -44,7 +44,7 @@ def measure_spread(tagger: Tagger, windows: Sequence[Window]) -> float:
     with torch.no_grad():
         states = []
         for window in windows:
-            ids, mask, _ = make_batch([window], pad_id=tagger.pad_id)
+            ids, mask = pad([window.ids], pad_id=tagger.pad_id)
             hidden = encoder(input_ids=ids.to(tagger.device), attention_mask=mask.to(tagger.device)).last_hidden_state
             states.append(hidden[0].float())
     encoder.train(was_training)
