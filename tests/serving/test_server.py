@@ -320,6 +320,21 @@ def test_a_stop_finishes_what_was_taken(tmp_path: Path) -> None:
         httpx.get(f"{url}/health")
 
 
+def test_who_comes_while_a_server_stops_is_refused_at_once(tmp_path: Path) -> None:
+    bundle = make_fake_bundle(tmp_path, delay_ms=1500, threads=1)
+    with Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0)) as server, concurrent.futures.ThreadPoolExecutor(2) as pool:
+        url, (host, port) = server.url, server.url.removeprefix("http://").split(":")
+        asked = pool.submit(httpx.post, f"{url}/v1/ner", json={"input": TEXT}, timeout=20)
+        time.sleep(0.3)
+        stopping = pool.submit(server.stop)
+        time.sleep(0.3)
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((host, int(port)), timeout=5)
+        assert not stopping.done()
+        assert asked.result().status_code == 200
+        stopping.result()
+
+
 def test_threads_share_one_model_and_give_the_same_answers(tmp_path: Path) -> None:
     bundle = make_fake_bundle(tmp_path, threads=3, buckets=(8, 16, 32))
     texts = [f"{TEXT} {i} {'order ' * (i % 20)}" for i in range(60)]

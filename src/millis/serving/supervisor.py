@@ -187,6 +187,10 @@ class Supervisor:
         self._is_stopping = True
         for worker in self._workers:
             os.close(worker.control)
+        for listener in (self._listener, self._grpc_listener):  # first, so that who comes now is refused at once
+            if listener is not None:
+                listener.close()
+        self._listener = self._grpc_listener = None
         deadline = time.monotonic() + self.settings.grace_s + 2
         for worker in self._workers:
             try:
@@ -196,10 +200,6 @@ class Supervisor:
                 worker.process.wait()
             os.close(worker.ready)
         self._workers = []
-        for listener in (self._listener, self._grpc_listener):
-            if listener is not None:
-                listener.close()
-        self._listener = self._grpc_listener = None
         if self._metrics is not None:
             shutil.rmtree(self._metrics, ignore_errors=True)
         self._log.close()
@@ -227,6 +227,8 @@ class Supervisor:
                 if not data and not self._is_stopping:
                     self._replace(worker, is_starting=is_starting)
         self._director.look()
+        if self._is_stopping:
+            return
         due = [at for at in self._start_at if at <= time.monotonic()]
         self._start_at = [at for at in self._start_at if at not in due]
         for _ in due:
