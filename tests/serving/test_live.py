@@ -280,6 +280,7 @@ def test_the_engine_stops_within_a_step_of_the_next_text(tmp_path: Path) -> None
     talker = Talker(make_echo_bundle(tmp_path, task="translate", instruction="{text}"), generator)
     generator.load(tmp_path, settings=GeneratorSettings())
     observer = Observer(metrics=Metrics(folder=tmp_path), log=Log("text"), slowest=Slowest(tmp_path / "slow"), executor=None)  # type: ignore[arg-type]
+    observer.expect((), (talker,))
     live = Live(gate=Gate(tell=print), limits=Limits(), observer=observer)
     live.talkers = (talker,)
 
