@@ -26,8 +26,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from classify_quality import read_set as read_labels
 from common import keep
+from millis.bundles import open_bundle
 from pairs_quality import read_set as read_pairs
 
 BOUNDS = {"classify": "5 ms", "embedding": "5 ms", "rerank": "25 ms", "qa": "25 ms"}
@@ -44,23 +47,24 @@ def main() -> int:
         files = prepare(asked.task, work, seed=asked.seed, queries=asked.queries)
         command = [
             sys.executable, "-m", "millis", "fit", "--task", asked.task, "--base", asked.base, "--p99", BOUNDS[asked.task],
-            "--rate", RATE, "--seed", str(asked.seed), "-o", str(work / f"{asked.task}.millis"), "--json",
+            "--rate", RATE, "--seed", str(asked.seed), "-o", str(work / f"{asked.task}.millis"),
             *[word for part, file in files.items() for word in (f"--{part}", str(file))], *asked.more,
         ]  # fmt: skip
         began = time.monotonic()
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+        code = subprocess.run(command, stdout=sys.stderr).returncode
         minutes = (time.monotonic() - began) / 60
-    if not done.stdout:
-        return done.returncode
-    said = json.loads(done.stdout)
-    certificate, quality = said["certificate"], said["quality"]
+        if code not in (0, 3, 4):  # kept, broken, undecided: each leaves a bundle
+            return code
+        bundle = open_bundle(work / f"{asked.task}.millis")
+        certificate = bundle.certificate
+    assert certificate is not None
     result: dict[str, Any] = {
-        "task": asked.task, "base": Path(asked.base).name, "exit_code": done.returncode, "minutes": round(minutes, 1),
-        "rung": certificate["rung"], "serving": certificate["serving"], "verdict": certificate["verdict"],
-        "contract": certificate["contract"], "quality": quality, "more": list(asked.more),
+        "task": asked.task, "base": Path(asked.base).name, "exit_code": code, "minutes": round(minutes, 1),
+        "rung": certificate.rung, "serving": msgspec.to_builtins(certificate.serving), "verdict": certificate.verdict,
+        "contract": certificate.contract, "quality": msgspec.to_builtins(bundle.rung().quality), "more": list(asked.more),
     }  # fmt: skip
     print(json.dumps(keep("contracts", result), ensure_ascii=False, indent=1))
-    return done.returncode
+    return code
 
 
 def prepare(task: str, folder: Path, *, seed: int, queries: int) -> dict[str, Path]:
@@ -128,8 +132,11 @@ def read_options() -> Any:
     parser.add_argument("--queries", type=int, default=1000, help="rerank, embedding: of train; dev and test take a quarter and half")
     parser.add_argument("--work", type=Path, default=None, help="keep the run and the bundle here, and go on from them")
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("more", nargs="*", help="behind --: more for millis fit")
-    return parser.parse_args()
+    given = sys.argv[1:]
+    own = given.index("--") if "--" in given else len(given)
+    asked = parser.parse_args(given[:own])
+    asked.more = given[own + 1 :]
+    return asked
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -19,6 +20,8 @@ from millis.searching.candidates import fit_table, predict_percentile_ms, propos
 from millis.searching.ledger import Ledger, alone_in
 from millis.searching.proving import measure_served, plan_requests, prove
 from millis.searching.relaxing import Point, relax
+from millis.searching.trying import build_static
+from millis.tasks.task import Head
 from millis.tasks.tokenization import Tokenizer
 
 TABLE = tuple(LatencyRow(tokens=t, p50_ms=t / 4, p99_ms=t / 3, n=20) for t in (8, 16, 32, 64))
@@ -204,3 +207,9 @@ def test_a_proof_sends_enough_to_decide_unless_told_how_many() -> None:
     assert plan_requests(contract, seconds=None, n_requests=7) == 7
     with pytest.raises(InvalidValue, match="both"):
         plan_requests(contract, seconds=1, n_requests=1)
+
+
+@pytest.mark.parametrize("head", [Head(("fits",), rows=1, separator=3), Head(("O", "B-name"))], ids=["two texts", "tokens"])
+def test_static_vectors_are_not_taught_what_they_cannot_tell(head: Head) -> None:
+    case = SimpleNamespace(task=SimpleNamespace(head=head), contract=Contract(p99="5 ms", rate=10), has_time=lambda: True)
+    assert build_static(case, reference=None) == []  # type: ignore[arg-type]  # nothing more of them is asked

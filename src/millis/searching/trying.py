@@ -98,8 +98,9 @@ def build_pruned(
 
 
 def build_static(case: Case, *, reference: Reference) -> list[Candidate]:
-    """Build the rung without attention, where the task has one."""
-    if case.task.head.rows is None or case.contract.device != "cpu" or not case.has_time():
+    """Build the rung without attention, where the task has one: not for tokens, nor for a text beside another."""
+    head = case.task.head
+    if head.rows is None or head.separator is not None or case.contract.device != "cpu" or not case.has_time():
         return []
     return _build_one(case, STATIC, reference=reference)
 
