@@ -16,7 +16,17 @@ def read_regular(file: str | Path) -> bytes:
     Raises:
         OSError: it cannot be read, or is a pipe, which would be waited for, a device, which may never end, or a folder.
     """
+    content, _ = read_with_mode(file)
+    return content
+
+
+def read_with_mode(file: str | Path) -> tuple[bytes, int]:
+    """Read a regular file, and say what may be done with that very file, as `os.stat_result.st_mode` has it.
+
+    Raises: as `read_regular`.
+    """
     with open(file, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as stream:
-        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+        mode = os.fstat(stream.fileno()).st_mode
+        if not stat.S_ISREG(mode):
             raise OSError(errno.EINVAL, "a pipe, a device or a folder, where a file is needed")
-        return stream.read()
+        return stream.read(), mode

@@ -45,7 +45,7 @@ class Model:
 
     Usage:
         model = millis.load("people.millis")
-        model("Maria flew to Osaka")          # {"entities": [...]}
+        model("Maria flew to Osaka")             # {"entities": [...]}
         model(["one text", "another"])           # a list of the same
         model("one text", top_k=3)               # what its task lets a request choose
     """

@@ -23,7 +23,7 @@ import msgspec
 from msgspec import Meta
 
 from millis.errors import InvalidValue, RunFailed
-from millis.regular import read_regular
+from millis.regular import read_with_mode
 
 ANY = "*"
 ADMIN = "admin"
@@ -96,8 +96,7 @@ class KeyFile:
             InvalidValue: the file cannot be read, is not of this shape, has a key twice, or others may read it.
         """
         try:
-            mode = self.path.stat().st_mode
-            content = read_regular(self.path)
+            content, mode = read_with_mode(self.path)
         except FileNotFoundError:
             return ()
         except OSError as error:

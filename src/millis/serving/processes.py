@@ -36,6 +36,7 @@ class Worker:
         ready: descriptor that the worker speaks through.
         control: descriptor that the worker hears.
         began: monotonic seconds.
+        stands_by: it was not told to listen yet.
         is_loaded: it has loaded and warmed its models.
         is_ready: it answers clients.
         failed: why it could not start, if it said so.

@@ -45,6 +45,7 @@ _LONGEST_WAIT_S = 60.0
 _CAUSES: dict[str, type[MillisError]] = {one.slug: one for one in (InvalidBundle, InvalidValue, MissingExtra)}
 """Of a worker that cannot start; whatever else it says, the start failed."""
 
+
 class Supervisor:
     """Workers on one port.
 
@@ -279,12 +280,13 @@ class Supervisor:
         if self._early_deaths >= _MAX_EARLY_DEATHS:
             raise RunFailed(f"workers end as soon as they start (code {code}): see their last words above.")
         self.n_restarts += 1
-        for standby in (one for one in self._workers if one.stands_by):
+        standby = next((one for one in self._workers if one.stands_by), None)
+        if standby is not None:
             self._log.tell(f"a worker ended with code {code}: the one that stood by takes its place.")
             standby.listen()
-            return
-        self._log.tell(f"a worker ended with code {code}: another is started.")
-        self._workers.append(self._start_worker())
+        else:
+            self._log.tell(f"a worker ended with code {code}: another is started.")
+            self._workers.append(self._start_worker())
 
 
 def _leaves_a_core(bundles: Sequence[Bundle], *, n_workers: int, threads: int | None) -> bool:
