@@ -130,10 +130,11 @@ class _Search:
         pruner = self._make_pruner()
         bound_ms = self._contract.bound_ms
         predicted = self._predict_shares(best, pruner)
-        if pruner.rest_ms > bound_ms:
+        rest_ms = pruner.rest_ms * len(self._case.lengths) / len(self._case.requests)
+        if rest_ms > bound_ms:
             self._is_bound_in_reach = False
             self._note(
-                f"embeddings, norms and head alone take {write_ms(pruner.rest_ms)} of a text of train, more than the"
+                f"embeddings, norms and head alone take {write_ms(rest_ms)} of a text of train, more than the"
                 f" bound of {write_ms(bound_ms)}: nothing is pruned, since no pruning takes them away"
                 f" (p{self._contract.percentile:g} with {SHARES[-1]} % of the layers' time left: predicted"
                 f" {write_ms(predicted[SHARES[-1]])})"
@@ -153,7 +154,7 @@ class _Search:
     def _predict_shares(self, candidate: Candidate, pruner: Pruner) -> dict[int, float]:
         """Predict what a client would see of a candidate by the percentage of its layers' time that is left."""
         asked: dict[str, Any] = {
-            "lengths": self._case.lengths, "rate_per_s": self._contract.rate_per_s, "shape": candidate.shape,
+            "requests": self._case.requests, "rate_per_s": self._contract.rate_per_s, "shape": candidate.shape,
             "percentile": self._contract.percentile,
         }  # fmt: skip
         table = fit_table(
@@ -197,7 +198,7 @@ class _Search:
     def advise(self, said: str) -> str:
         """Add to a sentence what was noted, and what to ask for instead."""
         points = [_point(one, self.proven, percentile=self._contract.percentile) for one in self.tried]
-        ways = relax(points, contract=self._contract, lengths=self._case.lengths, n_probed=plan_probe(self._case))
+        ways = relax(points, contract=self._contract, requests=self._case.requests, n_probed=plan_probe(self._case))
         return "\n".join((said, *self.notes, *ways))
 
     def is_kept(self) -> bool:
