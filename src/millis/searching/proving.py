@@ -262,6 +262,15 @@ def make_certificate(
     )
 
 
+def read_served(certificate: Certificate) -> Served:
+    """Read what was measured out of a certificate; who else had the cores stays in its verdict."""
+    measured = certificate.measurement
+    load = {name: measured[name] for name in LoadResult.__struct_fields__}
+    return Served(
+        msgspec.convert(load, type=LoadResult, str_keys=True), measured["memory_mb"], certificate.serving, Crowd()
+    )
+
+
 def evaluate(path: str | Path | Bundle, examples: Sequence[Example], *, rung: str | None = None) -> Score:
     """Score a bundle's rung on labelled examples, in this process."""
     model = load(path, rung=rung)

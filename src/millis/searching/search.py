@@ -143,7 +143,8 @@ class _Search:
         easy = [share for share in SHARES if predicted[share] < AT_EASE * bound_ms] or [SHARES[-1]]
         less = [share for share in reversed(SHARES) if share > easy[0] and predicted[share] < bound_ms]
         say(f"{best.name} is not well within {write_ms(bound_ms)}: its layers are pruned to {easy[0]} % of their time")
-        keeps_quality = self._prune_to(easy[0])
+        pruned = self._of_share(self._prune_to(easy[0]))
+        keeps_quality = any(one.keeps_quality(self._contract) for one in pruned)
         self._prove_best()
         for share in (easy[1:] if keeps_quality else less)[: _MOST_PRUNINGS - 1]:
             if self.is_kept() or not self._case.has_time():
@@ -173,21 +174,20 @@ class _Search:
             self._try_static()
             self._prove_share(100)
             self._prove_static()
-        while len(climb(self.proven)) < wanted and self._can_prune():
-            least = min(one.variant.share for one in self.tried)
-            share = next((share for share in SHARES if share <= _STEP_DOWN * least), None)
-            if share is None:
-                n_rungs = len(climb(self.proven))
-                self._note(f"the ladder has {n_rungs} of {wanted} rungs: less than {least} % is not tried")
+        for share in SHARES:
+            if len(climb(self.proven)) >= wanted or not self._can_prune():
                 break
-            self._prune_to(share)
-            if not any(one.keeps_floor(self._contract) for one in self.tried if one.variant.share == share):
-                self._note(f"the ladder ends above {share} %: what that leaves is below the floor on dev")
+            if share > _STEP_DOWN * min(one.variant.share for one in self.tried):
+                continue
+            made = self._prune_to(share)
+            if not any(one.keeps_floor(self._contract) for one in self._of_share(made)):
+                self._note(f"the ladder ends above {made} %: what that leaves is below the floor on dev")
                 break
-            self._prove_share(share)
-        n_rungs = len(climb(self.proven))
-        if n_rungs < wanted and not self._case.has_time():
-            self._note(f"the ladder has {n_rungs} of {wanted} rungs: the time is up")
+            self._prove_share(made)
+        else:
+            self._note_short(f"less than {min(one.variant.share for one in self.tried)} % is not tried")
+        if not self._case.has_time():
+            self._note_short("the time is up")
 
     def save(self) -> Bundle:
         """Write the bundle as far as there is one."""
@@ -246,12 +246,26 @@ class _Search:
         alike = [one for one in pruned if one.precision == pruned[0].precision]
         return list({one.runtime: one for one in reversed(alike)}.values())[::-1]
 
-    def _prune_to(self, share: int) -> bool:
-        """Prune, build, probe; say whether dev is content with it."""
+    def _note_short(self, why: str) -> None:
+        """Note why the ladder has fewer rungs than were asked for, where it has."""
+        rungs, wanted = {one.rung.name for one in climb(self.proven)}, self._case.settings.rungs
+        if len(rungs) < wanted:
+            beaten = {one.rung.name for one in self.proven} - rungs
+            told = f"; beaten in time and quality, or below the floor: {', '.join(sorted(beaten))}" if beaten else ""
+            self._note(f"the ladder has {len(rungs)} of {wanted} rungs: {why}{told}")
+
+    def _of_share(self, share: int) -> list[Candidate]:
+        return [one for one in self.tried if one.variant.share == share]
+
+    def _prune_to(self, share: int) -> int:
+        """Prune, build, probe; give the share whose network it is, another one where that has the same layers."""
         pruning = self._make_pruner().prune_to(share)
-        found = build_pruned(self._case, pruning, kinds=self._kinds, reference=self._reference)
-        self.tried = probe(self._case, found, known=self.tried)
-        return any(one.keeps_quality(self._contract) for one in found)
+        if pruning.share != share:
+            self._note(f"pruned to {share} % the layers are those of {pruning.share} %: it is not trained twice")
+        if not self._of_share(pruning.share):
+            found = build_pruned(self._case, pruning, kinds=self._kinds, reference=self._reference)
+            self.tried = probe(self._case, found, known=self.tried)
+        return pruning.share
 
     def _is_at_ease(self) -> bool:
         """Say whether the first candidate was seen so far within the contract that its proof will say so."""
