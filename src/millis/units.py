@@ -36,7 +36,7 @@ def read_duration_ms(value: str | float, *, name: str = "duration", unit: str | 
 
 
 def check_number(
-    name: str, value: object, *, lowest: float, highest: float = math.inf, is_whole: bool = False, is_open: bool = False
+    name: str, value: float, *, lowest: float, highest: float = math.inf, is_whole: bool = False, is_open: bool = False
 ) -> None:
     """Refuse what is no number within its bounds.
 
