@@ -35,6 +35,25 @@ def read_duration_ms(value: str | float, *, name: str = "duration", unit: str | 
     return milliseconds
 
 
+def check_number(
+    name: str, value: float, *, lowest: float, highest: float = math.inf, is_whole: bool = False, is_open: bool = False
+) -> None:
+    """Refuse what is no number within its bounds.
+
+    Args:
+        name: what to call it in an error.
+        is_open: `lowest` itself is refused, too.
+    Raises:
+        InvalidValue: it is none.
+    """
+    is_number = isinstance(value, int if is_whole else int | float) and not isinstance(value, bool)
+    if is_number and math.isfinite(value) and lowest <= value <= highest and not (is_open and value == lowest):
+        return
+    kind = "a whole number" if is_whole else "a number"
+    bounds = f"{'above' if is_open else 'from'} {lowest:.12g}" + (f" to {highest:.12g}" if highest < math.inf else "")
+    raise InvalidValue(f"{name} cannot be {value!r}: give {kind} {bounds}.")
+
+
 def read_rate_per_s(value: str | float) -> float:
     """Read a rate such as "100", "100/s" or "100 rps" as requests per second.
 

@@ -51,7 +51,7 @@ both = pytest.mark.parametrize("kind", [millis.Client, OnLoop], ids=["sync", "as
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("served")
-    bundles = (make_fake_bundle(folder), make_fake_bundle(folder, name="labels", task="classify"))
+    bundles = (make_fake_bundle(folder), *(make_fake_bundle(folder, name=task, task=task) for task in ("classify", "rerank")))
     with Supervisor(ServeSettings(bundles=tuple(str(one.path) for one in bundles), port=0)) as server:
         yield server.url
 
@@ -94,7 +94,7 @@ def test_a_client_asks_every_task_and_learns_what_is_served(url: str, kind: type
         assert set(one.times_ms) == {"parse", "queue", "tokenize", "run", "decode", "write"}
         assert client.ask("ner", [TEXT, "x"], model="fake", rung="fake", fallback=False, deadline_ms=900).results[0] == one.result
         assert len(client.classify(TEXT, top_k=1).result["scores"]) == 1
-        assert {row["id"] for row in client.models()} == {"fake", "labels"}
+        assert {row["id"] for row in client.models()} == {"fake", "classify", "rerank"}
         assert client.contract()[0]["contract"]["bound_ms"] == 1000.0
         assert client.health()["status"] == "ready"
 
@@ -144,16 +144,36 @@ def test_what_is_no_address_is_told_at_once_without_its_password(url: str) -> No
 
 @both
 def test_what_cannot_be_asked_is_told_before_anything_is_sent(kind: type[millis.Client]) -> None:
-    for named in ({"timeout_ms": 0.0}, {"timeout_ms": float("nan")}, {"retries": -1}, {"key": "a\r\nb: c"}, {"key": "ключ"}):
+    for named in (
+        {"timeout_ms": 0.0}, {"timeout_ms": float("nan")}, {"timeout_ms": "5"}, {"timeout_ms": None}, {"timeout_ms": True}, {"retries": -1},
+        {"retries": "2"}, {"retries": 2.5}, {"key": "a\r\nb: c"}, {"key": "ключ"}, {"key": b"k"}, {"url": None}, {"url": b"http://127.0.0.1:9"},
+    ):  # fmt: skip
         with pytest.raises(InvalidValue):
-            kind("http://127.0.0.1:9", **named)
+            kind(**({"url": "http://127.0.0.1:9"} | named))
     with kind("http://127.0.0.1:9") as client:
         for call in (
             lambda: client.ner(TEXT, deadline_ms=0), lambda: client.ner(TEXT, deadline_ms=float("nan")), lambda: client.ner(TEXT, deadline_ms=1e9),
-            lambda: client.ner("\ud800"), lambda: client.ner(TEXT, top_k=object()),
+            lambda: client.ner(TEXT, deadline_ms="5"), lambda: client.search(TEXT, deadline_ms=True), lambda: client.load_model("x", canary_percent="10"),
+            lambda: client.ner("\ud800"), lambda: client.ner(TEXT, top_k=object()), lambda: client.ner(object()), lambda: client.qa(TEXT, b"x"),
+            lambda: client.ner(TEXT, top_k=float("nan")), lambda: client.ask(None, TEXT), lambda: client.promote_model("\ud800"),
         ):  # fmt: skip
             with pytest.raises(InvalidValue):
                 call()
+        with pytest.raises(InvalidValue, match=r"^deadline_ms cannot be '5': give a number above 0 to 3600000\.$"):
+            client.classify(TEXT, deadline_ms="5")
+
+
+@both
+def test_what_is_no_list_of_texts_is_not_taken_apart(url: str, kind: type[millis.Client]) -> None:
+    with kind(url) as client:
+        for call in (
+            lambda: client.rerank("who", "maria"), lambda: client.rerank("who", None), lambda: client.ner(None), lambda: client.ner(5),
+            lambda: client.ner(b"maria"), lambda: client.ner(TEXT, fallback="no"), lambda: client.ner(TEXT, model=5),
+        ):  # fmt: skip
+            with pytest.raises(InvalidRequest) as caught:
+                call()
+            assert caught.value.status == 422
+        assert len(client.ner(one for one in ("maria", "garcia")).results) == 2
 
 
 @pytest.mark.slow

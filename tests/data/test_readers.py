@@ -21,7 +21,7 @@ def test_a_file_without_examples_is_refused_by_name(tmp_path: Path, content: byt
 def test_a_device_is_refused_before_it_is_read(tmp_path: Path) -> None:
     (tmp_path / "endless").symlink_to("/dev/zero")
     for of in ("spans", "labels", "answers", "matches"):
-        with pytest.raises(InvalidData, match="endless: a device, which may have no end: give the path of a file"):
+        with pytest.raises(InvalidData, match=r"endless: cannot be read .a device, which may have no end.: give a file of texts"):
             read_labelled(tmp_path / "endless", of=of)
 
 

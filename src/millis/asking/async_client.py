@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from millis.asking.conversation import Conversation, Lost, Questions, Send, check_deadline
 from millis.asking.reply import Reply
-from millis.asking.wire import Answer, Asked
+from millis.asking.wire import Answer, Asked, write_list
 
 if TYPE_CHECKING:
     from millis.asking.live import Live
@@ -79,7 +79,7 @@ class AsyncClient:
 
     async def rerank(self, query: str, documents: Sequence[str], **named: Any) -> Answer:
         """Ask which documents fit a query, the best first; see `ask`."""
-        return await self.ask("rerank", {"query": query, "documents": list(documents)}, **named)
+        return await self.ask("rerank", {"query": query, "documents": write_list(documents)}, **named)
 
     async def translate(self, text: str | Sequence[str], **named: Any) -> Answer:
         """See Client.translate."""

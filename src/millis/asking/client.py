@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from millis.asking.conversation import Conversation, Lost, Questions, Send
 from millis.asking.reply import Reply
-from millis.asking.wire import Answer, Asked
+from millis.asking.wire import Answer, Asked, write_list
 
 T = TypeVar("T")
 
@@ -93,7 +93,7 @@ class Client:
 
     def rerank(self, query: str, documents: Sequence[str], **named: Any) -> Answer:
         """Ask which documents fit a query, the best first; see `ask`."""
-        return self.ask("rerank", {"query": query, "documents": list(documents)}, **named)
+        return self.ask("rerank", {"query": query, "documents": write_list(documents)}, **named)
 
     def translate(self, text: str | Sequence[str], **named: Any) -> Answer:
         """Ask for translations, whole; max_tokens bounds each; see `ask`."""

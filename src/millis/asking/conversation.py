@@ -11,7 +11,6 @@ from collections.abc import Callable, Generator, Sequence
 from enum import Enum
 from time import monotonic
 from typing import Any, NamedTuple, TypeVar
-from urllib.parse import quote
 
 from millis.asking.reply import Reply
 from millis.asking.wire import (
@@ -27,10 +26,12 @@ from millis.asking.wire import (
     read_object,
     read_wait_s,
     write_document,
+    write_name,
     write_path,
     write_question,
 )
-from millis.errors import InvalidValue, MillisError, RunFailed, TimedOut
+from millis.errors import MillisError, RunFailed, TimedOut
+from millis.units import check_number
 
 MOST_MS = 3_600_000.0
 _FIRST_WAIT_S = 0.05
@@ -84,11 +85,8 @@ class Questions:
     """
 
     def __init__(self, url: str, *, key: str | None, timeout_ms: float, retries: int) -> None:
-        if not 0 < timeout_ms <= MOST_MS or not 0 <= retries <= 100:
-            raise InvalidValue(
-                f"a client cannot wait {timeout_ms} ms or ask again {retries} times: give more than 0 and up to"
-                f" {MOST_MS:.0f} ms, and 0 to 100."
-            )
+        check_number("timeout_ms", timeout_ms, lowest=0, highest=MOST_MS, is_open=True)
+        check_number("retries", retries, lowest=0, highest=100, is_whole=True)
         self.url, self.address = url, read_address(url)
         self.key, self.timeout_ms, self._retries = read_key(key), timeout_ms, retries
 
@@ -131,14 +129,14 @@ class Questions:
         """See `Client.load_model`."""
         for share in ("canary_percent", "shadow_percent"):
             value = chosen.get(share)
-            if value is not None and not 0 <= value <= 100:  # JSON has no way to say NaN but null
-                raise InvalidValue(f"{share} cannot be {value}: give 0 to 100.")
+            if value is not None:
+                check_number(share, value, lowest=0, highest=100)
         document = {"path": path, **{name: value for name, value in chosen.items() if value is not None}}
         return self._change(write_question(self.address, _ADMIN, key=self.key, document=document))
 
     def change_model(self, name: str, what: str) -> Conversation[list[dict[str, Any]]]:
         """See `Client.unload_model`, `Client.promote_model`, `Client.roll_back_model`."""
-        path = f"{_ADMIN}/{quote(name, safe='')}"
+        path = f"{_ADMIN}/{write_name(name)}"
         if what == "unload":
             return self._change(write_question(self.address, path, key=self.key, method="DELETE"))
         return self._change(write_question(self.address, f"{path}/{what}", key=self.key, method="POST"))
@@ -177,8 +175,8 @@ def check_deadline(deadline_ms: float | None) -> None:
     Raises:
         InvalidValue: it is not above 0 and up to an hour.
     """
-    if deadline_ms is not None and not 0 < deadline_ms <= MOST_MS:
-        raise InvalidValue(f"the deadline cannot be {deadline_ms} ms: give more than 0 and up to {MOST_MS:.0f}.")
+    if deadline_ms is not None:
+        check_number("deadline_ms", deadline_ms, lowest=0, highest=MOST_MS, is_open=True)
 
 
 def converse(

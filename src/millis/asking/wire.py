@@ -4,10 +4,11 @@ Border: bytes and values; no sockets and no clock.
 Limits: redirects are not followed: they would take the key elsewhere.
 """
 
+import json
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlsplit
 
@@ -94,6 +95,8 @@ def read_address(url: str) -> Address:
     Raises:
         InvalidValue: it is no such address.
     """
+    if not isinstance(url, str):
+        raise _bad_address(repr(url))
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -113,7 +116,7 @@ def read_key(key: str | None) -> str | None:
         InvalidValue: it holds what no header may hold.
     """
     key = os.environ.get("MILLIS_KEY") or None if key is None else key
-    if key is not None and not _PRINTABLE.fullmatch(key):
+    if key is not None and not (isinstance(key, str) and _PRINTABLE.fullmatch(key)):
         raise InvalidValue("the key has characters that no key has: give the one that `millis keys create` printed.")
     return key
 
@@ -122,14 +125,35 @@ def write_document(
     text: Asked | Sequence[Asked], *, model: str | None, rung: str | None, fallback: bool, options: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Give the body of a question; what is usual is left out."""
-    said: dict[str, Any] = {"input": text if isinstance(text, str | Mapping) else list(text)}
-    chosen = {"model": model, "rung": rung, "fallback": None if fallback else False}
+    said = {"input": write_list(text)}
+    chosen = {"model": model, "rung": rung, "fallback": None if fallback is True else fallback}
     return {**options, **said, **{name: value for name, value in chosen.items() if value is not None}}
 
 
+def write_list(texts: object) -> object:
+    """Give several as a list, and one, or what is none, as it stands: the server says what is wrong with it."""
+    return texts if isinstance(texts, str | Mapping) or not isinstance(texts, Iterable) else list(texts)
+
+
 def write_path(task: str) -> str:
-    """Give the path of a task's route."""
-    return f"/v1/{quote(task, safe='')}"
+    """Give the path of a task's route.
+
+    Raises:
+        InvalidValue: as `write_name`.
+    """
+    return f"/v1/{write_name(task)}"
+
+
+def write_name(name: str) -> str:
+    """Give the name of a task or a model as a path holds it.
+
+    Raises:
+        InvalidValue: it is no text, or holds half of a surrogate pair.
+    """
+    try:
+        return quote(name.encode(), safe="")
+    except (AttributeError, UnicodeEncodeError) as error:
+        raise InvalidValue(f"{name!r} is no name of a task or a model: give it as text.") from error
 
 
 def write_question(
@@ -160,8 +184,8 @@ def write_json(document: Mapping[str, Any]) -> bytes:
     Raises:
         InvalidValue: it cannot be.
     """
-    try:
-        return msgspec.json.encode(document)
+    try:  # msgspec would send bytes as base64, and what is not a number as null
+        return json.dumps(document, ensure_ascii=False, allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError) as error:  # a lone surrogate, an object of no JSON type
         raise InvalidValue(
             "a text or an option cannot be written as JSON: give strings that are valid Unicode, numbers, lists."

@@ -11,6 +11,7 @@ from millis.data.examples import Example, texts_of
 from millis.data.rows import BadRows, read_rows
 from millis.data.suspects import fold, kept_apart, may_stand_in_two_parts
 from millis.errors import InvalidData
+from millis.regular import read_once
 
 
 def read_plain(file: Path) -> list[str]:
@@ -68,7 +69,7 @@ def read_text(given: str) -> str:
     if len(given.split()) != 1:
         return given
     try:
-        return Path(given).read_text(encoding="utf-8-sig")
+        return read_once(given).decode("utf-8-sig").replace("\r\n", "\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidData(
             f"{given} cannot be read ({error}): give the name of a UTF-8 file, or a text of several words."

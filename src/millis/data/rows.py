@@ -19,6 +19,7 @@ import msgspec
 
 from millis.data.examples import Example
 from millis.errors import InvalidData, InvalidValue
+from millis.regular import read_once
 
 T = TypeVar("T")
 
@@ -90,19 +91,18 @@ def read_rows(path: Path, *, bad: BadRows) -> list[Row]:
     """Read the lines of a UTF-8 file; one that is not UTF-8 is added to bad, and given with U+FFFD in it.
 
     Raises:
-        InvalidData: no such file, a folder, a device, a file that may not be read, UTF-16, or no byte in it.
+        InvalidData: no such file, a folder, a device, a silent pipe, a file that may not be read, UTF-16,
+            or no byte in it.
     """
     try:
-        if path.is_char_device() or path.is_block_device():
-            raise InvalidData(f"{path}: a device, which may have no end: give the path of a file of texts.")
-        content = path.read_bytes()
+        content = read_once(path)
     except FileNotFoundError as error:
         raise InvalidData(f"{path}: no such file: give the path of a file of texts.") from error
     except IsADirectoryError as error:
         raise InvalidData(f"{path}: a folder: give the path of one file of texts in it.") from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not a path"
-        raise InvalidData(f"{path}: cannot be read ({reason}): give a file that you may read.") from error
+        raise InvalidData(f"{path}: cannot be read ({reason}): give a file of texts that you may read.") from error
     if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) or 0 in content[:2]:  # no text in UTF-8 begins with NUL
         raise InvalidData(f"{path}:1: UTF-16: convert it with `iconv -f UTF-16 -t UTF-8`.")
     lines = content.removeprefix(BOM_UTF8).split(b"\n")

@@ -3,12 +3,12 @@
 Border: values and the processor's flags; imports no torch.
 """
 
-import math
 from dataclasses import dataclass, replace
 
 from millis.cores import cpu_flags
 from millis.errors import InvalidValue
 from millis.training.methods import METHODS, check_method
+from millis.units import check_number
 
 TRACKERS = ("wandb",)
 AUTOCASTS = ("auto", "bf16", "off")
@@ -58,17 +58,17 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "batch_tokens"):
-            _check(name, getattr(self, name), lowest=1, is_whole=True)
+            check_number(name, getattr(self, name), lowest=1, is_whole=True)
         check_method(self.adapt)
-        _check("seed", self.seed, lowest=0, highest=2**63 - 1, is_whole=True)
+        check_number("seed", self.seed, lowest=0, highest=2**63 - 1, is_whole=True)
         if self.patience is not None:
-            _check("patience", self.patience, lowest=1, is_whole=True)
+            check_number("patience", self.patience, lowest=1, is_whole=True)
         if self.learning_rate is not None:
-            _check("learning_rate", self.learning_rate, lowest=0, is_open=True, highest=1)
-        _check("warmup_share", self.warmup_share, lowest=0, highest=1)
-        _check("weight_decay", self.weight_decay, lowest=0, highest=1)
-        _check("max_gradient_norm", self.max_gradient_norm, lowest=0, is_open=True)
-        _check("checkpoint_every_s", self.checkpoint_every_s, lowest=0)
+            check_number("learning_rate", self.learning_rate, lowest=0, is_open=True, highest=1)
+        check_number("warmup_share", self.warmup_share, lowest=0, highest=1)
+        check_number("weight_decay", self.weight_decay, lowest=0, highest=1)
+        check_number("max_gradient_norm", self.max_gradient_norm, lowest=0, is_open=True)
+        check_number("checkpoint_every_s", self.checkpoint_every_s, lowest=0)
         if self.tracker is not None and self.tracker not in TRACKERS:
             raise InvalidValue(f"tracker cannot be {self.tracker!r}: choose {', '.join(TRACKERS)}, or leave it out.")
         if self.autocast not in AUTOCASTS:
@@ -110,27 +110,3 @@ def choose_precision(settings: TrainSettings, *, gpu_has_bf16: bool | None = Non
     if has:
         return True, f"bf16: this processor has {' and '.join(has)}"
     return False, "fp32: this processor has neither avx512_bf16 nor amx_bf16"
-
-
-def _check(
-    name: str,
-    value: float,
-    *,
-    lowest: float,
-    highest: float = math.inf,
-    is_whole: bool = False,
-    is_open: bool = False,
-) -> None:
-    is_number = isinstance(value, int if is_whole else (int, float)) and not isinstance(value, bool)
-    if (
-        is_number
-        and math.isfinite(value)
-        and lowest <= value <= highest
-        and not (is_open and value == lowest)
-    ):
-        return
-    kind = "a whole number" if is_whole else "a number"
-    bounds = f"{'above' if is_open else 'from'} {lowest:g}" + (
-        f" to {highest:g}" if highest < math.inf else ""
-    )
-    raise InvalidValue(f"{name} cannot be {value!r}: give {kind} {bounds}.")
