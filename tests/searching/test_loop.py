@@ -37,6 +37,11 @@ def test_a_fit_ends_with_a_kept_contract_and_a_report(fitted: Fitted) -> None:
     layout = next(one for one in millis.open_bundle(case.bundle).manifest.choices if one.what == "rung and layout")
     seen_ms = document["certificate"]["measurement"]["latency"]["p99_ms"]
     assert layout.reason.startswith(f"kept, p99 {seen_ms:.2f} ms in its proof at 250/s"), "what was probed decides nothing"
+    served = document["certificate"]
+    lines = [json.loads(line) for line in (case.bundle.with_name("names.run") / "ledger.jsonl").read_text().splitlines()]
+    proofs = [one["result"] for one in lines if one["what"] == "proof"]
+    kept = [one["serving"] for one in proofs if one["rung"] == served["rung"] and one["verdict"]["status"] == "kept"]
+    assert served["serving"]["workers"] == max(one["workers"] for one in kept), "processes, where they keep it"
     chosen = next(one for one in millis.open_bundle(case.bundle).manifest.tried if one.is_chosen)
     assert chosen.measured_ms == pytest.approx(seen_ms, abs=0.01), "what a prediction is compared with is the proof"
     report = (case.bundle / "report.html").read_text()

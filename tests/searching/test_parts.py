@@ -18,6 +18,7 @@ from millis.contract import Contract
 from millis.errors import InvalidValue, RunFailed
 from millis.searching.bodies import bodies_of_lengths
 from millis.searching.candidates import fit_table, predict_percentile_ms, propose, scale_table, shapes_for
+from millis.searching.concluding import choose_served
 from millis.searching.ledger import Ledger, alone_in
 from millis.searching.proving import measure_served, plan_requests, prove
 from millis.searching.relaxing import Point, relax
@@ -156,6 +157,21 @@ def test_where_more_comes_than_is_answered_no_time_is_told_and_the_rate_can_be_c
     ways = [line for line in told if line.startswith("instead: ")]
     assert len(ways) == 1, "neither a lower rate nor a longer bound will do by itself"
     assert re.fullmatch(r"instead: p99 <= \d+ ms at 40 requests/s, both \(predicted\)", ways[0])
+
+
+def test_of_layouts_that_keep_the_contract_processes_serve() -> None:
+    def proven(rung: str, workers: int, *, seen_ms: float, is_kept: bool = True) -> Any:
+        return SimpleNamespace(
+            rung=SimpleNamespace(name=rung), candidate=SimpleNamespace(shape=SimpleNamespace(workers=workers)),
+            seen_ms=seen_ms, is_kept=is_kept, has_quality=True, is_fast=is_kept,
+        )  # fmt: skip
+
+    fast, slow = proven("small", 1, seen_ms=4.0), proven("large", 2, seen_ms=6.0)
+    beside, late = proven("small", 2, seen_ms=5.0), proven("small", 2, seen_ms=11.0, is_kept=False)
+    assert choose_served([fast, slow]) is fast
+    assert choose_served([slow, fast, late]) is fast
+    assert choose_served([slow, fast, beside]) is beside
+    assert choose_served([late]) is late
 
 
 def test_a_table_is_fitted_to_what_was_seen() -> None:

@@ -116,11 +116,16 @@ def prove_candidate(case: Case, candidate: Candidate, *, reference: Reference) -
 
 
 def choose_served(proven: Sequence[Proven]) -> Proven:
-    """Choose the one that serves: the fastest that keeps the contract, or else the best, quality first, then time."""
+    """Choose the one that serves: the fastest that keeps the contract, or else the best, quality first, then time.
+
+    Where its rung keeps the contract in several layouts it is that of the most processes (docs/decisions/0040).
+    """
     def order(one: Proven) -> tuple[bool, bool, bool, float]:
         return (not one.is_kept, not one.has_quality, not one.is_fast, one.seen_ms)
 
-    return min(proven, key=order)
+    best = min(proven, key=order)
+    kept = [one for one in proven if one.is_kept and one.rung.name == best.rung.name]
+    return max(kept, key=lambda one: one.candidate.shape.workers, default=best)
 
 
 def save_ladder(
@@ -213,6 +218,8 @@ def _choices(case: Case, served: Proven, proven: Sequence[Proven]) -> tuple[Choi
         f"{one.candidate.name} {one.verdict.status}, {one.seen_ms:.2f} ms" for one in proven if one is not served
     ]
     beaten = f"beside it {'; '.join(others)}" if others else "no other was proven"
+    if any(one.is_kept and one.rung.name == rung.name for one in proven if one is not served):
+        beaten += ". Of layouts that keep it the one of most processes serves: it carries more beyond that rate"
     return (
         Choice(
             what="rung and layout",

@@ -74,6 +74,7 @@ def search(case: Case) -> Bundle:
         found.notes.append(tell_zeros(case, reference, share=settings.sparse))
     found.try_pruned()
     found.fill_ladder()
+    found.try_processes()
     if not found.proven:
         said = f"no candidate answers anybody within '{case.contract}' here, and nothing is written."
         raise ContractBroken(found.advise(said))
@@ -188,6 +189,14 @@ class _Search:
             self._note_short(f"less than {min(one.variant.share for one in self.tried)} % is not tried")
         if not self._case.has_time():
             self._note_short("the time is up")
+
+    def try_processes(self) -> None:
+        """Prove what keeps the contract on threads in processes side by side too (docs/decisions/0040)."""
+        if self.is_kept() and self._case.has_time():
+            served = choose_served(self.proven).candidate
+            for one in self._unproven():
+                if one.rung.name == served.rung.name and one.shape.workers > served.shape.workers:
+                    self._prove(one)
 
     def save(self) -> Bundle:
         """Write the bundle as far as there is one."""
