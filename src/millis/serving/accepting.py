@@ -24,7 +24,6 @@ _BYTES = 8
 _LIST_S = 0.25
 _MOMENT_S = 0.001
 _REST_S = 1.0
-_AT_ONCE = 64
 _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
@@ -146,13 +145,11 @@ class Acceptor:
         await asyncio.gather(*self._opening)
 
     def _look(self) -> None:
-        """Take who waits, until another process has fewer."""
-        for _ in range(_AT_ONCE):
-            if len(self._connections) + len(self._opening) > self._counts.fewest_elsewhere():
-                self._stop_for(_MOMENT_S)
-                return
-            if not self._take():
-                return
+        """Take one, unless another process has fewer; the next in the loop's next turn, when their numbers are new."""
+        if len(self._connections) + len(self._opening) > self._counts.fewest_elsewhere():
+            self._stop_for(_MOMENT_S)
+        else:
+            self._take()
 
     def _stop_for(self, seconds: float) -> None:
         if self._pause is None:
@@ -164,21 +161,20 @@ class Acceptor:
         self._loop.add_reader(self._listener, self._look)
         self._take()
 
-    def _take(self) -> bool:
+    def _take(self) -> None:
         """Take one, if one is there."""
         try:
             connection, _ = self._listener.accept()
         except OSError as error:
             if error.errno in _NO_ROOM:
                 self._stop_for(_REST_S)
-            return False  # another process took it, or its client went
+            return  # another process took it, or its client went
         connection.setblocking(False)
         with suppress(OSError):  # its client went
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         task = self._loop.create_task(self._open(connection))
         self._opening.add(task)
         task.add_done_callback(self._opening.discard)
-        return True
 
     async def _open(self, connection: socket.socket) -> None:
         with suppress(OSError, asyncio.CancelledError):  # no TLS, or the client went
