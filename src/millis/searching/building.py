@@ -266,9 +266,10 @@ def _compare(name: str, variant: Variant, folder: Path, *, case: Artifact, refer
 
 
 def windows_of(case: Artifact, examples: Sequence[Example], *, n: int) -> list[NDArray[np.int64]]:
-    """Give windows of up to n examples, spread over the file."""
+    """Give up to n windows, of examples spread over the file; a query has one with each of its documents."""
     step = max(len(examples) // n, 1)
-    return [window.ids for one in examples[::step][:n] for window in encode_asked(case.task, one)]
+    windows = [window.ids for one in examples[::step][:n] for window in encode_asked(case.task, one)]
+    return windows[:: max(len(windows) // n, 1)][:n]
 
 
 def score_files(folder: Path, variant: Variant, *, case: Artifact) -> Score:
