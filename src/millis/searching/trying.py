@@ -153,6 +153,7 @@ def _build_one(
             predicted_ms=predict_percentile_ms(
                 rung.latency, requests=case.requests, rate_per_s=case.contract.rate_per_s, shape=shape,
                 percentile=case.contract.percentile, is_batched=variant.backend == "torch",
+                n_requests=plan_probe(case),
             ),
         )
         for shape in shapes_for(variant, cores=n_cores(), device=case.contract.device)
