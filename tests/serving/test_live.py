@@ -18,9 +18,15 @@ from websockets.sync.client import ClientConnection, connect
 from millis.backends.fake_generator import FakeGenerator
 from millis.backends.generator import GeneratorSettings
 from millis.security.keys import KeyFile
+from millis.serving.gate import Gate
 from millis.serving.generating import Talker
+from millis.serving.live import Live
+from millis.serving.observing import Observer
 from millis.serving.settings import Limits, ServeSettings
 from millis.serving.supervisor import Supervisor
+from millis.telemetry.logs import Log
+from millis.telemetry.metrics import Metrics
+from millis.telemetry.slowest import Slowest
 from speaking import make_echo_bundle
 
 
@@ -268,21 +274,24 @@ class _Slow(FakeGenerator):
         super()._step(answers)
 
 
-def test_the_engine_stops_within_a_step_of_the_next_text(tmp_path: Path) -> None:
-    from millis.serving.gate import Gate
-    from millis.serving.live import Live
-    from millis.serving.observing import Observer
-    from millis.telemetry.logs import Log
-    from millis.telemetry.metrics import Metrics
-    from millis.telemetry.slowest import Slowest
+@pytest.fixture(scope="module")
+def metrics(tmp_path_factory: pytest.TempPathFactory) -> Metrics:
+    return Metrics(folder=tmp_path_factory.mktemp("metrics"))  # a process has one
 
-    generator = _Slow()
-    talker = Talker(make_echo_bundle(tmp_path, task="translate", instruction="{text}"), generator)
-    generator.load(tmp_path, settings=GeneratorSettings())
-    observer = Observer(metrics=Metrics(folder=tmp_path), log=Log("text"), slowest=Slowest(tmp_path / "slow"), executor=None)  # type: ignore[arg-type]
+
+def _make_live(folder: Path, generator: FakeGenerator, *, metrics: Metrics) -> tuple[Live, Talker]:
+    talker = Talker(make_echo_bundle(folder, task="translate", instruction="{text}"), generator)
+    generator.load(folder, settings=GeneratorSettings())
+    observer = Observer(metrics=metrics, log=Log("text"), slowest=Slowest(folder / "slow"), executor=None)  # type: ignore[arg-type]
     observer.expect((), (talker,))
     live = Live(gate=Gate(tell=print), limits=Limits(), observer=observer)
     live.talkers = (talker,)
+    return live, talker
+
+
+def test_the_engine_stops_within_a_step_of_the_next_text(tmp_path: Path, metrics: Metrics) -> None:
+    generator = _Slow()
+    live, talker = _make_live(tmp_path, generator, metrics=metrics)
 
     async def work() -> None:
         to_server: asyncio.Queue[Any] = asyncio.Queue()
@@ -317,3 +326,32 @@ def test_the_engine_stops_within_a_step_of_the_next_text(tmp_path: Path) -> None
     finally:
         generator.gate.release(1000)
         talker.close()
+
+
+def test_texts_that_come_at_once_and_a_client_that_goes_with_them_are_each_accounted_for(
+    tmp_path: Path, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live, talker = _make_live(tmp_path, FakeGenerator(), metrics=metrics)
+    ended: list[int] = []
+    monkeypatch.setattr(live.gate, "note", lambda scope, *, status, **more: ended.append(int(status)))
+
+    async def work() -> None:
+        came = [
+            {"type": "websocket.connect"},
+            *({"type": "websocket.receive", "text": json.dumps({"input": text, "task": "translate"})} for text in "abc"),
+            {"type": "websocket.disconnect", "code": 1000},
+        ]  # fmt: skip
+
+        async def receive() -> dict[str, Any]:
+            return came.pop(0)
+
+        async def send(message: Any) -> None:
+            pass
+
+        await live({"type": "websocket", "path": "/v1/live", "headers": [], "subprotocols": []}, receive, send)
+
+    try:
+        asyncio.run(asyncio.wait_for(work(), 20))
+    finally:
+        talker.close()
+    assert ended == [101, 499, 499, 499]

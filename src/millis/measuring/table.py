@@ -18,10 +18,12 @@ _COLD_ROUNDS = 9
 _GAP_S = 0.01
 
 
-def measure_table(model: Model, lengths: Sequence[int]) -> tuple[LatencyRow, ...]:
+def measure_table(model: Model, lengths: Sequence[int], *, has_cold: bool = True) -> tuple[LatencyRow, ...]:
     """Time one inference at each length, lengths interleaved so that drift of the machine hits all alike.
 
-    Cost: some 0.1 s for each length, most of it waiting.
+    Args:
+        has_cold: time inferences after a gap too.
+    Cost: some 0.1 s for each length, most of it waiting; without gaps that of 28 inferences.
     """
     inputs = {length: np.ones(length, np.int64) for length in lengths}
     samples: dict[int, list[float]] = {length: [] for length in lengths}
@@ -32,7 +34,7 @@ def measure_table(model: Model, lengths: Sequence[int]) -> tuple[LatencyRow, ...
             if round_ >= _WARM:
                 samples[length].append((perf_counter_ns() - began) / 1e6)
     cold: dict[int, list[float]] = {length: [] for length in lengths}
-    for _ in range(_COLD_ROUNDS):
+    for _ in range(_COLD_ROUNDS if has_cold else 0):
         for length, ids in inputs.items():
             time.sleep(_GAP_S)
             began = perf_counter_ns()
@@ -44,7 +46,7 @@ def measure_table(model: Model, lengths: Sequence[int]) -> tuple[LatencyRow, ...
             p50_ms=round(float(np.percentile(seen, 50)), 4),
             p99_ms=round(float(np.percentile(seen, 99)), 4),
             n=len(seen),
-            cold_ms=round(float(np.median(cold[length])), 4),
+            cold_ms=round(float(np.median(cold[length])), 4) if has_cold else None,
         )
         for length, seen in samples.items()
     )

@@ -24,8 +24,6 @@ from millis.serving.scheduling import Ladder
 from millis.serving.served import Served
 from millis.tasks.instructing import SPEAKING
 
-_ROUNDS = 24
-_WARM_ROUNDS = 4
 _SIMULATED = 5000
 _BATCH_ROUNDS = 3
 _STEPS = 12
@@ -50,7 +48,11 @@ def load_version(version: Version, *, threads: int, has_fallback: bool, n_worker
     notes: tuple[str, ...] = ()
     found = None
     if version.differs:
-        rows = [_time(model) for model in models]
+        from millis.measuring.table import measure_table
+
+        rows = [
+            measure_table(model, [len(ids) for ids in model.lengths_to_warm()], has_cold=False) for model in models
+        ]
         rungs = [msgspec.structs.replace(rung, latency=one) for rung, one in zip(rungs, rows, strict=True)]
         found = _foresee(named, rows[0], n_workers=n_workers) | {"differs": version.differs}
         notes = (_write_note(version, found),)
@@ -96,24 +98,6 @@ def compare_machine(bundle: Bundle) -> tuple[str, ...]:
     except msgspec.ValidationError:
         return ("the certificate's machine cannot be read",)
     return tuple(fingerprint().differences(there))
-
-
-def _time(model: Model) -> tuple[LatencyRow, ...]:
-    """Time one inference at each length, lengths interleaved so that drift of the machine hits all alike."""
-    samples: dict[int, list[float]] = {}
-    for round_ in range(_ROUNDS + _WARM_ROUNDS):
-        for ids in model.lengths_to_warm():
-            began = perf_counter_ns()
-            model.run(ids)
-            if round_ >= _WARM_ROUNDS:
-                samples.setdefault(len(ids), []).append((perf_counter_ns() - began) / 1e6)
-    return tuple(
-        LatencyRow(
-            tokens=n, p50_ms=round(float(np.percentile(seen, 50)), 4), p99_ms=round(float(np.percentile(seen, 99)), 4),
-            n=len(seen),
-        )
-        for n, seen in sorted(samples.items())
-    )  # fmt: skip
 
 
 def _time_batches(model: Model) -> list[tuple[int, float]]:
