@@ -250,8 +250,8 @@ class _Search:
         rungs, wanted = {one.rung.name for one in climb(self.proven)}, self._case.settings.rungs
         if len(rungs) < wanted:
             beaten = {one.rung.name for one in self.proven} - rungs
-            told = f"; beaten in time and quality, or below the floor: {', '.join(sorted(beaten))}" if beaten else ""
-            self._note(f"the ladder has {len(rungs)} of {wanted} rungs: {why}{told}")
+            others = f"; proven too, but slower and no better, or below the floor: {', '.join(sorted(beaten))}"
+            self._note(f"the ladder has {len(rungs)} of {wanted} rungs: {why}{others if beaten else ''}")
 
     def _of_share(self, share: int) -> list[Candidate]:
         return [one for one in self.tried if one.variant.share == share]
