@@ -211,7 +211,7 @@ class _Search:
     def _is_floor_in_reach(self) -> bool:
         """Say whether the network has a quality to lose; where it has none, say so once."""
         floor, dev, test = self._contract.floor, self._reference.dev, self._reference.test
-        if floor is None or max(dev.value, test.value) >= floor:
+        if floor is None or self._reference.reaches(floor):
             return True
         self._note(
             f"the uncompressed model itself reaches {dev.name} {dev.value:.2f} on dev and {test.value:.2f} on test,"
