@@ -189,6 +189,8 @@ def test_a_fit_trims_the_vocabulary_and_takes_the_best_of_several_trainings(case
     done = run_millis("fit", *case.flags, *asked, "-o", out, "--json")
     assert done.returncode == 0, done.stderr[-2000:]
     assert "training 2 of 2" in done.stderr
+    training = next(one for one in millis.open_bundle(out).manifest.choices if one.what == "training")
+    assert "learning rate" in training.reason
     steps = millis.open_bundle(out).rung().steps
     assert steps[0].step.startswith("vocabulary trimmed from ")
     assert steps[0].quality > 80

@@ -97,6 +97,14 @@ def test_a_floor_above_the_reference_itself_is_said_and_nothing_is_pruned(
     assert found.tried == []
 
 
+def test_a_floor_out_of_reach_gives_no_layer_back_to_fp32(prepared: tuple[Case, Reference]) -> None:
+    case, reference = prepared
+    best = replace(reference, dev=replace(reference.dev, value=80.0))
+    for floor, allowed in ((99.0, None), (78.5, 1.5)):
+        asked = replace(case, contract=Contract(p99="1 s", rate=50, floor=floor))
+        assert artifact_case(asked, best).max_drop == allowed
+
+
 def test_what_is_below_the_floor_is_no_rung_of_the_ladder(
     prepared: tuple[Case, Reference], monkeypatch: pytest.MonkeyPatch
 ) -> None:

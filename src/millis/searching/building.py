@@ -67,6 +67,10 @@ class Reference:
     steps: tuple[Step, ...] = ()
     choices: tuple[Choice, ...] = ()
 
+    def reaches(self, floor: float) -> bool:
+        """Say whether it reaches a floor, in points, on dev or on test."""
+        return max(self.dev.value, self.test.value) >= floor
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Artifact:

@@ -221,7 +221,7 @@ class _Search:
     def _is_floor_in_reach(self) -> bool:
         """Say whether the network has a quality to lose; where it has none, say so once."""
         floor, dev, test = self._contract.floor, self._reference.dev, self._reference.test
-        if floor is None or max(dev.value, test.value) >= floor:
+        if floor is None or self._reference.reaches(floor):
             return True
         self._note(
             f"the uncompressed model itself reaches {dev.name} {dev.value:.2f} on dev and {test.value:.2f} on test,"
@@ -260,8 +260,8 @@ class _Search:
         rungs, wanted = {one.rung.name for one in climb(self.proven)}, self._case.settings.rungs
         if len(rungs) < wanted:
             beaten = {one.rung.name for one in self.proven} - rungs
-            told = f"; beaten in time and quality, or below the floor: {', '.join(sorted(beaten))}" if beaten else ""
-            self._note(f"the ladder has {len(rungs)} of {wanted} rungs: {why}{told}")
+            others = f"; proven too, but slower and no better, or below the floor: {', '.join(sorted(beaten))}"
+            self._note(f"the ladder has {len(rungs)} of {wanted} rungs: {why}{others if beaten else ''}")
 
     def _of_share(self, share: int) -> list[Candidate]:
         return [one for one in self.tried if one.variant.share == share]

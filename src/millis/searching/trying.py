@@ -175,10 +175,11 @@ def _count_work(rung: Rung, source: Path) -> Rung:
 
 
 def artifact_case(case: Case, reference: Reference) -> Artifact:
-    """Say what building may lose: the contract's drop, and no more than leads down to its floor."""
+    """Say what building may lose: the contract's drop, and no more than leads down to a floor that is in reach."""
     contract = case.contract
     allowed = [] if contract.max_drop is None else [contract.max_drop]
-    allowed += [] if contract.floor is None else [max(reference.dev.value - contract.floor, 0.0)]
+    if contract.floor is not None and reference.reaches(contract.floor):
+        allowed.append(max(reference.dev.value - contract.floor, 0.0))
     return Artifact(
         folder=case.folder, task=case.task, splits=case.splits, tokenizer_file=case.tokenizer_file,
         dev=reference.dev.value, max_drop=min(allowed, default=None), buckets=case.buckets, ledger=case.ledger,

@@ -7,8 +7,6 @@ the run folder.
 from dataclasses import replace
 from pathlib import Path
 
-import msgspec
-
 from millis.bundles import Choice
 from millis.models.bases import find_base
 from millis.searching.building import Reference, score_reference, train_reference
@@ -55,15 +53,9 @@ def learn_reference(base: Path, *, case: Case, settings: TrainSettings | None, f
 
 
 def _train(base: Path, *, case: Case, settings: TrainSettings | None, folder: Path) -> Reference:
-    reference = train_reference(
+    return train_reference(
         base, task=case.task, splits=case.splits, folder=folder, tokenizer_file=case.tokenizer_file, settings=settings
     )
-    key = str(folder.relative_to(case.folder))
-    known = case.ledger.find("trained", key)  # who finds it trained is not told why it was so
-    if known is None:
-        case.ledger.add("trained", key, {"choices": reference.choices})
-        return reference
-    return replace(reference, choices=tuple(msgspec.convert(one, type=Choice) for one in known["choices"]))
 
 
 def _read_on(base: Path, *, case: Case, settings: TrainSettings) -> Path:
