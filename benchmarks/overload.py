@@ -70,13 +70,18 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--multiples", default="1,2,5,10")
     parser.add_argument("--rival", action="store_true")
+    parser.add_argument("--workers", type=int, default=None, help="as millis serve; the bundle's layout when missing")
+    parser.add_argument("--threads", type=int, default=None, help="as millis serve; the bundle's layout when missing")
     asked = parser.parse_args()
     bundle = open_bundle(asked.bundle)
     contract = Contract.from_record(bundle.manifest.contract)
     bodies = bodies_of_texts([example.text for example in read_examples(WNUT / "test.conll")])
     result: dict[str, Any] = {"bound_ms": contract.bound_ms, "rows": {}}
     with ExitStack() as stack:
-        server = stack.enter_context(Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0)))
+        server = stack.enter_context(Supervisor(
+            ServeSettings(bundles=(str(bundle.path),), port=0, workers=asked.workers, threads=asked.threads)
+        ))  # fmt: skip
+        result["layout"] = [server.settings.workers, server.settings.threads]
         urls = {"millis": f"{server.url}/v1/{bundle.manifest.task}"}
         if asked.rival:
             urls["rival"] = ""  # it is up in its own turns only: what it has not answered yet would take the cores

@@ -3,8 +3,10 @@
 Border: used by tests only; makes files in the folders that it is given.
 """
 
+import contextlib
 import hashlib
 import json
+import os
 import socket
 import subprocess
 import threading
@@ -144,6 +146,15 @@ def ask_raw(port: int, payload: bytes, *, timeout_s: float = 10.0) -> bytes:
     with socket.create_connection(("127.0.0.1", port), timeout=timeout_s) as peer:
         peer.sendall(payload)
         return peer.recv(1 << 16)
+
+
+def count_open(pid: int) -> int:
+    """Count a process's open sockets."""
+    n = 0
+    for file in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed by now
+            n += os.readlink(file).startswith("socket:")
+    return n
 
 
 def make_certificate(folder: Path, *, name: str) -> tuple[Path, Path]:

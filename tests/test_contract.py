@@ -136,7 +136,8 @@ def test_a_contract_and_a_verdict_survive_json() -> None:
      {"p99": 5, "max_drop": -1}, {"p99": 5, "floor": 101}, {"p99": 5, "floor": float("nan")},
      {"p99": 5, "max_drop": "1"}, {"p99": 5, "device": ""}, {"p99": 5, "device": 3}, {"p99": "11 s"}, {"p99": "1e-9 us"},
      {"p99": "0.0001 us"}, {"p99": True}, {"p99": float("nan")}, {"p99": 5, "rate": 1e9}, {"p99": 5, "rate": "0.0001/s"},
-     {"p99": 5, "rate": float("inf")}, {"p99": 5, "rate": -3}],
+     {"p99": 5, "rate": float("inf")}, {"p99": 5, "rate": -3}, {"p99": 5, "per_token": "11 s"},
+     {"p99": 5, "per_token": "0.01 us"}],
 )  # fmt: skip
 def test_a_contract_that_cannot_be_is_refused_with_a_sentence(wrong: dict[str, object]) -> None:
     with pytest.raises(InvalidValue, match="give"):

@@ -80,18 +80,15 @@ class Contract:
                 " give one of p50, p95, p99, like p99='5 ms'."
             )
         percentile, bound = given[0]
-        bound_ms = read_duration_ms(bound, name=f"p{percentile:g}", unit="ms")
-        if not _LEAST_BOUND_MS <= bound_ms <= MOST_BOUND_MS:
-            raise InvalidValue(f"p{percentile:g} cannot be {bound!r}: give 0.001 ms to 10 s.")
         values: dict[str, Any] = {
             "percentile": percentile,
-            "bound_ms": bound_ms,
+            "bound_ms": _read_bound_ms(bound, name=f"p{percentile:g}"),
             "rate_per_s": read_rate_per_s(rate),
             "max_drop": max_drop,
             "floor": floor,
             "device": device,
             "memory_mb": memory_mb,
-            "per_token_ms": None if per_token is None else read_duration_ms(per_token, name="per_token", unit="ms"),
+            "per_token_ms": None if per_token is None else _read_bound_ms(per_token, name="per_token"),
         }
         for name, low, high in _ALLOWED:
             value = values[name]
@@ -280,6 +277,13 @@ def _advise(contract: Contract, n_misses: int, n_requests: int) -> str:
 def _compare(value: float, *, at_most: float) -> Status:
     """Compare quantities that are no chances; 1e-9 is rounding."""
     return "kept" if value <= at_most + 1e-9 else "broken"
+
+
+def _read_bound_ms(bound: str | float, *, name: str) -> float:
+    bound_ms = read_duration_ms(bound, name=name, unit="ms")
+    if not _LEAST_BOUND_MS <= bound_ms <= MOST_BOUND_MS:
+        raise InvalidValue(f"{name} cannot be {bound!r}: give 0.001 ms to 10 s.")
+    return bound_ms
 
 
 def _is_number(value: object) -> bool:

@@ -152,8 +152,9 @@ class Interrupted(MillisError):
 _NO_MEMORY = re.compile(
     "bad_alloc|bad allocation|allocate memory|can't alloc|failed to map segment|out of memory|can't start new thread"
     "|could not create a primitive$|plugin.cpp:[0-9]+:\nResource temporarily unavailable"
+    r"|Available frontends:(?!(?=.*\bir\b).*\bonnx\b)"
 )
-"""Words of C++, torch, the loader, a GPU, Python, oneDNN, OpenVINO; the last is of a thread that had no room."""
+"""Words of C++, torch, the loader, a GPU, Python, oneDNN, OpenVINO; its last two: no room for a thread, or a reader."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

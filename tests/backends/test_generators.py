@@ -130,12 +130,15 @@ def test_an_answer_is_dropped_whenever_it_is_cancelled(monkeypatch: pytest.Monke
     assert not one._said
 
 
-def test_closing_tells_whoever_waits(generator: Any) -> None:
+def test_closing_tells_whoever_waits_and_prints_nothing(generator: Any, capfd: pytest.CaptureFixture[str]) -> None:
     steps: queue.Queue[Step] = queue.Queue()
     generator.start([1, 2], sampling=Sampling(max_tokens=10**6 if generator.name == "fake" else 200), emit=steps.put)
+    generator.start([3], sampling=Sampling(max_tokens=100), emit=lambda step: None).cancel()
+    steps.get(timeout=20)
     generator.close()
     endings = [step.ending for step in list(steps.queue)]
     assert endings[-1] in ("failed", "length")
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_grammar_holds_an_answer_where_the_engine_can(generator: Any) -> None:

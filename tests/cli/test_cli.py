@@ -24,7 +24,7 @@ from fitting import run_millis
 from making import ROOT, body, make_fake_bundle, write_conll
 from millis.cli.app import app
 from millis.cli.ask import ask_server
-from millis.errors import InvalidBase, MillisError
+from millis.errors import InvalidBase, MillisError, is_out_of_memory
 
 GOOD = [[("maria", "B-PER"), ("wrote", "O"), (f"x{i}", "O")] for i in range(40)]
 
@@ -232,6 +232,8 @@ def make_error(said: Exception, cause: Exception) -> Exception:
     RuntimeError("can't start new thread"), RuntimeError("could not create a primitive"),
     RuntimeError("Exception from src/inference/src/dev/plugin.cpp:54:\nResource temporarily unavailable\n\n"),
     RuntimeError("Exception from src/inference/src/dev/plugin.cpp:54:\ncan't alloc\n\n"),
+    RuntimeError('Unable to read the model: "x.xml" Please check that model format. Available frontends: \n\n'),
+    RuntimeError('Unable to read the model: "x.xml" Please check that model format. Available frontends: jax onnx tf \n\n'),
     type("Fail", (Exception,), {})("[ONNXRuntimeError] : 1 : FAIL : Failed to allocate memory for requested buffer of size 8"),
     make_error(InvalidBase("base cannot be loaded (MemoryError)"), MemoryError())])  # fmt: skip
 def test_memory_that_runs_out_in_a_fit_is_an_error_of_ours(said: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,6 +245,10 @@ def test_memory_that_runs_out_in_a_fit_is_an_error_of_ours(said: Exception, monk
     monkeypatch.setattr(fitting, "prepare", run_out)
     with pytest.raises(MillisError, match="memory ran out in the middle of the fit"):
         fitting.run_fit(None, None)  # type: ignore[arg-type]
+
+
+def test_a_model_that_openvino_cannot_read_is_not_told_to_be_too_large() -> None:
+    assert not is_out_of_memory(RuntimeError("Unable to read the model. Available frontends: jax paddle onnx pytorch tflite ir tf \n\n"))
 
 
 def test_a_wrong_option_names_the_whole_command_whose_help_lists_them() -> None:

@@ -25,6 +25,7 @@ from millis.compressing.vocabulary import trim_speaker
 from millis.contract import Contract
 from millis.errors import InvalidBase, InvalidValue
 from millis.models.speakers import load_speaker
+from millis.models.speech import load_speech
 from millis.serving.settings import ServeSettings
 from millis.serving.supervisor import Supervisor
 from speaking import END, TEMPLATE, make_byte_tokenizer, make_speaker, write_gguf
@@ -90,6 +91,17 @@ def test_unusable_bases_are_refused(tmp_path: Path) -> None:
     (folder / "config.json").write_text("{")
     with pytest.raises(InvalidBase, match="not JSON"):
         load_speaker(str(folder))
+
+
+def test_of_several_templates_the_one_that_is_meant_for_chats_is_taken(tmp_path: Path) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    folder = make_speaker(tmp_path / "tiny", template=None)
+    assert load_speech(str(folder)).template is None
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    tokenizer.chat_template = {"default": TEMPLATE, "tool_use": "{{ tools }}"}
+    tokenizer.save_pretrained(folder)
+    assert load_speech(str(folder)).template == TEMPLATE
 
 
 def _make_gguf(file: Path, *, architecture: str) -> bytes:

@@ -242,6 +242,19 @@ def test_an_untried_base_is_timed_for_every_task(
 
 
 @pytest.mark.usefixtures("told")
+def test_a_query_is_predicted_to_take_as_long_as_all_of_its_documents(pairs: Path) -> None:
+    p50_ms = []
+    for n in (2, 20):
+        rows = [{"query": f"who wrote {i}", "positive": "maria", "negative": [f"hello {k}" for k in range(n - 1)]} for i in range(40)]
+        (pairs / f"of_{n}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        settings = FitSettings(base="", out=Path("model"), train=pairs / f"of_{n}.jsonl", task="rerank")
+        (one,) = advise(settings, bases=[str(pairs / "narrow")], contract=Contract(p99="1 s", rate=1))
+        assert one.median_ms == FakeUntrained.times_ms["narrow"]  # of a document
+        p50_ms.append(one.p50_ms)
+    assert p50_ms[1] - p50_ms[0] == pytest.approx(18 * FakeUntrained.times_ms["narrow"], rel=0.05)
+
+
+@pytest.mark.usefixtures("told")
 def test_times_of_another_head_are_not_taken_for_this_ones(pairs: Path) -> None:
     for pooling in ("mean", "cls", "mean"):
         settings = FitSettings(

@@ -37,6 +37,13 @@ def test_a_fit_ends_with_a_kept_contract_and_a_report(fitted: Fitted) -> None:
     layout = next(one for one in millis.open_bundle(case.bundle).manifest.choices if one.what == "rung and layout")
     seen_ms = document["certificate"]["measurement"]["latency"]["p99_ms"]
     assert layout.reason.startswith(f"kept, p99 {seen_ms:.2f} ms in its proof at 250/s"), "what was probed decides nothing"
+    served = document["certificate"]
+    lines = [json.loads(line) for line in (case.bundle.with_name("names.run") / "ledger.jsonl").read_text().splitlines()]
+    proofs = [one["result"] for one in lines if one["what"] == "proof"]
+    kept = [one["serving"] for one in proofs if one["rung"] == served["rung"] and one["verdict"]["status"] == "kept"]
+    assert served["serving"]["workers"] == max(one["workers"] for one in kept), "processes, where they keep it"
+    chosen = next(one for one in millis.open_bundle(case.bundle).manifest.tried if one.is_chosen)
+    assert chosen.measured_ms == pytest.approx(seen_ms, abs=0.01), "what a prediction is compared with is the proof"
     report = (case.bundle / "report.html").read_text()
     assert "http://" not in report.replace("http://www.w3.org", "")
     subject = document["certificate"]["subject"]
@@ -154,6 +161,25 @@ def test_a_fit_that_was_killed_goes_on_to_the_end(case: Case, tmp_path: Path) ->
     assert "building openvino-fp32" not in done.stderr, "what was finished before the kill is not made again"
     assert millis.load(out)("maria wrote")["entities"]
 
+
+
+def test_a_fit_that_is_started_again_proves_again_only_what_is_a_day_old(fitted: Fitted) -> None:
+    case, document = fitted
+    out, run = case.folder / "again.millis", case.folder / "again.run"
+    shutil.copytree(case.folder / "names.run", run)
+
+    def fit_again() -> tuple[dict[str, Any], str]:
+        done = run_millis("fit", *case.flags, "--p99", "500 ms", "-o", out, "--json")
+        assert done.returncode == 0, done.stderr[-2000:]
+        return json.loads(done.stdout)["certificate"], done.stderr
+
+    found, said = fit_again()
+    assert found == document["certificate"]
+    assert f"kept, as proven at {found['created']}" in said
+    assert (out / "report.html").read_text().count(found["created"]) == (case.bundle / "report.html").read_text().count(found["created"])
+    ledger = run / "ledger.jsonl"
+    ledger.write_text(ledger.read_text().replace(found["created"], "2026-01-02T03:04:05+00:00"))
+    assert fit_again()[0]["created"] > found["created"]
 
 
 def test_a_fit_trims_the_vocabulary_and_takes_the_best_of_several_trainings(case: Case, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import pytest
@@ -17,6 +18,7 @@ from millis.contract import Contract
 from millis.errors import InvalidValue, RunFailed
 from millis.searching.bodies import bodies_of_lengths
 from millis.searching.candidates import fit_table, predict_percentile_ms, propose, scale_table, shapes_for
+from millis.searching.concluding import choose_served
 from millis.searching.ledger import Ledger, alone_in
 from millis.searching.proving import measure_served, plan_requests, prove
 from millis.searching.relaxing import Point, relax
@@ -25,11 +27,11 @@ from millis.tasks.task import Head
 from millis.tasks.tokenization import Tokenizer
 
 TABLE = tuple(LatencyRow(tokens=t, p50_ms=t / 4, p99_ms=t / 3, n=20) for t in (8, 16, 32, 64))
-LENGTHS = [8] * 50 + [16] * 30 + [32] * 15 + [64] * 5
+REQUESTS = [(8,)] * 50 + [(16,)] * 30 + [(32,)] * 15 + [(64,)] * 5
 
 
 def predict(rate: float, shape: ServingShape, *, percentile: float = 99.0) -> float:
-    return predict_percentile_ms(TABLE, lengths=LENGTHS, rate_per_s=rate, shape=shape, percentile=percentile)
+    return predict_percentile_ms(TABLE, requests=REQUESTS, rate_per_s=rate, shape=shape, percentile=percentile)
 
 
 def test_a_busier_server_is_predicted_slower() -> None:
@@ -50,12 +52,37 @@ def test_one_queue_is_predicted_faster_than_two() -> None:
 def test_a_device_that_batches_is_predicted_to_carry_what_one_by_one_cannot() -> None:
     shape = ServingShape(workers=1, threads=0)
     together = [
-        predict_percentile_ms(TABLE, lengths=LENGTHS, rate_per_s=rate, shape=shape, percentile=99.0, is_batched=True)
+        predict_percentile_ms(TABLE, requests=REQUESTS, rate_per_s=rate, shape=shape, percentile=99.0, is_batched=True)
         for rate in (0.1, 100, 1000)
     ]
     assert together == sorted(together)
     assert together[0] == pytest.approx(predict(0.1, shape), rel=0.05)
     assert together[2] < 3 * 64 / 4 < predict(1000, shape)
+
+
+def test_a_request_of_many_windows_is_predicted_to_run_them_one_after_the_other() -> None:
+    shape = ServingShape(workers=1, threads=1)
+    asked: dict[str, Any] = {"rate_per_s": 0.1, "shape": shape, "percentile": 50.0}
+    alone = predict_percentile_ms(TABLE, requests=[(8,)], **asked)
+    many = predict_percentile_ms(TABLE, requests=[(8,) * 20], **asked)
+    assert many - alone == pytest.approx(19 * 8 / 4)
+    mixed = predict_percentile_ms(TABLE, requests=[(8, 64, 16)], **asked)
+    assert mixed - alone == pytest.approx((64 + 16) / 4)
+    assert predict_percentile_ms(TABLE, requests=[(8, 64, 16)], is_batched=True, **asked) == pytest.approx(
+        predict_percentile_ms(TABLE, requests=[(64,)], is_batched=True, **asked)
+    )
+
+
+def test_where_a_request_has_too_many_windows_fewer_are_a_way_out() -> None:
+    point = Point(
+        name="good", quality=86, drop=0.2, predicted_ms=300, measured_ms=None, table=TABLE,
+        shape=ServingShape(workers=1, threads=2),
+    )  # fmt: skip
+    told = relax([point], contract=Contract(p99="60 ms", rate=20), requests=[(16,) * 20, (8,) * 20], n_probed=200)
+    ways = [re.fullmatch(r"instead: (\d+) documents of a request instead of 20 \(predicted\)", line) for line in told]
+    assert [1 < int(way[1]) < 20 for way in ways if way] == [True]
+    told = relax([point], contract=Contract(p99="1 ms", rate=20), requests=REQUESTS, n_probed=200)
+    assert not [line for line in told if "documents" in line]
 
 
 def test_a_gpu_is_offered_torch_in_each_precision_and_one_worker() -> None:
@@ -97,13 +124,13 @@ def test_an_impossible_contract_gets_points_and_relaxations_with_numbers() -> No
     shape = ServingShape(workers=1, threads=2)
     slow = Point(name="good", quality=86, drop=0.2, predicted_ms=20, measured_ms=22, table=TABLE, shape=shape)
     rough = Point(name="rough", quality=80, drop=6.0, predicted_ms=4, measured_ms=5, table=TABLE, shape=shape)
-    told = relax([slow, rough], contract=Contract(p99="6 ms", rate=100, max_drop=1.0), lengths=LENGTHS, n_probed=1000)
+    told = relax([slow, rough], contract=Contract(p99="6 ms", rate=100, max_drop=1.0), requests=REQUESTS, n_probed=1000)
     text = "\n".join(told)
     assert "nearest: rough: p99 measured 5 ms" in text
     assert "instead: p99 <= 25 ms" in text
     assert "6.0 points of quality instead of 1 (rough)" in text
     assert "texts of at most 16 tokens" in text or "texts of at most 8 tokens" in text
-    told = relax([slow, rough], contract=Contract(p99="6 ms", rate=100, max_drop=None, floor=85), lengths=LENGTHS, n_probed=1000)
+    told = relax([slow, rough], contract=Contract(p99="6 ms", rate=100, max_drop=None, floor=85), requests=REQUESTS, n_probed=1000)
     assert "instead: a floor of 80.0 instead of 85 (rough)" in told
 
 
@@ -112,28 +139,43 @@ def test_where_memory_alone_is_short_the_way_out_is_memory() -> None:
     point = Point(
         name="good", quality=86, drop=0.2, predicted_ms=4, measured_ms=5, table=TABLE, shape=shape, memory_mb=95.2
     )  # fmt: skip
-    told = relax([point], contract=Contract(p99="50 ms", rate=100, memory_mb=60), lengths=LENGTHS, n_probed=1000)
+    told = relax([point], contract=Contract(p99="50 ms", rate=100, memory_mb=60), requests=REQUESTS, n_probed=1000)
     assert [line for line in told if "instead" in line] == ["instead: 110 MB of memory instead of 60 (good)"]
 
 
 def test_where_more_comes_than_is_answered_no_time_is_told_and_the_rate_can_be_carried() -> None:
     shape = ServingShape(workers=1, threads=1)
     table = (LatencyRow(tokens=64, p50_ms=19.1, p99_ms=19.1, n=20),)  # 20 ms a request: 50 a second
-    asked = {"lengths": LENGTHS, "rate_per_s": 100.0, "shape": shape, "percentile": 99.0}
+    asked = {"requests": REQUESTS, "rate_per_s": 100.0, "shape": shape, "percentile": 99.0}
     seen_ms = predict_percentile_ms(table, n_requests=200, **asked)  # they waited behind each other
     assert 1_000 < seen_ms < 3_000
     slow = Point(name="slow", quality=86, drop=0.2, predicted_ms=1e5, measured_ms=seen_ms, table=table, shape=shape)
-    told = relax([slow], contract=Contract(p99="1 s", rate=100), lengths=LENGTHS, n_probed=200)
+    told = relax([slow], contract=Contract(p99="1 s", rate=100), requests=REQUESTS, n_probed=200)
     assert not [line for line in told if "instead: p99" in line], "it grows with every further request"
     assert "instead: 40 requests/s instead of 100 (predicted)" in told
-    told = relax([slow], contract=Contract(p99="21 ms", rate=100), lengths=LENGTHS, n_probed=200)
+    told = relax([slow], contract=Contract(p99="21 ms", rate=100), requests=REQUESTS, n_probed=200)
     ways = [line for line in told if line.startswith("instead: ")]
     assert len(ways) == 1, "neither a lower rate nor a longer bound will do by itself"
     assert re.fullmatch(r"instead: p99 <= \d+ ms at 40 requests/s, both \(predicted\)", ways[0])
 
 
+def test_of_layouts_that_keep_the_contract_processes_serve() -> None:
+    def proven(rung: str, workers: int, *, seen_ms: float, is_kept: bool = True) -> Any:
+        return SimpleNamespace(
+            rung=SimpleNamespace(name=rung), candidate=SimpleNamespace(shape=SimpleNamespace(workers=workers)),
+            seen_ms=seen_ms, is_kept=is_kept, has_quality=True, is_fast=is_kept,
+        )  # fmt: skip
+
+    fast, slow = proven("small", 1, seen_ms=4.0), proven("large", 2, seen_ms=6.0)
+    beside, late = proven("small", 2, seen_ms=5.0), proven("small", 2, seen_ms=11.0, is_kept=False)
+    assert choose_served([fast, slow]) is fast
+    assert choose_served([slow, fast, late]) is fast
+    assert choose_served([slow, fast, beside]) is beside
+    assert choose_served([late]) is late
+
+
 def test_a_table_is_fitted_to_what_was_seen() -> None:
-    asked = {"lengths": LENGTHS, "rate_per_s": 100.0, "shape": ServingShape(workers=1, threads=2), "percentile": 99.0}
+    asked = {"requests": REQUESTS, "rate_per_s": 100.0, "shape": ServingShape(workers=1, threads=2), "percentile": 99.0}
     for factor in (0.5, 1.7):
         slower = scale_table(TABLE, factor)
         fitted = fit_table(TABLE, seen_ms=predict_percentile_ms(slower, **asked), **asked)

@@ -18,7 +18,7 @@ from millis.cli.app import app
 from millis.contract import Clause, Contract, judge, judge_quality
 from millis.measuring.layers import LayerTable, halves_of
 from millis.models.taggers import build_tagger, load_tagger, save_tagger
-from millis.searching import layers, search, trying
+from millis.searching import cutting, layers, search, trying
 from millis.searching.building import Built, Reference, score_reference
 from millis.searching.candidates import propose
 from millis.searching.case import Case, prepare
@@ -61,7 +61,9 @@ def make_pruner(prepared: tuple[Case, Reference], change: Change, *, runtime: st
     return Pruner(artifact_case(case, reference), reference, table=table, lengths=case.lengths, coldness=0.5, change=change)
 
 
-def test_only_the_layers_asked_for_stay_and_those_are_distilled(prepared: tuple[Case, Reference]) -> None:
+def test_only_the_layers_asked_for_stay_and_those_are_distilled(
+    prepared: tuple[Case, Reference], monkeypatch: pytest.MonkeyPatch
+) -> None:
     pruner = make_pruner(prepared, Change(layers=(1,), activation="relu"))
     pruning = pruner.prune_to(70)
     network = load_tagger(pruning.folder).network
@@ -73,6 +75,9 @@ def test_only_the_layers_asked_for_stay_and_those_are_distilled(prepared: tuple[
     assert pruning.choices[0].choice == "gone 2/128"
     assert "distilled" in pruning.step.step
     assert pruner.prune_to(70) == pruning, "found again"
+    monkeypatch.setattr(cutting, "distil", None)
+    for _ in range(2):
+        assert pruner.prune_to(60) == pruning, "the same layers, which are not trained twice"
     assert dict(pruning.predicted)[8] == pytest.approx(0.5 - 0.05 + 0.4)
 
 
@@ -97,7 +102,7 @@ def test_what_is_below_the_floor_is_no_rung_of_the_ladder(
 ) -> None:
     case, reference = prepared
     contract = Contract(p99="1 s", rate=50, floor=70.0)
-    qualities = {100: 90.0, 60: 80.0, 32: 60.0}
+    qualities = {100: 90.0, 60: 80.0, 24: 60.0}
     shares: list[int] = []
 
     def make(share: int) -> Candidate:
@@ -116,9 +121,11 @@ def test_what_is_below_the_floor_is_no_rung_of_the_ladder(
         verdict = judge([Clause(name="p99", status="kept", detail=""), *clauses])
         return Proven(candidate=candidate, rung=rung, served=load, verdict=verdict, certificate=certificate)
 
-    def prune(share: int) -> bool:
+    def prune(share: int) -> int:
+        if share == 32:
+            return 60  # the same layers
         found.tried.append(make(share))
-        return True
+        return share
 
     found = _Search(replace(case, contract=contract, settings=replace(case.settings, rungs=9)), reference, is_grafted=False)
     found.tried = [make(100)]
@@ -128,8 +135,8 @@ def test_what_is_below_the_floor_is_no_rung_of_the_ladder(
     monkeypatch.setattr(found, "_try_static", lambda: None)
     monkeypatch.setattr(found, "_prune_to", prune)
     found.fill_ladder()
-    assert shares == [100, 60], "dev says that 32 % are below it: neither proven nor pruned further"
-    assert found.notes == ["the ladder ends above 32 %: what that leaves is below the floor on dev"]
+    assert shares == [100, 60], "dev says that 24 % are below it: neither proven nor pruned further"
+    assert found.notes == ["the ladder ends above 24 %: what that leaves is below the floor on dev"]
     qualities[60] = 78.0
     below = prove(case, make(60), reference=reference)
     assert [one.rung.name for one in climb(found.proven)] == ["60pc", "100pc"]

@@ -75,10 +75,15 @@ class Bench:
         while len(self.device.sizes) < n:
             await asyncio.sleep(0.001)
 
-    async def answer(self, text: str, *, within_ms: float | None = None) -> Job:
+    def hold_up(self) -> None:
+        """Keep the loop busy until the device has nothing left to take, as whatever else a server does may."""
+        while self.executor.n_waiting:
+            time.sleep(0.001)
+
+    async def answer(self, *texts: str, within_ms: float | None = None) -> Job:
         now = time.perf_counter_ns()
         deadline_ns = NEVER if within_ms is None else now + int(1e6 * within_ms)
-        job = Job(self.ladder, [text], came_ns=now, deadline_ns=deadline_ns, is_own_deadline=within_ms is not None, places=range(1))
+        job = Job(self.ladder, texts, came_ns=now, deadline_ns=deadline_ns, is_own_deadline=within_ms is not None, places=range(1))
         await self.executor.answer(job)
         return job
 
@@ -117,6 +122,33 @@ def test_a_row_that_fails_costs_its_own_request_alone(bench: Bench) -> None:
     assert [type(one) for one in (fine, broken, other, first)] == [Job, RuntimeError, Job, Job]
     assert fine.results == first.results
     assert bench.device.sizes == [1, 3, 1, 1, 1]
+
+
+def test_a_list_of_which_a_batch_fails_ends_with_what_went_wrong(bench: Bench) -> None:
+    async def ask() -> list[Any]:
+        bench.device.is_broken = True
+        asking = asyncio.gather(bench.answer("maria garcia wrote", *["maria"] * 12), return_exceptions=True)
+        await bench.started()
+        bench.hold_up()
+        return await asking
+
+    (broken,) = bench.run(ask())
+    assert isinstance(broken, RuntimeError), broken
+    assert bench.device.sizes == [8, *[1] * 8, 5]
+
+
+def test_a_list_whose_last_batch_comes_too_late_has_no_answer(bench: Bench) -> None:
+    async def ask() -> list[Any]:
+        bench.device.slow_s = 0.1  # nobody predicted that
+        asking = asyncio.gather(bench.answer(*["maria"] * 12, within_ms=60), return_exceptions=True)
+        await bench.started()
+        bench.hold_up()
+        return await asking
+
+    (late,) = bench.run(ask())
+    assert isinstance(late, Refused), late.results
+    assert late.slug == "deadline-passed"
+    assert bench.device.sizes == [8]
 
 
 def test_a_batch_is_noted_with_its_padding(bench: Bench) -> None:

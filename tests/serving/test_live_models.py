@@ -91,7 +91,7 @@ def test_models_are_changed_from_the_command_line_and_the_client(site: Site) -> 
         trial = client.load_model("newer/third.millis", canary_percent=50)
         assert trial[1]["canary_percent"] == 50
         assert client.roll_back_model("third")[1]["state"] == "serving"
-        with pytest.raises(InvalidValue, match="canary_percent cannot be nan: give 0 to 100"):
+        with pytest.raises(InvalidValue, match="canary_percent cannot be nan: give a number from 0 to 100"):
             client.load_model("newer/third.millis", canary_percent=float("nan"))
         with pytest.raises(InvalidRequest, match="no version of third is on trial"):
             client.promote_model("third")

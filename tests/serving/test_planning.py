@@ -210,7 +210,7 @@ def test_whoever_is_admitted_is_in_time_and_ends_when_it_was_said(seed: int) -> 
     assert n_refused > 20, "there was not more work than time"
     assert len(ended) > 100
     for work, end_ms in ended.items():
-        if work.is_gone:
+        if work.is_over:
             continue
         assert end_ms <= work.job.deadline_ns / MS + 0.01
         assert end_ms == pytest.approx(work.job.predicted_ns / MS, abs=0.01), "not when it was said, all that was meant counted"

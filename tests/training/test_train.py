@@ -116,7 +116,7 @@ def test_finished_run_is_not_trained_again(base: Path, whole_run: tuple[Path, ob
     before = (folder / "best" / "model.safetensors").stat().st_mtime_ns
     again = toy.run(base, folder, **FOUR_EPOCHS)
     assert again.was_resumed
-    assert (again.epochs, again.dev_score) == (result.epochs, result.dev_score)
+    assert (again.epochs, again.dev_score, again.reasons) == (result.epochs, result.dev_score, result.reasons)
     assert (folder / "best" / "model.safetensors").stat().st_mtime_ns == before
 
 
@@ -125,6 +125,22 @@ def test_folder_of_another_run_is_refused(base: Path, whole_run: tuple[Path, obj
         toy.run(base, whole_run[0], **{**FOUR_EPOCHS, "epochs": 5})
     with pytest.raises(InvalidValue, match="its training data differ"):
         toy.run(base, whole_run[0], **{**FOUR_EPOCHS, "n": 60})
+
+
+def test_a_run_that_an_earlier_version_began_begins_anew(
+    base: Path, tmp_path: Path, whole_run: tuple[Path, object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    process = start(base, tmp_path)
+    list(lines_until(process, "epoch 1:"))
+    process.send_signal(signal.SIGINT)
+    process.wait()
+    content = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    del content["recipe"], content["tensors"]["optimizer"]["param_groups"][0]
+    torch.save(content, tmp_path / "checkpoint.pt")
+    result = toy.run(base, tmp_path, **FOUR_EPOCHS)
+    assert "begun by another version of millis" in capsys.readouterr().err
+    assert not result.was_resumed
+    assert are_equal(weights(tmp_path), weights(whole_run[0]))
 
 
 def test_unreadable_checkpoint_is_refused(base: Path, tmp_path: Path) -> None:

@@ -81,8 +81,10 @@ class GenAiGenerator(Stepping):
     def close(self) -> None:
         """See Generator."""
         super().close()
+        for handle in self._handles.values():
+            handle.cancel()
         self._handles.clear()
-        self._pipeline = None
+        self._end_pipeline()
         if self._trial is not None:
             self._trial.close()
             self._spelling.cleanup()
@@ -107,9 +109,16 @@ class GenAiGenerator(Stepping):
 
     def _renew(self) -> None:
         self._compiled.clear()
-        self._pipeline = None  # before the new one: there may be no room for two
+        self._end_pipeline()  # before the new one: there may be no room for two
         with contextlib.suppress(RuntimeError):  # without a pipeline the next step raises, and it is tried again
             self._pipeline = self._make()
+
+    def _end_pipeline(self) -> None:
+        """Free it; a step lets go of what cancelled answers hold, else it prints that blocks have leaked."""
+        with contextlib.suppress(RuntimeError):  # of a step that raised before
+            if self._pipeline is not None and self._pipeline.has_non_finished_requests():
+                self._pipeline.step()
+        self._pipeline = None
 
     def _begin(self, answer: OpenAnswer) -> None:
         if answer.sampling.grammar is not None:

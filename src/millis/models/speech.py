@@ -110,8 +110,9 @@ def write_tokenizer(tokenizer: Any, *, base: str) -> str:
 
 
 def pick_template(tokenizer: Any) -> str | None:
-    """Give the chat template, None where there is none."""
-    return tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else None
+    """Give the chat template, the one called default where there are several; None where there is none."""
+    found = tokenizer.chat_template
+    return found.get("default") if isinstance(found, dict) else found
 
 
 def list_ids(*said: int | Sequence[int] | None) -> tuple[int, ...]:

@@ -118,7 +118,7 @@ def mean_ms(table: Sequence[LatencyRow], lengths: Sequence[int]) -> float:
 def predict_percentile_ms(
     table: Sequence[LatencyRow],
     *,
-    lengths: Sequence[int],
+    requests: Sequence[Sequence[int]],
     rate_per_s: float,
     shape: ServingShape,
     percentile: float,
@@ -126,23 +126,31 @@ def predict_percentile_ms(
     n_requests: int = _ARRIVALS,
     seed: int = 7,
 ) -> float:
-    """Predict what a client sees at a percentile: queue the real lengths behind each other at the real rate.
+    """Predict what a client sees at a percentile: queue real requests behind each other at the real rate.
 
-    Threads of one process take from one queue; processes have a queue each, and a connection picks one blindly.
+    Threads of one process take from one queue; processes have a queue each, and a connection picks one blindly. The
+    windows of a request run one after the other, on a device beside the processor all at once.
 
     Args:
+        requests: tokens of each window of requests to draw from.
         is_batched: a device runs whatever waits at once, in the time of the longest of it.
         n_requests: of a run, each begun with nobody waiting: where more comes than is answered, the queue grows on.
-    Source: Lindley's recursion, with service times drawn from the table's p50 and p99 at the length of a random text; a
-    request that finds its lane idle for a while pays what the table says of cold ones.
+    Source: Lindley's recursion, with service times drawn from the table's p50 and p99 at the lengths of a random
+    request; one that finds its lane idle for a while pays what the table says of cold ones.
     """
     chance = np.random.default_rng(seed)
     tokens = np.array([row.tokens for row in table])
-    drawn = chance.choice(np.array(lengths), _ARRIVALS)
-    place = np.minimum(np.searchsorted(tokens, drawn), len(tokens) - 1)
-    typical = np.array([row.p50_ms for row in table])[place]
-    slow = np.array([row.p99_ms for row in table])[place]
-    cold = np.array([max((row.cold_ms or 0.0) - row.p50_ms, 0.0) for row in table])[place]
+    drawn = chance.choice(len(requests), _ARRIVALS)
+    place = np.minimum(np.searchsorted(tokens, [length for one in requests for length in one]), len(tokens) - 1)
+    first = np.cumsum([0, *map(len, requests[:-1])])
+
+    def of_requests(ms: Sequence[float], join: np.ufunc) -> NDArray[np.float64]:
+        return np.asarray(join.reduceat(np.array(ms)[place], first)[drawn], np.float64)
+
+    together = np.maximum if is_batched else np.add
+    typical = of_requests([row.p50_ms for row in table], together)
+    slow = of_requests([row.p99_ms for row in table], together)
+    cold = of_requests([max((row.cold_ms or 0.0) - row.p50_ms, 0.0) for row in table], np.maximum)
     service = np.where(chance.random(_ARRIVALS) < 0.9, typical, (typical + slow) / 2) + OVERHEAD_MS
     arrivals = np.cumsum(chance.exponential(1000 / rate_per_s, _ARRIVALS))
     if is_batched:

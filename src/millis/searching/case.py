@@ -42,6 +42,7 @@ class Case:
     """What stays the same through the whole search.
 
     Args:
+        requests: tokens of each window of each text of train.
         buckets, pruned_buckets: static lengths for the whole network, and for pruned ones.
         began: when, by time.monotonic(), in seconds.
         corpus: texts whose pieces are kept when the vocabulary is trimmed.
@@ -55,7 +56,7 @@ class Case:
     splits: Splits
     task: Task
     tokenizer_file: Path
-    lengths: tuple[int, ...]
+    requests: tuple[tuple[int, ...], ...]
     buckets: tuple[int, ...]
     pruned_buckets: tuple[int, ...]
     folder: Path
@@ -66,6 +67,11 @@ class Case:
     unlabelled: tuple[str, ...] = ()
     domain_text: tuple[str, ...] = ()
     teacher: Teacher | None = None
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Give the tokens of every window of train."""
+        return tuple(length for request in self.requests for length in request)
 
     def buckets_of(self, *, share: int) -> tuple[int, ...]:
         """Give the static lengths for a network with a percentage of its layers' time left."""
@@ -150,7 +156,7 @@ def prepare(contract: Contract, settings: FitSettings, *, began: float) -> Case:
     return Case(
         settings=settings, contract=contract, variants=variants, splits=splits, task=task,
         tokenizer_file=base / TOKENIZER,
-        lengths=laid.lengths, buckets=laid.buckets, pruned_buckets=laid.pruned_buckets,
+        requests=laid.requests, buckets=laid.buckets, pruned_buckets=laid.pruned_buckets,
         folder=folder, ledger=Ledger(folder, inputs=inputs), began=began, notes=notes,
         corpus=tuple(texts[settings.corpus]) if settings.corpus is not None else (),
         unlabelled=unlabelled, domain_text=domain_text, teacher=teacher,

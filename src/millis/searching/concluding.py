@@ -5,6 +5,7 @@ Border: which candidates, and when to stop, is search.py's matter.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -22,12 +23,16 @@ from millis.searching.building import Reference
 from millis.searching.case import Case
 from millis.searching.drafting import make_manifest, parts_of, save_draft
 from millis.searching.layout import OVERLAP
-from millis.searching.proving import Served, judge_served, make_certificate, measure_served, plan_proof
+from millis.searching.proving import Served, judge_served, make_certificate, measure_served, plan_proof, read_served
+from millis.searching.remembering import make_key
 from millis.searching.reporting import report_proof
 from millis.searching.trying import Candidate
 from millis.tasks.tokenization import Tokenizer
 from millis.telemetry.progress import say
 from millis.training.batches import encode_asked
+
+_PROOF_HOLDS = timedelta(days=1)
+"""So long a fit that is started again does not prove again: its machine is as it was."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,11 +76,26 @@ class Proven:
 
 
 def prove_candidate(case: Case, candidate: Candidate, *, reference: Reference) -> Proven:
-    """Score a candidate on test and measure it under the contract; once more where others had the machine."""
+    """Score a candidate on test and measure it under the contract; once more where others had the machine.
+
+    What was proven of the same files under the same contract within a day, here, is found again.
+    """
     rung = _score(case, candidate, reference=reference)
     draft = save_draft(case, rung, candidate.built, shape=candidate.shape)
     bodies = bodies_of_examples(case.splits.test, seed=case.settings.seed)
     n_requests = plan_proof(case.contract, for_ms=case.settings.prove_for_ms)
+    key = make_key([candidate.name, n_requests, case.contract.record(), draft.subject()])
+    known = case.ledger.find("proof", key)
+    if known is not None:
+        certificate = msgspec.convert(known, type=Certificate)
+        verdict = msgspec.convert(certificate.verdict, type=Verdict)
+        age = datetime.now(UTC) - datetime.fromisoformat(certificate.created)
+        if abs(age) < _PROOF_HOLDS:
+            say(f"{candidate.name}: {verdict.status}, as proven at {certificate.created}; millis prove measures anew")
+            return Proven(
+                candidate=candidate, rung=rung, served=read_served(certificate), verdict=verdict,
+                certificate=certificate,
+            )  # fmt: skip
     for is_last in (False, True):
         served = measure_served(
             draft, contract=case.contract, bodies=bodies, n_requests=n_requests, name=f"{candidate.name}: proof"
@@ -87,20 +107,25 @@ def prove_candidate(case: Case, candidate: Candidate, *, reference: Reference) -
         say(f"{candidate.name}: measured again: {verdict.clauses[0].detail}")
     why = "; ".join(clause.detail for clause in verdict.clauses if clause.status != "kept")
     say(f"{candidate.name}: {verdict.status}{f'; {why}' if why else ''}")
-    return Proven(
-        candidate=candidate, rung=rung, served=served, verdict=verdict,
-        certificate=make_certificate(
-            draft, contract=case.contract, served=served, verdict=verdict, name=case.settings.out.name
-        ),
-    )  # fmt: skip
+    certificate = make_certificate(
+        draft, contract=case.contract, served=served, verdict=verdict, name=case.settings.out.name
+    )
+    if is_clear and verdict.status in ("kept", "broken"):  # else it says nothing, and is worth another try
+        case.ledger.add("proof", key, certificate)
+    return Proven(candidate=candidate, rung=rung, served=served, verdict=verdict, certificate=certificate)
 
 
 def choose_served(proven: Sequence[Proven]) -> Proven:
-    """Choose the one that serves: the fastest that keeps the contract, or else the best, quality first, then time."""
+    """Choose the one that serves: the fastest that keeps the contract, or else the best, quality first, then time.
+
+    Where its rung keeps the contract in several layouts it is that of the most processes (docs/decisions/0040).
+    """
     def order(one: Proven) -> tuple[bool, bool, bool, float]:
         return (not one.is_kept, not one.has_quality, not one.is_fast, one.seen_ms)
 
-    return min(proven, key=order)
+    best = min(proven, key=order)
+    kept = [one for one in proven if one.is_kept and one.rung.name == best.rung.name]
+    return max(kept, key=lambda one: one.candidate.shape.workers, default=best)
 
 
 def save_ladder(
@@ -120,9 +145,11 @@ def save_ladder(
     """
     served = choose_served(proven)
     ladder = [served, *(one for one in climb(proven) if one.rung.name != served.rung.name)]
+    proven_ms = {one.candidate.name: one.seen_ms for one in proven}
     rows = tuple(
         Tried(
-            name=one.name, predicted_ms=one.predicted_ms, measured_ms=one.measured_ms, quality=one.quality,
+            name=one.name, predicted_ms=one.predicted_ms, quality=one.quality,
+            measured_ms=proven_ms.get(one.name, one.measured_ms),
             is_chosen=one.name == served.candidate.name,
         )
         for one in tried
@@ -191,6 +218,8 @@ def _choices(case: Case, served: Proven, proven: Sequence[Proven]) -> tuple[Choi
         f"{one.candidate.name} {one.verdict.status}, {one.seen_ms:.2f} ms" for one in proven if one is not served
     ]
     beaten = f"beside it {'; '.join(others)}" if others else "no other was proven"
+    if any(one.is_kept and one.rung.name == rung.name for one in proven if one is not served):
+        beaten += ". Of layouts that keep it the one of most processes serves: it carries more beyond that rate"
     return (
         Choice(
             what="rung and layout",

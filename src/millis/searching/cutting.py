@@ -66,15 +66,25 @@ class Maker:
         with loaded("torch", reference.folder, settings=BackendSettings(threads=n_cores())) as backend:
             self._wanted = run_all(backend, self._ids, head=case.task.head)
 
-    def make(self, share: int, folder: Path, *, budget_ms: float, source: int) -> dict[str, Any]:
-        """Prune what is left at another share; where labels changed distil; tell what the ledger is to hold."""
+    def make(
+        self, share: int, folder: Path, *, budget_ms: float, source: int, made: Sequence[dict[str, Any]]
+    ) -> dict[str, Any]:
+        """Prune what is left at another share; where labels changed distil; tell what the ledger is to hold.
+
+        Args:
+            made: what it holds of other shares; one of the same layers is given again, not trained twice.
+        """
         began = time.monotonic()
         name = f"pruned to {share} % of the layers' time" + (f" by way of {source} %" if source < 100 else "")
         tagger, curves = self._measure(source, folder.parent)
         pruned = prune(tagger, curves, budget_ms=budget_ms)
         if self._change.activation is not None:
             set_activation(pruned.tagger.network, self._change.activation)
-        origins = read_origins(pruned.tagger.network)
+        origins = list(read_origins(pruned.tagger.network))
+        layers = {"shape": list(map(list, pruned.shape)), "origins": origins}
+        same = next((one for one in made if one | layers == one), None)
+        if same is not None:
+            return same
         found = self._judge(pruned.tagger, folder)
         if not self._is_sure(found):
             name += ", distilled"
@@ -83,7 +93,7 @@ class Maker:
             )
             found = self._judge(distilled, folder)
         return {
-            "drop": found["drop"], "shape": [list(layer) for layer in pruned.shape], "origins": list(origins),
+            **layers, "share": share, "drop": found["drop"],
             "step": Step(
                 step=name, seconds=round(time.monotonic() - began, 1),
                 n_bytes=sum(file.stat().st_size for file in folder.iterdir()), max_abs=found["max_abs"],

@@ -168,7 +168,7 @@ _Rows = tuple[LatencyRow, ...]
 
 def _predictor(laid: LaidOut, question: Question) -> Callable[[_Rows, Any, float], float]:
     return lambda table, shape, percentile: predict_percentile_ms(
-        table, lengths=laid.lengths, rate_per_s=question.rate_per_s, shape=shape, percentile=percentile
+        table, requests=laid.requests, rate_per_s=question.rate_per_s, shape=shape, percentile=percentile
     )
 
 

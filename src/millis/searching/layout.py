@@ -5,6 +5,7 @@ Border: reads the base's tokenizer and configuration; builds and measures nothin
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -37,18 +38,24 @@ class LaidOut:
     """What a base makes of the data: the task in its pieces, and how long texts are in them.
 
     Args:
-        lengths: tokens of each text of train, no longer than a window.
+        requests: tokens of each window of each text of train, none longer than a window may be; a query has a window
+            with each of its documents.
         buckets, pruned_buckets: static lengths for the whole network, and for pruned ones.
         pieces: of a text of train, in the mean.
         unknown: share of them that stand for what has no piece.
     """
 
     task: Task
-    lengths: tuple[int, ...]
+    requests: tuple[tuple[int, ...], ...]
     buckets: tuple[int, ...]
     pruned_buckets: tuple[int, ...]
     pieces: float
     unknown: float
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Give the tokens of every window."""
+        return tuple(length for request in self.requests for length in request)
 
 
 def lay_out(base: Path, splits: Splits, *, task: str, asked: Mapping[str, Any]) -> LaidOut:
@@ -64,24 +71,27 @@ def lay_out(base: Path, splits: Splits, *, task: str, asked: Mapping[str, Any]) 
     lengths, n_unknown = [], 0
     n_pieces = 0
     prefixes = {name: str(asked.get(f"{name}_prefix", "")) for name in ("query", "passage")}
-    readings = [
-        (prefixes.get(options_of(example).get("input_type", ""), ""), *reading)
-        for example in splits.train for reading in readings_of(example.text)
-    ]  # fmt: skip
-    for prefix, first, *others in readings:
-        texts = [tokenizer.encode(text).ids for text in (prefix + first, *others)]
-        lengths.append(sum(map(len, texts)) + tokenizer.n_special(len(texts)))
-        n_pieces += sum(map(len, texts))
-        n_unknown += sum(ids.count(unknown) for ids in texts) if unknown is not None else 0
+    n_readings = []
+    for example in splits.train:
+        prefix = prefixes.get(options_of(example).get("input_type", ""), "")
+        readings = readings_of(example.text)
+        n_readings.append(len(readings))
+        for first, *others in readings:
+            texts = [tokenizer.encode(text).ids for text in (prefix + first, *others)]
+            lengths.append(sum(map(len, texts)) + tokenizer.n_special(len(texts)))
+            n_pieces += sum(map(len, texts))
+            n_unknown += sum(ids.count(unknown) for ids in texts) if unknown is not None else 0
     longest = _longest_window(lengths, limit=longest_input(base))
     windowed = tuple(min(length, longest) for length in lengths)
+    remaining = iter(windowed)
     facts = {name: find(base) for name, find in _OF_BASE.items() if name in kind.asked and name not in asked}
     learnt: Task = kind.learn(
         tokenizer, splits.train, max_tokens=longest, overlap=OVERLAP, example=kind.shown[_is_chinese(splits.train)],
         **facts, **asked,
     )  # fmt: skip
     return LaidOut(
-        task=learnt, lengths=windowed, buckets=choose_buckets(windowed, count=_N_BUCKETS, maximum=longest),
+        task=learnt, requests=tuple(tuple(islice(remaining, n)) for n in n_readings),
+        buckets=choose_buckets(windowed, count=_N_BUCKETS, maximum=longest),
         pruned_buckets=choose_buckets(windowed, count=_N_PRUNED_BUCKETS, maximum=longest, surprise=_SURPRISE),
         pieces=n_pieces / len(lengths), unknown=n_unknown / max(n_pieces, 1),
     )  # fmt: skip

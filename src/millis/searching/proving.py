@@ -259,6 +259,15 @@ def make_certificate(
     )
 
 
+def read_served(certificate: Certificate) -> Served:
+    """Read what was measured out of a certificate; who else had the cores stays in its verdict."""
+    measured = certificate.measurement
+    load = {name: measured[name] for name in LoadResult.__struct_fields__}
+    return Served(
+        msgspec.convert(load, type=LoadResult, str_keys=True), measured["memory_mb"], certificate.serving, Crowd()
+    )
+
+
 def _resident_mb(pid: int) -> float:
     """Read the resident memory of a process and of those that it started; 0 where the system does not tell."""
     place, held_mb = Path(f"/proc/{pid}"), 0.0

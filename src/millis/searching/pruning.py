@@ -95,14 +95,20 @@ class Pruner:
         return (self.rest_ms + self._layers_ms * share / 100) / (self.rest_ms + self._layers_ms)
 
     def prune_to(self, share: int) -> Pruning:
-        """Prune to a percentage of the layers' time and distil where labels changed; or find it in the run folder."""
-        case, folder = self._case, self._folder(share)
+        """Prune to a percentage of the layers' time and distil where labels changed; or find it in the run folder.
+
+        Where the layers would be those that another share left, it is that one, with its share.
+        """
+        case = self._case
         known = self._find(share)
         if known is None:
             source = self._source(share)
             self._maker = self._maker or Maker(case, self._reference, cost=self._cost, change=self._change)
-            known = self._maker.make(share, folder, budget_ms=self._layers_ms * share / 100, source=source)
-            case.ledger.add("pruned", self._key(share), known)
+            known = self._maker.make(
+                share, self._folder(share), budget_ms=self._layers_ms * share / 100, source=source,
+                made=[*self._made().values()],
+            )  # fmt: skip
+            case.ledger.add("network", self._key(share), known)
         step = msgspec.convert(known["step"], type=Step)
         say(
             f"{step.step}: {self._reference.dev.name} {case.dev - known['drop']:.2f} on dev ({known['drop']:+.2f}"
@@ -110,8 +116,8 @@ class Pruner:
         )
         shape = {place: LayerShape(*layer) for place, layer in zip(known["origins"], known["shape"], strict=True)}
         return Pruning(
-            share=share,
-            folder=folder,
+            share=known["share"],
+            folder=self._folder(known["share"]),
             drop=float(known["drop"]),
             step=step,
             choices=(msgspec.convert(known["choice"], type=Choice), *self._change.choices),
@@ -130,15 +136,20 @@ class Pruner:
 
     def _source(self, share: int) -> int:
         """Give the share to start from, 100 the reference: the nearest there is; where that is far, a step between."""
-        there = min((one for one in SHARES if one > share and self._find(one) is not None), default=100)
+        there = min((one for one in self._made() if one > share), default=100)
         between = min((one for one in SHARES if 2 * share <= one < there), default=None)
         if there <= _FARTHEST * share or between is None:
             return there
         return self.prune_to(between).share
 
     def _find(self, share: int) -> dict[str, Any] | None:
-        known: dict[str, Any] | None = self._case.ledger.find("pruned", self._key(share))
-        return known if self._folder(share).is_dir() else None
+        known: dict[str, Any] | None = self._case.ledger.find("network", self._key(share))
+        return known if known is not None and self._folder(known["share"]).is_dir() else None
+
+    def _made(self) -> dict[int, dict[str, Any]]:
+        """Give what the ledger holds of each network, by its share."""
+        found = [self._find(one) for one in SHARES]
+        return {one["share"]: one for one in found if one is not None}
 
     def _key(self, share: int) -> str:
         return f"{share} in {self._table.runtime}"

@@ -43,12 +43,12 @@ class Point:
 
 
 def relax(
-    points: Sequence[Point], *, contract: Contract, lengths: Sequence[int], n_probed: int
+    points: Sequence[Point], *, contract: Contract, requests: Sequence[Sequence[int]], n_probed: int
 ) -> tuple[str, ...]:
     """Write the nearest feasible points and what would have to give, cheapest first, with numbers.
 
     Args:
-        lengths: token counts of the texts.
+        requests: tokens of each window of each text.
         n_probed: requests of the runs that points were measured in.
     """
     nearest = sorted(points, key=lambda one: one.seen_ms)[:_MOST_POINTS]
@@ -62,7 +62,7 @@ def relax(
     if good:
         best = min(good, key=lambda one: (one.measured_ms is None, one.seen_ms))
         if best.seen_ms * _MARGIN > contract.bound_ms:
-            ways += _relax_time(best, contract=contract, lengths=lengths, n_probed=n_probed)
+            ways += _relax_time(best, contract=contract, requests=requests, n_probed=n_probed)
         ways += _relax_memory(good, contract=contract)
     faster = [point for point in points if point not in good and point.seen_ms <= contract.bound_ms]
     if faster:
@@ -74,25 +74,29 @@ def relax(
     return (*("nearest: " + line for line in told), *("instead: " + way for way in ways))
 
 
-def _relax_time(point: Point, *, contract: Contract, lengths: Sequence[int], n_probed: int) -> list[str]:
-    """Try more time, a lower rate, shorter texts, one more core: what the queue predicts with the times that were seen.
+def _relax_time(
+    point: Point, *, contract: Contract, requests: Sequence[Sequence[int]], n_probed: int
+) -> list[str]:
+    """Try more time, a lower rate, shorter texts, fewer of them, one more core, as the queue predicts them.
 
-    More comes than can be answered where no time that a contract may have would do.
+    Times are those that were seen. More comes than can be answered where no time that a contract may have would do.
     """
     shape = point.shape
     table = fit_table(
-        point.table, seen_ms=point.measured_ms, lengths=lengths, rate_per_s=contract.rate_per_s, shape=shape,
+        point.table, seen_ms=point.measured_ms, requests=requests, rate_per_s=contract.rate_per_s, shape=shape,
         percentile=contract.percentile, n_requests=n_probed,
     )  # fmt: skip
 
-    def seen(*, rate: float = contract.rate_per_s, longest: int | None = None, lanes: int = 0) -> float:
-        kept = [length for length in lengths if longest is None or length <= longest] or [min(lengths)]
+    def seen(
+        *, rate: float = contract.rate_per_s, longest: int | None = None, most: int | None = None, lanes: int = 0
+    ) -> float:
+        kept = [one[:most] for one in requests if longest is None or max(one) <= longest] or [min(requests, key=max)]
         grown = ServingShape(
             workers=shape.workers + (lanes if shape.workers > 1 or not shape.threads else 0),
             threads=shape.threads + (lanes if shape.threads else 0),
         )
         return _MARGIN * predict_percentile_ms(
-            table, lengths=kept, rate_per_s=rate, shape=grown, percentile=contract.percentile
+            table, requests=kept, rate_per_s=rate, shape=grown, percentile=contract.percentile
         )
 
     ways = []
@@ -104,8 +108,12 @@ def _relax_time(point: Point, *, contract: Contract, lengths: Sequence[int], n_p
         ways.append(f"{rate:g} requests/s instead of {contract.rate_per_s:g} (predicted)")
     buckets = sorted({row.tokens for row in point.table}, reverse=True)
     longest = next((tokens for tokens in buckets if seen(longest=tokens) <= contract.bound_ms), None)
-    if longest is not None and longest < max(lengths):
+    if longest is not None and longest < max(map(max, requests)):
         ways.append(f"texts of at most {longest} tokens (predicted)")
+    n_most = max(map(len, requests))
+    fewer = next((n for n in range(n_most - 1, 0, -1) if seen(most=n) <= contract.bound_ms), None)
+    if fewer is not None:
+        ways.append(f"{fewer} documents of a request instead of {n_most} (predicted)")
     if seen(lanes=1) <= contract.bound_ms:
         ways.append("one more core (predicted)")
     carried = next((r for r in _falling(contract.rate_per_s) if seen(rate=r) <= MOST_BOUND_MS), None)

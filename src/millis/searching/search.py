@@ -74,6 +74,7 @@ def search(case: Case) -> Bundle:
         found.notes.append(tell_zeros(case, reference, share=settings.sparse))
     found.try_pruned()
     found.fill_ladder()
+    found.try_processes()
     if not found.proven:
         said = f"no candidate answers anybody within '{case.contract}' here, and nothing is written."
         raise ContractBroken(found.advise(said))
@@ -130,10 +131,11 @@ class _Search:
         pruner = self._make_pruner()
         bound_ms = self._contract.bound_ms
         predicted = self._predict_shares(best, pruner)
-        if pruner.rest_ms > bound_ms:
+        rest_ms = pruner.rest_ms * len(self._case.lengths) / len(self._case.requests)
+        if rest_ms > bound_ms:
             self._is_bound_in_reach = False
             self._note(
-                f"embeddings, norms and head alone take {write_ms(pruner.rest_ms)} of a text of train, more than the"
+                f"embeddings, norms and head alone take {write_ms(rest_ms)} of a text of train, more than the"
                 f" bound of {write_ms(bound_ms)}: nothing is pruned, since no pruning takes them away"
                 f" (p{self._contract.percentile:g} with {SHARES[-1]} % of the layers' time left: predicted"
                 f" {write_ms(predicted[SHARES[-1]])})"
@@ -142,7 +144,8 @@ class _Search:
         easy = [share for share in SHARES if predicted[share] < AT_EASE * bound_ms] or [SHARES[-1]]
         less = [share for share in reversed(SHARES) if share > easy[0] and predicted[share] < bound_ms]
         say(f"{best.name} is not well within {write_ms(bound_ms)}: its layers are pruned to {easy[0]} % of their time")
-        keeps_quality = self._prune_to(easy[0])
+        pruned = self._of_share(self._prune_to(easy[0]))
+        keeps_quality = any(one.keeps_quality(self._contract) for one in pruned)
         self._prove_best()
         for share in (easy[1:] if keeps_quality else less)[: _MOST_PRUNINGS - 1]:
             if self.is_kept() or not self._case.has_time():
@@ -153,7 +156,7 @@ class _Search:
     def _predict_shares(self, candidate: Candidate, pruner: Pruner) -> dict[int, float]:
         """Predict what a client would see of a candidate by the percentage of its layers' time that is left."""
         asked: dict[str, Any] = {
-            "lengths": self._case.lengths, "rate_per_s": self._contract.rate_per_s, "shape": candidate.shape,
+            "requests": self._case.requests, "rate_per_s": self._contract.rate_per_s, "shape": candidate.shape,
             "percentile": self._contract.percentile,
         }  # fmt: skip
         table = fit_table(
@@ -172,21 +175,28 @@ class _Search:
             self._try_static()
             self._prove_share(100)
             self._prove_static()
-        while len(climb(self.proven)) < wanted and self._can_prune():
-            least = min(one.variant.share for one in self.tried)
-            share = next((share for share in SHARES if share <= _STEP_DOWN * least), None)
-            if share is None:
-                n_rungs = len(climb(self.proven))
-                self._note(f"the ladder has {n_rungs} of {wanted} rungs: less than {least} % is not tried")
+        for share in SHARES:
+            if len(climb(self.proven)) >= wanted or not self._can_prune():
                 break
-            self._prune_to(share)
-            if not any(one.keeps_floor(self._contract) for one in self.tried if one.variant.share == share):
-                self._note(f"the ladder ends above {share} %: what that leaves is below the floor on dev")
+            if share > _STEP_DOWN * min(one.variant.share for one in self.tried):
+                continue
+            made = self._prune_to(share)
+            if not any(one.keeps_floor(self._contract) for one in self._of_share(made)):
+                self._note(f"the ladder ends above {made} %: what that leaves is below the floor on dev")
                 break
-            self._prove_share(share)
-        n_rungs = len(climb(self.proven))
-        if n_rungs < wanted and not self._case.has_time():
-            self._note(f"the ladder has {n_rungs} of {wanted} rungs: the time is up")
+            self._prove_share(made)
+        else:
+            self._note_short(f"less than {min(one.variant.share for one in self.tried)} % is not tried")
+        if not self._case.has_time():
+            self._note_short("the time is up")
+
+    def try_processes(self) -> None:
+        """Prove what keeps the contract on threads in processes side by side too (docs/decisions/0040)."""
+        if self.is_kept() and self._case.has_time():
+            served = choose_served(self.proven).candidate
+            for one in self._unproven():
+                if one.rung.name == served.rung.name and one.shape.workers > served.shape.workers:
+                    self._prove(one)
 
     def save(self) -> Bundle:
         """Write the bundle as far as there is one."""
@@ -197,7 +207,7 @@ class _Search:
     def advise(self, said: str) -> str:
         """Add to a sentence what was noted, and what to ask for instead."""
         points = [_point(one, self.proven, percentile=self._contract.percentile) for one in self.tried]
-        ways = relax(points, contract=self._contract, lengths=self._case.lengths, n_probed=plan_probe(self._case))
+        ways = relax(points, contract=self._contract, requests=self._case.requests, n_probed=plan_probe(self._case))
         return "\n".join((said, *self.notes, *ways))
 
     def is_kept(self) -> bool:
@@ -245,12 +255,26 @@ class _Search:
         alike = [one for one in pruned if one.precision == pruned[0].precision]
         return list({one.runtime: one for one in reversed(alike)}.values())[::-1]
 
-    def _prune_to(self, share: int) -> bool:
-        """Prune, build, probe; say whether dev is content with it."""
+    def _note_short(self, why: str) -> None:
+        """Note why the ladder has fewer rungs than were asked for, where it has."""
+        rungs, wanted = {one.rung.name for one in climb(self.proven)}, self._case.settings.rungs
+        if len(rungs) < wanted:
+            beaten = {one.rung.name for one in self.proven} - rungs
+            told = f"; beaten in time and quality, or below the floor: {', '.join(sorted(beaten))}" if beaten else ""
+            self._note(f"the ladder has {len(rungs)} of {wanted} rungs: {why}{told}")
+
+    def _of_share(self, share: int) -> list[Candidate]:
+        return [one for one in self.tried if one.variant.share == share]
+
+    def _prune_to(self, share: int) -> int:
+        """Prune, build, probe; give the share whose network it is, another one where that has the same layers."""
         pruning = self._make_pruner().prune_to(share)
-        found = build_pruned(self._case, pruning, kinds=self._kinds, reference=self._reference)
-        self.tried = probe(self._case, found, known=self.tried)
-        return any(one.keeps_quality(self._contract) for one in found)
+        if pruning.share != share:
+            self._note(f"pruned to {share} % the layers are those of {pruning.share} %: it is not trained twice")
+        if not self._of_share(pruning.share):
+            found = build_pruned(self._case, pruning, kinds=self._kinds, reference=self._reference)
+            self.tried = probe(self._case, found, known=self.tried)
+        return pruning.share
 
     def _is_at_ease(self) -> bool:
         """Say whether the first candidate was seen so far within the contract that its proof will say so."""

@@ -151,7 +151,7 @@ def _build_one(
         Candidate(
             variant=variant, rung=rung, built=built, shape=shape, quality=quality, drop=drop,
             predicted_ms=predict_percentile_ms(
-                rung.latency, lengths=case.lengths, rate_per_s=case.contract.rate_per_s, shape=shape,
+                rung.latency, requests=case.requests, rate_per_s=case.contract.rate_per_s, shape=shape,
                 percentile=case.contract.percentile, is_batched=variant.backend == "torch",
             ),
         )

@@ -39,15 +39,17 @@ class Work:
     Attributes:
         places: of the rungs that may answer it; one alone where its rows do not fit into one batch.
         n_waiting, n_left: rows that are in the plan, and those whose logits are not there.
+        is_over: it left the plan without all of its rows (its client went away, a row failed, it came too late); what
+            still runs of it is for nobody.
     """
 
-    __slots__ = ("is_gone", "job", "n_left", "n_waiting", "places", "rows")
+    __slots__ = ("is_over", "job", "n_left", "n_waiting", "places", "rows")
 
     def __init__(self, job: Job) -> None:
         self.job, self.places = job, job.places
         self.rows: list[Row] = []
         self.n_left = self.n_waiting = 0
-        self.is_gone = False
+        self.is_over = False
 
     def grow(self, n_rows: int) -> list[Row]:
         """Give rows for the next windows: the first of each text that has none, then in order."""

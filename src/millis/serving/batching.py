@@ -105,8 +105,8 @@ class BatchExecutor:
     def drop(self, job: Job) -> None:
         """See Executor."""
         with self._changed:
-            is_over = self._plan.drop(job, now_ns=perf_counter_ns())
-        if is_over:
+            is_dropped = self._plan.drop(job, now_ns=perf_counter_ns())
+        if is_dropped:
             settle(job.future, gone())
 
     def close(self) -> None:
@@ -180,8 +180,7 @@ class BatchExecutor:
                 row.logits = output
         with self._changed:
             now_ns = perf_counter_ns()
-            for work in failed:
-                self._plan.drop(work.job, now_ns=now_ns)
+            failed = {work: error for work, error in failed.items() if self._plan.drop(work.job, now_ns=now_ns)}
             done = [work for work in self._plan.finish(batch) if not self._plan.extend(work, now_ns=now_ns)]
             for work in done:
                 self._plan.forget(work)
@@ -190,7 +189,9 @@ class BatchExecutor:
             work.job.run_ns += ns
             work.job.worked_ns += ns
         for work in done:
-            settle(work.job.future, failed.get(work) or (gone() if work.is_gone else None))
+            settle(work.job.future, None)
+        for work, error in failed.items():
+            settle(work.job.future, error)
 
     def _refuse(self, late: list[Work]) -> None:
         """Tell jobs that they are late, on the loop; what may stop is answered by what was run."""

@@ -99,7 +99,7 @@ class Plan:
     def extend(self, work: Work, *, now_ns: int) -> bool:
         """Give a job that may stop the next windows that there is time for; say whether there are any."""
         job = work.job
-        if not job.may_stop or work.is_gone:
+        if not job.may_stop:
             return False
         spare_ns, is_alone = self._line.spare(self._free(now_ns)), not self._line
         place = work.places[-1]
@@ -127,6 +127,7 @@ class Plan:
                     work.job.predicted_ns = rows[-1].promised_ns + batch.pushed_ns
                     late.append(work)
                     self._works.pop(work.job, None)
+                    work.is_over = True
                     self._line.take_out(work, free_ns=self._free(now_ns), also=batch)
             if not batch.rows:
                 continue
@@ -143,21 +144,22 @@ class Plan:
         """Note that a batch's logits are there; give the jobs that have all of theirs."""
         for row in batch.rows:
             row.work.n_left -= 1
-            row.work.job.predicted_ns = row.promised_ns + batch.pushed_ns + batch.tail_ns
-        return [work for work in batch.works if not work.n_left]
+            if not row.work.is_over:
+                row.work.job.predicted_ns = row.promised_ns + batch.pushed_ns + batch.tail_ns
+        return [work for work in batch.works if not (work.n_left or work.is_over)]
 
     def forget(self, work: Work) -> None:
         """Forget a job that was answered."""
         self._works.pop(work.job, None)
 
     def drop(self, job: Job, *, now_ns: int) -> bool:
-        """Forget what waits of a job whose client went away; say whether that was all: what runs, runs to its end."""
+        """Forget what waits of a job that is to have no answer; say whether any did: what runs, runs to its end."""
         work = self._works.pop(job, None)
         if work is None:
             return False
-        work.is_gone = True
+        work.is_over = True
         self._line.take_out(work, free_ns=self._free(now_ns))
-        return not work.n_left
+        return True
 
     def _place(self, work: Work, rows: Sequence[Row], *, now_ns: int, is_whole: bool) -> _Over | None:
         """Put rows where they are in time. What takes several batches is answered by one rung, chosen now."""

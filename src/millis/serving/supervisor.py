@@ -25,6 +25,7 @@ from millis.cores import n_cores, read_quota
 from millis.errors import InvalidBundle, InvalidValue, MillisError, MissingExtra, RunFailed
 from millis.security.certificates import make_context
 from millis.security.keys import KeyFile
+from millis.serving.accepting import forget_counts
 from millis.serving.directing import Director
 from millis.serving.listening import bind, hold
 from millis.serving.messages import Failed, Loaded, Ready, Told, write_line
@@ -261,6 +262,7 @@ class Supervisor:
         os.close(worker.control)
         if self._metrics is not None:
             forget_process(self._metrics, worker.process.pid)
+            forget_counts(self._metrics, worker.process.pid)
         self._director.leave(worker.process.pid)
         if worker.failed is not None or worker.stands_by:
             error: MillisError = RunFailed(f"it ended with code {code}.")

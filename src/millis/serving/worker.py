@@ -28,6 +28,7 @@ from millis.security.certificates import Certificates
 from millis.security.keys import KeyFile, KeyRing
 from millis.security.quotas import Quotas
 from millis.security.rates import Rates
+from millis.serving.accepting import Acceptor, Connections, Counts
 from millis.serving.admin import Admin
 from millis.serving.app import App
 from millis.serving.caching import AnswerCache
@@ -119,13 +120,14 @@ def run_worker(
     notes = follower.begin(placement)
     settle_memory()
     bound = {"clock": clock, "shedder": shedder, "limits": limits}
-    server = _Server(_configure(app, settings, bound=bound, certificates=certificates))
+    config = _configure(app, settings, bound=bound, certificates=certificates)
+    server = _Server(config, shared=metrics, patience_s=limits.head_s)
     server.port = port
     observer.on_look(gate.share)
     if certificates is not None:
         observer.on_look(certificates.follow)
     said = Loaded(revision=placement.revision, notes=notes)
-    with asyncio.Runner(loop_factory=partial(_Loop, patience_s=limits.head_s)) as runner:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         pipes = {"ready": ready, "control": control}
         runner.run(
             _serve(server, listener, polling=polling, follower=follower, observer=observer, said=said, **pipes)
@@ -190,25 +192,36 @@ def _configure(
     )
 
 
-class _Loop(uvloop.Loop):  # type: ignore[misc]  # it has no types
-    """A loop that waits so long for a client's handshake over TLS, and its goodbye; by itself a minute, and half."""
-
-    def __init__(self, *, patience_s: float) -> None:
-        super().__init__()
-        self._patience_s = patience_s
-
-    async def create_server(self, *values: Any, **named: Any) -> asyncio.Server:
-        """Listen."""
-        if named.get("ssl") is not None:
-            named |= {"ssl_handshake_timeout": self._patience_s, "ssl_shutdown_timeout": self._patience_s}
-        server: asyncio.Server = await super().create_server(*values, **named)
-        return server
-
-
 class _Server(uvicorn.Server):
-    """HTTP's server, which stops together with the port for gRPC, where there is one."""
+    """HTTP's server, which takes no more connections than its share, and stops together with the port for gRPC.
+
+    Args:
+        shared: folder of this server's workers.
+        patience_s: see Acceptor.
+    """
 
     port: "Port | None" = None
+
+    def __init__(self, config: uvicorn.Config, *, shared: Path, patience_s: float) -> None:
+        super().__init__(config)
+        self._connections = self.server_state.connections = Connections(Counts(shared))
+        self._patience_s = patience_s
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen."""
+        await super().startup(sockets=[])
+        for listener in sockets or []:
+            acceptor = Acceptor(
+                listener, backlog=self.config.backlog, make=self._make_protocol, tls=self.config.ssl,
+                patience_s=self._patience_s, connections=self._connections,
+            )  # fmt: skip
+            self.servers.append(acceptor)  # type: ignore[arg-type]  # it closes as a server does
+
+    def _make_protocol(self) -> asyncio.BaseProtocol:
+        made: asyncio.BaseProtocol = self.config.http_protocol_class(  # type: ignore[call-arg]
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return made
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take nothing more, and finish what was taken."""

@@ -2,10 +2,15 @@
 
 Border: text and ids; no engine, no HTTP. This is no Task of rows and softmaxes: its answer's size is not known before
 (docs/decisions/0014). Templates come from bundles and run in a sandbox that cannot change what it is given.
-Limits: a message that spells a special piece is read as that piece, as in transformers.
+Limits: a message that spells a special piece is read as that piece, as in transformers. Of the special pieces templates
+are given those that begin and end a text.
+Source: what templates find besides messages is what transformers (utils/chat_template_utils.py) gives them.
 """
 
+import json
 from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -122,8 +127,8 @@ class Chat:
             )
         try:
             text: str = self._template.render(
-                messages=[dict(one) for one in messages], add_generation_prompt=asks, bos_token=self._begin,
-                eos_token=self._end,
+                messages=[dict(one) for one in messages], tools=None, documents=None, add_generation_prompt=asks,
+                bos_token=self._begin, eos_token=self._end,
             )  # fmt: skip
         except Exception as error:  # a template may do anything that Python raises for
             raise InvalidRequest(
@@ -136,17 +141,30 @@ class Chat:
 
 def _compile(source: str, *, name: str) -> Any:
     try:
-        from jinja2 import TemplateError
-        from jinja2.ext import loopcontrols
+        from jinja2 import TemplateError, nodes
+        from jinja2.ext import Extension, loopcontrols
         from jinja2.sandbox import ImmutableSandboxedEnvironment
     except ImportError as error:
         raise MissingExtra("chat templates need jinja2, which is not installed: pip install 'millis[llm]'.") from error
 
+    class Generation(Extension):
+        """Marks for training what the assistant says; nothing else."""
+
+        tags = {"generation"}  # noqa: RUF012  # as Extension has it
+
+        def parse(self, parser: Any) -> Any:
+            line = next(parser.stream).lineno
+            return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
+
     def refuse(message: str) -> None:
         raise TemplateError(message)
 
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
+    )
     environment.globals["raise_exception"] = refuse
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    environment.filters["tojson"] = partial(json.dumps, ensure_ascii=False)
     try:
         return environment.from_string(source)
     except TemplateError as error:

@@ -196,7 +196,7 @@ class QaTask:
             {"answer": text.context[start:end], "start": start, "end": end, "score": round(probability, 6)}
             for (start, end), probability in list(best.items())[:top_k]
         ]
-        if ranked and found.candidates and max(found.candidates)[0] >= nowhere:
+        if ranked and max(found.candidates)[0] >= nowhere:
             return {**ranked[0], "answers": ranked}
         none = round(float(np.exp(nowhere - total)), 6) if ranked else 1.0
         return {"answer": None, "start": None, "end": None, "score": none, "answers": ranked}

@@ -1,7 +1,7 @@
 """A JSON schema to the grammar of the JSON texts that keep to it, in the EBNF that the engine's compiler reads.
 
 The engine reads schemas itself, but passes over keywords that it does not know, lets control characters into strings
-and lets white space run on (docs/decisions/0017); so the grammar is written here, and every text of it is valid.
+and lets white space run on (docs/decisions/0020); so the grammar is written here, and every text of it is valid.
 Border: a schema in, a grammar out; what a grammar costs to compile is the engine's to say.
 Limits: the keywords of _HELD; members come in the schema's order, and nothing comes that the schema does not name.
 """

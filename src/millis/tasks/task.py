@@ -94,7 +94,7 @@ class Task(Protocol):
     """
 
     data: ClassVar[str]
-    """What its examples are labelled with: "spans", "labels", "answers" or "matches"."""
+    """What its examples are labelled with: "spans", "labels", "answers", "rankings" or "matches"."""
 
     asks: ClassVar[type]
     """What it is asked about: `str`, or another kind of `Asked`."""

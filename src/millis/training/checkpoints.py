@@ -19,9 +19,13 @@ from millis.errors import InvalidValue, RunFailed
 from millis.models.files import write_whole
 from millis.models.weights import weights_files
 from millis.tasks.task import Score, Window
+from millis.telemetry.progress import say
 from millis.training.settings import TrainSettings
 
 _NAME = "checkpoint.pt"
+_RECIPE = 2
+"""One more whenever steps compute or keep something else: a run that other steps began cannot go on by these."""
+
 _FREE_SETTINGS = {"checkpoint_every_s", "device", "tracker"}  # they change no result, or only its last bits
 
 
@@ -48,6 +52,7 @@ class Progress:
         stale: epochs since the dev score last rose.
         n_trained, n_weights: how many weights are trained, and how many there are.
         peak_mb: the most memory that the process had.
+        reasons: of a run that is done, what was chosen in it, and why.
     """
 
     epoch: int = 0
@@ -62,6 +67,7 @@ class Progress:
     peak_mb: float = 0.0
     best: Score | None = None
     rows: list[EpochRow] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
     is_done: bool = False
 
 
@@ -109,6 +115,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, identity: dict[str,
         RunFailed: the disk is full; the checkpoint before is whole.
     """
     content = {
+        "recipe": _RECIPE,
         "identity": identity,
         "progress": msgspec.json.encode(checkpoint.progress).decode(),
         "tensors": checkpoint.tensors,
@@ -117,7 +124,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, identity: dict[str,
 
 
 def load_checkpoint(folder: Path, *, identity: dict[str, str]) -> Checkpoint | None:
-    """Read folder/checkpoint.pt; None when there is none.
+    """Read folder/checkpoint.pt; None when there is none, or when other steps than today's began it.
 
     Raises:
         InvalidValue: it is of another run; the message says in what they differ.
@@ -142,6 +149,9 @@ def load_checkpoint(folder: Path, *, identity: dict[str, str]) -> Checkpoint | N
             f"{folder} holds another run: {told}. A run goes on only as it began: give another folder, or"
             " delete this one."
         )
+    if tensors is not None and content.get("recipe") != _RECIPE:
+        say(f"the training in {folder} was begun by another version of millis, which took other steps: it begins anew")
+        return None
     return Checkpoint(progress=progress, tensors=tensors)
 
 

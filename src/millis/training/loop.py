@@ -100,9 +100,7 @@ def train(
         identity["training data"] += contrast.fingerprint()
     found = load_checkpoint(folder, identity=identity)
     if found and found.progress.is_done and (folder / "best" / "model.safetensors").is_file():
-        return _conclude(
-            folder, found.progress, reasons=(f"{folder.name} was finished before",), was_resumed=True
-        )
+        return _conclude(folder, found.progress, was_resumed=True)
     if found and found.tensors is None:  # finished, and then its model was taken away
         found = None
     with torch_state(settings.seed):
@@ -123,9 +121,7 @@ def train(
             if is_disk_full(error) and not isinstance(error, RunFailed):
                 raise disk_full(folder / "tensorboard") from error
             raise
-        summary = _summarise(progress, adapt=settings.adapt)
-        say(summary)
-    return _conclude(folder, progress, reasons=(*steps.reasons, *run.reasons, summary), was_resumed=found is not None)
+    return _conclude(folder, progress, was_resumed=found is not None)
 
 
 class _Run:
@@ -143,7 +139,7 @@ class _Run:
         identity: dict[str, str],
         tokenizer_file: Path,
     ) -> None:
-        self.reasons: list[str] = []
+        self._reasons: list[str] = []
         self._steps, self._progress = steps, progress
         self._task, self._dev = task, dev
         self._folder, self._settings = folder, settings
@@ -166,6 +162,9 @@ class _Run:
                 if stop.is_wanted and not progress.is_done:
                     self._stop()
             advance(progress.step, _note(progress))
+        summary = _summarise(progress, adapt=self._settings.adapt)
+        say(summary)
+        progress.reasons = [*steps.reasons, *self._reasons, summary]
         self._save(is_final=True)
 
     def _train_epoch(self, board: Board, *, advance: Advance, stop: Stop) -> None:
@@ -224,7 +223,7 @@ class _Run:
             reason = (
                 f"stopped after epoch {row.epoch}: dev {score.name} had not risen for {progress.stale} epochs"
             )
-            self.reasons.append(reason)
+            self._reasons.append(reason)
             say(reason)
         progress.is_done = progress.is_done or progress.epoch == settings.epochs
 
@@ -257,14 +256,12 @@ class _Run:
         )
 
 
-def _conclude(
-    folder: Path, progress: Progress, *, reasons: tuple[str, ...], was_resumed: bool
-) -> TrainResult:
+def _conclude(folder: Path, progress: Progress, *, was_resumed: bool) -> TrainResult:
     assert progress.best is not None
     return TrainResult(
         best=folder / "best", dev_score=progress.best, epochs=tuple(progress.rows), seconds=progress.seconds,
-        reasons=reasons, was_resumed=was_resumed, n_trained=progress.n_trained, n_weights=progress.n_weights,
-        peak_mb=progress.peak_mb,
+        reasons=tuple(progress.reasons), was_resumed=was_resumed, n_trained=progress.n_trained,
+        n_weights=progress.n_weights, peak_mb=progress.peak_mb,
     )  # fmt: skip
 
 
