@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import millis
 from fitting import run_millis
 from making import forge, forge_file, make_fake_bundle, write_conll
 from millis import load, open_bundle
@@ -21,7 +22,7 @@ def test_several_labels_are_parted_as_fit_parts_them(tmp_path: Path) -> None:
     file.write_text("".join(f'{text},"{",".join(one)}"\n' for text, one in zip(texts, labels, strict=True)), encoding="utf-8")
     done = run_millis("evaluate", bundle.path, "--test", file, "--json")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["value"] == 100
+    assert json.loads(done.stdout)["value"] == millis.evaluate(bundle.path, file).value == 100
     assert "calibration error" in run_millis("evaluate", bundle.path, "--test", file).stdout
 
 

@@ -172,8 +172,9 @@ def test_several_labels_a_text_through_the_loop_in_python(tmp_path: Path) -> Non
     answer = millis.load(bundle)("hello maria of northwind wrote")
     assert answer["labels"] == ["company", "person"] or answer["labels"] == ["person", "company"]
     test = write_table(tmp_path / "test.tsv", make_rows(100, seed=4, is_multi=True))
-    examples = read_labelled(test, settings=ReadSettings(separator="|"), of="labels").examples
-    assert millis.evaluate(bundle.path, examples).value > 80
+    score = millis.evaluate(bundle.path, test, separator="|")
+    assert score.value > 80
+    assert score == millis.evaluate(bundle.path, read_labelled(test, settings=ReadSettings(separator="|"), of="labels").examples)
 
 
 @pytest.mark.parametrize(

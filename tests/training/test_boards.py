@@ -30,6 +30,23 @@ def test_numbers_go_where_they_were_asked_to_go(tmp_path: Path, tracker: str | N
         assert b"train/loss" in runs[0].read_bytes()
 
 
+@pytest.mark.parametrize(("mode", "told"), [("online", "No API key configured"), ("on", "WANDB_MODE cannot be 'on'"), (None, "Not a directory")])
+def test_a_tracker_that_cannot_begin_says_why(
+    tmp_path: Path, mode: str | None, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    if mode is None:
+        (folder / "wandb").touch()
+    else:
+        monkeypatch.setenv("WANDB_MODE", mode)
+    with pytest.raises(InvalidValue, match=told):
+        toy.run(toy.write_base(tmp_path / "base"), folder, n=40, epochs=1, tracker="wandb")
+
+
 def test_nothing_is_sent_anywhere_while_it_is_offline(tmp_path: Path) -> None:
     came: list[str] = []
 

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,18 +30,14 @@ def command(
 ) -> None:
     """Score a bundle's answers: F1 of entities, accuracy of labels, MRR of vectors; and the same by label."""
     from millis.bundles import open_bundle
-    from millis.data.readers import read_labelled
-    from millis.searching import evaluate
-    from millis.tasks import tasks
+    from millis.searching.evaluating import evaluate, read_test
     from millis.telemetry.progress import say
 
     opened = open_bundle(bundle)
     if opened.manifest.task in SPEAKING:
         _score_spoken(opened, test, rung=rung, as_json=as_json)
         return
-    if opened.manifest.task_settings.get("is_multi") and reading.separator is None:
-        reading = replace(reading, separator=",")  # as fit reads them
-    read = read_labelled(test, settings=reading, of=tasks[opened.manifest.task].data)
+    read = read_test(opened, test, settings=reading)
     for note in (*read.notes, *_find_strange(opened, read.examples)):
         say(note)
     score = evaluate(opened, read.examples, rung=rung)

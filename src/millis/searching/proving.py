@@ -11,7 +11,7 @@ from typing import NamedTuple
 import msgspec
 
 from millis.binomial import requests_to_decide
-from millis.bundles import Bundle, Certificate, ServingShape, load, open_bundle
+from millis.bundles import Bundle, Certificate, ServingShape, open_bundle
 from millis.bundles.saving import certify
 from millis.contract import (
     Clause,
@@ -23,20 +23,17 @@ from millis.contract import (
     judge_quality,
 )
 from millis.cores import n_cores
-from millis.data.examples import Example
 from millis.errors import AllRefused, ContractBroken, InvalidValue
 from millis.measuring.bandwidth import Ceiling, find_ceiling
 from millis.measuring.bench import offer_load
 from millis.measuring.crowd import Crowd
 from millis.measuring.fingerprint import fingerprint
-from millis.measuring.quality import measure_quality
 from millis.measuring.results import LoadResult
 from millis.searching.bodies import ANSWER_TOKENS, PROMPT_TOKENS, bodies_of_lengths, bodies_of_prompts
 from millis.searching.reporting import report_proof
 from millis.serving.loading import compare_machine
 from millis.serving.settings import ServeSettings
 from millis.serving.supervisor import Supervisor
-from millis.tasks import Score
 from millis.tasks.instructing import SPEAKING
 from millis.telemetry.progress import say
 from millis.units import write_ms
@@ -269,15 +266,6 @@ def read_served(certificate: Certificate) -> Served:
     return Served(
         msgspec.convert(load, type=LoadResult, str_keys=True), measured["memory_mb"], certificate.serving, Crowd()
     )
-
-
-def evaluate(path: str | Path | Bundle, examples: Sequence[Example], *, rung: str | None = None) -> Score:
-    """Score a bundle's rung on labelled examples, in this process."""
-    model = load(path, rung=rung)
-    try:
-        return measure_quality(model, examples, name="evaluate")
-    finally:
-        model.close()
 
 
 def _resident_mb(pid: int) -> float:

@@ -252,7 +252,7 @@ def check_request(request: TaskRequest, *, limits: Limits) -> None:
             slug="too-many-characters",
         )
     if not n_read or "" in texts:
-        which = "there is no text in input" if asked in ([], [""]) else _name_empty(asked)
+        which = "no text came" if asked in ([], [""]) else _name_empty(asked)
         raise InvalidRequest(f"{which}: send some text.", status=422, slug="empty-text")
 
 

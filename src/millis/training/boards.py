@@ -12,7 +12,9 @@ from typing import Any, Protocol
 
 from torch.utils.tensorboard import SummaryWriter
 
-from millis.errors import MissingExtra
+from millis.errors import InvalidValue, MissingExtra
+
+_MODES = ("offline", "online", "disabled")
 
 
 class Board(Protocol):
@@ -30,6 +32,7 @@ def open_board(folder: Path, *, step: int, tracker: str | None, chosen: dict[str
         chosen: settings, to be shown beside the numbers.
     Raises:
         MissingExtra: the tracker's library is not installed.
+        InvalidValue: the tracker cannot begin.
     """
     with ExitStack() as stack:
         boards: list[Board] = [stack.enter_context(SummaryWriter(str(folder / "tensorboard"), purge_step=step))]
@@ -62,16 +65,23 @@ class _Wandb:
 @contextmanager
 def _open_wandb(folder: Path, *, chosen: dict[str, Any]) -> Iterator[Board]:
     mode: Any = os.environ.get("WANDB_MODE", "offline")
+    if mode not in _MODES:
+        raise InvalidValue(f"WANDB_MODE cannot be {mode!r}: set it to one of {', '.join(_MODES)}.")
     if mode != "online":  # it tells its maker how it is used, offline too, unless this is off
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     try:
         import wandb
     except ModuleNotFoundError as error:
         raise MissingExtra("tracker wandb needs wandb, which is not installed: pip install wandb.") from error
-    run = wandb.init(
-        project="millis", name=folder.parent.name, dir=str(folder), config=chosen,
-        mode=mode, settings=wandb.Settings(silent=True),
-    )  # fmt: skip
+    try:
+        run = wandb.init(
+            project="millis", name=folder.parent.name, dir=str(folder), config=chosen,
+            mode=mode, settings=wandb.Settings(silent=True),
+        )  # fmt: skip
+    except (wandb.Error, OSError) as error:  # no key, nobody answers, no place for its files
+        raise InvalidValue(
+            f"tracker wandb cannot begin ({' '.join(str(error).split())[:300]}): mend that, or leave --track out."
+        ) from error
     run.define_metric("*", step_metric="step")
     try:
         yield _Wandb(run)
