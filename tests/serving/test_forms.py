@@ -3,10 +3,13 @@
 Whatever the tiny model says is drawn with its temperature at the top, so that nothing but the grammar makes it JSON.
 """
 
+import asyncio
 import json
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from time import perf_counter_ns
 from typing import Any
 
 import httpx
@@ -15,6 +18,8 @@ import openai
 import pytest
 
 from millis.contract import Contract
+from millis.errors import InvalidRequest
+from millis.serving.forms import Forms
 from millis.serving.settings import ServeSettings
 from millis.serving.supervisor import Supervisor
 from speaking import make_echo_bundle, make_speaker
@@ -220,3 +225,49 @@ def test_held_and_free_answers_grow_side_by_side(client: openai.OpenAI) -> None:
         assert list(pool.map(free, range(6))) == alone
         for one in forms:
             assert set(json.loads(one.result().choices[0].message.content)) == {"name", "age"}
+
+
+def test_a_form_that_many_ask_for_at_once_is_tried_once_and_outlives_who_asked_first() -> None:
+    tried: list[str] = []
+    go_on = threading.Event()
+
+    def accept(grammar: str) -> None:
+        tried.append(grammar)
+        assert go_on.wait(20)
+
+    async def ask() -> None:
+        forms = Forms(accept)
+        first, *many = [asyncio.create_task(forms.accept("a")) for _ in range(20)]
+        with pytest.raises(InvalidRequest, match="deadline") as late:
+            await forms.accept("a", until_ns=perf_counter_ns() + 1e6)
+        assert late.value.status == 504
+        first.cancel()
+        go_on.set()
+        await asyncio.gather(*many)
+        await forms.accept("a")
+
+    asyncio.run(ask())
+    assert tried == ["a"]
+
+
+def test_new_forms_beyond_those_that_wait_are_refused_also_when_their_clients_have_left() -> None:
+    go_on = threading.Event()
+
+    def accept(grammar: str) -> None:
+        assert go_on.wait(20)
+
+    async def ask() -> None:
+        forms = Forms(accept)
+        gone = [asyncio.create_task(forms.accept(f"{i}")) for i in range(8)]
+        await asyncio.sleep(0)
+        for one in gone:
+            one.cancel()
+        await asyncio.gather(*gone, return_exceptions=True)
+        with pytest.raises(InvalidRequest, match="8 answer formats") as busy:
+            await forms.accept("another")
+        assert busy.value.status == 503
+        go_on.set()
+        await forms.accept("7")
+        await forms.accept("another")
+
+    asyncio.run(ask())

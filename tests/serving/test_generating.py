@@ -227,7 +227,7 @@ def test_what_is_kept_read_of_a_prompt_is_not_predicted(tmp_path: Path) -> None:
     assert talker.count_unread(other) == len(other)
     talker.forecast.observe(n_prompt=100, first_ns=1e8, step_ns=None)
     talker.admit(mine, n_answers=1, left_ns=6e6 + 1e6 * (len(mine) - 96))
-    with pytest.raises(InvalidRequest, match=f"reading {len(other)} tokens"):
+    with pytest.raises(InvalidRequest, match=f"reading {len(other)} of the"):
         talker.admit(other, n_answers=1, left_ns=6e6 + 1e6 * (len(mine) - 96))
     talker.close()
 
@@ -306,7 +306,7 @@ def test_turns_that_come_often_are_waited_for_whatever_answers_may_have(tmp_path
 def test_a_long_prompt_is_predicted_by_the_steps_that_it_takes(tmp_path: Path) -> None:
     talker = load_talker(make_echo_bundle(tmp_path, context=2048, pause_ms=10))
     ids = [1] * 1000
-    with pytest.raises(InvalidRequest, match="reading 1,000 tokens"):
+    with pytest.raises(InvalidRequest, match="reading 1,000 of the"):
         talker.admit(ids, n_answers=1, left_ns=7e7)  # of 8 steps
     predicted_ns = talker.forecast.first_ns(len(ids))
 
@@ -412,7 +412,7 @@ def test_a_chats_earlier_turns_count_as_read_until_the_engine_fails(tmp_path: Pa
         n_unread = len(then) - len(read) // 32 * 32
         assert talker.count_unread(then) == n_unread < len(then) - 32
         talker.admit(then, n_answers=1, left_ns=6e6 + 1e6 * n_unread)
-        with pytest.raises(InvalidRequest, match=f"reading {len(then) + 1} tokens"):
+        with pytest.raises(InvalidRequest, match=f"reading {len(then) + 1} of the"):
             talker.admit([1, *then], n_answers=1, left_ns=6e6 + 1e6 * n_unread)
         with pytest.raises(RunFailed):
             await anext(talker.answer([], sampling=Sampling(max_tokens=2), stops=()))

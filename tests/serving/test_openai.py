@@ -157,7 +157,8 @@ def test_models_are_listed(client: openai.OpenAI) -> None:
 
 BAD = {
     "no messages": ({"messages": []}, "0 messages"),
-    "unknown role": ({"messages": [{"role": "wizard", "content": "x"}]}, "role"),
+    "unknown role": ({"messages": [{"role": "wizard", "content": "x"}]}, "role that is not known"),
+    "tool's role": ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "role that is not known"),
     "no content": ({"messages": [{"role": "user", "content": ""}]}, "no content"),
     "null content": ({"messages": [{"role": "user", "content": None}]}, "no content"),
     "content of numbers": ({"messages": [{"role": "user", "content": 3}]}, "no content"),
@@ -169,12 +170,12 @@ BAD = {
     "n of none": ({"n": 0}, "1 to 8"),
     "negative temperature": ({"temperature": -1}, "temperature cannot be -1"),
     "hot": ({"temperature": 2.5}, "0 to 2"),
-    "top_p of nothing": ({"top_p": 0}, "top_p"),
+    "top_p below nothing": ({"top_p": -0.1}, "top_p cannot be -0.1: give 0 to 1"),
     "top_p above one": ({"top_p": 1.5}, "top_p"),
     "penalty": ({"frequency_penalty": 3}, "-2 to 2"),
     "ten thousand stops": ({"stop": ["x"] * 10_000}, "10,000 strings"),
-    "empty stop": ({"stop": ""}, "stop"),
-    "long stop": ({"stop": "x" * 1000}, "stop"),
+    "empty stop": ({"stop": ""}, "stop has a string of 0 characters"),
+    "long stop": ({"stop": ["x", "x" * 1000]}, "stop has a string of 1,000 characters"),
     "no tokens": ({"max_tokens": 0}, "max_tokens"),
     "negative tokens": ({"max_tokens": -5}, "max_tokens"),
     "two limits": ({"max_tokens": 3, "max_completion_tokens": 4}, "differ"),
@@ -280,11 +281,12 @@ def test_likeliest_pieces_are_no_matter_of_seeds(client: openai.OpenAI) -> None:
     assert len(texts) == 1
 
 
-def test_temperatures_next_to_nothing_take_the_likeliest_and_disturb_nobody(client: openai.OpenAI) -> None:
+def test_temperature_or_top_p_next_to_nothing_takes_the_likeliest_and_disturbs_nobody(client: openai.OpenAI) -> None:
     wishes: dict[str, Any] = {"model": "tiny", "prompt": [5, 77, 130], "max_tokens": 100}
     beside = complete(client, stream=True, temperature=0, **wishes)
     text = next(beside).choices[0].text
     answers = {complete(client, temperature=t, seed=1, **wishes).choices[0].text for t in (0, 1e-300, 1e-40, 1e-20)}
+    answers |= {complete(client, top_p=share, seed=1, **wishes).choices[0].text for share in (0, 1e-300)}
     assert answers == {text + "".join(chunk.choices[0].text for chunk in beside)}
 
 
@@ -328,6 +330,18 @@ def test_times_and_tokens_are_in_the_metrics(url: str, client: openai.OpenAI) ->
     assert 'millis_requests_total{route="/v1/chat/completions",status="200"}' in text
 
 
+def test_an_answer_that_waits_for_its_first_sentence_counts_its_pieces_times(tmp_path: Path) -> None:
+    bundle = make_echo_bundle(tmp_path, pause_ms=10)
+    with Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0)) as server:
+        body = {"prompt": "no end", "max_tokens": 21}
+        answer = post(server.url, body, path="completions", headers={"X-Deadline-Ms": "20000"})
+        assert answer.json()["choices"][0]["finish_reason"] == "length"
+        lines = httpx.get(f"{server.url}/metrics").text.splitlines()
+    said = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    assert float(said['millis_output_token_seconds_count{model="echo"}']) == 1
+    assert float(said['millis_output_token_seconds_sum{model="echo"}']) > 0.005
+
+
 # Deadlines and clients that go
 
 
@@ -336,6 +350,7 @@ def test_too_short_a_deadline_is_refused_before_work(url: str) -> None:
     answer = post(url, body, path="completions", headers={"X-Deadline-Ms": "0.5"})
     assert answer.status_code == 503
     assert answer.json()["error"]["code"] == "deadline_too_short"
+    assert "of the prompt's 200 tokens is predicted" in answer.json()["error"]["message"]
     assert "waiting does not help" in answer.json()["error"]["message"]
     assert answer.headers["server-timing"].startswith("total;dur=")
     assert "retry-after" not in answer.headers

@@ -24,6 +24,9 @@ _READ = {"role", "content", "name"}
 _EMPTY = {"refusal", "annotations", "audio", "function_call", "tool_calls"}
 """What OpenAI's clients send back, with nothing in it, of an answer that was text."""
 
+_LEAST_TOP_P = 1e-6
+"""Below it the likeliest piece is certain; engines refuse 0."""
+
 _MOST_SHOWN = 20
 """Characters of a number that cannot be."""
 
@@ -148,7 +151,7 @@ def read_wish(body: bytes, *, kind: Literal["chat", "text"], characters: int) ->
         has_usage=bool(options.get("include_usage")), n=int(_within("n", said.n, low=1, high=MOST_ANSWERS, usual=1)),
         stops=_read_stops(said.stop), seed=_read_seed(said.seed),
         temperature=_within("temperature", said.temperature, low=0, high=2, usual=1),
-        top_p=_within("top_p", said.top_p, low=1e-6, high=1, usual=1),
+        top_p=max(_within("top_p", said.top_p, low=0, high=1, usual=1), _LEAST_TOP_P),
         max_tokens=default if asked is None else int(_within("max_tokens", asked, low=1, high=10**9, usual=1)),
         frequency_penalty=_within("frequency_penalty", said.frequency_penalty, low=-2, high=2, usual=0),
         presence_penalty=_within("presence_penalty", said.presence_penalty, low=-2, high=2, usual=0),
@@ -209,13 +212,13 @@ def _read_messages(messages: list[Any]) -> list[dict[str, str]]:
 
 
 def _read_message(message: Any, *, at: str) -> dict[str, str]:
+    if isinstance(message, dict) and message.get("role") not in ROLES:
+        raise _refuse(f"{at} has a role that is not known: use one of {', '.join(ROLES)}.", param="messages")
     if not isinstance(message, dict) or {key for key, one in message.items() if one or key not in _EMPTY} - _READ:
         raise _refuse(
             f"{at} must have role and content, and besides them at most name: leave out the rest.", param="messages"
         )
-    role = message.get("role")
-    if role not in ROLES:
-        raise _refuse(f"{at} has a role that is not known: use one of {', '.join(ROLES)}.", param="messages")
+    role: str = message["role"]
     content = message.get("content")
     if isinstance(content, list):
         if not all(
@@ -244,12 +247,13 @@ def _read_prompt(prompt: Any) -> str | list[int]:
 
 def _read_stops(stop: str | list[str] | None) -> tuple[str, ...]:
     stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
-    if len(stops) > MOST_STOPS or not all(1 <= len(one) <= MOST_STOP_CHARACTERS for one in stops):
-        raise _refuse(
-            f"stop has {len(stops):,} strings: give up to {MOST_STOPS}, each of 1 to {MOST_STOP_CHARACTERS}"
-            " characters.",
-            param="stop",
-        )
+    if len(stops) > MOST_STOPS:
+        raise _refuse(f"stop has {len(stops):,} strings: give up to {MOST_STOPS}.", param="stop")
+    for one in stops:
+        if not 1 <= len(one) <= MOST_STOP_CHARACTERS:
+            raise _refuse(
+                f"stop has a string of {len(one):,} characters: give 1 to {MOST_STOP_CHARACTERS}.", param="stop"
+            )
     return stops
 
 

@@ -106,8 +106,8 @@ class Talker:
                 f"allow more, or ask again in {retry_s} s"
             )
             raise InvalidRequest(
-                f"{waits}reading {n_unread:,} tokens of the prompt is predicted to take {reads_ns / 1e6:.0f} ms, and"
-                f" {max(left_ns, 0) / 1e6:.0f} ms are left; {advice}.",
+                f"{waits}reading {n_unread:,} of the prompt's {len(ids):,} tokens is predicted to take"
+                f" {reads_ns / 1e6:.0f} ms, and {max(left_ns, 0) / 1e6:.0f} ms are left; {advice}.",
                 status=503, slug="deadline-too-short" if is_hopeless else "would-be-late",
                 headers=() if is_hopeless else ((b"retry-after", b"%d" % retry_s),),
             )  # fmt: skip
@@ -174,11 +174,12 @@ class Talker:
     async def _listen(
         self, steps: "asyncio.Queue[Step]", growth: Growth, *, turn: Turn, began: int, deadline_ns: float
     ) -> AsyncGenerator[Part, None]:
-        first_ns, last_ns, n = 0, 0, 0
+        last_ns, n = 0, 0
 
         def learn() -> None:
-            per_step = (last_ns - first_ns) / (n - 1) if n > 1 else None
-            took_ns = first_ns - began if turn.is_first else None
+            assert growth.first_ns is not None
+            per_step = (last_ns - growth.first_ns) / (n - 1) if n > 1 else None
+            took_ns = growth.first_ns - began if turn.is_first else None
             self.forecast.observe(n_prompt=turn.n_unread, first_ns=took_ns, step_ns=per_step)
 
         while True:
@@ -191,11 +192,11 @@ class Talker:
                 return
             if step.ending == "failed":
                 raise RunFailed("the engine failed on this request: ask again, or look at the server's log.")
+            self.kept_ns = last_ns = perf_counter_ns()
             if n == 0:
                 self._turns.hear(turn)
+                growth.first_ns = last_ns
             n += 1
-            self.kept_ns = last_ns = perf_counter_ns()
-            first_ns = first_ns or last_ns
             part = growth.add(step)
             if part is None:
                 continue

@@ -26,12 +26,14 @@ class Part:
 
     Args:
         pieces: what the text is spelled from.
+        first_ns: when the answer's first piece came, on the clock of perf_counter_ns; None where none did.
         ending: of the last part: stop, length or deadline.
         is_whole: does the answer end where a sentence ends, or where the model or the client said?
     """
 
     text: str
     pieces: tuple[Piece, ...]
+    first_ns: int | None = None
     ending: str | None = None
     is_whole: bool = True
 
@@ -43,6 +45,8 @@ class Growth:
         stops: strings that end it, and are no part of it.
         is_timed: it goes out in whole sentences, so that a deadline can end it after one.
         has_form: it is held to a grammar: half of it is nothing whole, and it goes out as it comes.
+    Attributes:
+        first_ns: when its first piece came, as whoever listens says.
     """
 
     def __init__(self, chat: Chat, *, stops: Sequence[str], is_timed: bool, has_form: bool) -> None:
@@ -52,6 +56,7 @@ class Growth:
         self._text, self._is_said = "", False
         self._pieces: list[Piece] = []
         self._n_spelled = 0
+        self.first_ns: int | None = None
 
     def add(self, step: Step) -> Part | None:
         """Take what a step gave; give what can go out now, with an ending where the answer has one."""
@@ -79,4 +84,5 @@ class Growth:
         return self._give(text[: end_of_sentence(text)] if is_whole else text, ending="deadline", is_whole=is_whole)
 
     def _give(self, text: str, *, ending: str | None = None, is_whole: bool = True) -> Part:
-        return Part(text=text, pieces=tuple(self._pieces), ending=ending, is_whole=is_whole)
+        pieces = tuple(self._pieces)
+        return Part(text=text, pieces=pieces, first_ns=self.first_ns, ending=ending, is_whole=is_whole)

@@ -77,7 +77,7 @@ async def _generate(
     message: LiveMessage, talker: Talker, *, came_ns: int, say: Say, metrics: Metrics
 ) -> None:  # fmt: skip
     deadline_ns = math.inf if message.deadline_ms is None else came_ns + 1e6 * message.deadline_ms
-    ids, n_new, first_ns, last = _encode(message, talker) if message.input else [], 0, 0, None
+    ids, n_new, last = _encode(message, talker) if message.input else [], 0, None
     if ids:
         talker.admit(ids, n_answers=1, left_ns=deadline_ns - perf_counter_ns(), param="input")
         room = talker.chat.context - len(ids)
@@ -86,11 +86,12 @@ async def _generate(
         growing = talker.answer(ids, sampling=sampling, stops=(), deadline_ns=deadline_ns)
         async with aclosing(growing) as parts:
             async for last in parts:
-                first_ns = first_ns or perf_counter_ns()
                 n_new += len(last.pieces)
                 if last.text:
                     await say({"delta": last.text})
-        counted.end(first_ns=first_ns, n_tokens=n_new)
+        assert last is not None
+        counted.end(last, n_tokens=n_new)
+    first_ns = None if last is None else last.first_ns
     is_late = last is not None and last.ending == "deadline"
     await say({
         "done": True, "finish_reason": "stop" if last is None else last.ending,

@@ -45,7 +45,7 @@ class OpenAi:
         """See Speech."""
         ids = _encode(asked, talker)
         if asked.grammar is not None:
-            await talker.forms.accept(asked.grammar)
+            await talker.forms.accept(asked.grammar, until_ns=deadline_ns)
         talker.admit(
             ids, n_answers=asked.n, left_ns=deadline_ns - perf_counter_ns(),
             param="messages" if asked.kind == "chat" else "prompt",

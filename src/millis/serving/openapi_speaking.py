@@ -41,7 +41,7 @@ _STOP = {"type": "string", "minLength": 1, "maxLength": MOST_STOP_CHARACTERS}
 _BOUNDS: Mapping[str, Mapping[str, Any]] = {
     "n": {"type": "integer", "minimum": 1, "maximum": MOST_ANSWERS},
     "temperature": {"type": "number", "minimum": 0, "maximum": 2},
-    "top_p": {"type": "number", "minimum": 1e-6, "maximum": 1},
+    "top_p": {"type": "number", "minimum": 0, "maximum": 1},
     "max_tokens": {"type": "integer", "minimum": 1, "maximum": 1e9},
     "frequency_penalty": {"type": "number", "minimum": -2, "maximum": 2},
     "presence_penalty": {"type": "number", "minimum": -2, "maximum": 2},

@@ -126,9 +126,10 @@ class Counted:
     def __init__(self, model: str, metrics: Metrics, *, came_ns: int) -> None:
         self._model, self._metrics, self._came_ns = model, metrics, came_ns
 
-    def end(self, *, first_ns: int, n_tokens: int) -> None:
-        """Count an answer that is over."""
-        now = perf_counter_ns()
+    def end(self, last: Part, *, n_tokens: int) -> None:
+        """Count an answer that is over, by its last part."""
+        now, first_ns = perf_counter_ns(), last.first_ns
+        assert first_ns is not None
         self._metrics.generate(
             model=self._model, n_tokens=n_tokens, first_s=(first_ns - self._came_ns) / 1e9,
             each_s=(now - first_ns) / 1e9 / (n_tokens - 1) if n_tokens > 1 else None,
@@ -146,14 +147,13 @@ async def merge(
     room = asyncio.Semaphore(STREAMS)
 
     async def follow(i: int, answer: AsyncGenerator[Part, None]) -> None:
-        first_ns, n_tokens = 0, 0
+        n_tokens = 0
         try:
             async with room, aclosing(answer) as parts:
                 async for part in parts:
-                    first_ns = first_ns or perf_counter_ns()
                     n_tokens += len(part.pieces)
                     ready.put_nowait((i, part))
-            counted.end(first_ns=first_ns, n_tokens=n_tokens)
+            counted.end(part, n_tokens=n_tokens)
             ready.put_nowait((i, None))
         except Exception as error:
             ready.put_nowait((i, error))

@@ -98,7 +98,7 @@ class Turns:
         self._unread.append(turn)
         self.n_waiting += 1
         try:
-            async with asyncio.timeout(None if math.isinf(until_ns) else (until_ns - perf_counter_ns()) / 1e9):
+            async with before(until_ns):
                 await self._slots.acquire()
         except (TimeoutError, asyncio.CancelledError) as error:
             self._unread.remove(turn)
@@ -167,6 +167,11 @@ class Turns:
 
     def _is_full(self) -> bool:
         return len(self._open) == self._n_slots
+
+
+def before(until_ns: float) -> asyncio.Timeout:
+    """Bound what is done within by a time on the clock of perf_counter_ns, which may be infinite."""
+    return asyncio.timeout(None if math.isinf(until_ns) else (until_ns - perf_counter_ns()) / 1e9)
 
 
 def passed() -> InvalidRequest:
