@@ -29,7 +29,7 @@ ACROSS = "millis_across"
 POOLED = "millis_pooled"
 SECOND = "millis_second_token_id"  # trimming a vocabulary renumbers whatever ends so
 
-_NOT_THERE = -1e4
+NOT_THERE = -1e4
 """The logit of a token that is padding: far below all others, and within half precision."""
 
 _BERT = {
@@ -233,7 +233,7 @@ def read_out(logits: torch.Tensor, mask: torch.Tensor, *, config: Any) -> torch.
             output is a row over the tokens; without either, tokens are spoken of.
     """
     if getattr(config, ACROSS, False):
-        return torch.where(mask.bool().unsqueeze(1), logits.transpose(1, 2), _NOT_THERE)
+        return torch.where(mask.bool().unsqueeze(1), logits.transpose(1, 2), NOT_THERE)
     rows: int | None = getattr(config, ROWS, None)
     if rows is None:
         return logits
