@@ -10,16 +10,15 @@ from millis.data.lengths import LengthHistogram, choose_buckets
 from millis.errors import InvalidValue
 
 
-def padded(lengths, buckets, cost=float):
-    return sum(min((b for b in buckets if b >= min(n, buckets[-1])), default=0) and
-               cost(min(b for b in buckets if b >= min(n, buckets[-1]))) for n in lengths)
+def padded(lengths, buckets):
+    return sum(min(b for b in buckets if b >= min(n, buckets[-1])) for n in lengths)
 
 
-def cheapest(lengths, *, count, maximum, step, cost=float):
+def cheapest(lengths, *, count, maximum, step):
     """Every choice there is."""
     others = range(step, maximum, step)
     choices = [(*some, maximum) for n in range(count) for some in combinations(others, n)]
-    return min(padded(lengths, choice, cost) for choice in choices)
+    return min(padded(lengths, choice) for choice in choices)
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -28,15 +27,12 @@ def test_buckets_cost_no_more_than_any_other_choice(seed: int) -> None:
     step, maximum = generator.choice([(8, 64), (4, 40), (8, 61), (1, 9), (16, 16)])
     count = generator.randint(1, 4)
     lengths = [min(90, max(1, round(generator.gammavariate(2, 9)))) for _ in range(generator.randint(1, 60))]
-    table = {bucket: generator.uniform(0.1, 9) for bucket in range(1, 65)}
-    for cost in (float, lambda bucket: 5.0 + bucket**2, table.__getitem__):
-        buckets = choose_buckets(lengths, count=count, maximum=maximum, step=step, cost=cost)
-        best = cheapest(lengths, count=count, maximum=maximum, step=step, cost=cost)
-        assert padded(lengths, buckets, cost) == pytest.approx(best)
-        assert len(buckets) <= count
-        assert buckets[-1] == maximum
-        assert list(buckets) == sorted(set(buckets))
-        assert all(bucket % step == 0 for bucket in buckets[:-1])
+    buckets = choose_buckets(lengths, count=count, maximum=maximum, step=step)
+    assert padded(lengths, buckets) == cheapest(lengths, count=count, maximum=maximum, step=step)
+    assert len(buckets) <= count
+    assert buckets[-1] == maximum
+    assert list(buckets) == sorted(set(buckets))
+    assert all(bucket % step == 0 for bucket in buckets[:-1])
 
 
 def test_data_that_needs_few_buckets_gets_few() -> None:

@@ -14,12 +14,9 @@ Limits: BERT, RoBERTa, XLM-R, ELECTRA and DistilBERT layers.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForTokenClassification
 from transformers.activations import ACT2FN
 
 KEY = "millis_layers"
@@ -29,7 +26,7 @@ ACROSS = "millis_across"
 POOLED = "millis_pooled"
 SECOND = "millis_second_token_id"  # trimming a vocabulary renumbers whatever ends so
 
-_NOT_THERE = -1e4
+NOT_THERE = -1e4
 """The logit of a token that is padding: far below all others, and within half precision."""
 
 _BERT = {
@@ -152,7 +149,7 @@ def find_parts(network: Any) -> list[Part]:
 
 def keep_layers(network: Any, kept: Sequence[int]) -> None:
     """Keep these of a network's layers, counted from 0, and drop the others whole: their norms go too."""
-    place, origins = _place_of_layers(network), read_origins(network)
+    place, origins = body_of(network), read_origins(network)
     place.layer = torch.nn.ModuleList(place.layer[i] for i in kept)
     network.config.num_hidden_layers = len(kept)
     setattr(network.config, KEPT, [origins[i] for i in kept])
@@ -198,23 +195,6 @@ def record_shape(network: Any) -> None:
     setattr(network.config, KEY, [list(layer) for layer in read_shape(network)])
 
 
-def load_pruned(folder: Path) -> Any:
-    """Load the network of a folder whose config.json has `millis_layers`; None when it has none.
-
-    Raises:
-        Exception: the library's, when config and weights do not belong together.
-    """
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    shape = getattr(config, KEY, None)
-    if shape is None:
-        return None
-    network = AutoModelForTokenClassification.from_config(config, attn_implementation="sdpa", dtype=torch.float32)
-    shrink(network, [LayerShape(*layer) for layer in shape])
-    take_head_off(network)
-    network.load_state_dict(load_file(folder / "model.safetensors"))
-    return network
-
-
 def take_head_off(network: Any) -> None:
     """Take the head away, in place, where `millis_pooled` says that the hidden state itself is the answer."""
     if getattr(network.config, POOLED, None) is not None:
@@ -233,7 +213,7 @@ def read_out(logits: torch.Tensor, mask: torch.Tensor, *, config: Any) -> torch.
             output is a row over the tokens; without either, tokens are spoken of.
     """
     if getattr(config, ACROSS, False):
-        return torch.where(mask.bool().unsqueeze(1), logits.transpose(1, 2), _NOT_THERE)
+        return torch.where(mask.bool().unsqueeze(1), logits.transpose(1, 2), NOT_THERE)
     rows: int | None = getattr(config, ROWS, None)
     if rows is None:
         return logits
@@ -263,10 +243,10 @@ def find_types(ids: torch.Tensor, *, config: Any) -> dict[str, torch.Tensor]:
 
 def layers_of(network: Any) -> Sequence[torch.nn.Module]:
     """List a network's layers, in order."""
-    return list(_place_of_layers(network).layer)
+    return list(body_of(network).layer)
 
 
-def _place_of_layers(network: Any) -> Any:
+def body_of(network: Any) -> Any:
     """Give the module whose `layer` lists a network's layers."""
     body = network.base_model
     return body.transformer if network.config.model_type == "distilbert" else body.encoder

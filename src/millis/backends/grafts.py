@@ -24,7 +24,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForTokenClassification
 
-from millis.backends.encoder import find_parts, load_pruned, take_head_off
+from millis.backends.encoder import KEY as SHAPE
+from millis.backends.encoder import LayerShape, body_of, find_parts, layers_of, shrink, take_head_off
 
 KEY = "millis_graft"
 
@@ -60,11 +61,15 @@ def load_changed(folder: Path) -> Any:
         Exception: the library's, when config and weights do not belong together.
     """
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    added = getattr(config, KEY, None)
-    if added is None:
-        return load_pruned(folder)
+    added: Any = getattr(config, KEY, None)
+    shape = getattr(config, SHAPE, None)
+    if added is None and shape is None:
+        return None
     network = AutoModelForTokenClassification.from_config(config, attn_implementation="sdpa", dtype=torch.float32)
-    graft(network, str(added["kind"]), size=int(added["size"]))
+    if shape is not None:
+        shrink(network, [LayerShape(*layer) for layer in shape])
+    else:
+        graft(network, str(added["kind"]), size=int(added["size"]))
     take_head_off(network)
     network.load_state_dict(load_file(folder / "model.safetensors"))
     return network
@@ -139,7 +144,7 @@ def _graft_adapters(network: Any, size: int, _: torch.Tensor | None) -> None:
 
 def _graft_prefixes(network: Any, size: int, ids: torch.Tensor | None) -> None:
     path = "attention" if network.config.model_type == "distilbert" else "attention.self"
-    layers = list(_encoder(network).layer)
+    layers = layers_of(network)
     plain = [layer.get_submodule(path) for layer in layers]
     matrices = [getattr(one, name) for one in plain for name in _attention_names(one)[1:]]
     seen = [torch.zeros(size, matrix.out_features) for matrix in matrices]
@@ -152,7 +157,7 @@ def _graft_prefixes(network: Any, size: int, ids: torch.Tensor | None) -> None:
 
 
 def _graft_prompt(network: Any, size: int, ids: torch.Tensor | None) -> None:
-    encoder = _encoder(network)
+    encoder = body_of(network)
     prompt = torch.zeros(size, int(network.config.hidden_size))
     if ids is not None:
         with _inputs_of(encoder) as inputs:
@@ -196,11 +201,6 @@ def _widen(mask: torch.Tensor | None, *, by: int) -> torch.Tensor | None:
     if mask is None:
         return None
     return torch.nn.functional.pad(mask, (by, 0), value=mask.dtype == torch.bool)
-
-
-def _encoder(network: Any) -> Any:
-    body = network.base_model
-    return body.transformer if network.config.model_type == "distilbert" else body.encoder
 
 
 def _attention_names(attention: Any) -> tuple[str, str, str]:

@@ -60,7 +60,7 @@ def delete(
 
     named = list(ids or ())
     if file is not None:
-        bad = BadRows(file, limit=20)
+        bad = BadRows(file)
         named += [text.strip() for _, text in read_rows(file, bad=bad) if text.strip()]
         bad.raise_any()
     if not named:

@@ -63,17 +63,16 @@ class Dialogue:
         return ()
 
 
-def read_dialogues(path: str | Path, *, is_chat: bool, limit: int = 20) -> tuple[Dialogue, ...]:
+def read_dialogues(path: str | Path, *, is_chat: bool) -> tuple[Dialogue, ...]:
     """Read a file whole.
 
     Args:
         is_chat: messages are read, else pairs.
-        limit: how many bad rows to list.
     Raises:
         InvalidData: the file or a row of it cannot be read; lists the bad rows as file:line: reason.
     """
     path = Path(path)
-    bad = BadRows(path, limit=limit)
+    bad = BadRows(path)
     rows = read_rows(path, bad=bad)
     is_json = is_chat or looks_like_json(path, rows)
     found = _read_lines(rows, bad=bad, is_chat=is_chat) if is_json else _read_table(rows, bad=bad)

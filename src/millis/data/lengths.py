@@ -6,7 +6,7 @@ Border: counts of anything (characters, tokens); knows no tokenizer.
 import math
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -97,7 +97,6 @@ def choose_buckets(
     count: int = 8,
     maximum: int,
     step: int = 8,
-    cost: Callable[[int], float] = float,
     surprise: float = 0.0,
 ) -> tuple[int, ...]:
     """Choose the static lengths that cost least when each length runs in the smallest one that holds it.
@@ -107,7 +106,6 @@ def choose_buckets(
         count: how many buckets at most; of equally good choices the one with fewest is taken.
         maximum: the longest window, always the last bucket.
         step: the other buckets are multiples of it.
-        cost: what one run in a bucket costs, from its length; the length itself unless times are given.
         surprise: for each of lengths so many more, spread evenly up to maximum: what is to come may be longer.
     Returns:
         buckets, ascending.
@@ -127,17 +125,15 @@ def choose_buckets(
     held: list[float] = [0, *(totals[bisect_right(known, candidate)] for candidate in candidates[:-1]), totals[-1]]
     spread = surprise * totals[-1] / maximum
     held = [n + spread * end for n, end in zip(held, (0, *candidates), strict=True)]
-    costs = [cost(candidate) for candidate in candidates]
     # best[i]: the cheapest way to run all that fit in candidate i - 1, with it as the last bucket.
     best: list[tuple[float, tuple[int, ...]]] = [(0.0, ()), *[(math.inf, ())] * len(candidates)]
     answer: tuple[float, tuple[int, ...]] = (math.inf, (maximum,))
     for _ in range(min(count, len(candidates))):
         longer: list[tuple[float, tuple[int, ...]]] = [(math.inf, ())]
-        for last in range(1, len(candidates) + 1):
-            price = costs[last - 1]
-            before = min(range(last), key=lambda i: best[i][0] + price * (held[last] - held[i]))
-            total = best[before][0] + price * (held[last] - held[before])
-            longer.append((total, (*best[before][1], candidates[last - 1])))
+        for last, length in enumerate(candidates, start=1):
+            before = min(range(last), key=lambda i: best[i][0] + length * (held[last] - held[i]))
+            total = best[before][0] + length * (held[last] - held[before])
+            longer.append((total, (*best[before][1], length)))
         best = longer
         if best[-1][0] < answer[0]:
             answer = best[-1]

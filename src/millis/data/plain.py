@@ -20,7 +20,7 @@ def read_plain(file: Path) -> list[str]:
     Raises:
         InvalidData: the file cannot be read as UTF-8, or has no text.
     """
-    bad = BadRows(file, limit=20)
+    bad = BadRows(file)
     texts = [text for _, text in read_rows(file, bad=bad) if text.strip()]
     bad.raise_any()
     return texts

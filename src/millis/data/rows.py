@@ -55,12 +55,12 @@ class BadRows:
     """What is wrong with a file, row by row.
 
     Usage:
-        bad = BadRows(path, limit=20)
+        bad = BadRows(path)
         bad.add(7, "2 columns, the first row has 4")
         bad.raise_any()              # InvalidData: "data/train.conll:7: 2 columns, the first row has 4"
     """
 
-    def __init__(self, path: Path, *, limit: int) -> None:
+    def __init__(self, path: Path, *, limit: int = 20) -> None:
         if limit < 1:
             raise InvalidValue(f"limit cannot be {limit}: give the number of bad rows to list, 1 or more.")
         self._path = path

@@ -46,7 +46,7 @@ def read_passages(path: Path, *, text_key: str = "text") -> list[Passage]:
     Raises:
         InvalidData: lists the bad rows as file:line: reason.
     """
-    bad = BadRows(path, limit=20)
+    bad = BadRows(path)
     passages: dict[str, Passage] = {}
     for line, written in read_rows(path, bad=bad):
         if not written.strip():

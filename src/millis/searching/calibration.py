@@ -12,11 +12,11 @@ from dataclasses import replace
 import msgspec
 
 from millis.bundles.manifest import Step
-from millis.models.prediction import predict_examples, run_windows
+from millis.models.prediction import run_windows
 from millis.models.taggers import divide_logits, load_tagger, save_tagger
-from millis.searching.building import Reference
+from millis.searching.building import Reference, score_reference
 from millis.searching.case import Case
-from millis.tasks import Score, tasks
+from millis.tasks import tasks
 from millis.tasks.tokenization import Tokenizer
 from millis.telemetry.progress import say
 from millis.training.steps import torch_state
@@ -48,16 +48,5 @@ def calibrate_reference(case: Case, reference: Reference) -> tuple[Case, Referen
     say(f"{step.step}: {step.reason}")
     settings = msgspec.to_builtins(known["settings"])
     task = tasks[case.settings.task](Tokenizer(case.tokenizer_file), labels=case.task.labels, **settings)
-    calibrated = replace(case, task=task)
-    dev, test = _score(calibrated)
-    return calibrated, replace(reference, folder=folder, dev=dev, test=test, steps=(*reference.steps, step))
-
-
-def _score(case: Case) -> tuple[Score, Score]:
-    tagger = load_tagger(case.folder / "calibrated")
-    with torch_state(0):
-        dev, test = (
-            case.task.score(part, predict_examples(tagger, task=case.task, examples=part))
-            for part in (case.splits.dev, case.splits.test)
-        )
-    return dev, test
+    scored = score_reference(folder, task=task, splits=case.splits, train_on=case.settings.train_on)
+    return replace(case, task=task), replace(scored, steps=(*reference.steps, step), choices=reference.choices)

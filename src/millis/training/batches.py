@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from millis.data.examples import Example, options_of
 from millis.models.prediction import pad
 from millis.tasks.task import IGNORED, Task, Window
+from millis.training.settings import TrainSettings
 
 _CHUNK = (
     64  # batches that are sorted together: enough to lose under 3 % to padding, few enough to mix each epoch
@@ -59,6 +60,24 @@ def plan_epoch(
         for batch in _split(by_length, at_most=batch_size):
             batches += _split(batch, at_most=max(1, batch_tokens // int(lengths[batch[-1]])))
     return [batches[i] for i in random.permutation(len(batches))]
+
+
+def plan_epochs(
+    lengths: NDArray[np.int64], *, settings: TrainSettings, together: int = 1
+) -> list[list[NDArray[np.int64]]]:
+    """Plan every epoch of a training, each as `plan_epoch` does.
+
+    Args:
+        lengths: of each window, or of the longest of those that have to run together, int64 (N,).
+        together: how many windows do, at most.
+    """
+    return [
+        plan_epoch(
+            lengths, batch_size=settings.batch_size, batch_tokens=settings.batch_tokens // together,
+            seed=settings.seed, epoch=epoch,
+        )
+        for epoch in range(settings.epochs)
+    ]  # fmt: skip
 
 
 def _split(places: NDArray[np.int64], *, at_most: int) -> list[NDArray[np.int64]]:

@@ -20,21 +20,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from millis.backends.encoder import KEPT, Part, find_parts, find_types, read_out, read_shape
+from millis.backends.encoder import KEPT, NOT_THERE, Part, find_parts, find_types, read_out, read_shape
 from millis.models.taggers import Tagger
 from millis.tasks.task import IGNORED, Window
-from millis.telemetry.progress import bar
-from millis.training.batches import Batch, make_batch, plan_epoch
+from millis.training.batches import Batch, make_batch, plan_epochs
 from millis.training.settings import TrainSettings, choose_learning_rate, choose_precision
-from millis.training.steps import rate_share, torch_state
+from millis.training.steps import descend, torch_state
 
 _Loss = Callable[[Tagger, Sequence[int], Batch], torch.Tensor]
 """What a student has to learn of a batch: its loss on the windows of these places."""
 
 _RELATION_WEIGHT, _MOST_RELATION_HEADS = 1.0, 12
-
-_NOT_THERE = -1e4
-"""The logit of a token that is padding."""
 
 _HIDDEN_WEIGHT = 1.0
 
@@ -94,7 +90,7 @@ def distil_answers(
     def loss(student: Tagger, places: Sequence[int], batch: Batch) -> torch.Tensor:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_bf16):
             got = student(batch.ids, batch.mask)
-        wanted = torch.full(got.shape, _NOT_THERE)
+        wanted = torch.full(got.shape, NOT_THERE)
         for row, place in enumerate(places):
             answer = answers[place]
             wanted[row, : answer.shape[0], : answer.shape[1]] = torch.from_numpy(answer)
@@ -106,33 +102,19 @@ def distil_answers(
 def _learn(tagger: Tagger, loss_of: _Loss, *, windows: Sequence[Window], settings: TrainSettings, name: str) -> Tagger:
     """Train a copy of a tagger by a loss."""
     lengths = np.array([len(window.ids) for window in windows], np.int64)
-    plans = [
-        plan_epoch(
-            lengths, batch_size=settings.batch_size, batch_tokens=settings.batch_tokens, seed=settings.seed,
-            epoch=epoch,
-        )
-        for epoch in range(settings.epochs)
-    ]  # fmt: skip
-    n_steps = sum(map(len, plans))
     peak, _ = choose_learning_rate(settings.of_every_weight(), width=int(tagger.config.hidden_size))
-    with torch_state(settings.seed), bar(name, total=n_steps) as advance:
-        student: Tagger = copy.deepcopy(tagger).train()
+    student: Tagger = copy.deepcopy(tagger).train()
+
+    def loss(places: NDArray[np.int64]) -> torch.Tensor:
+        batch = make_batch([windows[place] for place in places], pad_id=student.pad_id)
+        return loss_of(student, places.tolist(), batch)
+
+    with torch_state(settings.seed):
         student.network.get_input_embeddings().weight.requires_grad_(False)
         weights = [one for one in student.parameters() if one.requires_grad]
         optimizer = torch.optim.AdamW(weights, lr=0.0, weight_decay=settings.weight_decay, fused=True)
-        step = 0
-        for plan in plans:
-            for places in plan:
-                batch = make_batch([windows[place] for place in places], pad_id=student.pad_id)
-                loss = loss_of(student, places.tolist(), batch)
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(weights, settings.max_gradient_norm)
-                for group in optimizer.param_groups:
-                    group["lr"] = peak * rate_share(step, n_steps=n_steps, warmup_share=settings.warmup_share)
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-                step += 1
-                advance(step, f"loss {float(loss.detach()):.3f}")
+        plans = plan_epochs(lengths, settings=settings)
+        descend(optimizer, loss, plans=plans, peak=peak, settings=settings, name=name)
     student.network.get_input_embeddings().weight.requires_grad_(True)
     student.eval()
     return student
@@ -240,4 +222,4 @@ def _relate(states: torch.Tensor, *, n_heads: int, real: torch.Tensor) -> torch.
     """Give the logarithm of how like each token is to each other one, (B, H, T, T), of states (B, T, W)."""
     split = states.float().unflatten(-1, (n_heads, -1)).transpose(1, 2)
     alike = split @ split.transpose(-1, -2) / math.sqrt(split.shape[-1])
-    return alike.masked_fill(~real[:, None, None], _NOT_THERE).log_softmax(-1)
+    return alike.masked_fill(~real[:, None, None], NOT_THERE).log_softmax(-1)

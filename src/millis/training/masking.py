@@ -24,10 +24,9 @@ from millis.models.prediction import pad
 from millis.models.quiet import quietly
 from millis.tasks.task import IGNORED
 from millis.tasks.tokenization import Tokenizer
-from millis.telemetry.progress import bar
-from millis.training.batches import plan_epoch
+from millis.training.batches import plan_epochs
 from millis.training.settings import TrainSettings, choose_learning_rate, choose_precision
-from millis.training.steps import rate_share, torch_state
+from millis.training.steps import descend, torch_state
 
 _SHARE = 0.15
 _MASKED, _RANDOM = 0.8, 0.1
@@ -48,35 +47,22 @@ def read_on(base: Path, texts: Sequence[str], *, out: Path, settings: TrainSetti
     tokenizer = check_texts(base, texts)
     rows = [row for text in texts for row in _cut(tokenizer, text)]
     lengths = np.array([len(row) for row in rows], np.int64)
-    plans = [
-        plan_epoch(
-            lengths, batch_size=settings.batch_size, batch_tokens=settings.batch_tokens, seed=settings.seed, epoch=epoch
-        )
-        for epoch in range(settings.epochs)
-    ]
-    n_steps = sum(map(len, plans))
     peak, _ = choose_learning_rate(settings.of_every_weight(), width=width_of(base))
     is_bf16, _ = choose_precision(settings)
-    with torch_state(settings.seed), bar("reading on", total=n_steps) as advance:
-        network = _load(base).train()
+    with torch_state(settings.seed):
+        network = _load(base).train()  # its head may be drawn
+
+        def loss(places: NDArray[np.int64]) -> torch.Tensor:
+            ids, mask = pad([rows[place] for place in places], pad_id=int(network.config.pad_token_id or 0))
+            hidden, targets = _hide(ids, mask, tokenizer=tokenizer)
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_bf16):
+                states = network.base_model(input_ids=hidden, attention_mask=mask).last_hidden_state
+                logits = _head(network)(states[targets != IGNORED])
+            return torch.nn.functional.cross_entropy(logits.float(), targets[targets != IGNORED])
+
         optimizer = torch.optim.AdamW(network.parameters(), lr=0.0, weight_decay=settings.weight_decay, fused=True)
-        step = 0
-        for plan in plans:
-            for places in plan:
-                ids, mask = pad([rows[place] for place in places], pad_id=int(network.config.pad_token_id or 0))
-                hidden, targets = _hide(ids, mask, tokenizer=tokenizer)
-                with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_bf16):
-                    states = network.base_model(input_ids=hidden, attention_mask=mask).last_hidden_state
-                    logits = _head(network)(states[targets != IGNORED])
-                loss = torch.nn.functional.cross_entropy(logits.float(), targets[targets != IGNORED])
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(network.parameters(), settings.max_gradient_norm)
-                for group in optimizer.param_groups:
-                    group["lr"] = peak * rate_share(step, n_steps=n_steps, warmup_share=settings.warmup_share)
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-                step += 1
-                advance(step, f"loss {float(loss.detach()):.3f}")
+        plans = plan_epochs(lengths, settings=settings)
+        descend(optimizer, loss, plans=plans, peak=peak, settings=settings, name="reading on")
     return _save(network, base, out)
 
 

@@ -12,16 +12,16 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from millis.backends.static import StaticWeights, hash_pairs
 from millis.errors import InvalidValue
 from millis.models.taggers import Tagger
 from millis.tasks.task import Head, Window
-from millis.telemetry.progress import bar
-from millis.training.batches import make_batch, plan_epoch
+from millis.training.batches import make_batch, plan_epochs
 from millis.training.distillation import Noise
 from millis.training.settings import TrainSettings, choose_precision
-from millis.training.steps import rate_share, torch_state
+from millis.training.steps import descend, torch_state
 
 _WIDTH, _HIDDEN = 256, 384
 _PAIRS = 1 << 14
@@ -75,37 +75,23 @@ def distil_static(
     if rows is None:
         raise InvalidValue("static vectors answer for whole texts, and this network speaks of tokens: take another.")
     lengths = np.array([len(window.ids) for window in windows], np.int64)
-    plans = [
-        plan_epoch(
-            lengths, batch_size=settings.batch_size, batch_tokens=settings.batch_tokens, seed=settings.seed,
-            epoch=epoch,
-        )
-        for epoch in range(settings.epochs)
-    ]  # fmt: skip
-    n_steps = sum(map(len, plans))
-    noise = Noise(windows)
+    noise, teacher = Noise(windows), copy.deepcopy(teacher).eval()
     is_bf16, _ = choose_precision(settings)
-    with torch_state(settings.seed), bar("static vectors", total=n_steps) as advance:
-        teacher = copy.deepcopy(teacher).eval()
+    with torch_state(settings.seed):
         table = _start(teacher, windows, prefix=prefix, suffix=suffix, is_bf16=is_bf16)
         used = torch.from_numpy(np.unique(np.concatenate([window.ids for window in windows])))
         student = _Static(table, used=used, rows=rows, n_outputs=len(teacher.labels)).train()
+
+        def loss(places: NDArray[np.int64]) -> torch.Tensor:
+            ids, mask, _ = make_batch([windows[place] for place in places], pad_id=teacher.pad_id)
+            ids = noise.disturb(ids, mask)
+            with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_bf16):
+                wanted = teacher(ids, mask)
+            return _differ(student(ids, mask).flatten(0, 1), wanted.float().clone().flatten(0, 1), head=head)
+
         optimizer = torch.optim.AdamW(student.parameters(), lr=_RATE, weight_decay=0.0, fused=True)
-        step = 0
-        for plan in plans:
-            for places in plan:
-                ids, mask, _ = make_batch([windows[place] for place in places], pad_id=teacher.pad_id)
-                ids = noise.disturb(ids, mask)
-                with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_bf16):
-                    wanted = teacher(ids, mask)
-                loss = _differ(student(ids, mask).flatten(0, 1), wanted.float().clone().flatten(0, 1), head=head)
-                loss.backward()
-                for group in optimizer.param_groups:
-                    group["lr"] = _RATE * rate_share(step, n_steps=n_steps, warmup_share=settings.warmup_share)
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-                step += 1
-                advance(step, f"loss {float(loss.detach()):.3f}")
+        plans = plan_epochs(lengths, settings=settings)
+        descend(optimizer, loss, plans=plans, peak=_RATE, settings=settings, name="static vectors", is_clipped=False)
         table[used] = student.table.weight.detach()
     return StaticWeights(
         table=table.half().numpy(), pairs=student.pairs.weight.detach().half().numpy(),

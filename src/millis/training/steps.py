@@ -6,13 +6,15 @@ Source: AdamW, Loshchilov & Hutter 2019, arXiv:1711.05101; warm-up and linear de
 arXiv:1810.04805, appendix A.2.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from millis.cores import n_cores
 from millis.data.examples import Example
@@ -21,8 +23,9 @@ from millis.models.devices import choose_device
 from millis.models.prediction import predict_examples
 from millis.models.taggers import Tagger, build_tagger
 from millis.tasks.task import IGNORED, Head, Score, Task, Window
+from millis.telemetry.progress import bar
 from millis.training.adapting import Adaptation
-from millis.training.batches import make_batch, padding_share, plan_epoch
+from millis.training.batches import make_batch, padding_share, plan_epochs
 from millis.training.contrast import Contrast
 from millis.training.pace import choose_pace
 from millis.training.settings import TrainSettings, choose_learning_rate, choose_precision
@@ -60,13 +63,7 @@ class Steps:
         self._contrast = contrast
         self._units = contrast.units if contrast else [(place,) for place in range(len(windows))]
         lengths = np.array([max(lengths[place] for place in unit) for unit in self._units], np.int64)
-        self.plans = [
-            plan_epoch(
-                lengths, batch_size=settings.batch_size,
-                batch_tokens=settings.batch_tokens // max(map(len, self._units)), seed=settings.seed, epoch=epoch,
-            )
-            for epoch in range(settings.epochs)
-        ]  # fmt: skip
+        self.plans = plan_epochs(lengths, settings=settings, together=max(map(len, self._units)))
         self.n_steps = sum(len(plan) for plan in self.plans)
         padding = padding_share(lengths, self.plans[0])
         self.mean_tokens = float(lengths.mean()) / (1 - padding)
@@ -164,6 +161,36 @@ def rate_share(step: int, *, n_steps: int, warmup_share: float) -> float:
     if step < n_warmup:
         return (step + 1) / (n_warmup + 1)
     return (n_steps - step) / (n_steps - n_warmup)
+
+
+def descend(
+    optimizer: torch.optim.Optimizer, loss_of: Callable[[NDArray[np.int64]], torch.Tensor], *,
+    plans: Sequence[Sequence[NDArray[np.int64]]], peak: float, settings: TrainSettings, name: str,
+    is_clipped: bool = True,
+) -> None:  # fmt: skip
+    """Take every step of a short training, of which nothing is kept on the way.
+
+    Args:
+        optimizer: of all that is trained; its rate is set here.
+        loss_of: gives the loss, float (), of the windows at these places.
+        plans: as `plan_epochs` gives them.
+        peak: of the learning rate.
+        settings: its warm-up, and the norm that gradients are scaled down to where is_clipped.
+        name: what the progress bar says.
+    """
+    n_steps = sum(map(len, plans))
+    weights = [one for group in optimizer.param_groups for one in group["params"]]
+    with bar(name, total=n_steps) as advance:
+        for step, places in enumerate(chain.from_iterable(plans)):
+            loss = loss_of(places)
+            loss.backward()
+            if is_clipped:
+                torch.nn.utils.clip_grad_norm_(weights, settings.max_gradient_norm)
+            for group in optimizer.param_groups:
+                group["lr"] = peak * rate_share(step, n_steps=n_steps, warmup_share=settings.warmup_share)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            advance(step + 1, f"loss {float(loss.detach()):.3f}")
 
 
 @contextmanager
