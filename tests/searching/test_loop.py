@@ -162,7 +162,6 @@ def test_a_fit_that_was_killed_goes_on_to_the_end(case: Case, tmp_path: Path) ->
     assert millis.load(out)("maria wrote")["entities"]
 
 
-
 def test_a_fit_that_is_started_again_proves_again_only_what_is_a_day_old(fitted: Fitted) -> None:
     case, document = fitted
     out, run = case.folder / "again.millis", case.folder / "again.run"
@@ -176,7 +175,7 @@ def test_a_fit_that_is_started_again_proves_again_only_what_is_a_day_old(fitted:
     found, said = fit_again()
     assert found == document["certificate"]
     assert f"kept, as proven at {found['created']}" in said
-    assert (out / "report.html").read_text().count(found["created"]) == (case.bundle / "report.html").read_text().count(found["created"])
+    assert found["created"] in (out / "report.html").read_text()
     ledger = run / "ledger.jsonl"
     ledger.write_text(ledger.read_text().replace(found["created"], "2026-01-02T03:04:05+00:00"))
     assert fit_again()[0]["created"] > found["created"]
