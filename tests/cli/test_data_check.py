@@ -166,6 +166,13 @@ def test_one_label_for_all_texts_is_wrong_as_fit_says_it(tmp_path: Path) -> None
     assert code == 0, "of several labels a text may have one, or none"
 
 
+def test_labels_that_are_others_joined_are_told_with_the_flag_that_parts_them(tmp_path: Path) -> None:
+    rows = [("a parcel", "order"), ("money", "refund"), ("a parcel and money", "order|refund"), ("both", "refund|order")]
+    asked = ("--task", "classify", "--train", write_table(tmp_path / "train.tsv", rows))
+    assert "others joined by '|': 2," in " ".join(check(*asked)[1]["notes"])
+    assert "others joined" not in " ".join(check(*asked, "--separator", "|")[1]["notes"])
+
+
 def test_a_file_that_cannot_be_read_is_one_sentence_and_exit_2(tmp_path: Path) -> None:
     done = run_millis("data", "check", "--train", tmp_path / "nowhere.conll")
     assert done.returncode == 2

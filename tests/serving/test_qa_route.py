@@ -65,6 +65,7 @@ def test_a_context_is_read_to_its_end_up_to_the_limit(server: Supervisor, bundle
         ({}, 422, "no question and no context came"),
         ({**ASKED, "input": ASKED}, 422, "input came, and beside it"),
         ({**ASKED, "context": ""}, 422, "context is empty: send"),
+        ({**ASKED, "context": " \n\u200b"}, 422, "context is blank: send"),
         ({"input": [ASKED, {**ASKED, "question": ""}]}, 422, "question is empty in input[1]"),
         ({"input": []}, 422, "no text"),
         ({"input": "who wrote"}, 422, "Expected `object"),

@@ -3,6 +3,7 @@
 Border: reads, and puts together what data/ and training/label_noise.py find; carves nothing, changes nothing.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from millis.data.readers import ReadSettings, read_labelled
 from millis.data.suspects import NOTES, WRONG, Finding, find_plain, find_single
 from millis.tasks import tasks
 from millis.training.label_noise import find_suspicious
+
+_SEPARATORS = (",", ";", "|")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +59,21 @@ def check_data(
     notes = [f"{files[name].name}: {note}" for name, one in read.items() for note in one.notes]
     is_one_a_text = kind.data == "labels" and (reading or ReadSettings()).separator is None
     single = find_single(parts["train"]) if is_one_a_text else []
+    notes += _note_joined(inventory.labels) if is_one_a_text else []
     return DataCheck(
         inventory=inventory, findings=(*find_plain(parts), *single, *suspicious),
         notes=(*notes, f"suspicious labels: {how}"),
     )  # fmt: skip
+
+
+def _note_joined(labels: Collection[str]) -> list[str]:
+    """Say which labels are others put together, as where a text may have several."""
+    for separator in _SEPARATORS:
+        parts_of = {one: {part.strip() for part in one.split(separator)} for one in labels if separator in one}
+        joined = [one for one, parts in parts_of.items() if parts <= {*labels}]
+        if joined:
+            return [
+                f"labels that are others joined by {separator!r}: {len(joined)}, {joined[0]!r} first; if a text may"
+                f" have several, give --separator {separator!r}, and to fit --multi-label too"
+            ]
+    return []

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from millis.data.examples import readings_of, texts_of
+from millis.data.rows import is_blank
 from millis.errors import InvalidRequest
 from millis.serving.settings import Limits
 from millis.tasks import Task
@@ -236,7 +237,8 @@ def check_request(request: TaskRequest, *, limits: Limits) -> None:
         InvalidRequest: 413 for too many texts or characters, 422 where there is no text.
     """
     asked = request.input if isinstance(request.input, list) else [request.input]
-    n_read = len(asked) if not asked or isinstance(asked[0], str) else sum(len(readings_of(one)) for one in asked)
+    is_plain = not asked or isinstance(asked[0], str)
+    n_read = len(asked) if is_plain else sum(len(readings_of(one)) for one in asked)
     if n_read > limits.texts:
         raise InvalidRequest(
             f"{n_read:,} texts came in one request; at most {limits.texts} are allowed: send several requests.",
@@ -251,13 +253,13 @@ def check_request(request: TaskRequest, *, limits: Limits) -> None:
             status=413,
             slug="too-many-characters",
         )
-    if not n_read or "" in texts:
+    if not n_read or "" in texts or (not is_plain and any(map(is_blank, texts))):
         which = "no text came" if asked in ([], [""]) else _name_empty(asked)
         raise InvalidRequest(f"{which}: send some text.", status=422, slug="empty-text")
 
 
 def _name_empty(asked: Sequence[Any]) -> str:
-    """Say which text, or list of texts, is empty, by the name that the client gave it."""
+    """Say which text, or list of texts, is empty or blank, by the name that the client gave it."""
     if "" in asked:
         return f"text {asked.index('')} of the list is empty"
     for place, one in enumerate(asked):
@@ -265,6 +267,8 @@ def _name_empty(asked: Sequence[Any]) -> str:
         for part, value in msgspec.structs.asdict(one).items():
             if not value:
                 return f"{part} is empty{where}"
-            if not isinstance(value, str) and "" in value:
-                return f"{part}[{value.index('')}] is empty{where}"
+            named = {part: value} if isinstance(value, str) else {f"{part}[{i}]": text for i, text in enumerate(value)}
+            for name, text in named.items():
+                if is_blank(text):
+                    return f"{name} is blank{where}"
     raise AssertionError("no text is empty")
