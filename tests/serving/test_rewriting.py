@@ -98,7 +98,7 @@ def test_of_a_list_that_its_deadline_cuts_what_was_written_is_given(tmp_path: Pa
 @pytest.mark.parametrize(
     ("body", "status", "says"),
     [
-        ({"input": ""}, 422, "there is no text"),
+        ({"input": ""}, 422, "no text came"),
         ({"input": ["a", ""]}, 422, "text 1 of the list is empty"),
         ({"input": 3}, 422, "input"),
         ({"input": ["a", "b"], "stream": True}, 422, "stream came with a list"),
