@@ -94,18 +94,27 @@ class OpenVinoBackend:
     def run(self, batch: Batch) -> dict[str, NDArray[np.float32]]:
         """Run a batch; on static shapes row by row."""
         ids, mask = batch["input_ids"], batch["attention_mask"]
-        bucket = None if None in self._compiled else ids.shape[1]
-        request = self._request(bucket)
+        if None in self._compiled:
+            return {"logits": self._run_any(ids, mask)}
+        held = self._held(ids.shape[1])
+        rows = [self._run_row(held, ids[i : i + 1], mask[i : i + 1]) for i in range(len(ids))]
+        return {"logits": rows[0] if len(rows) == 1 else np.concatenate(rows)}
+
+    def _run_row(self, held: "_Held", ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
+        held.embedded[...] = self._table[ids]
+        if self._second is not None:
+            self._second.add(held.embedded, ids)
+        if held.mask is not None:
+            held.mask[...] = mask
+        held.request.infer(share_outputs=True)
+        return held.logits.copy()
+
+    def _run_any(self, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
         embedded = self._table[ids].astype(np.float32, copy=False)
         if self._second is not None:
             self._second.add(embedded, ids)
-        if bucket is None or len(ids) == 1:
-            return {"logits": self._infer(request, embedded, mask)}
-        rows = [self._infer(request, embedded[i : i + 1], mask[i : i + 1]) for i in range(len(ids))]
-        return {"logits": np.concatenate(rows)}
-
-    def _infer(self, request: Any, embedded: NDArray[np.float32], mask: NDArray[np.int64]) -> NDArray[np.float32]:
         inputs = [embedded, mask] if self._has_mask else [embedded]
+        request = self._held(None).request
         logits: NDArray[np.float32] = request.infer(inputs, share_inputs=True, share_outputs=True)[0].copy()
         return logits
 
@@ -114,15 +123,35 @@ class OpenVinoBackend:
         self._compiled.clear()
         self._requests = threading.local()
 
-    def _request(self, bucket: int | None) -> Any:
-        """Give this thread's own request for a bucket."""
-        held: dict[int | None, Any] = self._requests.__dict__.setdefault("by_bucket", {})
-        if bucket not in held:
+    def _held(self, bucket: int | None) -> "_Held":
+        """Give this thread's own request for a bucket, None where any length runs."""
+        known: dict[int | None, _Held] = self._requests.__dict__.setdefault("by_bucket", {})
+        if bucket not in known:
             if bucket not in self._compiled:
-                known = ", ".join(map(str, self._compiled)) or "none, the backend is closed"
-                raise InvalidValue(f"{bucket} tokens are no bucket of this model: pad to one of {known}.")
-            held[bucket] = self._compiled[bucket].create_infer_request()
-        return held[bucket]
+                there = ", ".join(map(str, self._compiled)) or "none, the backend is closed"
+                raise InvalidValue(f"{bucket} tokens are no bucket of this model: pad to one of {there}.")
+            known[bucket] = _Held(self._compiled[bucket], is_static=bucket is not None, has_mask=self._has_mask)
+        return known[bucket]
+
+
+class _Held:
+    """A request and, where its shapes are static, the memory that it reads and writes.
+
+    What is written there needs no tensors made for each inference, which take 0.08 ms.
+
+    Attributes:
+        embedded: (1, T, W).
+        mask: (1, T), None where the network has none.
+        logits: (1, R, C), of the last inference.
+    """
+
+    def __init__(self, compiled: Any, *, is_static: bool, has_mask: bool) -> None:
+        self.request = compiled.create_infer_request()
+        if is_static:
+            inputs = {one.any_name: self.request.get_tensor(one).data for one in compiled.inputs}
+            self.embedded: NDArray[np.float32] = inputs["inputs_embeds"]
+            self.mask: NDArray[np.int64] | None = inputs["attention_mask"] if has_mask else None
+            self.logits: NDArray[np.float32] = self.request.get_output_tensor(0).data
 
 
 def _find_devices(core: Any) -> set[str]:
