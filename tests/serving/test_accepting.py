@@ -70,6 +70,24 @@ def test_a_process_that_stands_still_or_died_keeps_nobody_waiting(server: Superv
             ask(connection)
 
 
+@pytest.mark.parametrize("has_tls", [True, False])
+def test_a_stop_waits_for_nobody_who_said_nothing(tmp_path: Path, has_tls: bool) -> None:
+    certificate, key = make_certificate(tmp_path, name="here")
+    tls = {"tls_certificate": str(certificate), "tls_key": str(key)} if has_tls else {}
+    bundle = make_fake_bundle(tmp_path, workers=2)
+    with ExitStack() as stack:
+        with Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0, **tls)) as server:
+            usual = sum(map(count_open, server.pids))
+            connections = stack.enter_context(dial(server, 3))
+            deadline = time.monotonic() + 10
+            while sum(map(count_open, server.pids)) < usual + 3:
+                assert time.monotonic() < deadline, "they are taken"
+                time.sleep(0.01)
+            began = time.monotonic()
+        assert time.monotonic() - began < 5, "a handshake may take ten seconds, a stop as many for what runs"
+        assert not any(connection.recv(1_000) for connection in connections)
+
+
 def test_connections_over_tls_are_shared_out_and_a_client_that_speaks_none_goes(tmp_path: Path) -> None:
     bundle = make_fake_bundle(tmp_path, workers=2)
     certificate, key = make_certificate(tmp_path, name="here")

@@ -24,6 +24,7 @@ _BYTES = 8
 _LIST_S = 0.25
 _MOMENT_S = 0.001
 _REST_S = 1.0
+_COME_IN_S = 0.1
 _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
@@ -139,6 +140,14 @@ class Acceptor:
             self._loop.remove_reader(self._listener)
         else:
             self._pause.cancel()
+
+    async def stop(self) -> None:
+        """Take nobody more; who was taken has a moment to come in, and then no handshake is waited for."""
+        self.close()
+        if self._opening:
+            await asyncio.wait(self._opening, timeout=_COME_IN_S)
+        for task in self._opening:
+            task.cancel()
 
     async def wait_closed(self) -> None:
         """Wait for who was taken and has not come in yet."""

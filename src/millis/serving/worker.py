@@ -206,6 +206,7 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._connections = self.server_state.connections = Connections(Counts(shared))
         self._patience_s = patience_s
+        self._acceptors: list[Acceptor] = []
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen."""
@@ -215,6 +216,7 @@ class _Server(uvicorn.Server):
                 listener, backlog=self.config.backlog, make=self._make_protocol, tls=self.config.ssl,
                 patience_s=self._patience_s, connections=self._connections,
             )  # fmt: skip
+            self._acceptors.append(acceptor)
             self.servers.append(acceptor)  # type: ignore[arg-type]  # it closes as a server does
 
     def _make_protocol(self) -> asyncio.BaseProtocol:
@@ -225,6 +227,7 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take nothing more, and finish what was taken."""
+        await asyncio.gather(*(acceptor.stop() for acceptor in self._acceptors))
         stopping = [super().shutdown(sockets)]
         if self.port is not None:
             stopping.append(self.port.stop())
