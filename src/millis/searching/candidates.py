@@ -6,6 +6,7 @@ Border: arithmetic on latency tables; builds and measures nothing.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -141,7 +142,7 @@ def predict_percentile_ms(
     chance = np.random.default_rng(seed)
     tokens = np.array([row.tokens for row in table])
     drawn = chance.choice(len(requests), _ARRIVALS)
-    place = np.minimum(np.searchsorted(tokens, [length for one in requests for length in one]), len(tokens) - 1)
+    place = np.minimum(np.searchsorted(tokens, list(chain.from_iterable(requests))), len(tokens) - 1)
     first = np.cumsum([0, *map(len, requests[:-1])])
 
     def of_requests(ms: Sequence[float], join: np.ufunc) -> NDArray[np.float64]:

@@ -23,7 +23,7 @@ from millis.models.bases import find_base
 from millis.models.described import has_two_types
 from millis.models.prefixes import find_prefixes
 from millis.searching.candidates import Variant
-from millis.searching.layout import lay_out
+from millis.searching.layout import lay_out, list_lengths
 from millis.searching.ledger import Ledger
 from millis.searching.remembering import hash_base
 from millis.searching.runtimes import choose_variants
@@ -71,7 +71,7 @@ class Case:
     @property
     def lengths(self) -> tuple[int, ...]:
         """Give the tokens of every window of train."""
-        return tuple(length for request in self.requests for length in request)
+        return list_lengths(self.requests)
 
     def buckets_of(self, *, share: int) -> tuple[int, ...]:
         """Give the static lengths for a network with a percentage of its layers' time left."""

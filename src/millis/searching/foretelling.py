@@ -35,7 +35,7 @@ from millis.searching.candidates import (
     scale_table,
     shapes_for,
 )
-from millis.searching.layout import LaidOut, lay_out
+from millis.searching.layout import LaidOut, lay_out, list_lengths
 from millis.searching.remembering import hash_base, make_key, recall, remember
 from millis.searching.settings import FitSettings
 from millis.training.methods import METHODS, check_adaptable
@@ -142,15 +142,15 @@ def foretell(name: str, question: Question, *, step: Callable[[int], None]) -> M
     predict = _predictor(laid, question)
     shapes = shapes_for(variant, cores=n_cores())
     shape = min(shapes, key=lambda one: predict(rows, one, question.percentile))
-    tokens = [row.tokens for row in rows]
+    tokens, lengths = [row.tokens for row in rows], list_lengths(laid.requests)
     median_ms, long_ms = (
-        rows[int(np.searchsorted(tokens, np.percentile(laid.lengths, percent, method="higher")))].p50_ms
+        rows[int(np.searchsorted(tokens, np.percentile(lengths, percent, method="higher")))].p50_ms
         for percent in (50, 99)
     )
     share, pruned_ms = _fit_share(
         rows, rest, question, predict=lambda table: predict(table, shape, question.percentile)
     )
-    place = np.searchsorted(tokens, laid.lengths)
+    place = np.searchsorted(tokens, lengths)
     return Measured(
         name=name, n_parameters=count_parameters(base), n_weights=work.matrices, layers=work.layers, width=work.width,
         pieces=round(laid.pieces, 2), unknown=round(laid.unknown, 4),

@@ -3,9 +3,9 @@
 Border: reads the base's tokenizer and configuration; builds and measures nothing.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +52,6 @@ class LaidOut:
     pieces: float
     unknown: float
 
-    @property
-    def lengths(self) -> tuple[int, ...]:
-        """Give the tokens of every window."""
-        return tuple(length for request in self.requests for length in request)
-
 
 def lay_out(base: Path, splits: Splits, *, task: str, asked: Mapping[str, Any]) -> LaidOut:
     """Choose windows and buckets for a base that `find_base` gave, by the texts of train.
@@ -68,33 +63,36 @@ def lay_out(base: Path, splits: Splits, *, task: str, asked: Mapping[str, Any]) 
     tokenizer = Tokenizer(base / TOKENIZER)
     check_vocabulary(base, n_pieces=tokenizer.n_vocabulary)
     kind, unknown = tasks[task], tokenizer.unknown
-    lengths, n_unknown = [], 0
-    n_pieces = 0
+    read: list[list[int]] = []
+    n_pieces = n_unknown = 0
     prefixes = {name: str(asked.get(f"{name}_prefix", "")) for name in ("query", "passage")}
-    n_readings = []
     for example in splits.train:
         prefix = prefixes.get(options_of(example).get("input_type", ""), "")
-        readings = readings_of(example.text)
-        n_readings.append(len(readings))
-        for first, *others in readings:
+        read.append([])
+        for first, *others in readings_of(example.text):
             texts = [tokenizer.encode(text).ids for text in (prefix + first, *others)]
-            lengths.append(sum(map(len, texts)) + tokenizer.n_special(len(texts)))
+            read[-1].append(sum(map(len, texts)) + tokenizer.n_special(len(texts)))
             n_pieces += sum(map(len, texts))
             n_unknown += sum(ids.count(unknown) for ids in texts) if unknown is not None else 0
-    longest = _longest_window(lengths, limit=longest_input(base))
-    windowed = tuple(min(length, longest) for length in lengths)
-    remaining = iter(windowed)
+    longest = _longest_window(list_lengths(read), limit=longest_input(base))
+    requests = tuple(tuple(min(length, longest) for length in windows) for windows in read)
+    lengths = list_lengths(requests)
     facts = {name: find(base) for name, find in _OF_BASE.items() if name in kind.asked and name not in asked}
     learnt: Task = kind.learn(
         tokenizer, splits.train, max_tokens=longest, overlap=OVERLAP, example=kind.shown[_is_chinese(splits.train)],
         **facts, **asked,
     )  # fmt: skip
     return LaidOut(
-        task=learnt, requests=tuple(tuple(islice(remaining, n)) for n in n_readings),
-        buckets=choose_buckets(windowed, count=_N_BUCKETS, maximum=longest),
-        pruned_buckets=choose_buckets(windowed, count=_N_PRUNED_BUCKETS, maximum=longest, surprise=_SURPRISE),
+        task=learnt, requests=requests,
+        buckets=choose_buckets(lengths, count=_N_BUCKETS, maximum=longest),
+        pruned_buckets=choose_buckets(lengths, count=_N_PRUNED_BUCKETS, maximum=longest, surprise=_SURPRISE),
         pieces=n_pieces / len(lengths), unknown=n_unknown / max(n_pieces, 1),
     )  # fmt: skip
+
+
+def list_lengths(requests: Iterable[Sequence[int]]) -> tuple[int, ...]:
+    """List the tokens of every window of every request."""
+    return tuple(chain.from_iterable(requests))
 
 
 def _longest_window(lengths: Sequence[int], *, limit: int) -> int:
