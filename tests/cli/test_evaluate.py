@@ -3,11 +3,14 @@
 import json
 from pathlib import Path
 
+import pytest
+
 import millis
 from fitting import run_millis
 from making import forge, forge_file, make_fake_bundle, write_conll
 from millis import load, open_bundle
 from millis.backends.fake import FILE, write_fake
+from millis.errors import InvalidValue
 
 
 def test_several_labels_are_parted_as_fit_parts_them(tmp_path: Path) -> None:
@@ -23,6 +26,10 @@ def test_several_labels_are_parted_as_fit_parts_them(tmp_path: Path) -> None:
     done = run_millis("evaluate", bundle.path, "--test", file, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["value"] == millis.evaluate(bundle.path, file).value == 100
+    with pytest.raises(InvalidValue, match="evaluate has no setting 'layuot': it has layout"):
+        millis.evaluate(bundle.path, file, layuot="columns")
+    with pytest.raises(InvalidValue, match="no examples to score"):
+        millis.evaluate(bundle.path, [])
     assert "calibration error" in run_millis("evaluate", bundle.path, "--test", file).stdout
 
 

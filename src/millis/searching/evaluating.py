@@ -4,7 +4,7 @@ Border: reads a file as the bundle's fit did; what the score is, is the task's. 
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ from millis.bundles import Bundle, load, open_bundle
 from millis.data.examples import Example
 from millis.data.readers import ReadSettings, read_labelled
 from millis.data.rows import Reading
+from millis.errors import InvalidValue
 from millis.measuring.quality import measure_quality
+from millis.searching.settings import check_names
 from millis.tasks import Score, tasks
 
 
@@ -38,10 +40,14 @@ def evaluate(
         reading: fields of ReadSettings (separator, layout, ...): how the file is to be read.
     Raises:
         InvalidBundle, InvalidData: they cannot be read.
+        InvalidValue: reading names what ReadSettings does not have, or examples are none.
     """
+    check_names("evaluate", reading, known=[one.name for one in fields(ReadSettings)])
     bundle = path if isinstance(path, Bundle) else open_bundle(path)
     if isinstance(examples, str | Path):
         examples = read_test(bundle, examples, settings=ReadSettings(**reading)).examples
+    if not examples:
+        raise InvalidValue("there are no examples to score: give a file of labelled text, or what was read of one.")
     model = load(bundle, rung=rung)
     try:
         return measure_quality(model, examples, name="evaluate")

@@ -3,7 +3,7 @@
 Border: checks values against each other; looks at no file.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -177,11 +177,20 @@ def name_settings(given: Mapping[str, Any]) -> FitSettings:
     """
     of_reading = [one.name for one in fields(ReadSettings)]
     known = [one.name for one in fields(FitSettings) if one.name != "reading"] + of_reading
-    unknown = sorted(set(given) - set(known))
-    if unknown:
-        raise InvalidValue(f"fit has no setting {unknown[0]!r}: it has {', '.join(known)}.")
+    check_names("fit", given, known=known)
     reading = ReadSettings(**{name: given[name] for name in of_reading if name in given})
     return FitSettings(reading=reading, **{name: given[name] for name in given if name not in of_reading})
+
+
+def check_names(what: str, given: Iterable[str], *, known: Sequence[str]) -> None:
+    """Refuse a setting's name that there is not.
+
+    Raises:
+        InvalidValue: one of them is not known.
+    """
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise InvalidValue(f"{what} has no setting {unknown[0]!r}: it has {', '.join(known)}.")
 
 
 def _check_layers(layers: tuple[int, ...] | None) -> None:
