@@ -72,9 +72,10 @@ def make_fake_bundle(
     task: str = "ner",
     token_ms: float = 0.0,
     batching: Batching | None = None,
+    rows: int = 1,
 ) -> Bundle:
     """Write a bundle whose model is the fake backend; with faster_ms there is a second, faster rung, `fake-fast`;
-    with batching a device runs it.
+    with batching a device runs it; with rows so many windows of a text run together, in the time of one.
     """
     delays_ms = {"fake": delay_ms} | ({} if faster_ms is None else {"fake-fast": faster_ms})
     rungs, parts = [], {}
@@ -89,7 +90,7 @@ def make_fake_bundle(
         rungs.append(
             Rung(
                 name=one, backend="fake", precision="fp32", folder=f"rungs/{one}", buckets=buckets, latency=latency,
-                quality=quality,
+                quality=quality, rows=rows,
             )
         )
     manifest = Manifest(

@@ -9,7 +9,7 @@ from millis.backends import BackendSettings, Batching, backends
 from millis.backends.conformance import CHECKS, LENGTHS
 from millis.backends.fake import write_fake
 
-SETTINGS = {"any length": BackendSettings(), "buckets": BackendSettings(buckets=LENGTHS)}
+SETTINGS = {"any length": BackendSettings(), "buckets": BackendSettings(buckets=LENGTHS), "rows together": BackendSettings(buckets=LENGTHS, rows=3)}
 
 
 @pytest.mark.slow

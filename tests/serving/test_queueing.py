@@ -2,12 +2,14 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from millis.bundles import LatencyRow, Rung
 from millis.serving.prediction import KEPT, Forecast
 from millis.serving.queueing import Queue
 from millis.serving.scheduling import NEVER, Job, Ladder, Refused
+from millis.tasks.task import Window
 
 MS = 1_000_000
 
@@ -21,13 +23,6 @@ class Model:
         self.rung = Rung(name=name, backend="fake", precision="fp32", folder=name, latency=(LatencyRow(tokens=32, p50_ms=ms, p99_ms=ms, n=1),))
 
 
-class Sized(Job):
-    """A job of one window whose length is given."""
-
-    def lengths(self) -> list[int]:
-        return [32]
-
-
 def make_ladder(*ms: float) -> Ladder:
     models = [Model(f"rung-{i}", one) for i, one in enumerate(ms)]
     ladder = Ladder("m", models, Forecast([model.rung for model in models], warm_ns=[[]] * len(models)))  # type: ignore[arg-type]
@@ -37,7 +32,8 @@ def make_ladder(*ms: float) -> Ladder:
 
 def make_job(ladder: Ladder, *, within_ms: float | None, now_ms: float = 0.0, places: range | None = None, is_own: bool = True) -> Job:
     deadline_ns = NEVER if within_ms is None else int((now_ms + within_ms) * MS)
-    job = Sized(ladder, ["text"], came_ns=int(now_ms * MS), deadline_ns=deadline_ns, places=places or range(len(ladder.models)), is_own_deadline=is_own)
+    job = Job(ladder, ["text"], came_ns=int(now_ms * MS), deadline_ns=deadline_ns, places=places or range(len(ladder.models)), is_own_deadline=is_own)
+    job.encoded = [(Window(ids=np.ones(32, np.int64)),)]
     job.needs_ns = ladder.forecast.run_ns(job.places[-1], [32])
     return job
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import httpx
 import pytest
@@ -20,12 +21,16 @@ ASKED = {"query": "who wrote", "documents": ["maria garcia wrote from lisbon", "
 RUN_MS = 10.0
 
 
-@pytest.fixture(scope="module", params=[0, 1, None], ids=["loop", "threads", "device"])
+RUN_BY: dict[str, dict[str, Any]] = {
+    "loop": {}, "threads": {"threads": 1}, "device": {"batching": Batching(max_rows=2, max_tokens=64)},
+    "together": {"rows": 2},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=RUN_BY.values(), ids=RUN_BY)
 def server(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Supervisor]:
-    bundle = make_fake_bundle(
-        tmp_path_factory.mktemp("rerank"), task="rerank", buckets=(16, 32), delay_ms=RUN_MS, threads=request.param or 0,
-        batching=Batching(max_rows=2, max_tokens=64) if request.param is None else None,
-    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("rerank")
+    bundle = make_fake_bundle(folder, task="rerank", buckets=(16, 32), delay_ms=RUN_MS, **request.param)
     with Supervisor(ServeSettings(bundles=(str(bundle.path),), port=0)) as running:
         yield running
 
@@ -45,6 +50,15 @@ def test_one_query_by_its_parts_is_answered_as_rerankers_answer(server: Supervis
     assert best["document"] == {"text": ASKED["documents"][best["index"]]}
     with Client(server.url) as client:
         assert client.rerank(**ASKED).results == [wanted]  # type: ignore[arg-type]
+
+
+def test_documents_of_all_lengths_keep_their_places(server: Supervisor, tmp_path: Path) -> None:
+    model = millis.load(make_fake_bundle(tmp_path, task="rerank", buckets=(16, 32)).path)
+    documents = [" ".join(["maria garcia wrote"] * n + ["from lisbon"] * (n % 2)) for n in (5, 1, 8, 2, 1, 7, 3)]
+    asked = {"query": "who wrote", "documents": documents}
+    answer = ask(server, asked).json()
+    assert answer["results"] == model(asked)["ranking"]
+    assert answer["scored"] == 7
 
 
 def test_with_a_deadline_as_many_documents_are_scored_as_fit_and_it_says_how_many(server: Supervisor) -> None:

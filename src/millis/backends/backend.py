@@ -26,6 +26,7 @@ class BackendSettings:
         threads: threads inside one inference.
         streams: how many threads may call `run` at once.
         buckets: static token counts to compile for, ascending; None means any length, unpadded.
+        rows: of a batch that static shapes are compiled for too, beside one; what takes any shape needs none of that.
         cache: folder for compiled models, or None to compile anew each time.
         table: file of the word embeddings where it stands outside the model's folder; only for a backend that looks
             rows up itself (openvino).
@@ -37,14 +38,18 @@ class BackendSettings:
     threads: int = 1
     streams: int = 1
     buckets: tuple[int, ...] | None = None
+    rows: int = 1
     cache: Path | None = None
     table: Path | None = None
     packed_from: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse settings that no backend could mean."""
-        if self.threads < 1 or self.streams < 1:
-            raise InvalidValue(f"threads {self.threads} with streams {self.streams} cannot be: give 1 or more of each.")
+        if self.threads < 1 or self.streams < 1 or self.rows < 1:
+            raise InvalidValue(
+                f"threads {self.threads} with streams {self.streams} and rows {self.rows} cannot be: give 1 or more of"
+                " each."
+            )
         if self.buckets is not None and (
             not self.buckets or list(self.buckets) != sorted(set(self.buckets)) or self.buckets[0] < 1
         ):

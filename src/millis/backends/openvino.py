@@ -1,4 +1,4 @@
-"""OpenVINO: one compiled model per static length, or one for every length.
+"""OpenVINO: one compiled model per static length, and one more where rows run together, or one for every length.
 
 The graph begins behind the word embeddings; their rows are looked up here, from one memory-mapped table that all
 lengths and all workers share. With the table inside, eight lengths of MiniLM-L6 int8 held 930 MB.
@@ -44,7 +44,10 @@ _DEVICES = {"cpu": "CPU", "gpu": "GPU", "npu": "NPU", "auto": "AUTO"}
 
 
 class OpenVinoBackend:
-    """Static shapes beat a dynamic one, most of all on short inputs, at the price of one compiled model each."""
+    """Static shapes beat a dynamic one, most of all on short inputs, at the price of one compiled model each.
+
+    That is so of rows too: with their number left open a row alone takes up to twice as long (docs/decisions/0037).
+    """
 
     name = "openvino"
     batching: Batching | None = None
@@ -69,19 +72,20 @@ class OpenVinoBackend:
                 properties["CPU_SPARSE_WEIGHTS_DECOMPRESSION_RATE"] = settings.packed_from
         if settings.cache is not None:
             properties["CACHE_DIR"] = _make_cache(settings.cache)
-        self._compiled: dict[int | None, Any] = {}
+        self._compiled: dict[_Shape | None, Any] = {}
+        self._rows = settings.rows
         self._requests = threading.local()
         try:
             self._table = np.load(settings.table or folder / EMBEDDINGS, mmap_mode="r", allow_pickle=False)
             self._second = read_second(folder)
             model = core.read_model(folder / FILE)
             self._has_mask = len(model.inputs) > 1  # without any head nothing asks for it
-            for bucket in settings.buckets or (None,):  # not side by side: it changes the process's locale meanwhile
+            for shape in _list_shapes(settings):  # not side by side: it changes the process's locale meanwhile
                 shaped = model.clone()  # clones share the mapped weights; reading anew would map them once each
-                if bucket is not None:
-                    shapes = {"inputs_embeds": [1, bucket, self._table.shape[1]], "attention_mask": [1, bucket]}
+                if shape is not None:
+                    shapes = {"inputs_embeds": [*shape, self._table.shape[1]], "attention_mask": list(shape)}
                     shaped.reshape({one.any_name: shapes[one.any_name] for one in model.inputs})
-                self._compiled[bucket] = core.compile_model(shaped, device, properties)
+                self._compiled[shape] = core.compile_model(shaped, device, properties)
         except (RuntimeError, OSError, ValueError, KeyError, EOFError) as error:
             if is_out_of_memory(error):
                 raise out_of_memory("while a model was loaded") from error
@@ -92,15 +96,19 @@ class OpenVinoBackend:
         _let_go(settings.cache)
 
     def run(self, batch: Batch) -> dict[str, NDArray[np.float32]]:
-        """Run a batch; on static shapes row by row."""
+        """Run a batch; on static shapes as many rows at once as there is a shape for, the others one by one."""
         ids, mask = batch["input_ids"], batch["attention_mask"]
         if None in self._compiled:
             return {"logits": self._run_any(ids, mask)}
-        held = self._held(ids.shape[1])
-        rows = [self._run_row(held, ids[i : i + 1], mask[i : i + 1]) for i in range(len(ids))]
-        return {"logits": rows[0] if len(rows) == 1 else np.concatenate(rows)}
+        n, n_tokens = ids.shape
+        step = self._rows if n >= self._rows else 1
+        ran, together = [], n - n % step
+        for first in (*range(0, together, step), *range(together, n)):
+            rows = slice(first, first + (step if first < together else 1))
+            ran.append(self._run_rows(self._held((rows.stop - first, n_tokens)), ids[rows], mask[rows]))
+        return {"logits": ran[0] if len(ran) == 1 else np.concatenate(ran)}
 
-    def _run_row(self, held: "_Held", ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
+    def _run_rows(self, held: "_Held", ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
         held.embedded[...] = self._table[ids]
         if self._second is not None:
             self._second.add(held.embedded, ids)
@@ -123,15 +131,20 @@ class OpenVinoBackend:
         self._compiled.clear()
         self._requests = threading.local()
 
-    def _held(self, bucket: int | None) -> "_Held":
-        """Give this thread's own request for a bucket, None where any length runs."""
-        known: dict[int | None, _Held] = self._requests.__dict__.setdefault("by_bucket", {})
-        if bucket not in known:
-            if bucket not in self._compiled:
-                there = ", ".join(map(str, self._compiled)) or "none, the backend is closed"
-                raise InvalidValue(f"{bucket} tokens are no bucket of this model: pad to one of {there}.")
-            known[bucket] = _Held(self._compiled[bucket], is_static=bucket is not None, has_mask=self._has_mask)
-        return known[bucket]
+    def _held(self, shape: "_Shape | None") -> "_Held":
+        """Give this thread's own request for a shape, None where any runs."""
+        known: dict[_Shape | None, _Held] = self._requests.__dict__.setdefault("by_shape", {})
+        if shape not in known:
+            if shape not in self._compiled:
+                lengths = dict.fromkeys(str(one[1]) for one in self._compiled if one is not None)
+                there = ", ".join(lengths) or "none, the backend is closed"
+                raise InvalidValue(f"{shape and shape[1]} tokens are no bucket of this model: pad to one of {there}.")
+            known[shape] = _Held(self._compiled[shape], is_static=shape is not None, has_mask=self._has_mask)
+        return known[shape]
+
+
+_Shape = tuple[int, int]
+"""Rows and tokens."""
 
 
 class _Held:
@@ -140,9 +153,9 @@ class _Held:
     What is written there needs no tensors made for each inference, which take 0.08 ms.
 
     Attributes:
-        embedded: (1, T, W).
-        mask: (1, T), None where the network has none.
-        logits: (1, R, C), of the last inference.
+        embedded: (B, T, W).
+        mask: (B, T), None where the network has none.
+        logits: (B, R, C), of the last inference.
     """
 
     def __init__(self, compiled: Any, *, is_static: bool, has_mask: bool) -> None:
@@ -152,6 +165,13 @@ class _Held:
             self.embedded: NDArray[np.float32] = inputs["inputs_embeds"]
             self.mask: NDArray[np.int64] | None = inputs["attention_mask"] if has_mask else None
             self.logits: NDArray[np.float32] = self.request.get_output_tensor(0).data
+
+
+def _list_shapes(settings: BackendSettings) -> list[_Shape | None]:
+    """List what to compile for; None takes any."""
+    if settings.buckets is None:
+        return [None]
+    return [(rows, bucket) for rows in sorted({1, settings.rows}) for bucket in settings.buckets]
 
 
 def _find_devices(core: Any) -> set[str]:

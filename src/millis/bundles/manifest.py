@@ -48,6 +48,8 @@ class LatencyRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     Args:
         p50_ms, p99_ms, n: back to back.
         cold_ms: median of inferences that came after an idle gap, None where that was not measured.
+        rows, rows_ms: how many windows of one text its rung runs together, and the median of an inference of so many;
+            None where it runs each alone.
         operations: multiplications and additions of one inference.
         n_bytes: of weights and of rows of the table that one inference must read.
     """
@@ -57,6 +59,8 @@ class LatencyRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     p99_ms: float
     n: int
     cold_ms: float | None = None
+    rows: Annotated[int, Meta(ge=1)] = 1
+    rows_ms: float | None = None
     operations: int | None = None
     n_bytes: int | None = None
 
@@ -141,6 +145,7 @@ class Rung(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         folder: where its files stand in the bundle.
         table: its file of word embeddings, which other rungs may share; None where they are in the model's own file.
         buckets: static token counts, or None for any length.
+        rows: windows of one text that run together.
         quality: name, value, reference, drop, low, high in points (low and high bound the drop, 95 %).
         keeps_prefixes, lookup, keeps_float32: how its engine is built, where it speaks; see GeneratorSettings.
         tricks: what was tried before that was decided.
@@ -155,6 +160,7 @@ class Rung(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     device: str = "cpu"
     threads: int = 1
     buckets: tuple[int, ...] | None = None
+    rows: Annotated[int, Meta(ge=1, le=256)] = 1
     keeps_prefixes: bool = True
     lookup: Lookup | None = None
     keeps_float32: bool = False

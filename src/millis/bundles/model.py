@@ -19,6 +19,7 @@ from millis.backends import Backend, BackendSettings, Batching, backends
 from millis.bundles.bundle import TOKENIZER, Bundle, open_bundle
 from millis.bundles.cache import compiled_cache
 from millis.bundles.manifest import Rung
+from millis.bundles.together import count_next, order_windows, put_back
 from millis.errors import InvalidBundle, InvalidValue
 from millis.tasks import Task, tasks
 from millis.tasks.instructing import SPEAKING
@@ -59,7 +60,7 @@ class Model:
         self._padded = {
             bucket: (np.zeros((1, bucket), np.int64), np.zeros((1, bucket), np.int64)) for bucket in rung.buckets or ()
         }
-        self._lately: deque[int] = deque(maxlen=_N_LATELY)
+        self._lately: deque[tuple[int, int]] = deque(maxlen=_N_LATELY)
         self._n_idle = 0
 
     @overload
@@ -90,7 +91,7 @@ class Model:
         began = perf_counter_ns()
         windows = self.task.encode(text, options=options)
         encoded = perf_counter_ns()
-        logits = [self.run(window.ids) for window in windows]
+        logits = self._run_all([window.ids for window in windows])
         ran = perf_counter_ns()
         result = self.task.decode(text, windows, logits, options)
         decoded = perf_counter_ns()
@@ -109,8 +110,22 @@ class Model:
             whole: NDArray[np.float32] = self._backend.run(batch)["logits"][0]
             return whole
         bucket = self.bucket_of(n)
-        self._lately.append(bucket)
+        self._lately.append((bucket, 1))
         return self._run_in(bucket, ids)
+
+    def _run_all(self, windows: Sequence[NDArray[np.int64]]) -> list[NDArray[np.float32]]:
+        """Run the windows of one text, together as far as the rung does that; give logits (R, C) of each."""
+        order = order_windows(windows, rows=self.rung.rows)
+        logits: list[NDArray[np.float32]] = []
+        while len(logits) < len(order):
+            n_run = len(logits)
+            n = count_next(len(order) - n_run, rows=self.rung.rows)
+            logits += self.run_next([windows[place] for place in order[n_run : n_run + n]])
+        return put_back(logits, order=order)
+
+    def run_next(self, windows: Sequence[NDArray[np.int64]]) -> list[NDArray[np.float32]]:
+        """Run as many windows of ids (T,) as `count_next` says, in one inference; give logits (R, C) of each."""
+        return [self.run(windows[0])] if len(windows) == 1 else self.run_together(windows)
 
     def _run_in(self, bucket: int, ids: NDArray[np.int64]) -> NDArray[np.float32]:
         n = len(ids)
@@ -128,6 +143,7 @@ class Model:
     def run_together(self, rows: Sequence[NDArray[np.int64]]) -> list[NDArray[np.float32]]:
         """Run the network on windows of ids (T,) in one batch, each padded to the longest; give the logits (R, C)."""
         longest = self.bucket_of(max(len(row) for row in rows))
+        self._lately.append((longest, len(rows)))
         ids, mask = np.zeros((2, len(rows), longest), np.int64)
         for i, row in enumerate(rows):
             ids[i, : len(row)], mask[i, : len(row)] = row, 1
@@ -156,8 +172,18 @@ class Model:
         if not turn:
             self.answer(self.task.example)
             return
-        bucket = self._lately[turn - 1]
-        self._run_in(bucket, np.full(min(bucket, self.task.max_tokens), 1, np.int64))
+        bucket, n = self._lately[turn - 1]
+        ids = np.full(min(bucket, self.task.max_tokens), 1, np.int64)
+        if n > 1:
+            self.run_together([ids] * n)
+        else:
+            self._run_in(bucket, ids)
+
+    def warm_length(self, ids: NDArray[np.int64]) -> None:
+        """Run a window in every way that a request may find it run: alone, and with as many as run together."""
+        self.run(ids)
+        if self.rung.rows > 1:
+            self.run_together([ids] * self.rung.rows)
 
     def lengths_to_warm(self) -> list[NDArray[np.int64]]:
         """Give windows of ids, one for every bucket, or two lengths where any runs."""
@@ -232,6 +258,7 @@ def _load_rung(bundle: Bundle, chosen: Rung, *, task: Task, streams: int, cache:
         device=chosen.device,
         threads=chosen.threads,
         buckets=chosen.buckets,
+        rows=chosen.rows,
         streams=streams,
         cache=cache or compiled_cache(bundle, chosen),
         table=bundle.path / chosen.table if chosen.table else None,

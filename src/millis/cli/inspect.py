@@ -134,7 +134,8 @@ def _rung_lines(opened: Bundle, rung: Rung) -> list[str]:
         lines.append(f"          {proof.verdict['status'].upper()}: {detail}")
     lines += [
         f"          {row.tokens:4d} tokens  p50 {row.p50_ms:7.3f}  p99 {row.p99_ms:7.3f} ms"
-        f"{'' if row.cold_ms is None else f'  after a gap {row.cold_ms:7.3f}'}{_write_work(row)}"
+        f"{'' if row.cold_ms is None else f'  after a gap {row.cold_ms:7.3f}'}"
+        f"{'' if row.rows_ms is None else f'  {row.rows} together {row.rows_ms:7.3f}'}{_write_work(row)}"
         for row in rung.latency
     ]
     lines += [f"trick     {line}" for line in list_tricks(rung)]

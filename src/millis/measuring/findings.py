@@ -63,6 +63,7 @@ class BucketTime(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     Args:
         cold_ms: median after an idle gap.
+        rows, rows_ms: how many windows of one text run together, and the median of an inference of so many.
         operations, n_bytes: of one inference: multiplications and additions, and what it must read.
     """
 
@@ -71,6 +72,8 @@ class BucketTime(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     p50_ms: float
     p99_ms: float
     cold_ms: float | None = None
+    rows: int = 1
+    rows_ms: float | None = None
     operations: int | None = None
     n_bytes: int | None = None
 

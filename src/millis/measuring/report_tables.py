@@ -128,16 +128,20 @@ def _show_error(candidate: Candidate) -> str:
 
 def write_times(times: Sequence[BucketTime], words: Words, *, of: str = "") -> Markup | None:
     """Show what an inference takes, warm and cold, computes and reads, by length."""
+    together = max((row.rows for row in times), default=1)
     rows: list[list[Child]] = [
         [
             str(row.bucket) if row.bucket is not None else words["any"], show_ms(row.p50_ms), show_ms(row.p99_ms),
-            show_ms(row.cold_ms), NOTHING if row.operations is None else f"{row.operations / 1e9:.3f}",
+            show_ms(row.cold_ms), *([show_ms(row.rows_ms)] if together > 1 else []),
+            NOTHING if row.operations is None else f"{row.operations / 1e9:.3f}",
             NOTHING if row.n_bytes is None else write_bytes(row.n_bytes), row.rung,
         ]
         for row in sorted(times, key=lambda row: row.bucket or math.inf)
     ]  # fmt: skip
-    head = [words["bucket"], "p50", "p99", *(words[key] for key in ("cold", "operations", "bytes_read", "rung"))]
-    table = write_table(head, rows, numbers=set(range(1, 6)), name=words["table"])
+    last = [words[key] for key in ("operations", "bytes_read", "rung")]
+    cold = [words["cold"], *([words["together"].format(together)] if together > 1 else [])]
+    head = [words["bucket"], "p50", "p99", *cold, *last]
+    table = write_table(head, rows, numbers=set(range(1, len(head) - 1)), name=words["table"])
     return write_section(words, "table", table, of=of) if rows else None
 
 

@@ -19,13 +19,17 @@ _GAP_S = 0.01
 
 
 def measure_table(model: Model, lengths: Sequence[int], *, has_cold: bool = True) -> tuple[LatencyRow, ...]:
-    """Time one inference at each length, lengths interleaved so that drift of the machine hits all alike.
+    """Time one inference at each length, of one window and of as many as its rung runs together.
+
+    Lengths are interleaved, so that drift of the machine hits all alike.
 
     Args:
         has_cold: time inferences after a gap too.
     Cost: some 0.1 s for each length, most of it waiting; without gaps that of 28 inferences.
     """
     inputs = {length: np.ones(length, np.int64) for length in lengths}
+    rows = model.rung.rows
+    together: dict[int, list[float]] = {length: [] for length in lengths}
     samples: dict[int, list[float]] = {length: [] for length in lengths}
     for round_ in range(_ROUNDS + _WARM):
         for length, ids in inputs.items():
@@ -33,6 +37,11 @@ def measure_table(model: Model, lengths: Sequence[int], *, has_cold: bool = True
             model.run(ids)
             if round_ >= _WARM:
                 samples[length].append((perf_counter_ns() - began) / 1e6)
+            if rows > 1:
+                began = perf_counter_ns()
+                model.run_together([ids] * rows)
+                if round_ >= _WARM:
+                    together[length].append((perf_counter_ns() - began) / 1e6)
     cold: dict[int, list[float]] = {length: [] for length in lengths}
     for _ in range(_COLD_ROUNDS if has_cold else 0):
         for length, ids in inputs.items():
@@ -47,6 +56,8 @@ def measure_table(model: Model, lengths: Sequence[int], *, has_cold: bool = True
             p99_ms=round(float(np.percentile(seen, 99)), 4),
             n=len(seen),
             cold_ms=round(float(np.median(cold[length])), 4) if has_cold else None,
+            rows=rows,
+            rows_ms=round(float(np.median(together[length])), 4) if rows > 1 else None,
         )
         for length, seen in samples.items()
     )

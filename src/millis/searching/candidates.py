@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from millis.bundles import LatencyRow, ServingShape
+from millis.bundles.together import split
 
 OVERHEAD_MS = 0.9
 """Socket, parse, tokenize, decode, write: a JSON echo plus text work; only ranks, since every candidate pays it."""
@@ -23,6 +24,9 @@ AT_EASE = 0.67
 
 SHARES = (70, 60, 50, 40, 32, 24, 18, 12)
 """Percent of the layers' time that pruning may leave."""
+
+TOGETHER = 4
+"""Windows of one text that run together where most texts have as many (docs/decisions/0037)."""
 
 _COLD_AFTER_MS = 2.0
 """Measured on Zen 4: after 2 ms of anything else a request costs 0.2 ms more, after 10 ms all that it ever will."""
@@ -91,6 +95,16 @@ def propose(*, device: str) -> tuple[Variant, ...]:
     )
 
 
+def count_rows(variant: Variant, *, requests: Sequence[Sequence[int]], device: str = "cpu") -> int:
+    """Say how many windows of one text a variant is to run together.
+
+    Args:
+        requests: tokens of each window of each text.
+    """
+    is_static = variant.backend == "openvino" and variant.is_bucketed and device == "cpu"
+    return TOGETHER if is_static and np.median([len(one) for one in requests]) >= TOGETHER else 1
+
+
 STATIC = Variant(backend="static", precision="fp16", is_bucketed=False)
 """Token vectors without attention, for tasks that speak of whole texts: built apart, since nothing of it is pruned."""
 
@@ -130,7 +144,8 @@ def predict_percentile_ms(
     """Predict what a client sees at a percentile: queue real requests behind each other at the real rate.
 
     Threads of one process take from one queue; processes have a queue each, and a connection picks one blindly. The
-    windows of a request run one after the other, on a device beside the processor all at once.
+    windows of a request run one after the other, or as many together as the table has times of, on a device beside the
+    processor all at once.
 
     Args:
         requests: tokens of each window of requests to draw from.
@@ -140,18 +155,20 @@ def predict_percentile_ms(
     request; one that finds its lane idle for a while pays what the table says of cold ones.
     """
     chance = np.random.default_rng(seed)
-    tokens = np.array([row.tokens for row in table])
     drawn = chance.choice(len(requests), _ARRIVALS)
-    place = np.minimum(np.searchsorted(tokens, list(chain.from_iterable(requests))), len(tokens) - 1)
-    first = np.cumsum([0, *map(len, requests[:-1])])
+    place, n_runs = _list_runs(table, requests)
+    first = np.cumsum([0, *n_runs[:-1]])
 
-    def of_requests(ms: Sequence[float], join: np.ufunc) -> NDArray[np.float64]:
-        return np.asarray(join.reduceat(np.array(ms)[place], first)[drawn], np.float64)
+    def of_requests(ms: Sequence[float], ms_together: Sequence[float], join: np.ufunc) -> NDArray[np.float64]:
+        return np.asarray(join.reduceat(np.array([*ms, *ms_together])[place], first)[drawn], np.float64)
 
-    together = np.maximum if is_batched else np.add
-    typical = of_requests([row.p50_ms for row in table], together)
-    slow = of_requests([row.p99_ms for row in table], together)
-    cold = of_requests([max((row.cold_ms or 0.0) - row.p50_ms, 0.0) for row in table], np.maximum)
+    join = np.maximum if is_batched else np.add
+    rows_ms = [row.rows_ms or 0.0 for row in table]
+    typical = of_requests([row.p50_ms for row in table], rows_ms, join)
+    slow_ms = [ms * row.p99_ms / row.p50_ms for ms, row in zip(rows_ms, table, strict=True)]
+    slow = of_requests([row.p99_ms for row in table], slow_ms, join)
+    cold_ms = [max((row.cold_ms or 0.0) - row.p50_ms, 0.0) for row in table]
+    cold = of_requests(cold_ms, cold_ms, np.maximum)
     service = np.where(chance.random(_ARRIVALS) < 0.9, typical, (typical + slow) / 2) + OVERHEAD_MS
     arrivals = np.cumsum(chance.exponential(1000 / rate_per_s, _ARRIVALS))
     if is_batched:
@@ -191,10 +208,23 @@ def scale_table(table: Sequence[LatencyRow], factor: float) -> tuple[LatencyRow,
     """Give a table whose times are so many times as long."""
     return tuple(
         msgspec.structs.replace(
-            row, p50_ms=row.p50_ms * factor, p99_ms=row.p99_ms * factor, cold_ms=(row.cold_ms or 0.0) * factor
+            row, p50_ms=row.p50_ms * factor, p99_ms=row.p99_ms * factor, cold_ms=(row.cold_ms or 0.0) * factor,
+            rows_ms=None if row.rows_ms is None else row.rows_ms * factor,
         )
         for row in table
-    )
+    )  # fmt: skip
+
+
+def _list_runs(
+    table: Sequence[LatencyRow], requests: Sequence[Sequence[int]]
+) -> tuple[NDArray[np.intp], list[int]]:
+    """Give the row of each inference of requests, those of windows together behind all rows, and how many each has."""
+    tokens = [row.tokens for row in table]
+    runs = [split(sorted(one), rows=table[0].rows) for one in requests]
+    lengths = list(chain.from_iterable((*together, *alone) for together, alone in runs))
+    is_together = list(chain.from_iterable([True] * len(together) + [False] * len(alone) for together, alone in runs))
+    place = np.minimum(np.searchsorted(tokens, lengths), len(tokens) - 1) + len(tokens) * np.array(is_together)
+    return place, [len(together) + len(alone) for together, alone in runs]
 
 
 def _run_together(arrivals: NDArray[np.float64], service: NDArray[np.float64]) -> NDArray[np.float64]:

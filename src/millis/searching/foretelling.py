@@ -30,6 +30,7 @@ from millis.searching.candidates import (
     AT_EASE,
     SHARES,
     Variant,
+    count_rows,
     predict_percentile_ms,
     propose,
     scale_table,
@@ -220,14 +221,15 @@ def _time(
 
         def timed(variant: Variant, *, without_layers: bool = False) -> _Rows:
             nonlocal untrained
-            key = make_key([*inputs, variant.name, without_layers])
+            rows = count_rows(variant, requests=laid.requests)
+            key = make_key([*inputs, variant.name, without_layers, *([rows] if rows > 1 else [])])
             known: _Rows | None = recall(SHELF, key, kind=tuple[LatencyRow, ...])
             if known is None:
                 # The training libraries take two seconds to load; what is known needs none of them.
                 from millis.searching.timing import UntrainedBase
 
                 untrained = untrained or stack.enter_context(UntrainedBase(base, task=laid.task, adapt=adapt))
-                known = tuple(untrained.time(variant, buckets=laid.buckets, without_layers=without_layers))
+                known = tuple(untrained.time(variant, buckets=laid.buckets, rows=rows, without_layers=without_layers))
                 remember(SHELF, key, value=known)
             return known
 

@@ -82,7 +82,7 @@ def _table(rung: Rung) -> tuple[BucketTime, ...]:
     return tuple(
         BucketTime(
             rung=rung.name, bucket=row.tokens, p50_ms=row.p50_ms, p99_ms=row.p99_ms, cold_ms=row.cold_ms,
-            operations=row.operations, n_bytes=row.n_bytes,
+            rows=row.rows, rows_ms=row.rows_ms, operations=row.operations, n_bytes=row.n_bytes,
         )
         for row in rung.latency
     )  # fmt: skip

@@ -41,11 +41,12 @@ class UntrainedBase:
         self._scratch.cleanup()
 
     def time(
-        self, variant: Variant, *, buckets: Sequence[int], without_layers: bool = False
+        self, variant: Variant, *, buckets: Sequence[int], rows: int = 1, without_layers: bool = False
     ) -> tuple[LatencyRow, ...]:
         """Build what is not built yet, and time it at each bucket.
 
         Args:
+            rows: windows of one text that run together.
             without_layers: of the network whose layers have kept nothing: what no pruning takes away.
         Raises:
             InvalidBase: the weights do not load.
@@ -56,10 +57,11 @@ class UntrainedBase:
         static = tuple(buckets) if variant.is_bucketed else None
         rung = Rung(
             name=variant.name, backend=variant.backend, precision=variant.precision, folder=f"rungs/{variant.name}",
-            threads=variant.threads, buckets=static,
+            threads=variant.threads, buckets=static, rows=rows,
         )  # fmt: skip
         backend: Backend = backends[variant.backend]()
-        backend.load(folder / variant.precision, settings=BackendSettings(threads=variant.threads, buckets=static))
+        settings = BackendSettings(threads=variant.threads, buckets=static, rows=rows)
+        backend.load(folder / variant.precision, settings=settings)
         model = Model(self._task, backend, rung=rung, name=self._base.name)
         try:
             return measure_table(model, buckets)

@@ -18,7 +18,15 @@ from millis.measuring.table import measure_table
 from millis.models.work import read_work
 from millis.searching.bodies import bodies_of_examples
 from millis.searching.building import Artifact, Built, Reference, build_artifact
-from millis.searching.candidates import AT_EASE, STATIC, Variant, mean_ms, predict_percentile_ms, shapes_for
+from millis.searching.candidates import (
+    AT_EASE,
+    STATIC,
+    Variant,
+    count_rows,
+    mean_ms,
+    predict_percentile_ms,
+    shapes_for,
+)
 from millis.searching.case import Case
 from millis.searching.drafting import name_table, save_draft
 from millis.searching.proving import measure_served
@@ -196,7 +204,9 @@ def _measure_rung(case: Case, variant: Variant, built: Built, *, quality: float 
     rung = Rung(
         name=variant.name, backend=variant.backend, precision=variant.precision, folder=f"rungs/{variant.name}",
         table=name_table(built), device=case.contract.device, threads=variant.threads,
-        buckets=lengths if variant.is_bucketed else None, choices=built.choices, steps=built.steps,
+        buckets=lengths if variant.is_bucketed else None,
+        rows=count_rows(variant, requests=case.requests, device=case.contract.device),
+        choices=built.choices, steps=built.steps,
     )  # fmt: skip
     model = load(save_draft(case, rung, built), cache=case.folder / "cache")
     try:

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from time import perf_counter_ns
 
 from millis.bundles import Model
+from millis.bundles.together import count_next
 from millis.serving.clock import SocketClock
 from millis.serving.executor import give_up, gone, settle, wait
 from millis.serving.queueing import Queue
@@ -47,7 +48,7 @@ class LoopExecutor:
         for model in ladder.models:
             for run in model.lengths_to_warm():
                 self._clock.block()
-                model.run(run)
+                model.warm_length(run)
                 loop.call_soon(self._clock.unblock)
                 await asyncio.sleep(_BREATH_S)
 
@@ -59,7 +60,7 @@ class LoopExecutor:
         """See Executor."""
         _prepare(job, self._queue)
         self._queue.admit(job, now_ns=perf_counter_ns())
-        if not (self._is_running or self._clock.is_crowded) and len(job.lengths()) == 1:
+        if not (self._is_running or self._clock.is_crowded) and len(job.texts) == job.n_left == 1:
             self._clock.block()
             error = _run_window(job, job.ladder.models, self._queue)
             asyncio.get_running_loop().call_soon(self._clock.unblock)
@@ -252,7 +253,7 @@ def _prepare(job: Job, queue: Queue, *, lock: AbstractContextManager[object] = _
 def _run_window(
     job: Job, models: Sequence[Model], queue: Queue, *, lock: AbstractContextManager[object] = _NO_LOCK
 ) -> BaseException | None:
-    """Run the next window of a job, and decode its text when that was the last; give what went wrong."""
+    """Run the next windows of a job, and decode its text when those were the last; give what went wrong."""
     began = perf_counter_ns()
     try:
         if job.rung is None:
@@ -262,24 +263,22 @@ def _run_window(
         if job.rung is None or (is_late and not (job.may_stop and job.logits)):
             return give_up(job, now_ns=began)
         place, model, forecast = job.rung, models[job.rung], job.ladder.forecast
-        windows = job.encoded[len(job.results)]
+        windows = () if is_late else job.next_windows(rows=model.rung.rows)
         running = ran = perf_counter_ns()
-        if windows and not is_late:  # a text of control characters alone has none
-            ids = windows[len(job.logits)].ids
-            job.logits.append(model.run(ids))
+        if windows:  # a text of control characters alone has none
+            ids = [window.ids for window in windows]
+            job.logits += model.run_next(ids)
             ran = perf_counter_ns()
             job.run_ns += ran - running
-            forecast.observe_run(place, model.bucket_of(len(ids)), ns=ran - running)
-        n_run = len(job.logits)
-        is_last = is_late or n_run == len(windows)
+            bucket, is_together = model.bucket_of(max(map(len, ids))), len(ids) > 1
+            forecast.observe_run(place, bucket, ns=ran - running, is_together=is_together)
+        is_last = is_late or not job.n_left
         if job.may_stop and not is_last:
-            takes_ns, then_ns = job.predict_next_ns(place)
             with lock:
-                is_last = not queue.may_go_on(job, takes_ns=takes_ns, then_ns=then_ns, now_ns=ran)
+                job.n_next = _find_next(job, place, rows=model.rung.rows, queue=queue, now_ns=ran)
+            is_last = not job.n_next
         if is_last:
-            asked = job.texts[len(job.results)]
-            job.results.append(model.task.decode(asked, windows[:n_run], job.logits, job.options))
-            job.logits = []
+            job.end_text()
             job.decode_ns += perf_counter_ns() - ran
         if not job.is_done:
             job.needs_ns = job.predict_ns(place)
@@ -288,3 +287,12 @@ def _run_window(
     finally:
         job.worked_ns += perf_counter_ns() - began
     return None
+
+
+def _find_next(job: Job, place: int, *, rows: int, queue: Queue, now_ns: int) -> int:
+    """Say for how many windows of a text that may stop there is time: as many as run together, one, or none."""
+    for n in dict.fromkeys((count_next(job.n_left, rows=rows), 1)):
+        takes_ns, then_ns = job.predict_next_ns(place, n=n)
+        if queue.may_go_on(job, takes_ns=takes_ns, then_ns=then_ns, now_ns=now_ns):
+            return n
+    return 0

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from operator import itemgetter
 
 from millis.bundles import Rung
+from millis.bundles.together import split
 
 KEPT = 0.993
 """Share of promises that are to be kept; between the 98.5 and 99.9 % that a useful promise keeps."""
@@ -52,6 +53,12 @@ class Forecast:
             [(row.tokens, 1e6 * row.p50_ms) for row in rung.latency] or list(warm)
             for rung, warm in zip(rungs, warm_ns, strict=True)
         ]
+        self._rows = [rung.rows for rung in rungs]
+        self._together = [
+            [(row.tokens, 1e6 * row.rows_ms) for row in rung.latency if row.rows_ms]
+            or [(tokens, rung.rows * ns) for tokens, ns in times]
+            for rung, times in zip(rungs, self._times, strict=True)
+        ]
         self._is_stepped = [rung.buckets is not None for rung in rungs]
         self.speed, self.tokens_per_byte, self.caution = 1.0, 0.0, 0.0
         self.overhead_ns, self.late_ns, self.slip_ns = _OVERHEAD_NS, 0.0, 0.0
@@ -62,6 +69,11 @@ class Forecast:
         """Predict the network's time on windows, or batches, of these token counts."""
         return self.speed * sum(self.usual_ns(rung, n) for n in lengths)
 
+    def text_ns(self, rung: int, lengths: Sequence[int]) -> float:
+        """Predict the network's time on the windows of one text that are left, in their order, together or alone."""
+        together, alone = split(lengths, rows=self._rows[rung])
+        return self.speed * sum(self.usual_ns(rung, n, is_together=True) for n in together) + self.run_ns(rung, alone)
+
     def least_ns(self, rung: int) -> float:
         """Predict the shortest answer that a rung can give."""
         return self.speed * self._times[rung][0][1] + self.overhead_ns
@@ -70,9 +82,17 @@ class Forecast:
         """Predict how many tokens a body of this size has, before anybody reads it; at least one."""
         return max(int(n_bytes * self.tokens_per_byte), 1)
 
-    def observe_run(self, rung: int, n_tokens: int, *, ns: float) -> None:
+    def body_ns(self, rung: int, n_bytes: int) -> float:
+        """Predict the network's time on a body of this size, before anybody reads it."""
+        n, rows = self.n_tokens_of(n_bytes), self._rows[rung]
+        longest = self._times[rung][-1][0]
+        if rows == 1 or n < rows * longest:
+            return self.run_ns(rung, [n])
+        return self.speed * self.usual_ns(rung, n // rows, is_together=True)
+
+    def observe_run(self, rung: int, n_tokens: int, *, ns: float, is_together: bool = False) -> None:
         """Learn from one inference."""
-        seen = ns / self.usual_ns(rung, n_tokens)
+        seen = ns / self.usual_ns(rung, n_tokens, is_together=is_together)
         lowest, highest = _SPEEDS
         self.speed += _FOLLOW * (min(max(seen, lowest), highest) - self.speed)
 
@@ -109,12 +129,15 @@ class Forecast:
         """Learn that the margin alone kept somebody out: without this, one that grew too large would stay so."""
         self.margin_ns *= 1 - _FORGET
 
-    def usual_ns(self, rung: int, n_tokens: int) -> float:
+    def usual_ns(self, rung: int, n_tokens: int, *, is_together: bool = False) -> float:
         """Give the network's time as it was timed; times `speed` it is what is predicted now.
 
         Between two lengths a rung that pads takes the longer one's time, one that does not something between.
+
+        Args:
+            is_together: of an inference of as many windows as it runs together, each padded to n_tokens.
         """
-        times = self._times[rung]
+        times = self._together[rung] if is_together else self._times[rung]
         place = bisect_left(times, n_tokens, key=itemgetter(0))
         if place == len(times):
             tokens, ns = times[-1]

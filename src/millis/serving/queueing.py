@@ -70,7 +70,7 @@ class Queue:
     def foresee(self, ladder: Ladder, *, n_bytes: int, came_ns: int, usual_ns: int, now_ns: int) -> float | None:
         """Give by how many ns an answer would miss the usual deadline because of those ahead; None if it would not."""
         forecast = ladder.forecast
-        needs_ns = forecast.run_ns(len(ladder.models) - 1, [forecast.n_tokens_of(n_bytes)]) + forecast.overhead_ns
+        needs_ns = forecast.body_ns(len(ladder.models) - 1, n_bytes) + forecast.overhead_ns
         if needs_ns > usual_ns:  # then it is not the others' fault, and nobody is refused for it
             return None
         deadline_ns = came_ns + usual_ns

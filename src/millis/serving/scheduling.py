@@ -10,6 +10,7 @@ from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
 from millis.bundles import Model
+from millis.bundles.together import count_next, order_windows, put_back
 from millis.errors import InvalidRequest
 from millis.serving.prediction import Forecast
 from millis.tasks.task import NO_OPTIONS
@@ -38,11 +39,16 @@ _UNTIL_OTHERS_ENDED = ("would-be-late", "would-make-others-late", "over-share")
 
 
 class Ladder:
-    """Rungs of one bundle, most accurate first, and what is known of their times."""
+    """Rungs of one bundle, most accurate first, and what is known of their times.
+
+    Attributes:
+        rows: how many windows of one text they run together, at most.
+    """
 
     def __init__(self, name: str, models: Sequence[Model], forecast: Forecast) -> None:
         self.name, self.models, self.forecast = name, tuple(models), forecast
         self.task = models[0].task
+        self.rows = max(model.rung.rows for model in models)
 
     @property
     def is_batched(self) -> bool:
@@ -109,6 +115,10 @@ class Job:
         options: what it chose of the task's encoding and decoding.
         most_tokens: that it may have; None as many as it likes.
     Attributes:
+        encoded: windows of each text, in the order in which they run.
+        orders: of each text, the places that those windows have in it.
+        logits: of the text whose turn it is, as far as its windows ran.
+        n_next: how many windows run next, where not as many as can: it may stop, and has no time for more.
         rung: the place of the rung that answers, None until its turn comes.
         margin_ns: how much sooner than its deadline it had to be predicted to end when it was admitted.
         n_ahead: how many, a lane, were ahead of it then; None where a plan said when it would run.
@@ -118,8 +128,8 @@ class Job:
 
     __slots__ = (
         "came_ns", "deadline_ns", "decode_ns", "encoded", "future", "is_gone", "is_own_deadline", "ladder", "logits",
-        "margin_ns", "may_stop", "most_tokens", "n_ahead", "needs_ns", "options", "places", "predicted_ns", "results",
-        "run_ns", "rung", "texts", "tokenize_ns", "worked_ns",
+        "margin_ns", "may_stop", "most_tokens", "n_ahead", "n_next", "needs_ns", "options", "orders", "places",
+        "predicted_ns", "results", "run_ns", "rung", "texts", "tokenize_ns", "worked_ns",
     )  # fmt: skip
 
     def __init__(
@@ -130,7 +140,9 @@ class Job:
         self.came_ns, self.deadline_ns, self.is_own_deadline = came_ns, deadline_ns, is_own_deadline
         self.options = options
         self.may_stop = is_own_deadline and ladder.task.may_stop_early
-        self.encoded: list[tuple[Window, ...]] = []
+        self.encoded: list[Sequence[Window]] = []
+        self.orders: list[Sequence[int]] = []
+        self.n_next = 1 if self.may_stop else None
         self.logits: list[NDArray[Any]] = []
         self.results: list[Any] = []
         self.rung: int | None = None
@@ -146,10 +158,11 @@ class Job:
         Raises:
             InvalidRequest: 413, these have more tokens than it may have; texts behind that are not cut any more.
         """
-        began, n = perf_counter_ns(), 0
+        began, n, rows = perf_counter_ns(), 0, 1 if self.may_stop else self.ladder.rows
         for text in self.texts:
             windows = self.ladder.task.encode(text, options=self.options)
-            self.encoded.append(windows)
+            self.orders.append(order := order_windows([window.ids for window in windows], rows=rows))
+            self.encoded.append([windows[place] for place in order])
             n += sum(len(window.ids) for window in windows)
             if self.most_tokens is not None and n > self.most_tokens:
                 raise InvalidRequest(
@@ -186,27 +199,46 @@ class Job:
         """Predict what is left of it on a rung; where it may stop, a window of each text."""
         forecast = self.ladder.forecast
         left = len(self.texts) - len(self.results)
-        return forecast.run_ns(place, self._least_lengths()) + forecast.overhead_ns * left
+        return sum(forecast.text_ns(place, one) for one in self._least_lengths()) + forecast.overhead_ns * left
 
-    def predict_next_ns(self, place: int) -> tuple[float, float]:
-        """Predict the next window of the text that runs, and what then is left: as many of each text behind it."""
-        n_next, forecast = len(self.logits) + 1, self.ladder.forecast
-        window, *behind = self.encoded[len(self.results) :]
-        lengths = [len(one.ids) for windows in behind for one in windows[:n_next]]
-        takes_ns = forecast.run_ns(place, [len(window[n_next - 1].ids)])
-        return takes_ns, forecast.run_ns(place, lengths) + forecast.overhead_ns * (1 + len(behind))
+    def predict_next_ns(self, place: int, *, n: int) -> tuple[float, float]:
+        """Predict the next n windows of the text that runs, and what then is left: as many of each text behind it."""
+        ran, forecast = len(self.logits), self.ladder.forecast
+        windows, *behind = ([len(window.ids) for window in one] for one in self.encoded[len(self.results) :])
+        takes_ns = forecast.text_ns(place, windows[ran : ran + n])
+        then_ns = sum(forecast.text_ns(place, one[: ran + n]) for one in behind)
+        return takes_ns, then_ns + forecast.overhead_ns * (1 + len(behind))
 
-    def lengths(self) -> list[int]:
-        """List the token counts of the windows that are left to run."""
-        done = len(self.results)
-        left = [len(window.ids) for windows in self.encoded[done:] for window in windows]
-        return left[len(self.logits) :]
+    def next_windows(self, *, rows: int) -> Sequence["Window"]:
+        """Give the windows that run next, in one inference; none where a text has none.
 
-    def _least_lengths(self) -> list[int]:
-        """List the token counts of the windows that must be run."""
-        if not self.may_stop:
-            return self.lengths()
-        return [len(windows[0].ids) for windows in self.encoded[len(self.results) + bool(self.logits) :] if windows]
+        Args:
+            rows: of the rung that answers.
+        """
+        windows, n_run = self.encoded[len(self.results)], len(self.logits)
+        return windows[n_run : n_run + (self.n_next or count_next(self.n_left, rows=rows))]
+
+    def end_text(self) -> None:
+        """Read the answer of the text whose turn it is from the windows that ran."""
+        place = len(self.results)
+        order = self.orders[place][: len(self.logits)]
+        windows, logits = (put_back(one, order=order) for one in (self.encoded[place][: len(order)], self.logits))
+        self.results.append(self.ladder.task.decode(self.texts[place], windows, logits, self.options))
+        self.logits, self.n_next = [], 1 if self.may_stop else None
+
+    @property
+    def n_left(self) -> int:
+        """Count the windows that are left of the text whose turn it is."""
+        return len(self.encoded[len(self.results)]) - len(self.logits)
+
+    def _least_lengths(self) -> list[list[int]]:
+        """List the token counts of the windows that must be run yet, by text."""
+        left = [[len(window.ids) for window in windows] for windows in self.encoded[len(self.results) :]]
+        if self.may_stop:
+            return [one[:1] for one in left[bool(self.logits) :]]
+        if self.logits:
+            left[0] = left[0][len(self.logits) :]
+        return left
 
 
 def _write(ms: float) -> str:
