@@ -342,7 +342,7 @@ def test_a_serving_worker_loads_no_training_library(tmp_path: Path) -> None:
     bundle = make_fake_bundle(tmp_path)
     program = (
         "import sys; from millis.serving import supervisor, worker, app\n"
-        "from millis.serving.loading import load_version; from millis.serving.loading import make_version; from millis.bundles import open_bundle\n"
+        "from millis.serving.loading import load_version; from millis.serving.versions import make_version; from millis.bundles import open_bundle\n"
         "load_version(make_version(open_bundle(sys.argv[1])), threads=0, has_fallback=True, n_workers=1)\n"
         "print(*sorted(sys.modules))"
     )

@@ -69,16 +69,16 @@ def test_small_and_repetitive_data_still_gives_one_example_to_each_part() -> Non
 
 
 @pytest.mark.parametrize(
-    "train",
+    ("train", "why"),
     [
-        [example("1")],
-        [example("1"), example("2")],
-        [example("1")] * 50,
-        [example(str(number), f"label {number}") for number in range(20)],
+        ([example("1")], "too small to carve"),
+        ([example("1"), example("2")], "too small to carve"),
+        ([example("1")] * 50, "all 50 examples of train have the same text"),
+        ([example(str(number), f"label {number}") for number in range(20)], "too small to carve"),
     ],
 )
-def test_too_few_examples_are_refused(train: list[SpanExample]) -> None:
-    with pytest.raises(InvalidData, match="too small to carve"):
+def test_too_few_examples_are_refused(train: list[SpanExample], why: str) -> None:
+    with pytest.raises(InvalidData, match=why):
         make_splits(train, seed=1)
 
 

@@ -18,7 +18,7 @@ from millis.contract import Contract
 from millis.errors import InvalidValue, RunFailed
 from millis.searching.bodies import bodies_of_lengths
 from millis.searching.candidates import fit_table, predict_percentile_ms, propose, scale_table, shapes_for
-from millis.searching.concluding import choose_served
+from millis.searching.concluding import Proven, choose_served, climb
 from millis.searching.ledger import Ledger, alone_in
 from millis.searching.proving import measure_served, plan_requests, prove
 from millis.searching.relaxing import Point, relax
@@ -163,7 +163,7 @@ def test_of_layouts_that_keep_the_contract_processes_serve() -> None:
     def proven(rung: str, workers: int, *, seen_ms: float, is_kept: bool = True) -> Any:
         return SimpleNamespace(
             rung=SimpleNamespace(name=rung), candidate=SimpleNamespace(shape=SimpleNamespace(workers=workers)),
-            seen_ms=seen_ms, is_kept=is_kept, has_quality=True, is_fast=is_kept,
+            order_ms=(seen_ms, seen_ms), is_kept=is_kept, has_quality=True, is_fast=is_kept,
         )  # fmt: skip
 
     fast, slow = proven("small", 1, seen_ms=4.0), proven("large", 2, seen_ms=6.0)
@@ -172,6 +172,25 @@ def test_of_layouts_that_keep_the_contract_processes_serve() -> None:
     assert choose_served([slow, fast, late]) is fast
     assert choose_served([slow, fast, beside]) is beside
     assert choose_served([late]) is late
+
+
+def test_who_refuses_is_slower_than_who_answers_late() -> None:
+    """Of 1,000 due the first answered 900, all within 5 ms, the second all, within 9."""
+
+    def proven(name: str, *, due_ms: float | None, seen_ms: float) -> Proven:
+        load: Any = SimpleNamespace(percentile_ms=lambda _: seen_ms, due_percentile_ms=lambda _: due_ms)
+        served: Any = SimpleNamespace(load=load)
+        certificate: Any = SimpleNamespace(contract={"percentile": 99})
+        verdict: Any = SimpleNamespace(status="broken", clauses=[SimpleNamespace(name="p99", status="broken")])
+        rung: Any = SimpleNamespace(name=name, quality={"value": 80.0})
+        candidate: Any = SimpleNamespace(shape=ServingShape())
+        return Proven(candidate=candidate, rung=rung, served=served, verdict=verdict, certificate=certificate)
+
+    refuses, late = proven("refuses", due_ms=None, seen_ms=5.0), proven("late", due_ms=9.0, seen_ms=9.0)
+    worse = proven("worse", due_ms=None, seen_ms=7.0)
+    assert choose_served([worse, refuses, late]) is late
+    assert choose_served([worse, refuses]) is refuses
+    assert climb([worse, refuses, late]) == [late]
 
 
 def test_a_table_is_fitted_to_what_was_seen() -> None:

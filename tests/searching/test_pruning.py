@@ -124,7 +124,7 @@ def test_what_is_below_the_floor_is_no_rung_of_the_ladder(
         clauses = judge_quality(contract, quality=candidate.quality - 9.0, reference=90.0, interval=(0.0, 0.0))
         shares.append(candidate.variant.share)
         rung = msgspec.structs.replace(candidate.rung, quality={"value": candidate.quality - 9.0})
-        load: Any = SimpleNamespace(load=SimpleNamespace(percentile_ms=lambda _: candidate.predicted_ms))
+        load: Any = SimpleNamespace(load=SimpleNamespace(percentile_ms=lambda _: candidate.predicted_ms, due_percentile_ms=lambda _: None))
         certificate: Any = SimpleNamespace(contract={"percentile": 99})
         verdict = judge([Clause(name="p99", status="kept", detail=""), *clauses])
         return Proven(candidate=candidate, rung=rung, served=load, verdict=verdict, certificate=certificate)

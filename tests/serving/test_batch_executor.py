@@ -16,10 +16,11 @@ from millis.backends.fake import FakeBackend, write_fake
 from millis.bundles import Model
 from millis.bundles.model import load_task
 from millis.serving.batching import BatchExecutor
-from millis.serving.loading import load_version, make_version
+from millis.serving.loading import load_version
 from millis.serving.prediction import Forecast
 from millis.serving.scheduling import NEVER, Job, Ladder, Refused
 from millis.serving.served import Served
+from millis.serving.versions import make_version
 
 BROKEN_ID = 6  # a word of the tiny vocabulary
 

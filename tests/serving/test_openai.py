@@ -86,8 +86,13 @@ def test_an_answer_may_be_sent_back_as_it_came(client: openai.OpenAI) -> None:
     for said in (mine, mine.model_dump()):
         again = chat(client, messages=[*HELLO, said, {"role": "user", "content": "more"}])
         assert again.usage.prompt_tokens > 30
-    for name, value in (("tool_calls", [{"id": "a"}]), ("refusal", "no"), ("audio", {"id": "a"})):
-        with pytest.raises(openai.BadRequestError, match="leave out the rest"):
+    calls = "calls of tools are not supported here: leave that message out"
+    refused = (
+        ("tool_calls", [{"id": "a"}], calls), ("function_call", {"name": "f"}, calls),
+        ("refusal", "no", "leave out the rest"), ("audio", {"id": "a"}, "leave out the rest"),
+    )  # fmt: skip
+    for name, value, sentence in refused:
+        with pytest.raises(openai.BadRequestError, match=sentence):
             chat(client, messages=[*HELLO, {"role": "assistant", "content": "x", name: value}])
 
 

@@ -20,10 +20,10 @@ from running import MODELS, Site
 from making import forge, make_fake_bundle
 from millis.bundles import Bundle, open_bundle
 from millis.errors import InvalidBundle, InvalidValue
-from millis.serving.loading import make_version
 from millis.serving.remembering import StateFile
 from millis.serving.settings import ServeSettings
 from millis.serving.supervisor import Supervisor
+from millis.serving.versions import make_version
 
 pytestmark = pytest.mark.slow
 

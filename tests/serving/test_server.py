@@ -21,10 +21,10 @@ from making import ask_raw, body, make_fake_bundle
 from millis.cores import n_cores, read_quota
 from millis.errors import InvalidBundle, InvalidValue, MissingExtra
 from millis.security.keys import KeyFile
-from millis.serving.loading import make_version
 from millis.serving.placement import Placed, Placement
 from millis.serving.settings import Limits, ServeSettings, write_settings
 from millis.serving.supervisor import Supervisor
+from millis.serving.versions import make_version
 
 TEXT = "maria garcia of northwind wrote 😀 from 上海"
 
@@ -413,7 +413,7 @@ def test_a_worker_whose_parent_left_before_it_was_ready_ends_in_silence(tmp_path
     with socket.create_server(("127.0.0.1", 0)) as listener:
         descriptors = (listener.fileno(), ready_end, control_end)
         done = subprocess.run(
-            [sys.executable, "-m", "millis.serving.worker", write_settings(settings), placement, *map(str, descriptors), tmp_path],
+            [sys.executable, "-m", "millis.serving.starting", write_settings(settings), placement, *map(str, descriptors), tmp_path],
             pass_fds=descriptors, capture_output=True, timeout=30,
         )  # fmt: skip
     for end in (ready_end, control_end):

@@ -71,6 +71,11 @@ def make_splits(
             n = max(1, round(SHARE * len(train)))
             generator = random.Random(f"{seed} {name}")  # noqa: S311 - no secret hangs on it
             groups = _choose_groups(rest, n=n, fixed=fixed, generator=generator)
+            if len({example.group for example in train}) == 1 and len(train) > 1:
+                raise InvalidData(
+                    f"all {len(train)} examples of train have the same text, so {name} cannot be carved from them:"
+                    f" give other texts too, or a file for {name}."
+                )
             if not groups:
                 raise InvalidData(
                     f"train is too small to carve {name} from ({len(train)} in all): each label must stand "

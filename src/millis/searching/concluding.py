@@ -72,7 +72,17 @@ class Proven:
     @property
     def seen_ms(self) -> float:
         """What clients saw at the contract's percentile."""
-        return self.served.load.percentile_ms(float(self.certificate.contract["percentile"]))
+        return self.served.load.percentile_ms(self._percentile)
+
+    @property
+    def order_ms(self) -> tuple[float, float]:
+        """By what proofs are compared: the percentile of all that was due, refusals last; then that of the answers."""
+        due_ms = self.served.load.due_percentile_ms(self._percentile)
+        return (float("inf") if due_ms is None else due_ms, self.seen_ms)
+
+    @property
+    def _percentile(self) -> float:
+        return float(self.certificate.contract["percentile"])
 
 
 def prove_candidate(case: Case, candidate: Candidate, *, reference: Reference) -> Proven:
@@ -120,8 +130,8 @@ def choose_served(proven: Sequence[Proven]) -> Proven:
 
     Where its rung keeps the contract in several layouts it is that of the most processes (docs/decisions/0040).
     """
-    def order(one: Proven) -> tuple[bool, bool, bool, float]:
-        return (not one.is_kept, not one.has_quality, not one.is_fast, one.seen_ms)
+    def order(one: Proven) -> tuple[bool, bool, bool, tuple[float, float]]:
+        return (not one.is_kept, not one.has_quality, not one.is_fast, one.order_ms)
 
     best = min(proven, key=order)
     kept = [one for one in proven if one.is_kept and one.rung.name == best.rung.name]
@@ -185,7 +195,7 @@ def climb(proven: Sequence[Proven]) -> list[Proven]:
     """Give the rungs that no other beats in both time and quality on test, and that keep the floor, fastest first."""
     front: list[Proven] = []
     allowed = [one for one in proven if one.keeps_floor]
-    for one in sorted(allowed, key=lambda one: (one.seen_ms, -one.rung.quality["value"])):
+    for one in sorted(allowed, key=lambda one: (*one.order_ms, -one.rung.quality["value"])):
         if not front or one.rung.quality["value"] > front[-1].rung.quality["value"]:
             front.append(one)
     return front

@@ -31,9 +31,9 @@ from millis.measuring.fingerprint import fingerprint
 from millis.measuring.results import LoadResult
 from millis.searching.bodies import ANSWER_TOKENS, PROMPT_TOKENS, bodies_of_lengths, bodies_of_prompts
 from millis.searching.reporting import report_proof
-from millis.serving.loading import compare_machine
 from millis.serving.settings import ServeSettings
 from millis.serving.supervisor import Supervisor
+from millis.serving.versions import compare_machine
 from millis.tasks.instructing import SPEAKING
 from millis.telemetry.progress import say
 from millis.units import write_ms

@@ -20,11 +20,11 @@ from millis.errors import InvalidBundle, InvalidRequest
 from millis.security.keys import ADMIN, LOAD, PROMOTE, READ, ROLL_BACK, UNLOAD
 from millis.serving.following import Follower
 from millis.serving.gate import ON, Gate
-from millis.serving.loading import make_version
 from millis.serving.messages import Answered
 from millis.serving.placement import Share, Version
 from millis.serving.replies import write_json
 from millis.serving.requests import read_body
+from millis.serving.versions import make_version
 from millis.telemetry.slowest import read_slowest
 
 MODELS = "/v1/admin/models"

@@ -21,6 +21,7 @@ _MEMBER = re.compile(r"(?:unknown field `|required field `|at `\$\.)(\w+)")
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _READ = {"role", "content", "name"}
+_CALLS = ("tool_calls", "function_call")
 _EMPTY = {"refusal", "annotations", "audio", "function_call", "tool_calls"}
 """What OpenAI's clients send back, with nothing in it, of an answer that was text."""
 
@@ -214,6 +215,12 @@ def _read_messages(messages: list[Any]) -> list[dict[str, str]]:
 def _read_message(message: Any, *, at: str) -> dict[str, str]:
     if isinstance(message, dict) and message.get("role") not in ROLES:
         raise _refuse(f"{at} has a role that is not known: use one of {', '.join(ROLES)}.", param="messages")
+    if isinstance(message, dict) and (calls := [key for key in _CALLS if message.get(key)]):
+        raise _refuse(
+            f"{at} has {calls[0]}, and calls of tools are not supported here: leave that message out.",
+            param="messages",
+            slug="unsupported",
+        )
     if not isinstance(message, dict) or {key for key, one in message.items() if one or key not in _EMPTY} - _READ:
         raise _refuse(
             f"{at} must have role and content, and besides them at most name: leave out the rest.", param="messages"

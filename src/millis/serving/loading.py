@@ -5,24 +5,25 @@ Limits: what is timed again is inference alone, back to back; requests that wait
 worker's share of the contract's rate.
 """
 
-import dataclasses
 import random
 from collections.abc import Sequence
 from time import perf_counter_ns
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 
-from millis.bundles import Bundle, LatencyRow, Model, load_ladder, open_bundle
-from millis.errors import InvalidBundle
+from millis.bundles import Bundle, LatencyRow, Model, load_ladder
 from millis.serving.batches import ALONE
-from millis.serving.generating import Talker, load_talker
 from millis.serving.placement import Version
 from millis.serving.prediction import Forecast
 from millis.serving.scheduling import Ladder
 from millis.serving.served import Served
+from millis.serving.versions import open_version
 from millis.tasks.instructing import SPEAKING
+
+if TYPE_CHECKING:
+    from millis.serving.generating import Talker
 
 _SIMULATED = 5000
 _BATCH_ROUNDS = 3
@@ -30,7 +31,7 @@ _STEPS = 12
 """Between two sizes of a batch that were timed."""
 
 
-def load_version(version: Version, *, threads: int, has_fallback: bool, n_workers: int) -> Served | Talker:
+def load_version(version: Version, *, threads: int, has_fallback: bool, n_workers: int) -> "Served | Talker":
     """Load a version behind a ladder, or behind a generator where it speaks, warm.
 
     Raises:
@@ -38,6 +39,8 @@ def load_version(version: Version, *, threads: int, has_fallback: bool, n_worker
     """
     named = open_version(version)
     if named.manifest.task in SPEAKING:
+        from millis.serving.generating import load_talker  # which a worker imports while it loads (starting.py)
+
         return load_talker(named, number=version.number)
     models = load_ladder(named, streams=max(threads, 1), has_fallback=has_fallback)
     warm_ns = [[(n, 1e6 * ms) for n, ms in model.warm()] for model in models]
@@ -60,44 +63,6 @@ def load_version(version: Version, *, threads: int, has_fallback: bool, n_worker
         rungs = [msgspec.structs.replace(rung, latency=()) for rung in rungs]
     ladder = Ladder(version.name, models, Forecast(rungs, warm_ns=warm_ns))
     return Served(named, ladder, number=version.number, notes=notes, found=found)
-
-
-def open_version(version: Version) -> Bundle:
-    """Open a version's bundle, under the name that requests call it.
-
-    Raises:
-        InvalidBundle: as open_bundle, or the folder holds another bundle by now.
-    """
-    bundle = open_bundle(version.path)
-    if bundle.manifest.seal != version.seal:
-        raise InvalidBundle(
-            f"{bundle.path.name} is another bundle than the version {version.number} of {version.name} that is served:"
-            " put the new one into a folder of its own and load it from there."
-        )
-    return dataclasses.replace(bundle, manifest=msgspec.structs.replace(bundle.manifest, name=version.name))
-
-
-def make_version(bundle: Bundle, *, number: int = 0, name: str | None = None) -> Version:
-    """Describe a bundle as a version to be loaded here."""
-    manifest = bundle.manifest
-    return Version(
-        number=number, name=name or bundle.name, path=str(bundle.path.resolve()), seal=manifest.seal,
-        task=manifest.task, contract=manifest.contract, differs=compare_machine(bundle),
-    )  # fmt: skip
-
-
-def compare_machine(bundle: Bundle) -> tuple[str, ...]:
-    """Say in what this machine differs from that of a bundle's certificate, as far as it changes speed."""
-    certificate = bundle.certificate
-    if certificate is None:
-        return ()
-    from millis.measuring.fingerprint import Fingerprint, fingerprint
-
-    try:
-        there = msgspec.convert(certificate.machine, type=Fingerprint)
-    except msgspec.ValidationError:
-        return ("the certificate's machine cannot be read",)
-    return tuple(fingerprint().differences(there))
 
 
 def _time_batches(model: Model) -> list[tuple[int, float]]:

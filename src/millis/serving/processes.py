@@ -71,7 +71,7 @@ def start_worker(
     control_end, control = os.pipe()
     descriptors = (listener.fileno(), ready_end, control_end)
     process = subprocess.Popen(
-        [sys.executable, "-m", "millis.serving.worker", write_settings(settings),
+        [sys.executable, "-m", "millis.serving.starting", write_settings(settings),
          msgspec.json.encode(placement).decode(), *map(str, descriptors), str(metrics)],
         pass_fds=descriptors,
         stdin=subprocess.DEVNULL,

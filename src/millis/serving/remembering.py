@@ -17,8 +17,8 @@ import msgspec
 from millis.bundles import Bundle
 from millis.errors import InvalidBundle, InvalidValue, RunFailed
 from millis.regular import read_regular
-from millis.serving.loading import make_version, open_version
 from millis.serving.placement import Placed, Placement, Version
+from millis.serving.versions import make_version, open_version
 
 
 class _State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

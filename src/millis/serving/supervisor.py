@@ -5,12 +5,9 @@ Limits: POSIX only (inherited descriptors).
 """
 
 import os
-import secrets
 import selectors
-import shutil
 import signal
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Sequence
@@ -31,6 +28,7 @@ from millis.serving.listening import bind, hold
 from millis.serving.messages import Failed, Loaded, Ready, Told, write_line
 from millis.serving.processes import Worker, start_worker
 from millis.serving.remembering import StateFile, place
+from millis.serving.scratch import Scratch
 from millis.serving.settings import ServeSettings, join_address
 from millis.telemetry.logs import Log
 from millis.telemetry.metrics import forget_process
@@ -99,7 +97,7 @@ class Supervisor:
         self._workers: list[Worker] = []
         self._listener: socket.socket | None = None
         self._grpc_listener: socket.socket | None = None
-        self._metrics: Path | None = None
+        self._metrics = Scratch()
         self._is_stopping = False
 
     @property
@@ -134,10 +132,8 @@ class Supervisor:
 
     def __enter__(self) -> "Supervisor":
         self._listener = bind(self.settings.host, self.settings.port)
-        # Named before it is made: wherever an interrupt comes, it is found and removed.
-        self._metrics = Path(tempfile.gettempdir(), f"millis-metrics-{secrets.token_hex(8)}")
         try:
-            self._metrics.mkdir(mode=0o700)
+            self._metrics.make()
             if self.settings.grpc_port is not None:
                 self._grpc_listener = hold(self.settings.host, self.settings.grpc_port)
                 held = self._grpc_listener.getsockname()[1]
@@ -202,15 +198,13 @@ class Supervisor:
                 worker.process.wait()
             os.close(worker.ready)
         self._workers = []
-        if self._metrics is not None:
-            shutil.rmtree(self._metrics, ignore_errors=True)
+        self._metrics.remove()
         self._log.close()
 
     def _start_worker(self, *, stands_by: bool = False) -> Worker:
         assert self._listener is not None
-        assert self._metrics is not None
         worker = start_worker(
-            self.settings, placement=self._director.placement, listener=self._listener, metrics=self._metrics
+            self.settings, placement=self._director.placement, listener=self._listener, metrics=self._metrics.path
         )
         if not stands_by:
             worker.listen()
@@ -260,9 +254,8 @@ class Supervisor:
         self._workers.remove(worker)
         os.close(worker.ready)
         os.close(worker.control)
-        if self._metrics is not None:
-            forget_process(self._metrics, worker.process.pid)
-            forget_counts(self._metrics, worker.process.pid)
+        forget_process(self._metrics.path, worker.process.pid)
+        forget_counts(self._metrics.path, worker.process.pid)
         self._director.leave(worker.process.pid)
         if worker.failed is not None or worker.stands_by:
             error: MillisError = RunFailed(f"it ended with code {code}.")

@@ -1,9 +1,8 @@
-"""One process of a server: load, warm, listen when told to, answer until told to stop.
+"""One process of a server: listen when told to, answer until told to stop.
 
-Run by the supervisor as `python -m millis.serving.worker SETTINGS PLACEMENT SOCKET READY CONTROL METRICS`: settings and
-what is to be served as JSON, three inherited file descriptors, a folder. It listens only when it is warm and told to;
-it speaks to the parent on READY and hears it on CONTROL (messages.py); it stops in peace when CONTROL closes, which is
-what happens when the parent dies.
+It begins in starting.py, which loads its models. It listens only when it is warm and told to; it speaks to the parent
+on READY and hears it on CONTROL (messages.py); it stops in peace when CONTROL closes, which is what happens when the
+parent dies.
 Border: process matters; answers come from the app.
 """
 
@@ -12,9 +11,7 @@ import contextlib
 import os
 import resource
 import socket
-import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +19,7 @@ import msgspec
 import uvicorn
 import uvloop
 
-from millis.errors import MillisError, MissingExtra
+from millis.errors import MissingExtra
 from millis.security.audit import AuditLog
 from millis.security.certificates import Certificates
 from millis.security.keys import KeyFile, KeyRing
@@ -35,20 +32,20 @@ from millis.serving.caching import AnswerCache
 from millis.serving.clock import SocketClock
 from millis.serving.dispatching import make_executor
 from millis.serving.executor import Executor
-from millis.serving.following import Follower
+from millis.serving.following import Follower, Load
 from millis.serving.gate import Gate
 from millis.serving.generating import Talker
 from millis.serving.live_protocol import LiveProtocol
-from millis.serving.loading import load_version, open_version
-from millis.serving.memory import separate_large_blocks, settle_memory
-from millis.serving.messages import Failed, Loaded, Ready, write_line
+from millis.serving.memory import settle_memory
+from millis.serving.messages import Loaded, Ready, write_line
 from millis.serving.observing import Observer
 from millis.serving.placement import Placement
 from millis.serving.polling import Polling
 from millis.serving.protocol import Protocol, watch
 from millis.serving.served import Served
-from millis.serving.settings import Limits, ServeSettings, join_address, read_settings
+from millis.serving.settings import Limits, ServeSettings, join_address
 from millis.serving.shedding import Shedder
+from millis.serving.versions import open_version
 from millis.telemetry.logs import Log
 from millis.telemetry.metrics import Metrics
 from millis.telemetry.slowest import Slowest, slowest_file
@@ -64,10 +61,14 @@ _OWN_FILES = 100
 
 
 def run_worker(
-    settings: ServeSettings, *, placement: Placement, listener: socket.socket, ready: int, control: int, metrics: Path
-) -> None:
-    """Serve on an already bound socket until SIGTERM or until control closes."""
-    separate_large_blocks()
+    settings: ServeSettings, *, placement: Placement, load: Load, listener: socket.socket, ready: int, control: int,
+    metrics: Path,
+) -> None:  # fmt: skip
+    """Serve on an already bound socket until SIGTERM or until control closes.
+
+    Args:
+        load: opens, loads and warms a version.
+    """
     os.set_blocking(ready, False)  # a parent that does not listen holds nobody up
     clock = SocketClock()
     threads = settings.threads or 0
@@ -93,10 +94,7 @@ def run_worker(
         if port is not None:
             port.calls.serve(served)
 
-    follower = Follower(
-        ready=ready, executor=executor, serve=serve,
-        load=partial(load_version, threads=threads, has_fallback=settings.fallback, n_workers=n_workers),
-    )  # fmt: skip
+    follower = Follower(ready=ready, executor=executor, serve=serve, load=load)
     app = App(
         executor=executor,
         gate=gate,
@@ -298,29 +296,3 @@ async def _answer(server: _Server, listener: socket.socket, *, polling: Polling,
         server.should_exit = True
     polling.go_on()
     await serving
-
-
-def main() -> int:
-    """Read the command line that the supervisor wrote; say what went wrong on READY."""
-    settings, placement, listener, ready, control, metrics = sys.argv[1:7]
-    try:
-        run_worker(
-            read_settings(settings),
-            placement=msgspec.json.decode(placement, type=Placement),
-            listener=socket.socket(fileno=int(listener)),
-            ready=int(ready),
-            control=int(control),
-            metrics=Path(metrics),
-        )
-    except MillisError as error:
-        write_line(int(ready), Failed(slug=error.slug, reason=str(error)))
-        return error.exit_code
-    except FileNotFoundError:
-        if Path(metrics).is_dir():
-            raise
-        # else the parent was interrupted while this process started, and took its folder away
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
