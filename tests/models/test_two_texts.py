@@ -96,6 +96,11 @@ def test_every_runtime_says_what_the_library_says_with_types_written_by_hand(tmp
             with loaded(name, files, settings=settings) as backend:
                 (got,) = run_all(backend, [ids], padding=padding, head=task.head)
             assert np.allclose(got, wanted, atol=1e-4), f"{name} at {buckets}"
+        with loaded(name, files, settings=BackendSettings(buckets=(16,), rows=2)) as backend:
+            batch = {"input_ids": np.zeros((3, 16), np.int64), "attention_mask": np.zeros((3, 16), np.int64)}
+            batch["input_ids"][:, :13], batch["attention_mask"][:, :13] = ids, 1
+            together = backend.run(batch)["logits"]
+        assert all(np.allclose(task.head.cut(one, 13), wanted, atol=1e-4) for one in together), f"{name}, two rows at once"
 
 
 @pytest.mark.parametrize("kind", TYPES)
