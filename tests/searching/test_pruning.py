@@ -20,13 +20,13 @@ from millis.measuring.layers import LayerTable, halves_of
 from millis.models.taggers import build_tagger, load_tagger, save_tagger
 from millis.searching import cutting, layers, search, trying
 from millis.searching.building import Built, Reference, score_reference
-from millis.searching.candidates import propose
+from millis.searching.candidates import SHARES, propose
 from millis.searching.case import Case, prepare
 from millis.searching.concluding import Proven, climb
 from millis.searching.cutting import Change
 from millis.searching.layers import choose_activation
 from millis.searching.pruning import Pruner
-from millis.searching.search import _note_untaught, _Search
+from millis.searching.search import _is_further, _note_untaught, _Search
 from millis.searching.settings import FitSettings
 from millis.searching.trying import Candidate, artifact_case
 from millis.searching.vocabulary import trim_reference
@@ -149,6 +149,16 @@ def test_what_is_below_the_floor_is_no_rung_of_the_ladder(
     below = prove(case, make(60), reference=reference)
     assert [one.rung.name for one in climb(found.proven)] == ["60pc", "100pc"]
     assert climb([below]) == [], "test says so"
+
+
+@pytest.mark.parametrize(("least", "shares"), [(100, [60, 32, 18, 12]), (40, [24, 12]), (18, [12]), (12, [])])
+def test_a_ladder_goes_down_by_long_steps_and_to_the_end(least: int, shares: list[int]) -> None:
+    found = []
+    for share in SHARES:
+        if _is_further(share, than=least):
+            found.append(share)
+            least = share
+    assert found == shares
 
 
 def test_without_a_wish_the_activation_stays(prepared: tuple[Case, Reference]) -> None:

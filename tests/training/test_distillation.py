@@ -11,7 +11,7 @@ from backends.tiny import draw_windows
 from millis.backends.encoder import find_parts, read_shape
 from millis.models.taggers import Tagger, build_tagger
 from millis.tasks.task import Head, Window
-from millis.training.distillation import Noise, _compare_relations, _heard, distil
+from millis.training.distillation import Noise, _compare_relations, _heard, distil, plan_lessons
 from millis.training.settings import TrainSettings
 from models.tiny import TYPES, write_base
 
@@ -43,6 +43,28 @@ def test_a_distilled_tagger_answers_more_like_its_teacher(kind: str, tmp_path: P
     assert all(torch.equal(weights, before[name]) for name, weights in pruned.state_dict().items()), "a copy is trained"
     again = distil(pruned, teacher=teacher, windows=windows, settings=settings, name="test")
     assert all(torch.equal(a, b) for a, b in zip(student.state_dict().values(), again.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize(("epochs", "asked"), [(1, 4), (2, 8), (5, 10), (6, 8), (12, 16)])
+def test_a_teacher_is_asked_less_often_than_there_are_steps(epochs: int, asked: int, tmp_path: Path) -> None:
+    """Four batches an epoch; every text is in two lessons at least, where there are two epochs."""
+    teacher = build_tagger(write_base(tmp_path, "bert"), head=Head(("O", "B-X", "I-X")), seed=2).eval()
+    windows = [Window(ids=ids, targets=np.zeros_like(ids)) for ids in draw_windows(32, seed=3)]
+    runs: list[bool] = []
+    copied = copy.deepcopy(teacher)
+    copied.network.register_forward_pre_hook(lambda module, _: runs.append(module.training))
+    distil(copied, teacher=copied, windows=windows, settings=TrainSettings(epochs=epochs, batch_size=8, autocast="off"), name="test")
+    assert (runs.count(False), runs.count(True)) == (asked, 4 * epochs)
+
+
+def test_lessons_come_among_others_each_as_often() -> None:
+    plan = plan_lessons(300, times=3, seed=1)
+    assert len(plan) == 300
+    assert sorted(plan) == sorted(list(range(100)) * 3)
+    assert sorted(plan[:72]) == sorted(list(range(24)) * 3), "as many as are held at once"
+    assert plan[:24] != plan[24:48]
+    assert plan_lessons(7, times=1, seed=1) == list(range(7))
+    assert len(plan_lessons(7, times=3, seed=1)) == 7
 
 
 @pytest.mark.parametrize("kind", TYPES)

@@ -41,7 +41,7 @@ from millis.units import write_ms
 _MOST_PROOFS = 3
 _MOST_PRUNINGS = 3
 _STEP_DOWN = 0.6
-"""A further rung of the ladder has at most this share of the layers' time of the one before."""
+"""A further rung of the ladder has at most this share of the layers' time of the one before, if it is not the last."""
 
 _NEAR = 1.25
 """How far two probes may differ though the candidates do not."""
@@ -178,7 +178,7 @@ class _Search:
         for share in SHARES:
             if len(climb(self.proven)) >= wanted or not self._can_prune():
                 break
-            if share > _STEP_DOWN * min(one.variant.share for one in self.tried):
+            if not _is_further(share, than=min(one.variant.share for one in self.tried)):
                 continue
             made = self._prune_to(share)
             if not any(one.keeps_floor(self._contract) for one in self._of_share(made)):
@@ -381,3 +381,8 @@ def _point(candidate: Candidate, proven: Sequence[Proven], *, percentile: float)
         name=candidate.name, quality=quality, drop=drop, predicted_ms=candidate.predicted_ms, measured_ms=measured_ms,
         table=candidate.rung.latency, shape=candidate.shape, memory_mb=memory_mb,
     )  # fmt: skip
+
+
+def _is_further(share: int, *, than: int) -> bool:
+    """Say whether a share of the layers' time is far enough below another for a rung of its own."""
+    return share <= _STEP_DOWN * than or SHARES[-1] == share < than

@@ -14,6 +14,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -27,8 +28,15 @@ from millis.training.batches import Batch, make_batch, plan_epochs
 from millis.training.settings import TrainSettings, choose_learning_rate, choose_precision
 from millis.training.steps import descend, torch_state
 
-_Loss = Callable[[Tagger, Sequence[int], Batch], torch.Tensor]
-"""What a student has to learn of a batch: its loss on the windows of these places."""
+_Lesson = Callable[[Tagger], torch.Tensor]
+"""What a teacher said of a batch: a student's loss on it."""
+
+_Teach = Callable[[Sequence[int], Batch], _Lesson]
+"""Asks a teacher of a batch of the windows at these places."""
+
+_TIMES, _AT_ONCE, _PASSES = 3, 24, 2
+"""How often a lesson is learnt at most, among how many others: to ask the teacher costs more than a step of a small
+student. But each text is in as many lessons at least as _PASSES."""
 
 _RELATION_WEIGHT, _MOST_RELATION_HEADS = 1.0, 12
 
@@ -48,27 +56,36 @@ def distil(tagger: Tagger, *, teacher: Tagger, windows: Sequence[Window], settin
         windows: with targets, which say only which places count.
         settings: epochs, batches, learning rate, seed and precision.
         name: what the progress bar says.
-    Cost: an epoch is some one and a half of training the smaller tagger alone, if the teacher is no larger than what it
-        was made from. As noise comes anew in each epoch, many epochs go on teaching.
+    Cost: a step is one of training the smaller tagger alone, and a third of a run of the teacher where there are six
+        epochs or more; its answers to _AT_ONCE batches are held. As noise comes anew, many epochs go on teaching.
     """
     noise, teacher = Noise(windows), copy.deepcopy(teacher).eval()
     is_bf16, _ = choose_precision(settings)
     is_as_wide = teacher.config.hidden_size == tagger.config.hidden_size
     pairs = _pair_layers(tagger, teacher) if is_as_wide else []
 
-    def loss(student: Tagger, _: Sequence[int], batch: Batch) -> torch.Tensor:
-        ids, mask, targets = noise.disturb(batch.ids, batch.mask), batch.mask, batch.targets
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_bf16):
-            with torch.inference_mode(), _heard(None if is_as_wide else teacher) as taught:
-                wanted = _run(teacher, ids, mask)
-            with _heard(None if is_as_wide else student) as heard:
-                got = _run(student, ids, mask)
-        total = _compare_labels(got.logits, wanted.logits, spoken=targets != IGNORED)
-        if is_as_wide:
-            return total + _HIDDEN_WEIGHT * _compare_hidden(got, wanted, pairs=pairs, real=mask.bool())
-        return total + _RELATION_WEIGHT * _compare_relations(heard, taught, real=mask.bool())
+    def teach(_: Sequence[int], batch: Batch) -> _Lesson:
+        ids, mask, spoken = noise.disturb(batch.ids, batch.mask), batch.mask, batch.targets != IGNORED
+        precision = torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_bf16)
+        with precision, torch.inference_mode(), _heard(None if is_as_wide else teacher) as taught:
+            said = _run(teacher, ids, mask)
+        wanted = said.logits[spoken].float().clone()
+        kind = torch.bfloat16 if is_bf16 else torch.float32
+        states = [said.hidden_states[theirs + 1].to(kind).clone() for _, theirs in pairs]
 
-    return _learn(tagger, loss, windows=windows, settings=settings, name=name)
+        def loss(student: Tagger) -> torch.Tensor:
+            with precision, _heard(None if is_as_wide else student) as heard:
+                got = _run(student, ids, mask)
+            total = _compare_labels(got.logits[spoken], wanted)
+            if is_as_wide:
+                mine = [got.hidden_states[ours + 1] for ours, _ in pairs]
+                return total + _HIDDEN_WEIGHT * _compare_hidden(mine, states, real=mask.bool())
+            return total + _RELATION_WEIGHT * _compare_relations(heard, taught, real=mask.bool())
+
+        return loss
+
+    times = min(max(settings.epochs // _PASSES, 1), _TIMES)
+    return _learn(tagger, teach, windows=windows, settings=settings, name=name, times=times)
 
 
 def distil_answers(
@@ -87,37 +104,63 @@ def distil_answers(
     """
     is_bf16, _ = choose_precision(settings)
 
-    def loss(student: Tagger, places: Sequence[int], batch: Batch) -> torch.Tensor:
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_bf16):
-            got = student(batch.ids, batch.mask)
-        wanted = torch.full(got.shape, NOT_THERE)
-        for row, place in enumerate(places):
-            answer = answers[place]
-            wanted[row, : answer.shape[0], : answer.shape[1]] = torch.from_numpy(answer)
-        return _compare_labels(got, wanted, spoken=batch.targets != IGNORED)
+    def teach(places: Sequence[int], batch: Batch) -> _Lesson:
+        def loss(student: Tagger) -> torch.Tensor:
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_bf16):
+                got = student(batch.ids, batch.mask)
+            wanted = torch.full(got.shape, NOT_THERE)
+            for row, place in enumerate(places):
+                answer = answers[place]
+                wanted[row, : answer.shape[0], : answer.shape[1]] = torch.from_numpy(answer)
+            spoken = batch.targets != IGNORED
+            return _compare_labels(got[spoken], wanted[spoken])
 
-    return _learn(tagger, loss, windows=windows, settings=settings, name=name)
+        return loss
+
+    return _learn(tagger, teach, windows=windows, settings=settings, name=name, times=1)
 
 
-def _learn(tagger: Tagger, loss_of: _Loss, *, windows: Sequence[Window], settings: TrainSettings, name: str) -> Tagger:
-    """Train a copy of a tagger by a loss."""
+def _learn(
+    tagger: Tagger, teach: _Teach, *, windows: Sequence[Window], settings: TrainSettings, name: str, times: int
+) -> Tagger:
+    """Train a copy of a tagger on what is taught of batches.
+
+    Args:
+        times: how often each lesson is learnt; there are as many fewer.
+    """
     lengths = np.array([len(window.ids) for window in windows], np.int64)
     peak, _ = choose_learning_rate(settings.of_every_weight(), width=int(tagger.config.hidden_size))
     student: Tagger = copy.deepcopy(tagger).train()
+    batches = list(chain.from_iterable(plan_epochs(lengths, settings=settings)))
+    lessons: dict[int, _Lesson] = {}
 
-    def loss(places: NDArray[np.int64]) -> torch.Tensor:
-        batch = make_batch([windows[place] for place in places], pad_id=student.pad_id)
-        return loss_of(student, places.tolist(), batch)
+    def loss(place: int) -> torch.Tensor:
+        if place not in lessons:
+            if len(lessons) == _AT_ONCE:
+                lessons.clear()
+            chosen = batches[place]
+            batch = make_batch([windows[one] for one in chosen], pad_id=student.pad_id)
+            lessons[place] = teach(chosen.tolist(), batch)
+        return lessons[place](student)
 
     with torch_state(settings.seed):
         student.network.get_input_embeddings().weight.requires_grad_(False)
         weights = [one for one in student.parameters() if one.requires_grad]
         optimizer = torch.optim.AdamW(weights, lr=0.0, weight_decay=settings.weight_decay, fused=True)
-        plans = plan_epochs(lengths, settings=settings)
-        descend(optimizer, loss, plans=plans, peak=peak, settings=settings, name=name)
+        plan = plan_lessons(len(batches), times=times, seed=settings.seed)
+        descend(optimizer, loss, plans=[plan], peak=peak, settings=settings, name=name)
     student.network.get_input_embeddings().weight.requires_grad_(True)
     student.eval()
     return student
+
+
+def plan_lessons(n_steps: int, *, times: int, seed: int) -> list[int]:
+    """Plan which batch each step is on: _AT_ONCE of them several times, each time in another order, then the next."""
+    chance, plan = np.random.default_rng(seed), []
+    for first in range(0, -(-n_steps // times), _AT_ONCE):
+        some = np.arange(first, min(first + _AT_ONCE, -(-n_steps // times)))
+        plan += [int(place) for _ in range(times) for place in (chance.permutation(some) if times > 1 else some)]
+    return plan[:n_steps]
 
 
 def _run(tagger: Tagger, ids: torch.Tensor, mask: torch.Tensor) -> Any:
@@ -161,21 +204,22 @@ def _pair_layers(tagger: Tagger, teacher: Tagger) -> list[tuple[int, int]]:
     return [(i, max((i + 1) * n_taught // len(shape), 1) - 1) for i in layers]
 
 
-def _compare_labels(got: torch.Tensor, wanted: torch.Tensor, *, spoken: torch.Tensor) -> torch.Tensor:
-    """Give the divergence of the labels, in nats per place."""
-    want = wanted[spoken].float().clone()
+def _compare_labels(got: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Give the divergence of the labels, in nats per place, of logits (N, C)."""
     return torch.nn.functional.kl_div(
-        got[spoken].float().log_softmax(-1), want.log_softmax(-1), reduction="batchmean", log_target=True
+        got.float().log_softmax(-1), wanted.log_softmax(-1), reduction="batchmean", log_target=True
     )
 
 
-def _compare_hidden(got: Any, wanted: Any, *, pairs: Sequence[tuple[int, int]], real: torch.Tensor) -> torch.Tensor:
-    """Give the mean relative error of the layers' hidden states."""
+def _compare_hidden(
+    got: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor], *, real: torch.Tensor
+) -> torch.Tensor:
+    """Give the mean relative error of hidden states, (B, T, W) each."""
     total = torch.zeros(())
-    for mine, theirs in pairs:
-        target = wanted.hidden_states[theirs + 1][real].float().clone()
-        error = (got.hidden_states[mine + 1][real].float() - target).square().mean() / target.square().mean()
-        total = total + error / len(pairs)
+    for mine, theirs in zip(got, wanted, strict=True):
+        target = theirs[real].float()
+        error = (mine[real].float() - target).square().mean() / target.square().mean()
+        total = total + error / len(wanted)
     return total
 
 

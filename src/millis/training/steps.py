@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from millis.cores import n_cores
 from millis.data.examples import Example
@@ -163,17 +162,19 @@ def rate_share(step: int, *, n_steps: int, warmup_share: float) -> float:
     return (n_steps - step) / (n_steps - n_warmup)
 
 
+Planned = TypeVar("Planned")
+
+
 def descend(
-    optimizer: torch.optim.Optimizer, loss_of: Callable[[NDArray[np.int64]], torch.Tensor], *,
-    plans: Sequence[Sequence[NDArray[np.int64]]], peak: float, settings: TrainSettings, name: str,
-    is_clipped: bool = True,
+    optimizer: torch.optim.Optimizer, loss_of: Callable[[Planned], torch.Tensor], *,
+    plans: Sequence[Sequence[Planned]], peak: float, settings: TrainSettings, name: str, is_clipped: bool = True,
 ) -> None:  # fmt: skip
     """Take every step of a short training, of which nothing is kept on the way.
 
     Args:
         optimizer: of all that is trained; its rate is set here.
-        loss_of: gives the loss, float (), of the windows at these places.
-        plans: as `plan_epochs` gives them.
+        loss_of: gives the loss, float (), of what a step is on: the windows at these places.
+        plans: what each step is on, epoch by epoch, as `plan_epochs` gives it.
         peak: of the learning rate.
         settings: its warm-up, and the norm that gradients are scaled down to where is_clipped.
         name: what the progress bar says.
