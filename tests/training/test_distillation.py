@@ -58,13 +58,13 @@ def test_a_teacher_is_asked_less_often_than_there_are_steps(epochs: int, asked: 
 
 
 def test_lessons_come_among_others_each_as_often() -> None:
-    plan = plan_lessons(300, times=3, seed=1)
+    plan = plan_lessons(300, times=3, at_once=24, seed=1)
     assert len(plan) == 300
     assert sorted(plan) == sorted(list(range(100)) * 3)
     assert sorted(plan[:72]) == sorted(list(range(24)) * 3), "as many as are held at once"
     assert plan[:24] != plan[24:48]
-    assert plan_lessons(7, times=1, seed=1) == list(range(7))
-    assert len(plan_lessons(7, times=3, seed=1)) == 7
+    assert plan_lessons(7, times=1, at_once=4, seed=1) == list(range(7))
+    assert len(plan_lessons(7, times=3, at_once=4, seed=1)) == 7
 
 
 @pytest.mark.parametrize("kind", TYPES)

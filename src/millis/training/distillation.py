@@ -34,9 +34,12 @@ _Lesson = Callable[[Tagger], torch.Tensor]
 _Teach = Callable[[Sequence[int], Batch], _Lesson]
 """Asks a teacher of a batch of the windows at these places."""
 
-_TIMES, _AT_ONCE, _PASSES = 3, 24, 2
-"""How often a lesson is learnt at most, among how many others: to ask the teacher costs more than a step of a small
-student. But each text is in as many lessons at least as _PASSES."""
+_TIMES, _PASSES = 3, 2
+"""How often a lesson is learnt at most: to ask the teacher costs more than a step of a small student. But each text is
+in as many lessons at least as _PASSES."""
+
+_AT_ONCE, _HELD_BYTES = (4, 24), 256e6
+"""Among how many others, as memory allows: MiniLM-L6's 24 on short texts hold 80 MB."""
 
 _RELATION_WEIGHT, _MOST_RELATION_HEADS = 1.0, 12
 
@@ -57,7 +60,8 @@ def distil(tagger: Tagger, *, teacher: Tagger, windows: Sequence[Window], settin
         settings: epochs, batches, learning rate, seed and precision.
         name: what the progress bar says.
     Cost: a step is one of training the smaller tagger alone, and a third of a run of the teacher where there are six
-        epochs or more; its answers to _AT_ONCE batches are held. As noise comes anew, many epochs go on teaching.
+        epochs or more; some of its answers are held, _HELD_BYTES of them. As noise comes anew, many epochs go on
+        teaching.
     """
     noise, teacher = Noise(windows), copy.deepcopy(teacher).eval()
     is_bf16, _ = choose_precision(settings)
@@ -85,7 +89,11 @@ def distil(tagger: Tagger, *, teacher: Tagger, windows: Sequence[Window], settin
         return loss
 
     times = min(max(settings.epochs // _PASSES, 1), _TIMES)
-    return _learn(tagger, teach, windows=windows, settings=settings, name=name, times=times)
+    n_states = len(pairs) if is_as_wide else len(("queries", "keys", "values"))
+    token_bytes = n_states * int(teacher.config.hidden_size) * (2 if is_bf16 else 4)
+    return _learn(
+        tagger, teach, windows=windows, settings=settings, name=name, times=times, token_bytes=token_bytes
+    )
 
 
 def distil_answers(
@@ -117,26 +125,31 @@ def distil_answers(
 
         return loss
 
-    return _learn(tagger, teach, windows=windows, settings=settings, name=name, times=1)
+    return _learn(tagger, teach, windows=windows, settings=settings, name=name)
 
 
 def _learn(
-    tagger: Tagger, teach: _Teach, *, windows: Sequence[Window], settings: TrainSettings, name: str, times: int
-) -> Tagger:
+    tagger: Tagger, teach: _Teach, *, windows: Sequence[Window], settings: TrainSettings, name: str, times: int = 1,
+    token_bytes: int = 0,
+) -> Tagger:  # fmt: skip
     """Train a copy of a tagger on what is taught of batches.
 
     Args:
         times: how often each lesson is learnt; there are as many fewer.
+        token_bytes: what a lesson holds of a token.
     """
     lengths = np.array([len(window.ids) for window in windows], np.int64)
     peak, _ = choose_learning_rate(settings.of_every_weight(), width=int(tagger.config.hidden_size))
     student: Tagger = copy.deepcopy(tagger).train()
     batches = list(chain.from_iterable(plan_epochs(lengths, settings=settings)))
+    fewest, most = _AT_ONCE
+    lesson_bytes = token_bytes * lengths.sum() * settings.epochs / len(batches)
+    at_once = max(min(most, int(_HELD_BYTES / max(lesson_bytes, 1))), fewest)
     lessons: dict[int, _Lesson] = {}
 
     def loss(place: int) -> torch.Tensor:
         if place not in lessons:
-            if len(lessons) == _AT_ONCE:
+            if len(lessons) == at_once:
                 lessons.clear()
             chosen = batches[place]
             batch = make_batch([windows[one] for one in chosen], pad_id=student.pad_id)
@@ -147,18 +160,18 @@ def _learn(
         student.network.get_input_embeddings().weight.requires_grad_(False)
         weights = [one for one in student.parameters() if one.requires_grad]
         optimizer = torch.optim.AdamW(weights, lr=0.0, weight_decay=settings.weight_decay, fused=True)
-        plan = plan_lessons(len(batches), times=times, seed=settings.seed)
+        plan = plan_lessons(len(batches), times=times, at_once=at_once, seed=settings.seed)
         descend(optimizer, loss, plans=[plan], peak=peak, settings=settings, name=name)
     student.network.get_input_embeddings().weight.requires_grad_(True)
     student.eval()
     return student
 
 
-def plan_lessons(n_steps: int, *, times: int, seed: int) -> list[int]:
-    """Plan which batch each step is on: _AT_ONCE of them several times, each time in another order, then the next."""
+def plan_lessons(n_steps: int, *, times: int, at_once: int, seed: int) -> list[int]:
+    """Plan which batch each step is on: some of them several times, each time in another order, then the next."""
     chance, plan = np.random.default_rng(seed), []
-    for first in range(0, -(-n_steps // times), _AT_ONCE):
-        some = np.arange(first, min(first + _AT_ONCE, -(-n_steps // times)))
+    for first in range(0, -(-n_steps // times), at_once):
+        some = np.arange(first, min(first + at_once, -(-n_steps // times)))
         plan += [int(place) for _ in range(times) for place in (chance.permutation(some) if times > 1 else some)]
     return plan[:n_steps]
 
