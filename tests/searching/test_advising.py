@@ -42,12 +42,15 @@ class FakeUntrained:
 
     def __exit__(self, *_: object) -> None: ...
 
-    def time(self, variant: Variant, *, buckets: Sequence[int], without_layers: bool = False) -> tuple[LatencyRow, ...]:
+    def time(
+        self, variant: Variant, *, buckets: Sequence[int], rows: int = 1, without_layers: bool = False
+    ) -> tuple[LatencyRow, ...]:
         if FakeUntrained.calls == self.most_calls:
             raise KeyboardInterrupt
         FakeUntrained.calls += 1
         ms = self._ms * (0.1 if without_layers else 1.0) * (1 if variant.precision == "int8" else 3)
-        return tuple(LatencyRow(tokens=bucket, p50_ms=ms, p99_ms=ms, n=1, cold_ms=ms) for bucket in buckets)
+        together = {"rows": rows, "rows_ms": rows * ms} if rows > 1 else {}
+        return tuple(LatencyRow(tokens=bucket, p50_ms=ms, p99_ms=ms, n=1, cold_ms=ms, **together) for bucket in buckets)
 
 
 @pytest.fixture(scope="module")
