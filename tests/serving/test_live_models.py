@@ -313,7 +313,8 @@ def test_a_version_that_took_over_and_fails_on_requests_is_rolled_back_by_itself
             statuses += Counter(site.http.post("/v1/ner", json={"input": "zebra"}).status_code for _ in range(20))
             if site.state()["former"] is None:
                 break
-        assert set(statuses) == {200, 500}
+        assert 500 in statuses
+        assert set(statuses) <= {200, 500}, "200 where it was rolled back before the last of twenty"
         assert "was rolled back" in site.state()["history"][-1]
         answer = site.http.post("/v1/ner", json={"input": "zebra"})
         assert (answer.status_code, answer.headers["x-millis-version"]) == (200, "1")
