@@ -13,6 +13,7 @@ from making import make_fake_bundle
 from millis.backends import backends
 from millis.bundles import LatencyRow, Rung, ServingShape
 from millis.bundles.together import count_next, order_windows, put_back, split
+from millis.contract import Contract
 from millis.errors import InvalidValue
 from millis.searching.candidates import Variant, count_rows, predict_percentile_ms, scale_table
 from millis.serving.prediction import Forecast
@@ -27,7 +28,7 @@ TABLE = (
 @pytest.mark.parametrize("n", range(12))
 def test_windows_of_like_lengths_run_together_and_come_back_in_their_own_order(n: int) -> None:
     windows = [[0] * length for length in np.random.default_rng(n).integers(3, 30, n)]
-    order = order_windows(windows, rows=4)
+    order = order_windows([len(one) for one in windows], rows=4)
     assert sorted(order) == list(range(n))
     assert put_back([windows[place] for place in order], order=order) == windows
     lengths = [len(windows[place]) for place in order]
@@ -39,7 +40,35 @@ def test_windows_of_like_lengths_run_together_and_come_back_in_their_own_order(n
         steps.append(count_next(left, rows=4))
         left -= steps[-1]
     assert steps == [4] * len(together) + [1] * len(alone)
-    assert order_windows(windows, rows=1) == range(n)
+    assert order_windows(lengths, rows=1) == range(n)
+
+
+def count_rows_run(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """Count what the fake backend is given, as (rows, tokens)."""
+    shapes: list[tuple[int, ...]] = []
+    run = backends["fake"].run
+
+    def counted(self: Any, batch: dict[str, NDArray[np.int64]]) -> Any:
+        shapes.append(batch["input_ids"].shape)
+        return run(self, batch)
+
+    monkeypatch.setattr(backends["fake"], "run", counted)
+    return shapes
+
+
+def test_what_runs_together_is_warm_before_the_first_request_and_stays_so_beside_what_runs_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = millis.load(make_fake_bundle(tmp_path, task="rerank", buckets=(16, 32), rows=3).path)
+    shapes = count_rows_run(monkeypatch)
+    model.warm()
+    assert set(shapes) == {(1, 16), (1, 32), (3, 16), (3, 32)}
+    model({"query": "who wrote", "documents": ["maria", "garcia", "lisbon", "maria garcia wrote from lisbon " * 4]})
+    shapes.clear()
+    for _ in range(50):
+        model.keep_warm()
+    assert shapes.count((3, 16)) == 10, "of the example and the last four windows in turn, for as long as it is idle"
+    assert shapes.count((1, 32)) == 10
 
 
 @pytest.mark.parametrize("task", ["rerank", "qa", "ner"])
@@ -53,16 +82,10 @@ def test_answers_are_those_of_windows_alone(task: str, tmp_path: Path, monkeypat
     alone, together = (
         millis.load(make_fake_bundle(tmp_path / str(rows), task=task, buckets=(16, 32), rows=rows).path) for rows in (1, 3)
     )
-    sizes: list[int] = []
-    run = backends["fake"].run
-
-    def counted(self: Any, batch: dict[str, NDArray[np.int64]]) -> Any:
-        sizes.append(len(batch["input_ids"]))
-        return run(self, batch)
-
-    monkeypatch.setattr(backends["fake"], "run", counted)
+    shapes = count_rows_run(monkeypatch)
     answer = together(asked)
-    assert set(sizes) <= {1, 3}
+    sizes = {rows for rows, _ in shapes}
+    assert sizes <= {1, 3}
     assert 3 in sizes
     assert answer == alone(asked)
 
@@ -100,10 +123,13 @@ def test_the_search_predicts_requests_by_what_runs_together() -> None:
 def test_windows_run_together_where_most_texts_have_so_many_and_the_runtime_gains_by_it() -> None:
     openvino = Variant(backend="openvino", precision="int8", is_bucketed=True)
     many, few = [[10] * 20, [10] * 20, [10]], [[10] * 20, [10], [10] * 3]
-    assert count_rows(openvino, requests=many) == 4
-    assert count_rows(openvino, requests=few) == 1
-    assert count_rows(openvino, requests=many, device="gpu") == 1
-    assert count_rows(Variant(backend="onnxruntime", precision="int8", is_bucketed=False), requests=many) == 1
+    onnxruntime = Variant(backend="onnxruntime", precision="int8", is_bucketed=False)
+    assert count_rows(openvino, requests=many, contract=None) == 4
+    assert count_rows(openvino, requests=many, contract=Contract(p99="5 ms", rate=50)) == 4
+    assert count_rows(openvino, requests=few, contract=None) == 1
+    assert count_rows(openvino, requests=many, contract=Contract(p99="5 ms", rate=50, device="gpu")) == 1
+    assert count_rows(openvino, requests=many, contract=Contract(p99="5 ms", rate=50, memory_mb=500)) == 1, "it costs memory"
+    assert count_rows(onnxruntime, requests=many, contract=None) == 1
 
 
 def test_no_rows_at_all_are_refused() -> None:

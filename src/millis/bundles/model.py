@@ -115,7 +115,7 @@ class Model:
 
     def _run_all(self, windows: Sequence[NDArray[np.int64]]) -> list[NDArray[np.float32]]:
         """Run the windows of one text, together as far as the rung does that; give logits (R, C) of each."""
-        order = order_windows(windows, rows=self.rung.rows)
+        order = order_windows([len(ids) for ids in windows], rows=self.rung.rows)
         logits: list[NDArray[np.float32]] = []
         while len(logits) < len(order):
             n_run = len(logits)
@@ -125,7 +125,10 @@ class Model:
 
     def run_next(self, windows: Sequence[NDArray[np.int64]]) -> list[NDArray[np.float32]]:
         """Run as many windows of ids (T,) as `count_next` says, in one inference; give logits (R, C) of each."""
-        return [self.run(windows[0])] if len(windows) == 1 else self.run_together(windows)
+        if len(windows) == 1:
+            return [self.run(windows[0])]
+        self._lately.append((self.bucket_of(max(map(len, windows))), len(windows)))
+        return self.run_together(windows)
 
     def _run_in(self, bucket: int, ids: NDArray[np.int64]) -> NDArray[np.float32]:
         n = len(ids)
@@ -143,7 +146,6 @@ class Model:
     def run_together(self, rows: Sequence[NDArray[np.int64]]) -> list[NDArray[np.float32]]:
         """Run the network on windows of ids (T,) in one batch, each padded to the longest; give the logits (R, C)."""
         longest = self.bucket_of(max(len(row) for row in rows))
-        self._lately.append((longest, len(rows)))
         ids, mask = np.zeros((2, len(rows), longest), np.int64)
         for i, row in enumerate(rows):
             ids[i, : len(row)], mask[i, : len(row)] = row, 1
@@ -162,6 +164,7 @@ class Model:
                 began = perf_counter_ns()
                 self.run(ids)
                 times[len(ids)] = min(times.get(len(ids), np.inf), (perf_counter_ns() - began) / 1e6)
+                self._warm_together(ids)
             self.answer(self.task.example)
         return sorted(times.items())
 
@@ -170,7 +173,9 @@ class Model:
         self._n_idle += 1
         turn = self._n_idle % (len(self._lately) + 1)
         if not turn:
+            lately = self._lately.copy()  # the example is no request: it would push those out
             self.answer(self.task.example)
+            self._lately = lately
             return
         bucket, n = self._lately[turn - 1]
         ids = np.full(min(bucket, self.task.max_tokens), 1, np.int64)
@@ -182,6 +187,9 @@ class Model:
     def warm_length(self, ids: NDArray[np.int64]) -> None:
         """Run a window in every way that a request may find it run: alone, and with as many as run together."""
         self.run(ids)
+        self._warm_together(ids)
+
+    def _warm_together(self, ids: NDArray[np.int64]) -> None:
         if self.rung.rows > 1:
             self.run_together([ids] * self.rung.rows)
 

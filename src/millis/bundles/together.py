@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 
-def order_windows(windows: Sequence[Sequence[int] | Any], *, rows: int) -> Sequence[int]:
+def order_windows(lengths: Sequence[int], *, rows: int) -> Sequence[int]:
     """Give the places of windows in the order in which they run: by length where some run together, else their own."""
-    places = range(len(windows))
-    return places if len(windows) < rows or rows == 1 else sorted(places, key=lambda place: len(windows[place]))
+    places = range(len(lengths))
+    return places if len(lengths) < rows or rows == 1 else sorted(places, key=lengths.__getitem__)
 
 
 def count_next(n_left: int, *, rows: int) -> int:

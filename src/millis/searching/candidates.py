@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from millis.bundles import LatencyRow, ServingShape
 from millis.bundles.together import split
+from millis.contract import Contract
 
 OVERHEAD_MS = 0.9
 """Socket, parse, tokenize, decode, write: a JSON echo plus text work; only ranks, since every candidate pays it."""
@@ -95,13 +96,14 @@ def propose(*, device: str) -> tuple[Variant, ...]:
     )
 
 
-def count_rows(variant: Variant, *, requests: Sequence[Sequence[int]], device: str = "cpu") -> int:
-    """Say how many windows of one text a variant is to run together.
+def count_rows(variant: Variant, *, requests: Sequence[Sequence[int]], contract: Contract | None) -> int:
+    """Say how many windows of one text a variant is to run together: one where memory is bounded, which it costs.
 
     Args:
         requests: tokens of each window of each text.
     """
-    is_static = variant.backend == "openvino" and variant.is_bucketed and device == "cpu"
+    is_bounded = contract is not None and (contract.device != "cpu" or contract.memory_mb is not None)
+    is_static = variant.backend == "openvino" and variant.is_bucketed and not is_bounded
     return TOGETHER if is_static and np.median([len(one) for one in requests]) >= TOGETHER else 1
 
 

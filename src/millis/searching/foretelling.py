@@ -221,8 +221,8 @@ def _time(
 
         def timed(variant: Variant, *, without_layers: bool = False) -> _Rows:
             nonlocal untrained
-            rows = count_rows(variant, requests=laid.requests)
-            key = make_key([*inputs, variant.name, without_layers, *([rows] if rows > 1 else [])])
+            rows = count_rows(variant, requests=laid.requests, contract=question.contract)
+            key = make_key([*inputs, variant.name, without_layers, rows])
             known: _Rows | None = recall(SHELF, key, kind=tuple[LatencyRow, ...])
             if known is None:
                 # The training libraries take two seconds to load; what is known needs none of them.

@@ -205,7 +205,7 @@ def _measure_rung(case: Case, variant: Variant, built: Built, *, quality: float 
         name=variant.name, backend=variant.backend, precision=variant.precision, folder=f"rungs/{variant.name}",
         table=name_table(built), device=case.contract.device, threads=variant.threads,
         buckets=lengths if variant.is_bucketed else None,
-        rows=count_rows(variant, requests=case.requests, device=case.contract.device),
+        rows=count_rows(variant, requests=case.requests, contract=case.contract),
         choices=built.choices, steps=built.steps,
     )  # fmt: skip
     model = load(save_draft(case, rung, built), cache=case.folder / "cache")

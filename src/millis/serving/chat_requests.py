@@ -22,7 +22,7 @@ _MEMBER = re.compile(r"(?:unknown field `|required field `|at `\$\.)(\w+)")
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _READ = {"role", "content", "name"}
 _CALLS = ("tool_calls", "function_call")
-_EMPTY = {"refusal", "annotations", "audio", "function_call", "tool_calls"}
+_EMPTY = {"refusal", "annotations", "audio", *_CALLS}
 """What OpenAI's clients send back, with nothing in it, of an answer that was text."""
 
 _LEAST_TOP_P = 1e-6

@@ -71,6 +71,8 @@ class Forecast:
 
     def text_ns(self, rung: int, lengths: Sequence[int]) -> float:
         """Predict the network's time on the windows of one text that are left, in their order, together or alone."""
+        if self._rows[rung] == 1:
+            return self.run_ns(rung, lengths)
         together, alone = split(lengths, rows=self._rows[rung])
         return self.speed * sum(self.usual_ns(rung, n, is_together=True) for n in together) + self.run_ns(rung, alone)
 

@@ -161,9 +161,10 @@ class Job:
         began, n, rows = perf_counter_ns(), 0, 1 if self.may_stop else self.ladder.rows
         for text in self.texts:
             windows = self.ladder.task.encode(text, options=self.options)
-            self.orders.append(order := order_windows([window.ids for window in windows], rows=rows))
-            self.encoded.append([windows[place] for place in order])
-            n += sum(len(window.ids) for window in windows)
+            lengths = [len(window.ids) for window in windows]
+            self.orders.append(order := order_windows(lengths, rows=rows))
+            self.encoded.append(windows if rows == 1 else [windows[place] for place in order])
+            n += sum(lengths)
             if self.most_tokens is not None and n > self.most_tokens:
                 raise InvalidRequest(
                     f"the texts have more than the {self.most_tokens:,} tokens allowed, counting what their windows"

@@ -97,7 +97,7 @@ class Supervisor:
         self._workers: list[Worker] = []
         self._listener: socket.socket | None = None
         self._grpc_listener: socket.socket | None = None
-        self._metrics = Scratch()
+        self._scratch = Scratch()
         self._is_stopping = False
 
     @property
@@ -133,7 +133,7 @@ class Supervisor:
     def __enter__(self) -> "Supervisor":
         self._listener = bind(self.settings.host, self.settings.port)
         try:
-            self._metrics.make()
+            self._scratch.make()
             if self.settings.grpc_port is not None:
                 self._grpc_listener = hold(self.settings.host, self.settings.grpc_port)
                 held = self._grpc_listener.getsockname()[1]
@@ -198,13 +198,13 @@ class Supervisor:
                 worker.process.wait()
             os.close(worker.ready)
         self._workers = []
-        self._metrics.remove()
+        self._scratch.remove()
         self._log.close()
 
     def _start_worker(self, *, stands_by: bool = False) -> Worker:
         assert self._listener is not None
         worker = start_worker(
-            self.settings, placement=self._director.placement, listener=self._listener, metrics=self._metrics.path
+            self.settings, placement=self._director.placement, listener=self._listener, metrics=self._scratch.path
         )
         if not stands_by:
             worker.listen()
@@ -254,8 +254,8 @@ class Supervisor:
         self._workers.remove(worker)
         os.close(worker.ready)
         os.close(worker.control)
-        forget_process(self._metrics.path, worker.process.pid)
-        forget_counts(self._metrics.path, worker.process.pid)
+        forget_process(self._scratch.path, worker.process.pid)
+        forget_counts(self._scratch.path, worker.process.pid)
         self._director.leave(worker.process.pid)
         if worker.failed is not None or worker.stands_by:
             error: MillisError = RunFailed(f"it ended with code {code}.")

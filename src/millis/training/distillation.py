@@ -142,7 +142,7 @@ def _learn(
     peak, _ = choose_learning_rate(settings.of_every_weight(), width=int(tagger.config.hidden_size))
     student: Tagger = copy.deepcopy(tagger).train()
     batches = list(chain.from_iterable(plan_epochs(lengths, settings=settings)))
-    fewest, most = _AT_ONCE
+    fewest, most = _AT_ONCE if times > 1 else (1, 1)
     lesson_bytes = token_bytes * lengths.sum() * settings.epochs / len(batches)
     at_once = max(min(most, int(_HELD_BYTES / max(lesson_bytes, 1))), fewest)
     lessons: dict[int, _Lesson] = {}
