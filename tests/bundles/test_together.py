@@ -114,10 +114,10 @@ def predict(requests: Sequence[Sequence[int]], table: Sequence[LatencyRow]) -> f
 
 def test_the_search_predicts_requests_by_what_runs_together() -> None:
     nothing = predict([[10]], scale_table(TABLE, 1e-9))
-    assert predict([[10]] * 9, TABLE) - nothing == pytest.approx(1)
-    assert predict([[10] * 4, [10, 10, 10, 9]], TABLE) - nothing == pytest.approx(2)
-    assert predict([[20, 10, 10, 10, 10]], TABLE) - nothing == pytest.approx(2 + 2), "by length, the longest alone"
-    assert predict([[10] * 4], scale_table(TABLE, 3.0)) - nothing == pytest.approx(6)
+    assert predict([[10]] * 9, TABLE) - nothing == pytest.approx(1, rel=0.02)
+    assert predict([[10] * 4, [10, 10, 10, 9]], TABLE) - nothing == pytest.approx(2, rel=0.02)
+    assert predict([[20, 10, 10, 10, 10]], TABLE) - nothing == pytest.approx(2 + 2, rel=0.02), "by length, the longest alone"
+    assert predict([[10] * 4], scale_table(TABLE, 3.0)) - nothing == pytest.approx(6, rel=0.02)
 
 
 def test_windows_run_together_where_most_texts_have_so_many_and_the_runtime_gains_by_it() -> None:

@@ -56,7 +56,8 @@ def test_a_device_that_batches_is_predicted_to_carry_what_one_by_one_cannot() ->
         for rate in (0.1, 100, 1000)
     ]
     assert together == sorted(together)
-    assert together[0] == pytest.approx(predict(0.1, shape), rel=0.05)
+    alone = predict(0.1, shape)  # on cores that others use too: so its slowest take a little longer
+    assert alone / 1.25 < together[0] < alone
     assert together[2] < 3 * 64 / 4 < predict(1000, shape)
 
 
@@ -65,9 +66,9 @@ def test_a_request_of_many_windows_is_predicted_to_run_them_one_after_the_other(
     asked: dict[str, Any] = {"rate_per_s": 0.1, "shape": shape, "percentile": 50.0}
     alone = predict_percentile_ms(TABLE, requests=[(8,)], **asked)
     many = predict_percentile_ms(TABLE, requests=[(8,) * 20], **asked)
-    assert many - alone == pytest.approx(19 * 8 / 4)
+    assert many - alone == pytest.approx(19 * 8 / 4, rel=0.02)
     mixed = predict_percentile_ms(TABLE, requests=[(8, 64, 16)], **asked)
-    assert mixed - alone == pytest.approx((64 + 16) / 4)
+    assert mixed - alone == pytest.approx((64 + 16) / 4, rel=0.02)
     assert predict_percentile_ms(TABLE, requests=[(8, 64, 16)], is_batched=True, **asked) == pytest.approx(
         predict_percentile_ms(TABLE, requests=[(64,)], is_batched=True, **asked)
     )
@@ -124,13 +125,13 @@ def test_an_impossible_contract_gets_points_and_relaxations_with_numbers() -> No
     shape = ServingShape(workers=1, threads=2)
     slow = Point(name="good", quality=86, drop=0.2, predicted_ms=20, measured_ms=22, table=TABLE, shape=shape)
     rough = Point(name="rough", quality=80, drop=6.0, predicted_ms=4, measured_ms=5, table=TABLE, shape=shape)
-    told = relax([slow, rough], contract=Contract(p99="6 ms", rate=100, max_drop=1.0), requests=REQUESTS, n_probed=1000)
+    told = relax([slow, rough], contract=Contract(p99="10 ms", rate=100, max_drop=1.0), requests=REQUESTS, n_probed=1000)
     text = "\n".join(told)
     assert "nearest: rough: p99 measured 5 ms" in text
     assert "instead: p99 <= 25 ms" in text
     assert "6.0 points of quality instead of 1 (rough)" in text
     assert "texts of at most 16 tokens" in text or "texts of at most 8 tokens" in text
-    told = relax([slow, rough], contract=Contract(p99="6 ms", rate=100, max_drop=None, floor=85), requests=REQUESTS, n_probed=1000)
+    told = relax([slow, rough], contract=Contract(p99="10 ms", rate=100, max_drop=None, floor=85), requests=REQUESTS, n_probed=1000)
     assert "instead: a floor of 80.0 instead of 85 (rough)" in told
 
 

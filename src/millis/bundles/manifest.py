@@ -46,7 +46,8 @@ class LatencyRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Time of one inference at one token count, in ms.
 
     Args:
-        p50_ms, p99_ms, n: back to back.
+        p50_ms, p99_ms, n: back to back, the lengths in turns.
+        again_ms: median right behind one at the same length, None where that was not measured.
         cold_ms: median of inferences that came after an idle gap, None where that was not measured.
         rows, rows_ms: how many windows of one text its rung runs together, and the median of an inference of so many;
             None where it runs each alone.
@@ -58,6 +59,7 @@ class LatencyRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     p50_ms: float
     p99_ms: float
     n: int
+    again_ms: float | None = None
     cold_ms: float | None = None
     rows: Annotated[int, Meta(ge=1)] = 1
     rows_ms: float | None = None

@@ -17,11 +17,24 @@ from millis.bundles import LatencyRow, ServingShape
 from millis.bundles.together import split
 from millis.contract import Contract
 
-OVERHEAD_MS = 0.9
-"""Socket, parse, tokenize, decode, write: a JSON echo plus text work; only ranks, since every candidate pays it."""
+_OVERHEAD_MS, _OVERHEAD_SPREAD = 0.75, 0.4
+"""What a request costs beside its inference, sockets, parsing, tokens, decoding, writing: median, and spread.
+
+Spreads are standard deviations of the logarithm. All of these were measured on two cores of an AMD EPYC which held the
+clients too: docs/decisions/0038."""
+
+_SPREAD = 0.1
+"""Of an inference that has the machine to itself."""
+
+_DISTURBED_MS, _DISTURBED, _DISTURBED_SPREAD = 3.0, 1.8, 0.4
+"""Up to so much of an inference takes so many times as long, and is spread so, where another request is there too."""
 
 AT_EASE = 0.67
 """Share of the bound within which a probe of some hundred requests promises that the proof will be kept."""
+
+LIKELY = 0.8
+"""Share of the bound within which a prediction promises as much: it says what a proof would see, not a probe, and was
+off by a third at most where it was compared (docs/decisions/0038)."""
 
 SHARES = (70, 60, 50, 40, 32, 24, 18, 12)
 """Percent of the layers' time that pruning may leave."""
@@ -153,8 +166,9 @@ def predict_percentile_ms(
         requests: tokens of each window of requests to draw from.
         is_batched: a device runs whatever waits at once, in the time of the longest of it.
         n_requests: of a run, each begun with nobody waiting: where more comes than is answered, the queue grows on.
-    Source: Lindley's recursion, with service times drawn from the table's p50 and p99 at the lengths of a random
-    request; one that finds its lane idle for a while pays what the table says of cold ones.
+    Source: Lindley's recursion, with service times drawn from the table at the lengths of a random request, longer
+    where another request is there too (docs/decisions/0038); one that finds its lane idle for a while pays what the
+    table says of cold ones.
     """
     chance = np.random.default_rng(seed)
     drawn = chance.choice(len(requests), _ARRIVALS)
@@ -171,21 +185,28 @@ def predict_percentile_ms(
     slow = of_requests([row.p99_ms for row in table], slow_ms, join)
     cold_ms = [max((row.cold_ms or 0.0) - row.p50_ms, 0.0) for row in table]
     cold = of_requests(cold_ms, cold_ms, np.maximum)
-    service = np.where(chance.random(_ARRIVALS) < 0.9, typical, (typical + slow) / 2) + OVERHEAD_MS
+    runs = np.where(chance.random(_ARRIVALS) < 0.9, typical, (typical + slow) / 2)
     arrivals = np.cumsum(chance.exponential(1000 / rate_per_s, _ARRIVALS))
     if is_batched:
-        return float(np.percentile(_run_together(arrivals, service - OVERHEAD_MS) + OVERHEAD_MS, percentile))
+        return float(np.percentile(_run_together(arrivals, runs) + _OVERHEAD_MS, percentile))
     lanes = max(shape.threads, 1) * shape.workers
+    chances = chance.standard_normal(_ARRIVALS)
+    beside = chance.lognormal(math.log(_OVERHEAD_MS), _OVERHEAD_SPREAD, _ARRIVALS)
     pinned = chance.integers(0, lanes, _ARRIVALS)
     seen = np.empty(_ARRIVALS)
     for i in range(_ARRIVALS):
         if i % n_requests == 0:
             free = [0.0] * lanes
+        arrives, following = float(arrivals[i]), float(arrivals[i + 1]) if i + 1 < _ARRIVALS else math.inf
         lane = min(range(lanes), key=free.__getitem__) if shape.workers == 1 else int(pinned[i])
-        idle_ms = float(arrivals[i]) - free[lane]
-        takes_ms = float(service[i]) + (float(cold[i]) if idle_ms > _COLD_AFTER_MS else 0.0)
-        free[lane] = max(free[lane], float(arrivals[i])) + takes_ms
-        seen[i] = free[lane] - arrivals[i]
+        starts = max(free[lane], arrives)
+        run_ms = float(runs[i]) + (float(cold[i]) if arrives - free[lane] > _COLD_AFTER_MS else 0.0)
+        is_beside = any(one > starts for place, one in enumerate(free) if place != lane)
+        is_disturbed = lanes > 1 and (is_beside or following < starts + run_ms)
+        times, spread = (_DISTURBED, _DISTURBED_SPREAD) if is_disturbed else (1.0, _SPREAD)
+        more_ms = min(run_ms, _DISTURBED_MS) * (times * math.exp(spread * chances[i]) - 1)
+        free[lane] = starts + run_ms + more_ms + float(beside[i])
+        seen[i] = free[lane] - arrives
     return float(np.percentile(seen, percentile))
 
 
@@ -211,7 +232,7 @@ def scale_table(table: Sequence[LatencyRow], factor: float) -> tuple[LatencyRow,
     return tuple(
         msgspec.structs.replace(
             row, p50_ms=row.p50_ms * factor, p99_ms=row.p99_ms * factor, cold_ms=(row.cold_ms or 0.0) * factor,
-            rows_ms=None if row.rows_ms is None else row.rows_ms * factor,
+            again_ms=None, rows_ms=None if row.rows_ms is None else row.rows_ms * factor,
         )
         for row in table
     )  # fmt: skip

@@ -28,6 +28,7 @@ from millis.models.weights import count_parameters
 from millis.models.work import read_work
 from millis.searching.candidates import (
     AT_EASE,
+    LIKELY,
     SHARES,
     Variant,
     count_rows,
@@ -182,7 +183,7 @@ def _fit_share(
     ms = float("inf")
     for share in (100, *SHARES):
         ms = predict(_scale(rows, rest, share=share))
-        if ms < AT_EASE * question.contract.bound_ms:
+        if ms < (AT_EASE if share == 100 else LIKELY) * question.contract.bound_ms:
             return share, ms
     return None, ms
 

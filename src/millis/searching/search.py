@@ -17,6 +17,7 @@ from millis.searching.building import Reference
 from millis.searching.calibration import calibrate_reference
 from millis.searching.candidates import (
     AT_EASE,
+    LIKELY,
     SHARES,
     STATIC,
     Variant,
@@ -141,7 +142,7 @@ class _Search:
                 f" {write_ms(predicted[SHARES[-1]])})"
             )
             return
-        easy = [share for share in SHARES if predicted[share] < AT_EASE * bound_ms] or [SHARES[-1]]
+        easy = [share for share in SHARES if predicted[share] < LIKELY * bound_ms] or [SHARES[-1]]
         less = [share for share in reversed(SHARES) if share > easy[0] and predicted[share] < bound_ms]
         say(f"{best.name} is not well within {write_ms(bound_ms)}: its layers are pruned to {easy[0]} % of their time")
         pruned = self._of_share(self._prune_to(easy[0]))
