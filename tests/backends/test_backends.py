@@ -5,6 +5,8 @@ import shutil
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +123,23 @@ def test_openvino_length_that_is_no_bucket_is_refused(files: dict[str, Path]) ->
         pytest.raises(InvalidValue, match="9 tokens are no bucket of this model: pad to one of 8, 16"),
     ):
         backend.run(batch(np.arange(5, 14)))
+
+
+@pytest.mark.skipif(sys.platform != "linux" or len(os.sched_getaffinity(0)) < 2, reason="one core, or nothing to ask")
+@pytest.mark.parametrize(("threads", "streams"), [(1, 1), (2, 1), (1, 2)])
+def test_openvino_binds_no_thread_to_a_core(files: dict[str, Path], threads: int, streams: int) -> None:
+    """Several processes would all take the same one (docs/decisions/0039)."""
+    backend, ids = backends["openvino"](), np.ones(32, np.int64)
+    backend.load(files["openvino"], settings=BackendSettings(buckets=(32,), threads=threads, streams=streams))
+    seen: set[frozenset[int]] = set()
+    with ThreadPoolExecutor(1) as beside:
+        running = beside.submit(lambda: [backend.run(batch(ids)) for _ in range(1_000)])
+        while not running.done():
+            for thread in os.listdir("/proc/self/task"):
+                with suppress(OSError):
+                    seen.add(frozenset(os.sched_getaffinity(int(thread))))
+    backend.close()
+    assert seen == {frozenset(os.sched_getaffinity(0))}
 
 
 @pytest.mark.slow

@@ -63,10 +63,12 @@ class OpenVinoBackend:
         properties: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
         if device == "CPU":
             # Precision is decided when a rung is made and compared then; the runtime is not to lower it by itself.
+            # Pinned, each of several processes takes the same core (docs/decisions/0039).
             properties |= {
                 "INFERENCE_NUM_THREADS": settings.threads * settings.streams,
                 "NUM_STREAMS": settings.streams,
                 "INFERENCE_PRECISION_HINT": "f32",
+                "ENABLE_CPU_PINNING": False,
             }
             if settings.packed_from is not None:
                 properties["CPU_SPARSE_WEIGHTS_DECOMPRESSION_RATE"] = settings.packed_from
