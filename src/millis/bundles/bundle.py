@@ -93,9 +93,9 @@ class Bundle:
         }
 
     def identify(self) -> str:
-        """Give a hash of all but the proofs: a new certificate or report leaves it as it is."""
+        """Give a hash of all but its name and proofs: another name, certificate or report leaves it as it is."""
         files = {file: entry for file, entry in self.manifest.files.items() if not _is_proof(file)}
-        return compute_seal(msgspec.json.encode(msgspec.structs.replace(self.manifest, files=files)))
+        return compute_seal(msgspec.json.encode(msgspec.structs.replace(self.manifest, name="", files=files)))
 
 
 def open_bundle(path: str | Path) -> Bundle:
