@@ -214,6 +214,8 @@ def test_a_new_version_gets_its_share_and_is_rolled_back_by_hand(site: Site) -> 
     site.make("third", name="fake")
     assert "on trial" in problem(site.load("third/fake.millis"), 409)
     assert site.load("second/fake.millis", canary_percent=0, shadow_percent=100).status_code == 201  # other shares
+    assert site.state()["trial"]["number"] == int(number)
+    assert site.state()["history"][-1].endswith("the version on trial was given other shares")
     assert {site.ask().headers["x-millis-version"] for _ in range(20)} == {"1"}
     assert site.http.post(f"{MODELS}/fake/rollback").status_code == 200
     assert site.state()["state"] == "serving"
