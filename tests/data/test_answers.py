@@ -54,8 +54,7 @@ def test_an_answer_that_stands_elsewhere_is_an_error_or_left_out_and_counted(tmp
         read(tmp_path / "set.json", squad(good, moved, stray))
     said = str(caught.value)
     assert "question moved: an answer of 6 characters does not stand at 3 in the text; it stands at 17" in said
-    assert "question stray" in said
-    assert "nowhere" in said
+    assert "question stray: an answer of 7 characters stands nowhere in the text" in said
     (tmp_path / "set.json").write_text(squad(good, moved, stray))
     reading = read_labelled(tmp_path / "set.json", settings=ReadSettings(strays="skip"), of="answers")
     assert [example.surfaces for example in reading.examples] == [("Maria",)]

@@ -87,6 +87,12 @@ def test_bad_rows_are_named(tmp_path: Path, content: str | bytes, said: str) -> 
     assert said in str(caught.value)
 
 
+def test_one_column_for_text_and_label_is_refused_by_its_number(tmp_path: Path) -> None:
+    for label_column in ("1", "text"):
+        with pytest.raises(InvalidData, match="column 1 cannot be both text and label"):
+            read(tmp_path, "text,label,more\none,a,b\n", label_column=label_column)
+
+
 def test_a_column_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidData, match="no column 'words': the first row has text, label"):
         read(tmp_path, "text,label\none,a\n", text_column="words")

@@ -25,6 +25,7 @@ from millis.bundles import Bundle, Rung, save_bundle
 from millis.contract import Contract
 from millis.errors import InvalidRequest, InvalidValue
 from millis.measuring.bench import offer_load
+from millis.measuring.fingerprint import fingerprint
 from millis.security.verifying import verify
 from millis.serving.settings import ServeSettings
 from millis.serving.supervisor import Supervisor
@@ -213,6 +214,8 @@ def test_a_new_version_gets_its_share_and_is_rolled_back_by_hand(site: Site) -> 
     site.make("third", name="fake")
     assert "on trial" in problem(site.load("third/fake.millis"), 409)
     assert site.load("second/fake.millis", canary_percent=0, shadow_percent=100).status_code == 201  # other shares
+    assert site.state()["trial"]["number"] == int(number)
+    assert site.state()["history"][-1].endswith("the version on trial was given other shares")
     assert {site.ask().headers["x-millis-version"] for _ in range(20)} == {"1"}
     assert site.http.post(f"{MODELS}/fake/rollback").status_code == 200
     assert site.state()["state"] == "serving"
@@ -372,6 +375,16 @@ def test_a_worker_finds_another_bundle_where_one_was_served_and_the_others_go_on
 
 
 @pytest.mark.slow
+def test_a_worker_starts_again_from_a_bundle_that_was_proven_meanwhile(tmp_path: Path) -> None:
+    bundle = make_fake_bundle(tmp_path)
+    with Site(tmp_path, bundle, workers=1).running() as site:
+        certify(bundle, cpu=fingerprint().cpu)
+        os.kill(site.server.pids[0], signal.SIGKILL)
+        site.wait(lambda: site.server.n_restarts > 0 and len(site.server.ready_pids) == 1)
+        assert set(ask_many(site, 5)) == {200}
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [0, 2])
 def test_reloading_under_load_fails_no_request(tmp_path: Path, threads: int) -> None:
     site = Site(tmp_path, make_fake_bundle(tmp_path, delay_ms=2), workers=2, threads=threads)
@@ -455,11 +468,10 @@ def test_on_another_machine_the_rungs_are_timed_again_and_it_is_said_what_was_fo
 
 
 def certify(bundle: Bundle, *, cpu: str) -> None:
-    """Give a bundle a certificate that was measured elsewhere."""
+    """Give a bundle a certificate that was measured on this processor."""
     from millis.bundles import Certificate
     from millis.bundles.saving import certify as write
     from millis.contract import Clause, judge
-    from millis.measuring.fingerprint import fingerprint
 
     machine = msgspec.to_builtins(msgspec.structs.replace(fingerprint(), cpu=cpu))
     verdict = msgspec.to_builtins(judge([Clause(name="p99", status="kept", detail="")]))

@@ -87,10 +87,15 @@ class Bundle:
         return {
             file: entry.sha256
             for file, entry in self.manifest.files.items()
-            if file not in (CERTIFICATE, PROFILE, *REPORTS.values())
-            and not file.startswith(f"{CERTIFICATES}/")
+            if file != PROFILE
+            and not _is_proof(file)
             and (_is_of(mine, file) or not any(_is_of(one, file) for one in self.manifest.rungs))
         }
+
+    def identify(self) -> str:
+        """Give a hash of all but its name and proofs: another name, certificate or report leaves it as it is."""
+        files = {file: entry for file, entry in self.manifest.files.items() if not _is_proof(file)}
+        return compute_seal(msgspec.json.encode(msgspec.structs.replace(self.manifest, name="", files=files)))
 
 
 def open_bundle(path: str | Path) -> Bundle:
@@ -155,6 +160,10 @@ def _open(path: str | Path) -> Bundle:
 
 def _is_of(rung: Rung, file: str) -> bool:
     return file.startswith(f"{rung.folder}/") or file == rung.table
+
+
+def _is_proof(file: str) -> bool:
+    return file in (CERTIFICATE, *REPORTS.values()) or file.startswith(f"{CERTIFICATES}/")
 
 
 def certificate_file(rung: str, *, serving: str) -> str:

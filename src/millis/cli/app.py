@@ -36,7 +36,9 @@ class _LazyGroup(TyperGroup):
             return None
         module = import_module(f"millis.cli.{cmd_name}")
         if hasattr(module, "app"):
-            return typer.main.get_command(module.app)
+            group = typer.main.get_command(module.app)
+            group.name = cmd_name  # what lists of commands show
+            return group
         single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
         single.command(cmd_name)(module.command)
         return typer.main.get_command(single)

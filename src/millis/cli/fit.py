@@ -31,9 +31,15 @@ def command(
     context: typer.Context,
     train: Annotated[
         Path,
-        typer.Option(help="Labelled text: CoNLL or spans (ner), a table or JSON lines (classify), pairs (embedding)."),
+        typer.Option(
+            help="CoNLL or spans (ner), a table or JSON lines (classify), SQuAD or JSON lines (qa), pairs (rerank,"
+            " embedding, translate, summarise), dialogues (chat)."
+        ),
     ],
-    base: Annotated[str, typer.Option(help="Folder in Hugging Face layout, package:NAME, or a hub id.")],
+    base: Annotated[
+        str,
+        typer.Option(help="Folder in Hugging Face layout, package:NAME, or a hub id; of what speaks a folder or .gguf"),
+    ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Where the bundle shall stand, NAME.millis.")],
     dev: Annotated[Path | None, typer.Option(help="To choose by; carved from train when missing.")] = None,
     test: Annotated[Path | None, typer.Option(help="To judge by; carved from train when missing.")] = None,

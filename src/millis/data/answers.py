@@ -159,8 +159,9 @@ def _find(answer: _Answer, *, context: str) -> tuple[int, int]:
     if start >= 0 and context.startswith(answer.text, start):
         return start, start + len(answer.text)
     first = context.find(answer.text)
-    elsewhere = f"; it stands at {first}" if first >= 0 else "; it stands nowhere in it"
-    raise _Stray(f"an answer of {len(answer.text)} characters does not stand at {start} in the text{elsewhere}")
+    elsewhere = f"does not stand at {start} in the text; it stands at {first}"
+    where = elsewhere if first >= 0 else "stands nowhere in the text"
+    raise _Stray(f"an answer of {len(answer.text)} characters {where}")
 
 
 def _join(rows: Sequence[Row]) -> str:

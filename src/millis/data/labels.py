@@ -88,11 +88,16 @@ def _find_columns(first: Sequence[str], columns: Columns) -> tuple[int, int, boo
     )
     if text is None and label is None and len(first) == 2:
         text, label = 0, 1
-    if text is None or label is None or text == label:
+    if text is not None and text == label:
+        raise BadRow(
+            f"column {text + 1} cannot be both text and label: name two columns with text_column and label_column, by"
+            f" name or number from 1; the first row is {[cell[:30] for cell in first]}"
+        )
+    if text is None or label is None:
         missing = "text" if text is None else "label"
         raise BadRow(
             f"{count_columns(len(first))}, none of which is known for the {missing}: name them with text_column and"
-            f" label_column, by name or number; the first row is {[cell[:30] for cell in first]}"
+            f" label_column, by name or number from 1; the first row is {[cell[:30] for cell in first]}"
         )
     return text, label, has_header
 

@@ -160,8 +160,12 @@ class Director:
                 wanted = self.placement.load(
                     version, canary_percent=asked.canary_percent, shadow_percent=asked.shadow_percent
                 )
-                self._n_versions += 1
-                name, why = version.name, f"version {version.number} was loaded"
+                name = version.name
+                if version.number in wanted.versions():
+                    self._n_versions += 1
+                    why = f"version {version.number} was loaded"
+                else:
+                    why = "the version on trial was given other shares"
             else:
                 name = asked.name
                 does = {

@@ -30,7 +30,7 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         number: counted from 1 over all models of the server; answers name it in X-Millis-Version.
         name: what requests call its model.
-        seal: of its manifest; a folder with another one is another version.
+        seal: of all in its folder but name and proofs; a folder with another one is another version.
         differs: in what this machine is another than the certificate's; its rungs are timed again where there is any.
     """
 

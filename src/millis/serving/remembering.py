@@ -158,7 +158,7 @@ class StateFile:
         """
         serving = placed.serving
         named = self._named.get(serving.path)
-        if named is not None and named.manifest.seal != serving.seal:  # replaced, as is usual there
+        if named is not None and named.identify() != serving.seal:  # replaced, as is usual there
             serving = make_version(named, number=next(numbers), name=placed.name)
         bundle = self._open(serving, state=state)
         beside: dict[str, Version | None] = {}

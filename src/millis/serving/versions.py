@@ -19,7 +19,7 @@ def open_version(version: Version) -> Bundle:
         InvalidBundle: as open_bundle, or the folder holds another bundle by now.
     """
     bundle = open_bundle(version.path)
-    if bundle.manifest.seal != version.seal:
+    if bundle.identify() != version.seal:
         raise InvalidBundle(
             f"{bundle.path.name} is another bundle than the version {version.number} of {version.name} that is served:"
             " put the new one into a folder of its own and load it from there."
@@ -31,7 +31,7 @@ def make_version(bundle: Bundle, *, number: int = 0, name: str | None = None) ->
     """Describe a bundle as a version to be loaded here."""
     manifest = bundle.manifest
     return Version(
-        number=number, name=name or bundle.name, path=str(bundle.path.resolve()), seal=manifest.seal,
+        number=number, name=name or bundle.name, path=str(bundle.path.resolve()), seal=bundle.identify(),
         task=manifest.task, contract=manifest.contract, differs=compare_machine(bundle),
     )  # fmt: skip
 
