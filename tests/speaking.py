@@ -31,14 +31,16 @@ def make_byte_tokenizer() -> Tokenizer:
 
 
 _PARTS = (
-    "The tide", "潮水", "来了", "，", "。", "def f(x):\n    return x ** 2", "\tif (a != b) { c[i]++; }", " ", "  ", "\n\n", "3.14", "2026年", "I'll", "don't", "¿Qué?",
-    "naïve", "nai\u0308ve", "🙂", "👩\u200d👧", "ﬁ", "Ａ", "ſ", "\u00a0", "\u3000", "…", "“”", "<|x|>", "</s>", "%s", "\\n", "한국어", "मानक", "שלום", "__init__", "https://a.b/c?d=e&f",
+    "The tide", "潮水", "来了", "，", "。", "def f(x):\n    return x ** 2", "\tif (a != b) { c[i]++; }", " ", "  ", "    ", "\t", "\t\t", "\n", "\n\n", "\r\n", "\r", "\x0b", "3.14", "2026年",
+    "x =  12", "0xFF", "1_000", "I'll", "THEY'RE", "don't", "¿Qué?", "naïve", "nai\u0308ve", "a\u0323\u0301", "\u0301", "🙂", "👩\u200d👧", "👍🏽", "🇨🇭", "1\ufe0f\u20e3", "ﬁ", "Ａｂ１２", "ｱｶﾞ｡", "ſ", "Å", "\u212b",
+    "½²", "٣٤", "१२", "Ⅷ", "𠮷", "龘", "\u00a0", "\u3000", "\u2003", "\u2028", "\u200b", "\ufeff", "\x00", "\ufffd", "…", "“”", "（）", "<|x|>", "</s>", "<|im_start|>", "<|im_end|>", "<|im_end|", "< |im_end|>", "<|IM_END|>",
+    "%s", "\\n", "한국어", "\u1112\u1161\u11ab", "मानक", "שָׁלוֹם", "\u200fمَرْحَبًا", "__init__", "https://a.b/c?d=e&f", "```py\r\n\t1+1\r\n```", '{"k":  [1,  2]}',
 )  # fmt: skip
 
 
-def mix_texts(n: int) -> list[str]:
+def mix_texts(n: int, *, seed: int = 17) -> list[str]:
     """Mix Chinese, English, code and signs into texts, each another."""
-    draw = random.Random(17)
+    draw = random.Random(seed)
     return [f"{i}" + "".join(draw.choices(_PARTS, k=draw.randint(1, 12))) for i in range(n)]
 
 

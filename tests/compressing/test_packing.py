@@ -148,6 +148,33 @@ def _write_changed(folder: Path, file: Path, **changes: object) -> Path:
         return write_gguf(folder, file)
 
 
+def test_a_gguf_cuts_texts_by_the_rule_that_it_names(tmp_path: Path) -> None:
+    whole = make_speaker(tmp_path / "whole")
+
+    def write(rule: str) -> str:
+        def join_spaces(writer: Any, add: Any, tokens: list[str]) -> None:
+            add(writer, [token.replace("\u00fe", "\u0120\u0120") for token in tokens])  # for a byte that is in no text
+
+        changes: dict[str, Any] = {
+            "add_tokenizer_pre": lambda writer, add, _: add(writer, rule), "add_token_list": join_spaces,
+            "add_token_merges": lambda writer, add, merges: add(writer, [*merges, "\u0120 \u0120"]),
+        }  # fmt: skip
+        return str(_write_changed(whole, tmp_path / f"{rule}.gguf", **changes))
+
+    def cut(rule: str) -> list[str]:
+        tokens: list[str] = Tokenizer.from_str(load_speech(write(rule)).tokenizer).encode("x =  12").tokens
+        return [token.replace("\u0120", " ") for token in tokens]
+
+    assert cut("gpt-2") == cut("default") == ["x", " ", "=", " ", " ", "1", "2"]
+    assert cut("smollm") == cut("starcoder") == ["x", " ", "=", "  ", "1", "2"]
+    bundle = pack(write("smollm"), tmp_path / "x.millis", contract=CONTRACT, rungs=("fp32",))
+    assert (bundle.path / "tokenizer.json").read_text("utf-8") == load_speech(write("smollm")).tokenizer
+    done = CliRunner().invoke(app, ["pack", write("deepseek-llm"), "-o", str(tmp_path / "y.millis")])
+    assert isinstance(done.exception, InvalidBase)
+    assert "by the rule 'deepseek-llm', which is not known here" in str(done.exception)
+    assert not (tmp_path / "y.millis").exists()
+
+
 def test_a_base_with_missing_weights_or_another_models_tokenizer_is_refused(tmp_path: Path) -> None:
     whole = make_speaker(tmp_path / "whole")
 

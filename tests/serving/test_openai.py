@@ -303,6 +303,18 @@ def test_logprobs_of_a_chat_are_negative_and_one_for_each_piece(client: openai.O
     assert any(row.logprob < -0.01 for row in rows)
 
 
+def test_penalties_make_pieces_come_again_less_often(client: openai.OpenAI) -> None:
+    def count_repeats(**penalty: float) -> int:
+        wishes: dict[str, Any] = {"model": "tiny", "prompt": [5, 77, 130], "max_tokens": 100, "temperature": 0}
+        tokens = complete(client, logprobs=0, **wishes, **penalty).choices[0].logprobs.tokens
+        return len(tokens) - len(set(tokens))
+
+    plain = count_repeats()
+    assert count_repeats(frequency_penalty=2) < plain
+    assert count_repeats(presence_penalty=2) < plain
+    assert count_repeats(presence_penalty=-2) > plain
+
+
 def test_answers_end_where_the_context_does(client: openai.OpenAI) -> None:
     answer = complete(client, model="tiny", prompt=[9] * 250, max_tokens=1000, temperature=0)
     assert answer.usage.total_tokens <= 256

@@ -7,12 +7,14 @@ import json
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import httpx
 import pytest
 from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from openai.types.chat.completion_create_params import CompletionCreateParamsBase as ChatAsked
+from openai.types.completion_create_params import CompletionCreateParamsBase as TextAsked
 from pydantic import BaseModel
 
 from millis.security.keys import KeyFile
@@ -143,6 +145,53 @@ def test_an_error_names_the_member_of_one_route(url: str) -> None:
         for one in wrong:
             error = post(url, path, **one).json()["error"]
             assert error["param"] == next(iter(one)), error
+
+
+WORKS = {
+    "model", "messages", "prompt", "stream", "stream_options", "n", "stop", "seed", "temperature", "top_p", "max_tokens",
+    "max_completion_tokens", "frequency_penalty", "presence_penalty", "logprobs", "response_format",
+}  # fmt: skip
+CHANGES_NOTHING: dict[str, tuple[Any, ...]] = {
+    "user": ("me",), "metadata": ({"a": "b"},), "safety_identifier": ("me",), "prompt_cache_key": ("me",),
+    "store": (False,), "service_tier": ("auto", "default"), "parallel_tool_calls": (True, False),
+    "reasoning_effort": ("none",), "verbosity": ("medium",), "modalities": (["text"],), "tools": ([],),
+    "tool_choice": ("none",), "functions": ([],), "function_call": ("none",), "logit_bias": ({},), "top_logprobs": (0,),
+    "echo": (False,), "suffix": ("",), "best_of": (1,),
+}  # fmt: skip
+UNSUPPORTED: dict[str, Any] = {
+    "store": True, "service_tier": "flex", "reasoning_effort": "low", "verbosity": "high", "tool_choice": "auto",
+    "modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "mp3"}, "function_call": {"name": "f"},
+    "prediction": {"type": "content", "content": "x"}, "web_search_options": {}, "moderation": {"model": "x"},
+    "prompt_cache_options": {"mode": "explicit"}, "prompt_cache_retention": "24h", "functions": [{"name": "f"}],
+    "tools": [{"type": "function", "function": {"name": "f"}}], "logit_bias": {"5": 1}, "top_logprobs": 2,
+    "echo": True, "suffix": "x", "best_of": 3,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "asked"), [("chat/completions", ChatAsked), ("completions", TextAsked)])
+def test_a_member_of_openais_client_works_or_is_refused_by_name(url: str, path: str, asked: Any) -> None:
+    def say(**wishes: Any) -> Any:
+        answer = post(url, path, temperature=0, **wishes).json()
+        return answer["choices"] if "choices" in answer else answer["error"]
+
+    plain = say()
+    for name in {*get_type_hints(asked), "stream"}:
+        assert name in WORKS | CHANGES_NOTHING.keys() | UNSUPPORTED.keys()
+        for value in (*CHANGES_NOTHING.get(name, ()), *((None,) if name not in ROUTES[path] else ())):
+            told = say(**{name: value}) if name != "temperature" else plain
+            assert told == plain or name == "max_tokens", (name, value, told)
+        if name in UNSUPPORTED:
+            error = say(**{name: UNSUPPORTED[name]})
+            assert (error["code"], error["param"]) == ("unsupported", name), error
+            assert "which is not supported here: leave it out" in error["message"]
+
+
+def test_a_stream_is_never_padded(url: str) -> None:
+    wishes = {"stream": True, "stream_options": {"include_obfuscation": False}}
+    assert post(url, "chat/completions", **wishes).is_success
+    wishes["stream_options"] = {"include_obfuscation": True}
+    error = post(url, "chat/completions", **wishes).json()["error"]
+    assert (error["code"], error["param"]) == ("unsupported", "stream_options")
 
 
 def test_an_error_that_is_of_no_member_names_none(url: str) -> None:

@@ -26,6 +26,7 @@ PROBES = (
     "In 2024 it cost 12345.67 €",
     "def steps(height):\n\treturn int(height / 0.25) + 1  # once\n\n\n  y",
     "  two spaces ",
+    "x =  12\n    7\t\t3  ½",
     "a_b::c->d == !x;\r\n",
     " \n\n ",
     "Привет مرحبا 안녕 é e\u0301 🙂👩\u200d👧",

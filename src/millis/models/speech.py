@@ -1,8 +1,9 @@
 """How a language model is spoken with: its tokenizer, chat template and ends, from its files without the weights.
 
 Border: a folder in Hugging Face layout or a GGUF file, of any family. No hub is asked.
-Limits: a GGUF file's tokenizer is built by transformers, which knows fewer kinds than llama.cpp; whoever serves the
-file with llama.cpp compares the two (compressing/carrying.py).
+Limits: a GGUF file's tokenizer is built by transformers, which knows fewer kinds than llama.cpp and takes GPT-2's rule
+for those it does not know; rules that neither it nor this file knows are refused. Whoever serves the file with
+llama.cpp compares the two (compressing/carrying.py).
 """
 
 import json
@@ -11,7 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from millis.bundles.bundle import TOKENIZER
 from millis.errors import InvalidBase, MissingExtra
+
+_RULE = "tokenizer.ggml.pre"
+_DIGITS_FIRST = frozenset({"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"})
+_AS_GPT2 = frozenset({"default", "gpt-2", "phi-2", "mpt", "olmo", "jais", "trillion", "granite-docling"})
+"""How GGUF files name GPT-2's rule of cutting a text before pieces are sought, and the same behind a cut around each
+digit, which transformers does not know. Source: llama.cpp, src/llama-vocab.cpp."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +114,49 @@ def write_tokenizer(tokenizer: Any, *, base: str) -> str:
     """Give the content of tokenizer.json."""
     if not hasattr(tokenizer, "backend_tokenizer"):
         raise InvalidBase(f"base {base!r} has no tokenizer.json: save its tokenizer with transformers first.")
-    return str(tokenizer.backend_tokenizer.to_str())
+    made = tokenizer.backend_tokenizer
+    place = find_place(base)
+    if place.suffix == ".gguf":
+        return str(_split_as_told(made, place).to_str())
+    return str(_keep_own(made, place / TOKENIZER).to_str())
+
+
+def _keep_own(tokenizer: Any, file: Path) -> Any:
+    """Give the tokenizer of tokenizer.json; transformers builds some anew, by the rules of the class that is named.
+
+    Of transformers stays what stands around a text, which tokenizer_config.json may change.
+    """
+    from tokenizers import Tokenizer
+
+    if not file.is_file():
+        return tokenizer
+    own = Tokenizer.from_file(str(file))
+    own.post_processor = tokenizer.post_processor
+    return own
+
+
+def _split_as_told(tokenizer: Any, file: Path) -> Any:
+    """Give a GGUF file's tokenizer the rule that the file names where transformers took GPT-2's for want of it.
+
+    Raises:
+        InvalidBase: the rule is not known here.
+    """
+    from tokenizers import Tokenizer, pre_tokenizers
+
+    usual = tokenizer.pre_tokenizer
+    if not (isinstance(usual, pre_tokenizers.ByteLevel) and usual.use_regex):
+        return tokenizer
+    rule = str(read_fields(file, _RULE).get(_RULE, "default"))
+    if rule in _AS_GPT2:
+        return tokenizer
+    if rule not in _DIGITS_FIRST:
+        raise InvalidBase(
+            f"{file.name} cuts texts by the rule {rule!r}, which is not known here: give the model's folder in Hugging"
+            " Face layout."
+        )
+    made = Tokenizer.from_str(tokenizer.to_str())
+    made.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), usual])
+    return made
 
 
 def pick_template(tokenizer: Any) -> str | None:

@@ -6,6 +6,7 @@ Limits: text only; no tools, no alternatives to the chosen piece.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,15 +29,26 @@ _EMPTY = {"refusal", "annotations", "audio", *_CALLS}
 _LEAST_TOP_P = 1e-6
 """Below it the likeliest piece is certain; engines refuse 0."""
 
+_STREAM_OPTIONS = {"include_usage", "include_obfuscation"}
+
 _MOST_SHOWN = 20
 """Characters of a number that cannot be."""
 
 ROLES = ("system", "developer", "user", "assistant")
 
+AS_LEFT_OUT: Mapping[str, tuple[Any, ...]] = {
+    "tools": ([],), "tool_choice": ("none",), "parallel_tool_calls": (False, True), "functions": ([],),
+    "function_call": ("none",), "modalities": (["text"],), "audio": (), "top_logprobs": (0,), "logit_bias": ({},),
+    "store": (False,), "service_tier": ("auto", "default"), "reasoning_effort": ("none",), "verbosity": ("medium",),
+    "prediction": (), "web_search_options": (), "moderation": (), "prompt_cache_options": (),
+    "prompt_cache_retention": (), "echo": (False,), "suffix": ("",),
+}  # fmt: skip
+"""Members of OpenAI's that nothing here can do, and what each may say all the same, since it is so without it."""
+
 
 class _Wish(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     model: str | None = None
-    stream: bool = False
+    stream: bool | None = None
     stream_options: dict[str, Any] | None = None
     n: int | None = None
     stop: str | list[str] | None = None
@@ -50,6 +62,7 @@ class _Wish(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     user: str | None = None
     metadata: dict[str, str] | None = None
     safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
     response_format: dict[str, Any] | None = None
 
 
@@ -62,8 +75,20 @@ class ChatWish(_Wish, kw_only=True, forbid_unknown_fields=True):
     top_logprobs: int | None = None
     tools: list[Any] | None = None
     tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
     functions: list[Any] | None = None
+    function_call: Any = None
     modalities: list[str] | None = None
+    audio: Any = None
+    store: bool | None = None
+    service_tier: str | None = None
+    reasoning_effort: str | None = None
+    verbosity: str | None = None
+    prediction: Any = None
+    web_search_options: Any = None
+    moderation: Any = None
+    prompt_cache_options: Any = None
+    prompt_cache_retention: str | None = None
 
 
 class TextWish(_Wish, kw_only=True, forbid_unknown_fields=True):
@@ -71,7 +96,7 @@ class TextWish(_Wish, kw_only=True, forbid_unknown_fields=True):
 
     prompt: Any
     logprobs: int | None = None
-    echo: bool = False
+    echo: bool | None = None
     best_of: int | None = None
     suffix: str | None = None
 
@@ -120,8 +145,8 @@ def read_wish(body: bytes, *, kind: Literal["chat", "text"], characters: int) ->
             f"the body cannot be read ({say_why(error, body)}): send JSON as OpenAI's API has it.",
             param=named.group(1) if named else None,
         ) from error
+    _refuse_unsupported(said)
     if isinstance(said, ChatWish):
-        _refuse_unsupported_chat(said)
         prompt: Any = _read_messages(said.messages)
         asked = _agree(said.max_tokens, said.max_completion_tokens)
         has_logprobs, default = bool(said.logprobs), None
@@ -137,18 +162,18 @@ def read_wish(body: bytes, *, kind: Literal["chat", "text"], characters: int) ->
             f"{n_characters:,} characters came in one request; {characters:,} are allowed: cut the text.",
             param="messages" if kind == "chat" else "prompt", status=413, slug="too-many-characters",
         )  # fmt: skip
-    if said.logit_bias:
-        raise _unsupported("logit_bias")
     options = said.stream_options or {}
-    if set(options) - {"include_usage"} or not isinstance(options.get("include_usage", False), bool):
+    if set(options) - _STREAM_OPTIONS or not all(isinstance(one, bool) for one in options.values()):
         raise _refuse(
             "stream_options can have include_usage, true or false, and nothing else: leave the others out.",
             param="stream_options",
         )
+    if options.get("include_obfuscation"):
+        raise _unsupported("stream_options with include_obfuscation")
     if options and not said.stream:
         raise _refuse("stream_options came without stream: send both, or neither.", param="stream_options")
     return Wish(
-        kind=kind, model=said.model, prompt=prompt, is_stream=said.stream,
+        kind=kind, model=said.model, prompt=prompt, is_stream=bool(said.stream),
         has_usage=bool(options.get("include_usage")), n=int(_within("n", said.n, low=1, high=MOST_ANSWERS, usual=1)),
         stops=_read_stops(said.stop), seed=_read_seed(said.seed),
         temperature=_within("temperature", said.temperature, low=0, high=2, usual=1),
@@ -160,19 +185,20 @@ def read_wish(body: bytes, *, kind: Literal["chat", "text"], characters: int) ->
     )  # fmt: skip
 
 
-def _refuse_unsupported_chat(said: ChatWish) -> None:
-    for name in ("tools", "functions", "top_logprobs"):
-        if getattr(said, name):
-            raise _unsupported(name)
-    if said.tool_choice not in (None, "none"):
-        raise _unsupported("tool_choice")
-    if said.modalities not in (None, ["text"]):
-        raise _unsupported("modalities other than text")
+def list_sayable(values: tuple[Any, ...]) -> list[Any]:
+    """List those of AS_LEFT_OUT's values that say something: not empty, not zero."""
+    return [one for one in values if one or one is False]
+
+
+def _refuse_unsupported(said: _Wish) -> None:
+    for name, taken in AS_LEFT_OUT.items():
+        value = getattr(said, name, None)
+        if value is not None and value not in taken:
+            words = ", ".join(msgspec.json.encode(one).decode() for one in list_sayable(taken))
+            raise _unsupported(f"{name} other than {words}" if words else name)
 
 
 def _refuse_unsupported_text(said: TextWish) -> None:
-    if said.echo or said.suffix:
-        raise _unsupported("echo" if said.echo else "suffix")
     if said.best_of is not None and said.best_of != (said.n or 1):
         raise _unsupported("best_of other than n")
     if said.logprobs:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from millis.serving.chat_requests import (
+    AS_LEFT_OUT,
     MOST_ANSWERS,
     MOST_MESSAGES,
     MOST_STOP_CHARACTERS,
@@ -14,6 +15,7 @@ from millis.serving.chat_requests import (
     ROLES,
     ChatWish,
     TextWish,
+    list_sayable,
 )
 from millis.serving.rewriting import RewriteRequest
 
@@ -66,16 +68,16 @@ _FORMS = (
         },
     },
 )  # fmt: skip
-_UNSUPPORTED = ("logit_bias", "tools", "functions", "top_logprobs", "suffix")
-"""Members of OpenAI's that are taken empty, and refused with anything in them."""
 
 
 def describe_requests(components: dict[str, Any]) -> None:
     """Say in the requests' schemas what their types cannot: bounds, messages, texts that are not empty."""
     for kind in (ChatWish, TextWish):
         properties = components[kind.__name__]["properties"]
-        for name in _UNSUPPORTED:
-            properties.pop(name, None)
+        for name, values in AS_LEFT_OUT.items():
+            said = properties.pop(name, None)
+            if said is not None and (sayable := list_sayable(values)):
+                properties[name] = {"enum": [*sayable, None], "default": None}
         for name, bounds in _BOUNDS.items():
             properties[name] = {"anyOf": [bounds, {"type": "null"}], "default": None}
     chat = components[ChatWish.__name__]["properties"]

@@ -52,6 +52,9 @@ const WORDS = {
   },
 };
 
+const NEAR_PX = 40; // so near to the end the page goes along with an answer that grows
+const COMPOSING = 229; // the key code of an Enter that ends a composition, which Safari does not call one any more
+
 const state = {
   language: firstLanguage(),
   models: [],
@@ -92,6 +95,7 @@ async function send() {
   at("text").value = "";
   const mine = (asking = new AbortController());
   show();
+  goToEnd();
   const headers = { "content-type": "application/json" };
   if (at("deadline").value) headers["x-deadline-ms"] = at("deadline").value;
   const began = performance.now();
@@ -147,7 +151,11 @@ async function listen(body, answer, began) {
   }
 }
 
+const isAtEnd = () => innerHeight + scrollY >= document.documentElement.scrollHeight - NEAR_PX;
+const goToEnd = () => scrollTo(0, document.documentElement.scrollHeight);
+
 function show() {
+  const follows = asking && isAtEnd();
   document.documentElement.lang = state.language === "zh" ? "zh-Hans" : "en";
   document.title = words().title;
   for (const element of document.querySelectorAll("[data-words]")) element.textContent = words()[element.dataset.words];
@@ -162,6 +170,7 @@ function show() {
   at("first").textContent = writeMs(firstMs);
   at("each").textContent = writeMs(eachMs);
   at("count").textContent = n ?? "–";
+  if (follows) goToEnd();
 }
 
 function writeMessage({ role, content, ending }, place) {
@@ -184,7 +193,8 @@ at("text").form.addEventListener("submit", (event) => {
   send();
 });
 at("text").addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+  const isComposing = event.isComposing || event.keyCode === COMPOSING;
+  if (event.key === "Enter" && !event.shiftKey && !isComposing) {
     event.preventDefault();
     send();
   }
