@@ -228,6 +228,23 @@ def test_bad_rows_are_told_with_their_lines(tmp_path: Path, rows: list[object], 
         read_passages(write_rows(tmp_path / "rows.jsonl", rows))
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("rows.jsonl/x.index", r"x\.index cannot stand below .*rows\.jsonl, which is a file: choose another -o"),
+        ("x" * 300, "cannot stand there .file name too long.: choose another -o"),
+    ],
+)
+def test_a_place_where_no_index_can_stand_is_refused_before_the_vectors_are_made(
+    tmp_path: Path, bundle: Bundle, name: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passages = read_passages(write_rows(tmp_path / "rows.jsonl", ROWS))
+    monkeypatch.setattr("millis.retrieving.writing._embed", lambda *_: pytest.fail("vectors were made"))
+    with pytest.raises(InvalidValue, match=said):
+        build_index(tmp_path / name, passages=passages, model=bundle.path)
+    assert {one.name for one in tmp_path.iterdir()} == {"rows.jsonl"}
+
+
 def test_a_passage_without_an_id_is_named_by_its_text(tmp_path: Path) -> None:
     rows = write_rows(tmp_path / "rows.jsonl", [{"q": "hello"}, {"q": "hello"}])
     (passage,) = read_passages(rows, text_key="q")
