@@ -73,7 +73,7 @@ def main() -> None:
         print(f"time {ratio:.2f}x, accuracy {ours['accuracy'] - plain['accuracy']:+.2f}", flush=True)
         keep("classify_quality", {
             "set": name, "ours": ours, "plain": plain, "ratio": round(ratio, 2), "epochs": options.epochs,
-            "padding": options.padding, "seed": options.seed, "base": options.base, "texts": [len(one) for one in parts],
+            "padding": options.padding, "seed": options.seed, "base": Path(options.base).name, "texts": [len(one) for one in parts],
         })  # fmt: skip
 
 

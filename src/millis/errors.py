@@ -166,6 +166,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, Exception) and _NO_MEMORY.search(str(error)) is not None
 
 
+def reason_of(error: OSError) -> str:
+    """Say an error in the system's words, or in those of the library that raised it without any."""
+    words = error.strerror or str(error) or type(error).__name__
+    return words[:1].lower() + words[1:]
+
+
 def out_of_memory(doing: str) -> RunFailed:
     """Make the error that says so."""
     return RunFailed(

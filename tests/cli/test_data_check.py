@@ -101,6 +101,22 @@ def test_questions_with_another_answer_conflict_and_passages_may_stand_in_two_fi
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("text", ["好 {}", "! {}", "a {}"])
+def test_texts_without_a_word_of_two_letters_are_looked_through(tmp_path: Path, text: str) -> None:
+    rows = [(text.format("?!"[row % 2]), ("order", "refund")[row % 2]) for row in range(20)]
+    code, document = check("--task", "classify", "--train", write_table(tmp_path / "train.tsv", rows))
+    assert code == 0
+    assert found(document, "suspicious") == []
+
+
+def test_labels_that_differ_by_what_nobody_sees_are_named(tmp_path: Path) -> None:
+    rows = [*clean_rows(4), ("another text", "\ufefforder"), ("a further text", "order\u200b")]
+    code, document = check("--task", "classify", "--train", write_table(tmp_path / "train.tsv", rows))
+    assert code == 1
+    assert [where for where, _ in found(document, "twin")] == ["train.tsv:6", "train.tsv:7"]
+
+
+@pytest.mark.slow
 def test_flipped_labels_are_suspicious_and_only_a_note(tmp_path: Path) -> None:
     rows = clean_rows(120)
     flipped = [7, 40, 90]

@@ -79,6 +79,11 @@ def test_several_labels_of_a_text(tmp_path: Path) -> None:
         ('{"text": "one", "label": "a"}\n{"text": \n', "some.csv:2: Input data was truncated"),
         ("text,label\n", "some.csv:1: the file has no examples"),
         (b"text,label\ncaf\xe9,a\n", "some.csv:2: byte 4 (0xe9) is not UTF-8"),
+        ("text,label,Label\none,a,b\n", "some.csv:1: 2 columns are called 'label': choose one by its number"),
+        ("text,label\none,a\n\ufefftext,label\ntwo,b\n", "some.csv:3: the names of the first row again: remove the row"),
+        ("text,label\rone,a\rtwo,b\r", "some.csv:1: a carriage return inside a cell: end rows with a line feed"),
+        ("text,label\none\r,a\n", "some.csv:2: a carriage return inside a cell"),
+        ("text,label\n" + "x" * 10_000_001 + ",a\n", "some.csv:2: a cell of more than 10,000,000 characters: shorten it"),
     ],
 )  # fmt: skip
 def test_bad_rows_are_named(tmp_path: Path, content: str | bytes, said: str) -> None:
@@ -91,6 +96,17 @@ def test_one_column_for_text_and_label_is_refused_by_its_number(tmp_path: Path) 
     for label_column in ("1", "text"):
         with pytest.raises(InvalidData, match="column 1 cannot be both text and label"):
             read(tmp_path, "text,label,more\none,a,b\n", label_column=label_column)
+
+
+def test_marks_of_byte_order_inside_a_file_are_no_letters_of_it(tmp_path: Path) -> None:
+    jsonl = '{"text": "one", "label": "a"}\n\ufeff{"text": "two", "label": "b"}\n'
+    assert read(tmp_path, jsonl, name="joined.jsonl") == [("one", ("a",)), ("two", ("b",))]
+    assert read(tmp_path, "one\ta\n\ufefftwo\tb\n", name="joined.tsv") == [("one", ("a",)), ("two", ("b",))]
+
+
+def test_true_and_false_are_labels_as_json_writes_them(tmp_path: Path) -> None:
+    jsonl = '{"text": "one", "label": true}\n{"text": "two", "label": [false]}\n{"text": "three", "label": "true"}\n'
+    assert read(tmp_path, jsonl, name="some.jsonl") == [("one", ("true",)), ("two", ("false",)), ("three", ("true",))]
 
 
 def test_a_column_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Files that are no labelled text at all."""
 
+import gzip
+import re
 from pathlib import Path
 
 import pytest
@@ -74,6 +76,29 @@ def test_utf16_is_recognised_with_its_mark_and_without(tmp_path: Path, encoding:
     path.write_bytes("a\tO\n".encode(encoding))
     with pytest.raises(InvalidData, match="iconv -f UTF-16"):
         read_examples(path)
+
+
+def test_utf32_is_no_utf16(tmp_path: Path) -> None:
+    path = tmp_path / "a.conll"
+    path.write_bytes("a\tO\n".encode("utf-32"))
+    with pytest.raises(InvalidData, match="iconv -f UTF-32"):
+        read_examples(path)
+
+
+@pytest.mark.parametrize("of", ["spans", "labels", "answers", "matches"])
+def test_what_is_packed_is_no_text(tmp_path: Path, of: str) -> None:
+    path = tmp_path / "a.csv.gz"
+    path.write_bytes(gzip.compress(b"text,label\none,a\n"))
+    with pytest.raises(InvalidData) as caught:
+        read_labelled(path, of=of)
+    assert re.fullmatch(r".*a\.csv\.gz:1: not text: byte \d+ of the file is NUL\. Unpack or export it .*", str(caught.value))
+
+
+def test_a_file_all_of_whose_rows_are_left_out_says_why(tmp_path: Path) -> None:
+    path = tmp_path / "same.jsonl"
+    path.write_text('{"query": "a", "positive": "a"}\n' * 3)
+    with pytest.raises(InvalidData, match=r"no examples \(.*; 1 pairs left out: query and text are the same\): give"):
+        read_labelled(path, of="matches")
 
 
 def test_a_token_that_looks_like_json_does_not_make_a_file_json(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from millis import load
 from millis.bundles import Bundle
 from millis.bundles.bundle import hash_file
 from millis.bundles.manifest import FileEntry
-from millis.errors import InvalidBundle, InvalidData, InvalidRequest, InvalidValue
+from millis.errors import InvalidBundle, InvalidData, InvalidRequest, InvalidValue, RunFailed
 from millis.retrieving import Index, add_passages, build_index, delete_passages, open_index
 from millis.retrieving.passages import Passage, read_passages
 from millis.retrieving.storing import read_manifest, write_manifest, writing
@@ -220,7 +220,7 @@ def test_an_index_of_before_with_a_graph_is_read_and_the_graph_goes_with_its_seg
         ([{"id": True, "text": "x"}], "the id is no text"),
         ([{"id": "", "text": "x"}], "the id is no text"),
         ([{"text": "x" * 100_001}], "a text of 100,001 characters"),
-        ([["x"]], "no JSON object: write one a line"),
+        ([["x"]], "Expected `object`, got `array`: write one JSON object a line"),
     ],
 )
 def test_bad_rows_are_told_with_their_lines(tmp_path: Path, rows: list[object], said: str) -> None:
@@ -228,11 +228,46 @@ def test_bad_rows_are_told_with_their_lines(tmp_path: Path, rows: list[object], 
         read_passages(write_rows(tmp_path / "rows.jsonl", rows))
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("rows.jsonl/x.index", r"x\.index cannot stand below .*rows\.jsonl, which is a file: choose another -o"),
+        ("x" * 300, "cannot stand there .file name too long.: choose another -o"),
+    ],
+)
+def test_a_place_where_no_index_can_stand_is_refused_before_the_vectors_are_made(
+    tmp_path: Path, bundle: Bundle, name: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passages = read_passages(write_rows(tmp_path / "rows.jsonl", ROWS))
+    monkeypatch.setattr("millis.retrieving.writing._embed", lambda *_: pytest.fail("vectors were made"))
+    with pytest.raises(InvalidValue, match=said):
+        build_index(tmp_path / name, passages=passages, model=bundle.path)
+    assert {one.name for one in tmp_path.iterdir()} == {"rows.jsonl"}
+
+
 def test_a_passage_without_an_id_is_named_by_its_text(tmp_path: Path) -> None:
     rows = write_rows(tmp_path / "rows.jsonl", [{"q": "hello"}, {"q": "hello"}])
     (passage,) = read_passages(rows, text_key="q")
     assert passage.id == read_passages(rows, text_key="q")[0].id
     assert len(passage.id) == 16
+
+
+def test_a_full_disk_leaves_the_index_as_it_was_and_says_what_happened(tmp_path: Path, bundle: Bundle) -> None:
+    if os.geteuid() != 0 or sys.platform != "linux":
+        pytest.skip("needs root on Linux, to mount a disk of a few kilobytes")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(disk)], check=False).returncode:
+        pytest.skip("this machine mounts no tmpfs")
+    try:
+        path = make(disk, bundle)
+        for n in (300, 1_200):  # passages fit and vectors do not; nothing does
+            passages = [Passage(id=f"k{i}", text=f"hello {i}") for i in range(n)]
+            with pytest.raises(RunFailed, match=r"cannot write .*faq\.index: (?!None).+\. The index is as it was"):
+                add_passages(path, passages=passages, model=bundle.path)
+            assert len(open_index(path)) == len(ROWS)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
 
 
 _ADD_FOR_EVER = """

@@ -50,6 +50,7 @@ def fit(folder: Path, **settings: object) -> None:
         ({"task": "embedding", "epochs": 0, "adapt": "lora"}, "adapt is for training, and epochs 0 trains nothing"),
         ({"task": "embedding", "epochs": 0, "domain_text": Path("x")}, "domain_text is for training"),
         ({"task": "embedding", "epochs": 0, "track": "wandb"}, "track is for training"),
+        ({"sparse": "0.8"}, "sparse cannot be '0.8': give a share"),
         ({"speed": "high"}, "layout"),
         ({"reading": None}, "layout"),
     ],
@@ -93,6 +94,14 @@ def test_texts_without_labels_that_cannot_be_read_are_told_before_anything_is_tr
     with pytest.raises(InvalidData, match=says):
         fit(tmp_path, domain_text=tmp_path / "texts.txt")
     assert not (tmp_path / "o.run").exists()
+
+
+@pytest.mark.parametrize("name", ["corpus", "domain_text"])
+def test_a_file_of_texts_may_be_named_as_train_is(tmp_path: Path, name: str) -> None:
+    write_conll(tmp_path / "train.conll", ROWS)
+    (tmp_path / "texts.txt").write_text("one text\nand another\n")
+    with pytest.raises(InvalidBase, match="nowhere"):  # read, so the base is what is missing
+        fit(tmp_path, **{name: str(tmp_path / "texts.txt")})
 
 
 @pytest.mark.parametrize("name", [".millis", "a\nb.millis", "\udcff.millis", "x" * 300 + ".millis", ""])

@@ -135,7 +135,8 @@ def test_labels_in_another_order_are_laid_beside_ours(folder: Path) -> None:
         ("short/best", "classify", "reads 64 tokens, and the windows of these texts have 128"),
         ("fake.millis", "ner", "is a bundle for classify, and this fit is for ner"),
         ("names/best", "ner", "cuts texts into other pieces than the base"),
-        ("list/best", "classify", "config.json is no configuration"),
+        ("list/best", "classify", "id2label in config.json is no object"),
+        ("array/best", "classify", "best/tokenizer.json is no JSON object"),
         ("torn.millis", "classify", "rungs/fake/fake.json is missing"),
     ],
 )
@@ -154,6 +155,9 @@ def test_who_cannot_teach_is_told_why_before_anything_is_trained(
     elif teacher == "list/best":
         shutil.copytree(folder / "large", folder / "list")
         (place / "config.json").write_text(json.dumps({"id2label": ["complaint", "order", "refund"]}))
+    elif teacher == "array/best":
+        shutil.copytree(folder / "large", folder / "array")
+        (place / "tokenizer.json").write_text("[]")
     elif teacher == "names/best":
         write_teacher(folder / "names", labels=("O", "B-PER", "I-PER"), rows=None)
         shutil.copy(folder / "other-pieces" / "best" / "tokenizer.json", place)

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import toy
+from backends.tiny import room_for
 from millis.errors import InvalidValue, RunFailed
 from millis.models.taggers import load_tagger
 
@@ -192,6 +193,12 @@ def test_full_disk_leaves_the_run_resumable(
     result = toy.run(base, tmp_path, **FOUR_EPOCHS)
     assert result.dev_score.value == whole_run[1].dev_score.value
     assert are_equal(weights(tmp_path), weights(whole_run[0]))
+
+
+def test_a_limit_of_the_size_of_files_is_told_as_one(base: Path, tmp_path: Path) -> None:
+    with room_for(20_000), pytest.raises(RunFailed, match=r"^files may not grow so large here .*same command again"):
+        toy.run(base, tmp_path, n=40, epochs=1)
+    assert toy.run(base, tmp_path, n=40, epochs=1).epochs
 
 
 def test_loss_that_is_no_number_ends_the_run_with_advice(base: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from millis.bundles.manifest import FORMAT, Certificate, Manifest, Rung
+from millis.bundles.manifest import FORMAT, Certificate, FileEntry, Manifest, Rung
 from millis.bundles.profile import FILE as PROFILE
 from millis.contract import Contract, Verdict
 from millis.errors import InvalidBundle, InvalidValue
@@ -124,20 +124,7 @@ def _open(path: str | Path) -> Bundle:
     manifest = _read_manifest(folder)
     _check_manifest(folder, manifest)
     for name, entry in manifest.files.items():
-        file = folder / stay_inside(name)
-        if file.is_symlink() or not file.is_file():
-            raise InvalidBundle(f"{folder.name}: {name} is missing. Copy the bundle again or make it anew.")
-        n_bytes = file.stat().st_size
-        if n_bytes != entry.n_bytes:
-            raise InvalidBundle(
-                f"{folder.name}: {name} has {n_bytes} bytes where the manifest says {entry.n_bytes}: it was truncated"
-                " or altered. Copy the bundle again or make it anew."
-            )
-        if hash_file(file) != entry.sha256:
-            raise InvalidBundle(
-                f"{folder.name}: {name} is not the file that the manifest speaks of (its SHA-256 differs): it was"
-                " altered. Copy the bundle again or make it anew."
-            )
+        check_file(folder, name, entry, remedy="Copy the bundle again or make it anew.")
     strange = sorted(
         str(file.relative_to(folder).as_posix())
         for file in folder.rglob("*")
@@ -169,6 +156,25 @@ def _is_proof(file: str) -> bool:
 def certificate_file(rung: str, *, serving: str) -> str:
     """Name the file of a rung's certificate, where the rung `serving` serves."""
     return CERTIFICATE if rung == serving else f"{CERTIFICATES}/{rung}.json"
+
+
+def check_file(folder: Path, name: str, entry: FileEntry, *, remedy: str) -> None:
+    """Compare a file with what a manifest says of it.
+
+    Raises:
+        InvalidBundle: it is missing, cut short or altered, or its name leads out of the folder.
+    """
+    file = folder / stay_inside(name)
+    if file.is_symlink() or not file.is_file():
+        raise InvalidBundle(f"{folder.name}: {name} is missing. {remedy}")
+    n_bytes = file.stat().st_size
+    if n_bytes != entry.n_bytes:
+        raise InvalidBundle(
+            f"{folder.name}: {name} has {n_bytes} bytes where the manifest says {entry.n_bytes}: it was cut short or"
+            f" altered. {remedy}"
+        )
+    if hash_file(file) != entry.sha256:
+        raise InvalidBundle(f"{folder.name}: {name} was altered (its SHA-256 differs). {remedy}")
 
 
 def hash_file(file: Path) -> str:

@@ -21,7 +21,7 @@ import msgspec
 
 from millis.bundles.bundle import MANIFEST, REPORTS, Bundle, certificate_file, compute_seal, hash_file, stay_inside
 from millis.bundles.manifest import Certificate, FileEntry, Manifest
-from millis.errors import InvalidValue, RunFailed
+from millis.errors import InvalidValue, RunFailed, reason_of
 from millis.locks import held
 
 _DRAFT = ".draft"
@@ -75,6 +75,24 @@ def save_bundle(
             " choose another place."
         ) from error
     return Bundle(place, sealed)
+
+
+def check_above(place: Path) -> None:
+    """Refuse a place where nothing can stand.
+
+    Raises:
+        InvalidValue: there is a file where a folder has to be, or the system takes no such name.
+    """
+    try:
+        os.lstat(place)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:
+        reason = reason_of(error) if isinstance(error, OSError) else str(error)
+        raise InvalidValue(f"{str(place)[:200]} cannot stand there ({reason}): choose another -o.") from error
+    above = next(parent for parent in place.absolute().parents if os.path.exists(parent))
+    if not os.path.isdir(above):
+        raise InvalidValue(f"{place} cannot stand below {above}, which is a file: choose another -o.")
 
 
 def certify(

@@ -27,7 +27,7 @@ from safetensors.torch import save as _to_safetensors
 
 from millis.bundles.bundle import TOKENIZER
 from millis.compressing.pieces import cut_tokenizer
-from millis.errors import InvalidBase, InvalidValue, RunFailed
+from millis.errors import InvalidBase, InvalidValue, RunFailed, reason_of
 from millis.models.files import write_whole
 from millis.models.speakers import Speaker
 from millis.models.weights import weights_files
@@ -95,7 +95,7 @@ def trim_vocabulary(folder: Path, out: Path, *, texts: Sequence[str]) -> Trimmed
         _write(draft / _WEIGHTS, _to_safetensors(tensors, metadata={"format": "pt"}))
         draft.rename(out)
     except OSError as error:
-        raise RunFailed(f"cannot write {out.name}: {error.strerror}. Free some space and go on.") from error
+        raise RunFailed(f"cannot write {out.name}: {reason_of(error)}. Free some space and go on.") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return Trimmed(

@@ -25,7 +25,7 @@ from millis.data.rows import (
     read_json_lines,
     read_rows,
 )
-from millis.data.tables import count_columns, read_cells
+from millis.data.tables import count_columns, find_name, read_cells
 
 ROLES = ("system", "user", "assistant")
 _NAMES = ("source", "target")
@@ -53,7 +53,7 @@ class Dialogue:
     source: str
 
     @property
-    def group(self) -> Any:
+    def group(self) -> str | tuple[Turn, ...]:
         """What belongs on one side of a split: the same text."""
         return self.text
 
@@ -95,7 +95,11 @@ def _read_table(rows: Sequence[Row], *, bad: BadRows) -> list[Dialogue]:
     table, is_tab = read_cells(rows, bad=bad)
     first = [name.strip().lower() for name in table[0].cells] if table else []
     has_names = set(_NAMES) <= set(first)
-    places = [first.index(name) for name in _NAMES] if has_names else [0, 1]
+    try:
+        places = [find_name(first, name) for name in _NAMES] if has_names else [0, 1]
+    except BadRow as error:
+        bad.add(table[0].line, str(error))
+        return []
     found = []
     for line, cells in table[has_names:]:
         if len(cells) <= max(places):

@@ -5,7 +5,7 @@
     {"text": ..., "label": ...}      JSON lines; with several labels "labels": [...]
 
 Border: rows to examples. Which columns there are is found by their usual names, or said by the caller.
-Limits: a label is text; 1 and "1" in JSON are the same label, as they are in a table.
+Limits: a label is text; 1 and "1", true and "true" in JSON are the same label, as they are in a table.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +16,7 @@ import msgspec
 
 from millis.data.examples import LabelExample
 from millis.data.rows import BadRow, BadRows, Reading, Row, is_blank, name_kind, read_json_lines
-from millis.data.tables import count_columns, read_cells
+from millis.data.tables import count_columns, find_name, read_cells
 
 TEXTS = ("text", "sentence", "utterance", "query", "question", "review", "content", "title", "文本", "内容", "标题")
 LABELS = ("label", "labels", "category", "class", "intent", "sentiment", "target", "标签", "类别")
@@ -68,6 +68,9 @@ def read_table(rows: Sequence[Row], *, bad: BadRows, columns: Columns) -> Readin
             how = "quote a text that has commas in it" if not is_tab else "a text may have no tab in it"
             bad.add(row.line, f"{count_columns(len(row.cells))}, the first row has {n_columns}: {how}")
             continue
+        if has_header and row.cells == table[0].cells:
+            bad.add(row.line, "the names of the first row again: remove the row, as where files were joined")
+            continue
         try:
             labels = _split(row.cells[label], separator=columns.separator)
             examples.append(_make(row.cells[text], labels, source=bad.source(row.line)))
@@ -104,11 +107,11 @@ def _find_columns(first: Sequence[str], columns: Columns) -> tuple[int, int, boo
 
 def _find_column(names: Sequence[str], asked: str | None, *, usual: Sequence[str]) -> int | None:
     if asked is None:
-        return next((names.index(name) for name in usual if name in names), None)
+        return next((find_name(names, name) for name in usual if name in names), None)
     if asked.isdecimal() and 1 <= int(asked) <= len(names):
         return int(asked) - 1
     if asked.strip().lower() in names:
-        return names.index(asked.strip().lower())
+        return find_name(names, asked.strip().lower())
     raise BadRow(f"no column {asked!r}: the first row has {', '.join(name[:30] for name in names)}")
 
 
@@ -127,10 +130,14 @@ def _read_list(given: Any, *, separator: str | None) -> tuple[str, ...]:
             raise BadRow(f"{len(given)} labels: one a row, or many with multi_label")
         if not all(map(one, given)):
             raise BadRow("labels must be texts or whole numbers")
-        return tuple(str(label).strip() for label in given)
+        return tuple(_write(label) for label in given)
     if not one(given):
         raise BadRow(f"the label is {name_kind(given)}: give a text or a whole number")
-    return _split(str(given), separator=separator)
+    return _split(_write(given), separator=separator)
+
+
+def _write(label: str | int) -> str:
+    return str(label).lower() if isinstance(label, bool) else str(label).strip()
 
 
 def _split(cell: str, *, separator: str | None) -> tuple[str, ...]:

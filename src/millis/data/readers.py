@@ -116,5 +116,5 @@ def read_labelled(
         reading = read_conll(rows, bad=bad, scheme=how.scheme, blanks=how.blanks)
     bad.raise_any()
     if not reading.examples:
-        raise no_examples(path)
+        raise no_examples(path, notes=reading.notes)
     return reading

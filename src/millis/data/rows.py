@@ -3,13 +3,13 @@
 A reader adds every bad row it meets and ends with `raise_any`, so that a file is read whole or not at all.
 
 Border: bytes to numbered rows; knows nothing of columns or spans.
-Limits: a file is held in memory. UTF-8 only, with or without BOM. A row ends at a line feed, with or without
-a carriage return before it; no other character (U+2028, U+0085, ...) ends one.
+Limits: a file is held in memory. UTF-8 only, with or without BOM, at the begin of a line: files may have been joined.
+A row ends at a line feed, with or without a carriage return before it; nothing else (U+2028, U+0085, ...) ends one.
 """
 
 import re
 import unicodedata
-from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_BE, BOM_UTF32_LE
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,8 +91,8 @@ def read_rows(path: Path, *, bad: BadRows) -> list[Row]:
     """Read the lines of a UTF-8 file; one that is not UTF-8 is added to bad, and given with U+FFFD in it.
 
     Raises:
-        InvalidData: no such file, a folder, a device, a silent pipe, a file that may not be read, UTF-16,
-            or no byte in it.
+        InvalidData: no such file, a folder, a device, a silent pipe, a file that may not be read, UTF-16, UTF-32,
+            what is packed, or no byte in it.
     """
     try:
         content = read_once(path)
@@ -103,18 +103,25 @@ def read_rows(path: Path, *, bad: BadRows) -> list[Row]:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not a path"
         raise InvalidData(f"{path}: cannot be read ({reason}): give a file of texts that you may read.") from error
+    if content.startswith((BOM_UTF32_LE, BOM_UTF32_BE)):
+        raise InvalidData(f"{path}:1: UTF-32: convert it with `iconv -f UTF-32 -t UTF-8`.")
     if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) or 0 in content[:2]:  # no text in UTF-8 begins with NUL
         raise InvalidData(f"{path}:1: UTF-16: convert it with `iconv -f UTF-16 -t UTF-8`.")
-    lines = content.removeprefix(BOM_UTF8).split(b"\n")
-    if not any(line.strip() for line in lines):
+    lines = content.split(b"\n")
+    if not any(line.removeprefix(BOM_UTF8).strip() for line in lines):
         raise no_examples(path)
     rows: list[Row] = []
     encoding = ""
     for number, ended in enumerate(lines, start=1):
-        line = ended.removesuffix(b"\r")
+        line = ended.removeprefix(BOM_UTF8).removesuffix(b"\r")
         try:
             text = line.decode()
         except UnicodeDecodeError as error:
+            if 0 in content:
+                raise InvalidData(
+                    f"{path}:1: not text: byte {content.index(0) + 1} of the file is NUL. Unpack or export it to CSV,"
+                    " TSV or JSON lines; if it is UTF-16, convert it with `iconv -f UTF-16 -t UTF-8`."
+                ) from error
             byte = f"byte {error.start + 1} (0x{line[error.start]:02x})"
             encoding = encoding or _guess_encoding(content)
             bad.add(number, f"{byte} is not UTF-8: convert the file, as with `iconv -f {encoding} -t UTF-8`")
@@ -136,9 +143,10 @@ def _guess_encoding(content: bytes) -> str:
     return max(shares, key=lambda name: shares[name])
 
 
-def no_examples(path: Path) -> InvalidData:
-    """Give the error for a file with nothing in it."""
-    return InvalidData(f"{path}:1: the file has no examples: give a file with at least one text.")
+def no_examples(path: Path, *, notes: Sequence[str] = ()) -> InvalidData:
+    """Give the error for a file with nothing in it; notes say what was left out of it."""
+    why = f" ({'; '.join(note.rstrip('.') for note in notes)})" if notes else ""
+    return InvalidData(f"{path}:1: the file has no examples{why}: give a file with at least one text.")
 
 
 def is_blank(text: str) -> bool:

@@ -12,7 +12,8 @@
                 training/label_noise.py
 
 Border: compares and counts; changes nothing. Of texts only an entity's own is told, labels always.
-Limits: two texts are the same when they are so without case, blanks and width (NFKC); paraphrases are not found.
+Limits: two texts are the same when they are so without case, blanks (of no width too) and width (NFKC); paraphrases are
+not found.
 """
 
 import re
@@ -52,9 +53,12 @@ class Finding:
     score: float | None = None
 
 
+_OF_NO_WIDTH = str.maketrans("", "", "\u200b\ufeff")
+
+
 def fold(text: str) -> str:
     """Give a text without case, blanks and width."""
-    return "".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return "".join(unicodedata.normalize("NFKC", text).translate(_OF_NO_WIDTH).casefold().split())
 
 
 def find_plain(parts: Mapping[str, Sequence[Example]]) -> list[Finding]:

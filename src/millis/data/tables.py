@@ -8,9 +8,14 @@ import csv
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from millis.data.rows import BadRows, Row
+from millis.data.rows import BadRow, BadRows, Row
 
 _LONGEST_FIELD = 10_000_000
+_SAID_OF = {
+    "new-line": "a carriage return inside a cell: end rows with a line feed, or put the cell in quotes",
+    "field larger": f"a cell of more than {_LONGEST_FIELD:,} characters: shorten it, or close the quote that opens it",
+}
+"""What is told where Python's csv says that."""
 
 
 class Cells(NamedTuple):
@@ -34,6 +39,17 @@ def read_cells(rows: Sequence[Row], *, bad: BadRows) -> Table:
     return Table([row for row in found if any(cell.strip() for cell in row.cells)], is_tab)
 
 
+def find_name(names: Sequence[str], name: str) -> int:
+    """Give the place of the column that is called so.
+
+    Raises:
+        BadRow: several are.
+    """
+    if names.count(name) > 1:
+        raise BadRow(f"{names.count(name)} columns are called {name[:30]!r}: choose one by its number, or rename it")
+    return names.index(name)
+
+
 def count_columns(n: int) -> str:
     """Say how many columns."""
     return f"{n} column{'s' * (n != 1)}"
@@ -48,4 +64,5 @@ def _split_commas(rows: Sequence[Row], bad: BadRows) -> Iterator[Cells]:
             yield Cells(began, cells)
             began = reader.line_num + 1
     except csv.Error as error:
-        bad.add(began, f"{error}: a quote that opens a cell must close it, and stand doubled inside")
+        usual = f"{error}: a quote that opens a cell must close it, and stand doubled inside"
+        bad.add(began, next((said for words, said in _SAID_OF.items() if words in str(error)), usual))

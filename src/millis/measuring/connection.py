@@ -10,6 +10,7 @@ import socket
 
 import httptools
 
+from millis.errors import reason_of
 from millis.measuring.streaming import MEDIA_TYPE, Listener
 
 _RECEIVE_BYTES = 1 << 18
@@ -146,12 +147,6 @@ class Connection:
 
 class NoAnswerError(Exception):
     """The target does not answer, so there is nothing to measure."""
-
-
-def reason_of(error: OSError) -> str:
-    """Say an error in the system's words."""
-    words = error.strerror or str(error) or type(error).__name__
-    return words[:1].lower() + words[1:]
 
 
 def resolve(host: str, port: int, *, timeout_s: float) -> Address:

@@ -29,7 +29,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from millis.measuring.connection import Address, Connection, NoAnswerError, reason_of, resolve
+from millis.errors import reason_of
+from millis.measuring.connection import Address, Connection, NoAnswerError, resolve
 from millis.measuring.plan import Plan, Progress, Raw, draw_arrivals
 
 if TYPE_CHECKING:

@@ -154,24 +154,7 @@ def sum_up(
         AllRefused: every answer was a refusal.
         RunFailed: no request had a 2xx answer, or only some of the answers were streamed.
     """
-    if not raw.ok_ns:
-        seen = _tell_bad(raw.statuses, raw.failures) or "all of them unanswered"
-        if raw.refused_ns and len(raw.refused_ns) == sum(raw.statuses.values()) and not raw.failures:
-            n_left = plan.n_requests - len(raw.refused_ns)
-            left = f" or, {n_left} of them, left without an answer" if n_left else ""
-            raise AllRefused(
-                f"all {plan.n_requests} requests to {url} were refused ({seen}){left}, so there is no latency to"
-                " measure: offer less, or let the server take longer."
-            )
-        raise RunFailed(
-            f"none of {plan.n_requests} requests to {url} had a 2xx answer ({seen}), so there is nothing to measure:"
-            " correct the address or the bodies, or offer less."
-        )
-    if 0 < len(raw.spoken) < len(raw.ok_ns):
-        raise RunFailed(
-            f"of {len(raw.ok_ns)} answers {len(raw.spoken)} came as events and the others whole, and no number speaks"
-            " of both: offer bodies that all ask for a stream, or none."
-        )
+    _check_answers(raw, plan=plan, url=url)
     histogram = Histogram().record(ns / 1e6 for ns in raw.ok_ns)
     lateness = Histogram().record(ns / 1e6 for ns in raw.late_ns).summary()
     n_ok = len(raw.ok_ns)
@@ -208,6 +191,31 @@ def sum_up(
         tokens=_sum_up_tokens(raw, n_requests=plan.n_requests, bound_ms=token_bound_ms),
         void=_why_void(raw, lateness=lateness, n_requests=plan.n_requests, bound_ms=bound_ms),
     )
+
+
+def _check_answers(raw: Raw, *, plan: Plan, url: str) -> None:
+    """Refuse answers that give no latency, or latencies of two kinds.
+
+    Raises: as `sum_up`.
+    """
+    if not raw.ok_ns:
+        seen = _tell_bad(raw.statuses, raw.failures) or "all of them unanswered"
+        if raw.refused_ns and len(raw.refused_ns) == sum(raw.statuses.values()) and not raw.failures:
+            n_left = plan.n_requests - len(raw.refused_ns)
+            left = f" or, {n_left} of them, left without an answer" if n_left else ""
+            raise AllRefused(
+                f"all {plan.n_requests} requests to {url} were refused ({seen}){left}, so there is no latency to"
+                " measure: offer less, or let the server take longer."
+            )
+        raise RunFailed(
+            f"none of {plan.n_requests} requests to {url} had a 2xx answer ({seen}), so there is nothing to measure:"
+            " correct the address or the bodies, or offer less."
+        )
+    if 0 < len(raw.spoken) < len(raw.ok_ns):
+        raise RunFailed(
+            f"of {len(raw.ok_ns)} answers {len(raw.spoken)} came as events and the others whole, and no number speaks"
+            " of both: offer bodies that all ask for a stream, or none."
+        )
 
 
 def _sum_up_tokens(raw: Raw, *, n_requests: int, bound_ms: float | None) -> TokenTimes | None:

@@ -12,12 +12,17 @@ from typing import Any, BinaryIO
 
 from millis.errors import RunFailed
 
+_NO_ROOM = {
+    errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota of the disk is used up",
+    errno.EFBIG: "files may not grow so large here (`ulimit -f`)",
+}  # fmt: skip
+
 
 def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     """Have write fill a temporary file beside path, bring it to the disk, and put it in path's place.
 
     Raises:
-        RunFailed: the disk is full or the quota used up; path is as it was, and the temporary file is gone.
+        RunFailed: there is no room for it; path is as it was, and the temporary file is gone.
         OSError: any other failure of the disk; the same holds.
     """
     temporary = path.with_name(path.name + ".part")
@@ -29,8 +34,9 @@ def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
         os.replace(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if is_disk_full(error):
-            raise disk_full(path) from error
+        no_room = find_no_room(error)
+        if no_room is not None:
+            raise not_written(path, no_room) from error
         raise
     entry = os.open(path.parent, os.O_RDONLY)
     try:
@@ -39,18 +45,18 @@ def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
         os.close(entry)
 
 
-def is_disk_full(error: BaseException | None) -> bool:
-    """Say whether an error, or one that it came from, is a full disk or a used-up quota."""
+def find_no_room(error: BaseException | None) -> str | None:
+    """Say for want of what an error, or one that it came from, could not write; None where it was something else."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            return _NO_ROOM[error.errno]
         error = error.__cause__ or error.__context__
-    return False
+    return None
 
 
-def disk_full(path: Path) -> RunFailed:
+def not_written(path: Path, no_room: str) -> RunFailed:
     """Word the failure."""
     return RunFailed(
-        f"the disk is full: {path.name} could not be written to {path.parent}; what was saved before is"
-        " whole. Free some space and run the same command again: it goes on from the last checkpoint."
+        f"{no_room}: {path.name} could not be written to {path.parent}; what was saved before is"
+        " whole. Make room and run the same command again: it goes on from the last checkpoint."
     )

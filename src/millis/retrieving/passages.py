@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from millis.data.rows import BadRows, is_blank, no_examples, read_rows
+from millis.data.rows import BadRow, BadRows, is_blank, no_examples, read_json_lines, read_rows
 from millis.errors import InvalidRequest
 
 MOST_CHARACTERS = 100_000
@@ -48,20 +48,13 @@ def read_passages(path: Path, *, text_key: str = "text") -> list[Passage]:
     """
     bad = BadRows(path)
     passages: dict[str, Passage] = {}
-    for line, written in read_rows(path, bad=bad):
-        if not written.strip():
-            continue
-        try:
-            passage = _read(msgspec.json.decode(written, type=dict[str, Any]), text_key=text_key)
-        except (msgspec.DecodeError, RecursionError):
-            bad.add(line, "no JSON object: write one a line")
-            continue
-        except ValueError as error:
-            bad.add(line, str(error))
-            continue
-        before = passages.setdefault(passage.id, passage)
-        if before.text != passage.text or before.fields != passage.fields:
-            bad.add(line, f"the id {passage.id!r} stands there twice: give each passage its own")
+
+    def read(_line: int, written: str) -> None:
+        passage = _read(msgspec.json.decode(written, type=dict[str, Any]), text_key=text_key)
+        if passages.setdefault(passage.id, passage) != passage:
+            raise BadRow(f"the id {passage.id!r} stands there twice: give each passage its own")
+
+    read_json_lines(read_rows(path, bad=bad), read, bad=bad)
     bad.raise_any()
     if not passages:
         raise no_examples(path)
@@ -71,14 +64,14 @@ def read_passages(path: Path, *, text_key: str = "text") -> list[Passage]:
 def _read(row: dict[str, Any], *, text_key: str) -> Passage:
     text = row.pop(text_key, None)
     if not isinstance(text, str) or is_blank(text):
-        raise ValueError(f"no text under {text_key!r}: give one, or name another key")
+        raise BadRow(f"no text under {text_key!r}: give one, or name another key")
     if len(text) > MOST_CHARACTERS:
-        raise ValueError(f"a text of {len(text):,} characters: cut it into passages of {MOST_CHARACTERS:,} at most")
+        raise BadRow(f"a text of {len(text):,} characters: cut it into passages of {MOST_CHARACTERS:,} at most")
     given = row.pop("id", None)
     if given is None:
         given = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
     if isinstance(given, bool) or not isinstance(given, str | int) or not 0 < len(str(given)) <= _LONGEST_ID:
-        raise ValueError(f"the id is no text of 1 to {_LONGEST_ID} characters and no whole number")
+        raise BadRow(f"the id is no text of 1 to {_LONGEST_ID} characters and no whole number")
     return Passage(id=str(given), text=text, fields=row)
 
 

@@ -22,9 +22,9 @@ from uuid import uuid4
 import msgspec
 
 from millis.bundles import Bundle
-from millis.bundles.bundle import hash_file
+from millis.bundles.bundle import check_file, hash_file
 from millis.bundles.manifest import FileEntry
-from millis.errors import InvalidBundle, RunFailed
+from millis.errors import InvalidBundle, RunFailed, reason_of
 from millis.locks import held
 from millis.regular import read_regular
 
@@ -127,19 +127,7 @@ def check_files(folder: Path, segment: Segment) -> None:
         InvalidBundle: names the file that is missing, cut short or altered.
     """
     for name, entry in segment.files.items():
-        file = folder / name
-        if not file.is_file():
-            raise InvalidBundle(f"{folder.name}: {name} is missing. Copy the index again or build it anew.")
-        n_bytes = file.stat().st_size
-        if n_bytes != entry.n_bytes:
-            raise InvalidBundle(
-                f"{folder.name}: {name} has {n_bytes} bytes where the manifest says {entry.n_bytes}: it was cut short"
-                " or altered. Copy the index again or build it anew."
-            )
-        if hash_file(file) != entry.sha256:
-            raise InvalidBundle(
-                f"{folder.name}: {name} was altered (its SHA-256 differs). Copy the index again or build it anew."
-            )
+        check_file(folder, name, entry, remedy="Copy the index again or build it anew.")
 
 
 def is_free(folder: Path) -> bool:
@@ -181,7 +169,7 @@ def writing(folder: Path) -> Iterator[None]:
             _sweep(folder)
     except OSError as error:
         raise RunFailed(
-            f"cannot write {folder}: {error.strerror}. The index is as it was; free some space and try again."
+            f"cannot write {folder}: {reason_of(error)}. The index is as it was; free some space and try again."
         ) from error
 
 

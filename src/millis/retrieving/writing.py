@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from millis.bundles import Bundle, load, open_bundle
+from millis.bundles.saving import check_above
 from millis.cores import n_cores
 from millis.errors import InvalidBundle, InvalidValue
 from millis.retrieving.index import PASSAGES, STARTS, VECTORS, WORDS, Index, open_index
@@ -55,8 +56,9 @@ def build_index(path: Path, *, passages: Sequence[Passage], model: Path, text_ke
     """Make an index of passages.
 
     Raises:
-        InvalidValue: something stands at path already, or the model makes no vectors.
+        InvalidValue: something stands at path already, nothing can stand there, or the model makes no vectors.
     """
+    check_above(path)
     if not is_free(path):
         raise InvalidValue(
             f"{path} exists: choose another -o, or put passages into the index with `millis index add`."

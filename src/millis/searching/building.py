@@ -29,7 +29,7 @@ from millis.compressing.quantize import Floor, quantize_onnx, quantize_openvino
 from millis.cores import n_cores
 from millis.data.examples import Example
 from millis.data.splits import Splits
-from millis.errors import RunFailed
+from millis.errors import RunFailed, reason_of
 from millis.models.devices import choose_device
 from millis.models.prediction import predict_examples
 from millis.models.taggers import build_tagger, load_tagger, save_tagger
@@ -180,7 +180,7 @@ def build_artifact(variant: Variant, *, case: Artifact, reference: Path) -> Buil
         built = make(variant, folder=folder, case=case, reference=reference)
     except OSError as error:
         raise RunFailed(
-            f"{key} cannot be written: {error.strerror}. Free some space; the same command goes on."
+            f"{key} cannot be written: {reason_of(error)}. Free some space; the same command goes on."
         ) from error
     case.ledger.add("artifact", key, {"steps": built.steps, "choices": built.choices})
     return built

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from millis.bundles.bundle import MANIFEST, TOKENIZER
+from millis.bundles.saving import check_above
 from millis.contract import Contract
 from millis.data.checks import check
 from millis.data.examples import Example
@@ -91,9 +92,7 @@ def check_place(out: Path) -> None:
     """
     if os.path.exists(out) and not os.path.isfile(out / MANIFEST):  # pathlib's raise on long names
         raise InvalidValue(f"{out} exists and is not a bundle: choose another -o.")
-    above = next(parent for parent in out.absolute().parents if os.path.exists(parent))
-    if not os.path.isdir(above):
-        raise InvalidValue(f"{out} cannot stand below {above}, which is a file: choose another -o.")
+    check_above(out)
 
 
 def prepare(contract: Contract, settings: FitSettings, *, began: float) -> Case:
@@ -119,13 +118,7 @@ def prepare(contract: Contract, settings: FitSettings, *, began: float) -> Case:
         copies = augment(splits.train, ways=settings.augment, seed=settings.seed)
         say(f"{len(copies):,} altered copies of {len(splits.train):,} texts of train: {', '.join(settings.augment)}")
         splits = replace(splits, train=(*splits.train, *copies))
-    base = find_base(settings.base)
-    check_adaptable(base, adapt=settings.adapt)
-    if settings.domain_text is not None:
-        from millis.training.masking import check_texts  # loads torch, which nobody else's mistake has to wait for
-
-        check_texts(base, domain_text)
-    _check_layers_of(base, settings.layers)
+    base = _find_usable_base(settings, domain_text=domain_text)
     variants, left_out = choose_variants(device=contract.device)
     warning = _warn_of_prefixes(base, settings=settings)
     if warning:
@@ -143,7 +136,7 @@ def prepare(contract: Contract, settings: FitSettings, *, began: float) -> Case:
     folder = settings.out.with_name(settings.out.name.removesuffix(".millis") + ".run")
     teacher = None
     if settings.teacher is not None:
-        teacher = find_teacher(Path(settings.teacher), task=task, kind=settings.task, tokenizer_file=base / TOKENIZER)
+        teacher = find_teacher(settings.teacher, task=task, kind=settings.task, tokenizer_file=base / TOKENIZER)
     inputs = [
         hash_base(base), settings.seed, settings.epochs, settings.tune, contract.max_drop,
         contract.floor, contract.device, settings.trim_vocabulary, settings.adapt,
@@ -161,6 +154,18 @@ def prepare(contract: Contract, settings: FitSettings, *, began: float) -> Case:
         corpus=tuple(texts[settings.corpus]) if settings.corpus is not None else (),
         unlabelled=unlabelled, domain_text=domain_text, teacher=teacher,
     )  # fmt: skip
+
+
+def _find_usable_base(settings: FitSettings, *, domain_text: Sequence[str]) -> Path:
+    """Find the base, and refuse one with which what is asked cannot be done."""
+    base = find_base(settings.base)
+    check_adaptable(base, adapt=settings.adapt)
+    if settings.domain_text is not None:
+        from millis.training.masking import check_texts  # loads torch, which nobody else's mistake has to wait for
+
+        check_texts(base, domain_text)
+    _check_layers_of(base, settings.layers)
+    return base
 
 
 def _leave_known(

@@ -55,7 +55,7 @@ class Ledger:
             lines = self.path.read_bytes().split(b"\n") if self.path.exists() else []
             for line in lines:
                 try:
-                    self._rows.append(msgspec.json.decode(line))
+                    self._rows.append(msgspec.json.decode(line, type=dict[str, Any]))
                 except msgspec.DecodeError:
                     continue
             if lines and lines[-1]:

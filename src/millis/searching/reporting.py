@@ -4,7 +4,7 @@ Border: gathers; measuring/report.py draws.
 """
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,7 @@ def _percentiles(seen: LatencySummary) -> dict[str, float]:
     return {"p50": seen.p50_ms, "p90": seen.p90_ms, "p95": seen.p95_ms, "p99": seen.p99_ms}
 
 
-def _tokens(times: TokenTimes, *, ceiling: Any) -> Tokens:
+def _tokens(times: TokenTimes, *, ceiling: Mapping[str, Any] | None) -> Tokens:
     each = None if times.each is None else _percentiles(times.each)
     told = "" if each is None or ceiling is None else msgspec.convert(ceiling, Ceiling).tell(each["p50"])
     return Tokens(

@@ -19,6 +19,7 @@ from millis.training.methods import METHODS
 from millis.training.settings import TrainSettings
 
 _WITHOUT_LABELS = {"matches": "texts that fit one another", "answers": "answers from a text"}
+_FILES = ("corpus", "unlabelled", "domain_text", "teacher")
 ACTIVATIONS = ("own", "relu", "auto")
 
 
@@ -141,8 +142,8 @@ class FitSettings:
         if self.activation not in ACTIVATIONS:
             raise InvalidValue(f"activation cannot be {self.activation!r}: choose one of {', '.join(ACTIVATIONS)}.")
         self.training()  # checks epochs, seed, adapt and train_on
-        if self.sparse is not None and not 0 < self.sparse < 1:
-            raise InvalidValue(f"sparse cannot be {self.sparse:g}: give a share above 0 and below 1, like 0.8.")
+        if self.sparse is not None and not (isinstance(self.sparse, int | float) and 0 < self.sparse < 1):
+            raise InvalidValue(f"sparse cannot be {self.sparse!r}: give a share above 0 and below 1, like 0.8.")
         left = METHODS[self.adapt].note
         if self.teacher is not None and left is not None:
             raise InvalidValue(
@@ -179,7 +180,9 @@ def name_settings(given: Mapping[str, Any]) -> FitSettings:
     known = [one.name for one in fields(FitSettings) if one.name != "reading"] + of_reading
     check_names("fit", given, known=known)
     reading = ReadSettings(**{name: given[name] for name in of_reading if name in given})
-    return FitSettings(reading=reading, **{name: given[name] for name in given if name not in of_reading})
+    rest = {name: given[name] for name in given if name not in of_reading}
+    files = {name: Path(rest[name]) for name in _FILES if isinstance(rest.get(name), str)}
+    return FitSettings(reading=reading, **(rest | files))
 
 
 def check_names(what: str, given: Iterable[str], *, known: Sequence[str]) -> None:

@@ -5,7 +5,6 @@ teaching.py.
 Limits: folders must be what training wrote. A teacher of another tokenizer can answer whole texts only.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from millis.bundles import Bundle, open_bundle
 from millis.bundles.bundle import MANIFEST, TOKENIZER, hash_file
 from millis.bundles.model import load_task
 from millis.errors import InvalidBase, InvalidValue
-from millis.models.described import check_vocabulary, longest_input
+from millis.models.described import check_vocabulary, longest_input, read_json
 from millis.tasks import Task
 from millis.tasks.tokenization import Tokenizer
 
@@ -70,9 +69,13 @@ def find_teacher(path: Path, *, task: Task, kind: str, tokenizer_file: Path) -> 
                 f"--teacher {path} has no {name}: give a bundle, or a folder that training wrote, like"
                 " NAME.run/training/best."
             )
-    config = _read_config(path)
-    _check_head(path, config, task=task)
+    config = read_json(path / "config.json")
     labels = config.get("id2label", {})
+    if not isinstance(labels, dict) or not all(key.isdecimal() for key in labels):
+        raise InvalidBase(
+            f"--teacher {path}: id2label in config.json is no object of numbers and labels: copy the folder again."
+        )
+    _check_head(path, config, task=task)
     outputs = tuple(str(labels[key]) for key in sorted(labels, key=int))
     is_same = _has_same_pieces(path / TOKENIZER, tokenizer_file)
     theirs = task if is_same else task.with_tokenizer(Tokenizer(path / TOKENIZER))
@@ -107,17 +110,6 @@ def _find_bundle(path: Path, *, task: Task, kind: str, tokenizer_file: Path) -> 
         path=path, bundle=bundle, rung=rung.name, task=theirs, order=_order(path, theirs.head.outputs, task=task),
         has_same_pieces=is_same, digest=hash_file(path / MANIFEST),
     )  # fmt: skip
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    try:
-        config: Any = json.loads((folder / "config.json").read_bytes())
-        labels = config.get("id2label", {}) if isinstance(config, dict) else None
-        if isinstance(labels, dict) and all(key.isdecimal() for key in labels):
-            return dict(config)
-    except (OSError, ValueError):
-        pass
-    raise InvalidBase(f"--teacher {folder}: config.json is no configuration: copy the folder again.")
 
 
 def _check_head(folder: Path, config: dict[str, Any], *, task: Task) -> None:
@@ -156,9 +148,6 @@ def _has_same_pieces(one: Path, other: Path) -> bool:
     """Say whether two tokenizers cut alike; how they pad or cut off is not theirs to say here."""
     told = []
     for file in (one, other):
-        try:
-            content = json.loads(file.read_bytes())
-        except ValueError as error:
-            raise InvalidBase(f"{file} is no tokenizer: copy it again from where the base came.") from error
+        content = read_json(file)
         told.append({key: value for key, value in content.items() if key not in ("padding", "truncation")})
     return told[0] == told[1]

@@ -5,7 +5,7 @@ Border: addresses in, sockets out; who listens on them is supervisor.py's and th
 
 import socket
 
-from millis.errors import InvalidValue
+from millis.errors import InvalidValue, reason_of
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -21,8 +21,8 @@ def bind(host: str, port: int) -> socket.socket:
         listener.bind(address)
     except OSError as error:
         raise InvalidValue(
-            f"cannot listen on {host}:{port}: {error.strerror or error}. Choose another --host or --port (0 lets the"
-            " system choose)."
+            f"cannot listen on {host}:{port}: {reason_of(error)}. Choose another --host or --port (0 lets the system"
+            " choose)."
         ) from error
     listener.set_inheritable(True)
     return listener

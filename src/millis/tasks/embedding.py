@@ -191,6 +191,6 @@ class EmbeddingTask:
         """Let each query search all passages by cosine: mean reciprocal rank, and how many are found, at each size."""
         return score_finding(examples, [answer["embedding"] for answer in answers], sizes=self.dimensions)
 
-    def calibrate(self, examples: Sequence[MatchExample], outputs: Sequence[Any]) -> Calibration | None:
+    def calibrate(self, examples: Sequence[MatchExample], outputs: object) -> Calibration | None:
         """Fit nothing: a cosine is no probability."""
         return None

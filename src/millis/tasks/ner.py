@@ -111,7 +111,7 @@ class NerTask:
         n = sum(map(self.n_widened, examples))
         return (f"{n} entities of test begin or end inside a word and cannot be answered exactly",) if n else ()
 
-    def calibrate(self, examples: Sequence[SpanExample], outputs: Any) -> None:
+    def calibrate(self, examples: Sequence[SpanExample], outputs: object) -> None:
         """Fit nothing: scores of entities are the network's own."""
 
     def encode(

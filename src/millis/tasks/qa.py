@@ -138,7 +138,7 @@ class QaTask:
         )
         return (f"{n} answers of test are longer than {self.longest} pieces and cannot be given whole",) if n else ()
 
-    def calibrate(self, examples: Sequence[AnswerExample], outputs: Any) -> None:
+    def calibrate(self, examples: Sequence[AnswerExample], outputs: object) -> None:
         """Fit nothing: scores of answers are the network's own."""
 
     def encode(

@@ -102,7 +102,7 @@ class RerankTask:
         """Say nothing: every document can be ranked."""
         return ()
 
-    def calibrate(self, examples: Sequence[RankExample], outputs: Any) -> None:
+    def calibrate(self, examples: Sequence[RankExample], outputs: object) -> None:
         """Fit nothing: scores are compared with one another."""
 
     def encode(

@@ -7,6 +7,7 @@ Limits: one label a text; a label of fewer rows than there are folds is not judg
 show (irony, a negation far away) is judged wrongly: these are rows to look at, not to remove.
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,6 +23,7 @@ from millis.telemetry.progress import bar
 _N_FOLDS = 5
 _MOST_FEATURES = 30_000  # of words, and of character n-grams
 _STRENGTH = 4.0  # of the data against the regression's prior
+_WORD = re.compile(r"\b\w\w+\b")
 
 
 def find_suspicious(train: Sequence[Any], *, of: str, seed: int = 7) -> tuple[list[Finding], str]:
@@ -90,13 +92,15 @@ def _predict_out_of_fold(
     with bar("looking for wrong labels", total=_N_FOLDS) as advance:
         for fold in range(_N_FOLDS):
             learnt, held = (np.flatnonzero(one).tolist() for one in (fold_of != fold, fold_of == fold))
-            model = make().fit([texts[row] for row in learnt], given[learnt])
+            learnt_texts = [texts[row] for row in learnt]
+            model = make(any(map(_WORD.search, learnt_texts))).fit(learnt_texts, given[learnt])
             probable[np.ix_(held, model.classes_)] = model.predict_proba([texts[row] for row in held])
             advance(fold + 1, "")
     return probable
 
 
-def _model() -> Callable[[], Any]:
+def _model() -> Callable[[bool], Any]:
+    """Give what makes an untrained model, of words and letters, or of letters alone."""
     try:
         from sklearn.feature_extraction.text import TfidfVectorizer
         from sklearn.linear_model import LogisticRegression
@@ -105,9 +109,10 @@ def _model() -> Callable[[], Any]:
         raise MissingExtra(
             "looking for wrong labels needs scikit-learn, which is not installed: pip install 'millis[train]'."
         ) from error
-    words = {"ngram_range": (1, 2), "sublinear_tf": True, "max_features": _MOST_FEATURES}
-    letters = {**words, "ngram_range": (1, 4), "analyzer": "char_wb"}
-    return lambda: make_pipeline(
-        make_union(TfidfVectorizer(**words), TfidfVectorizer(**letters)),
+    usual = {"sublinear_tf": True, "max_features": _MOST_FEATURES}
+    words = {**usual, "ngram_range": (1, 2), "token_pattern": _WORD.pattern}
+    letters = {**usual, "ngram_range": (1, 4), "analyzer": "char_wb"}
+    return lambda has_words: make_pipeline(
+        make_union(*([TfidfVectorizer(**words)] if has_words else []), TfidfVectorizer(**letters)),
         LogisticRegression(C=_STRENGTH, max_iter=200),
     )

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from millis.data.examples import Example
 from millis.errors import Interrupted, InvalidValue, RunFailed
-from millis.models.files import disk_full, is_disk_full
+from millis.models.files import find_no_room, not_written
 from millis.models.taggers import save_tagger
 from millis.tasks.task import Score, Task
 from millis.telemetry.progress import Advance, bar, say
@@ -118,8 +118,9 @@ def train(
         try:
             run.go()
         except (OSError, RuntimeError) as error:  # TensorBoard's writer hits the full disk too
-            if is_disk_full(error) and not isinstance(error, RunFailed):
-                raise disk_full(folder / "tensorboard") from error
+            no_room = find_no_room(error)
+            if no_room is not None and not isinstance(error, RunFailed):
+                raise not_written(folder / "tensorboard", no_room) from error
             raise
     return _conclude(folder, progress, was_resumed=found is not None)
 
