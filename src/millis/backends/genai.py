@@ -97,7 +97,11 @@ class GenAiGenerator(Stepping):
         scheduler.max_num_seqs = settings.streams + bool(self._prefix)
         n_pieces = 1 + (settings.lookup.guesses if settings.lookup is not None else 0)
         scheduler.max_num_batched_tokens = STEP_TOKENS + settings.streams * n_pieces
-        properties: dict[str, Any] = {"INFERENCE_NUM_THREADS": settings.threads, "PERFORMANCE_HINT": "LATENCY"}
+        properties: dict[str, Any] = {
+            "INFERENCE_NUM_THREADS": settings.threads,
+            "PERFORMANCE_HINT": "LATENCY",
+            "ENABLE_CPU_PINNING": False,  # whatever is served beside it needs cores too: docs/decisions/0039
+        }
         if settings.keeps_float32 or (settings.threads == 1 and "amx_bf16" in cpu_flags()):
             properties["INFERENCE_PRECISION_HINT"] = "f32"  # 2026.4's bf16 for AMX divides by half the threads
         if settings.lookup is not None:
