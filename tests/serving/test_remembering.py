@@ -107,7 +107,7 @@ def test_a_bundle_that_is_gone_or_altered_is_told_and_the_rest_serves_until_it_i
     with site.running():
         told = capfd.readouterr().err
         assert "gone was served and is not" in told
-        assert "altered was served and is not: altered.millis: rungs/fake/fake.json is not the file" in told
+        assert "altered was served and is not: altered.millis: rungs/fake/fake.json was altered" in told
         assert "fake goes on without its trial version" in told
         assert site.served() == {"fake": tmp_path.name}
         assert site.state()["state"] == "serving"
