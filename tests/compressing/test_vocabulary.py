@@ -293,7 +293,7 @@ def test_a_place_that_is_taken_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
     base = write_whole(tmp_path / "base")
-    with room_for(10_000), pytest.raises(RunFailed, match="model.safetensors could not be written"):
+    with room_for(10_000), pytest.raises(RunFailed, match=r"model\.safetensors could not be written"):
         trim_vocabulary(base, tmp_path / "small", texts=["hello"])
     assert [file.name for file in tmp_path.iterdir()] == ["base"]
 
