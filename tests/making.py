@@ -9,6 +9,7 @@ import json
 import os
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -198,3 +199,18 @@ def make_control_groups(folder: Path, monkeypatch: pytest.MonkeyPatch, *, versio
 def body(text: object) -> bytes:
     """Write a request body."""
     return json.dumps({"input": text}).encode()
+
+
+@contextmanager
+def small_disk(folder: Path, *, n_kilobytes: int) -> Iterator[Path]:
+    """Give a folder on a disk of so many kilobytes; skip the test where none can be mounted."""
+    if os.geteuid() != 0 or sys.platform != "linux":
+        pytest.skip("needs root on Linux, to mount a disk of a few kilobytes")
+    disk = folder / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={n_kilobytes}k", "none", str(disk)], check=False).returncode:
+        pytest.skip("this machine mounts no tmpfs")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)

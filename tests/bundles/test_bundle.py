@@ -3,7 +3,6 @@
 import errno
 import hashlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -14,7 +13,7 @@ import msgspec
 import pytest
 
 import millis
-from making import forge, forge_file, make_fake_bundle
+from making import forge, forge_file, make_fake_bundle, small_disk
 from millis.backends.fake import write_fake
 from millis.bundles import Bundle, Certificate, load, open_bundle, save_bundle
 from millis.bundles.manifest import ServingShape
@@ -327,20 +326,12 @@ def test_what_a_killed_writer_left_goes_with_the_next_save_and_a_living_ones_sta
 
 
 def test_a_full_disk_leaves_the_old_bundle_whole(tmp_path: Path) -> None:
-    if os.geteuid() != 0 or sys.platform != "linux":
-        pytest.skip("needs root on Linux, to mount a disk of a few kilobytes")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "none", str(disk)], check=False).returncode:
-        pytest.skip("this machine mounts no tmpfs")
-    try:
+    with small_disk(tmp_path, n_kilobytes=512) as disk:
         bundle = make_fake_bundle(disk)
         parts: dict[str, Path | bytes] = {name: bundle.path / name for name in bundle.manifest.files}
         with pytest.raises(RunFailed, match="unchanged"):
             save_bundle(bundle.path, manifest=bundle.manifest, parts=parts | {"big": b"x" * 2_000_000})
         assert open_bundle(bundle.path).manifest == bundle.manifest
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_a_disk_that_fills_up_in_a_folder_of_files_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from making import make_fake_bundle
+from making import make_fake_bundle, small_disk
 from millis import load
 from millis.bundles import Bundle
 from millis.bundles.bundle import hash_file
@@ -253,21 +253,13 @@ def test_a_passage_without_an_id_is_named_by_its_text(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_leaves_the_index_as_it_was_and_says_what_happened(tmp_path: Path, bundle: Bundle) -> None:
-    if os.geteuid() != 0 or sys.platform != "linux":
-        pytest.skip("needs root on Linux, to mount a disk of a few kilobytes")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(disk)], check=False).returncode:
-        pytest.skip("this machine mounts no tmpfs")
-    try:
+    with small_disk(tmp_path, n_kilobytes=64) as disk:
         path = make(disk, bundle)
         for n in (300, 1_200):  # passages fit and vectors do not; nothing does
             passages = [Passage(id=f"k{i}", text=f"hello {i}") for i in range(n)]
             with pytest.raises(RunFailed, match=r"cannot write .*faq\.index: (?!None).+\. The index is as it was"):
                 add_passages(path, passages=passages, model=bundle.path)
             assert len(open_index(path)) == len(ROWS)
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
 
 
 _ADD_FOR_EVER = """

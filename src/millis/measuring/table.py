@@ -21,12 +21,12 @@ _GAP_S = 0.01
 def measure_table(model: Model, lengths: Sequence[int], *, has_cold: bool = True) -> tuple[LatencyRow, ...]:
     """Time one inference at each length, of one window and of as many as its rung runs together.
 
-    Lengths are interleaved, so that drift of the machine hits all alike; each is run twice in its turn, and the second
-    inference finds the caches as the first left them, as a layer table's times do.
+    Lengths are interleaved, so that drift of the machine hits all alike.
 
     Args:
-        has_cold: time inferences after a gap too.
-    Cost: some 0.1 s for each length, most of it waiting; without gaps that of 56 inferences.
+        has_cold: time inferences after a gap too, and right behind another at the same length, which find the caches as
+            a layer table's do.
+    Cost: some 0.1 s for each length, most of it waiting; without has_cold that of 28 inferences.
     """
     inputs = {length: np.ones(length, np.int64) for length in lengths}
     rows = model.rung.rows
@@ -35,7 +35,7 @@ def measure_table(model: Model, lengths: Sequence[int], *, has_cold: bool = True
     again: dict[int, list[float]] = {length: [] for length in lengths}
     for round_ in range(_ROUNDS + _WARM):
         for length, ids in inputs.items():
-            for seen in (samples, again):
+            for seen in (samples, again) if has_cold else (samples,):
                 began = perf_counter_ns()
                 model.run(ids)
                 if round_ >= _WARM:
@@ -58,7 +58,7 @@ def measure_table(model: Model, lengths: Sequence[int], *, has_cold: bool = True
             p50_ms=round(float(np.percentile(ms, 50)), 4),
             p99_ms=round(float(np.percentile(ms, 99)), 4),
             n=len(ms),
-            again_ms=round(float(np.median(again[length])), 4),
+            again_ms=round(float(np.median(again[length])), 4) if has_cold else None,
             cold_ms=round(float(np.median(cold[length])), 4) if has_cold else None,
             rows=rows,
             rows_ms=round(float(np.median(together[length])), 4) if rows > 1 else None,

@@ -189,24 +189,7 @@ def predict_percentile_ms(
     arrivals = np.cumsum(chance.exponential(1000 / rate_per_s, _ARRIVALS))
     if is_batched:
         return float(np.percentile(_run_together(arrivals, runs) + _OVERHEAD_MS, percentile))
-    lanes = max(shape.threads, 1) * shape.workers
-    chances = chance.standard_normal(_ARRIVALS)
-    beside = chance.lognormal(math.log(_OVERHEAD_MS), _OVERHEAD_SPREAD, _ARRIVALS)
-    pinned = chance.integers(0, lanes, _ARRIVALS)
-    seen = np.empty(_ARRIVALS)
-    for i in range(_ARRIVALS):
-        if i % n_requests == 0:
-            free = [0.0] * lanes
-        arrives, following = float(arrivals[i]), float(arrivals[i + 1]) if i + 1 < _ARRIVALS else math.inf
-        lane = min(range(lanes), key=free.__getitem__) if shape.workers == 1 else int(pinned[i])
-        starts = max(free[lane], arrives)
-        run_ms = float(runs[i]) + (float(cold[i]) if arrives - free[lane] > _COLD_AFTER_MS else 0.0)
-        is_beside = any(one > starts for place, one in enumerate(free) if place != lane)
-        is_disturbed = lanes > 1 and (is_beside or following < starts + run_ms)
-        times, spread = (_DISTURBED, _DISTURBED_SPREAD) if is_disturbed else (1.0, _SPREAD)
-        more_ms = min(run_ms, _DISTURBED_MS) * (times * math.exp(spread * chances[i]) - 1)
-        free[lane] = starts + run_ms + more_ms + float(beside[i])
-        seen[i] = free[lane] - arrives
+    seen = _run_in_lanes(arrivals, runs, cold, shape=shape, n_requests=n_requests, chance=chance)
     return float(np.percentile(seen, percentile))
 
 
@@ -248,6 +231,37 @@ def _list_runs(
     is_together = list(chain.from_iterable([True] * len(together) + [False] * len(alone) for together, alone in runs))
     place = np.minimum(np.searchsorted(tokens, lengths), len(tokens) - 1) + len(tokens) * np.array(is_together)
     return place, [len(together) + len(alone) for together, alone in runs]
+
+
+def _run_in_lanes(
+    arrivals: NDArray[np.float64],
+    runs: NDArray[np.float64],
+    cold: NDArray[np.float64],
+    *,
+    shape: ServingShape,
+    n_requests: int,
+    chance: np.random.Generator,
+) -> NDArray[np.float64]:
+    """Give how long each waits and is answered, in ms, where threads or processes run one request at a time each."""
+    lanes = max(shape.threads, 1) * shape.workers
+    chances = chance.standard_normal(len(arrivals))
+    beside = chance.lognormal(math.log(_OVERHEAD_MS), _OVERHEAD_SPREAD, len(arrivals))
+    pinned = chance.integers(0, lanes, len(arrivals))
+    following = np.append(arrivals[1:], math.inf)
+    seen = np.empty(len(arrivals))
+    for i, arrives in enumerate(map(float, arrivals)):
+        if i % n_requests == 0:
+            free = [0.0] * lanes
+        lane = min(range(lanes), key=free.__getitem__) if shape.workers == 1 else int(pinned[i])
+        starts = max(free[lane], arrives)
+        run_ms = float(runs[i]) + (float(cold[i]) if arrives - free[lane] > _COLD_AFTER_MS else 0.0)
+        is_beside = any(one > starts for place, one in enumerate(free) if place != lane)
+        is_disturbed = lanes > 1 and (is_beside or following[i] < starts + run_ms)
+        times, spread = (_DISTURBED, _DISTURBED_SPREAD) if is_disturbed else (1.0, _SPREAD)
+        more_ms = min(run_ms, _DISTURBED_MS) * (times * math.exp(spread * chances[i]) - 1)
+        free[lane] = starts + run_ms + more_ms + float(beside[i])
+        seen[i] = free[lane] - arrives
+    return seen
 
 
 def _run_together(arrivals: NDArray[np.float64], service: NDArray[np.float64]) -> NDArray[np.float64]:

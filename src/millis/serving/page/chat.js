@@ -151,8 +151,9 @@ async function listen(body, answer, began) {
   }
 }
 
-const isAtEnd = () => innerHeight + scrollY >= document.documentElement.scrollHeight - NEAR_PX;
-const goToEnd = () => scrollTo(0, document.documentElement.scrollHeight);
+const hiddenPx = () => at("talk").getBoundingClientRect().bottom - (innerHeight - at("text").form.offsetHeight); // below the form's upper edge, where it sticks
+const isAtEnd = () => hiddenPx() <= NEAR_PX;
+const goToEnd = () => scrollBy(0, hiddenPx());
 
 function show() {
   const follows = asking && isAtEnd();
